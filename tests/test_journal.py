@@ -1,0 +1,147 @@
+"""The decisions journal: whatever happens to the process, a decision that was acknowledged is never lost."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsfwlib import journal
+
+NASTY = [
+    'porn/it\'s "quoted".jpg',
+    "porn/two\nlines\n.jpg",
+    "porn/ends\n",
+    'porn/\r\n,";\t.jpg',
+    "porn/<script>alert(1)</script>.jpg",
+    "porn/not utf8 \udcff.jpg",
+    "porn/=cmd|' /C calc'!A0.jpg",
+    "porn/日本語 ✨.jpg",
+]
+
+
+def row(sha="a" * 64, decision="keep", **more):
+    return {"sha256": sha, "path": "porn/a.jpg", "given_label": "porn", "decision": decision, **more}
+
+
+def test_a_missing_journal_reads_as_an_empty_table(tmp_path):
+    assert journal.read(tmp_path / "decisions.csv").columns.tolist() == list(journal.COLUMNS)
+    assert journal.decisions(tmp_path / "decisions.csv").columns.tolist() == list(journal.IN_FORCE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_come_back_as_they_were_written_with_one_header(tmp_path):
+    path = tmp_path / "sub" / "decisions.csv"
+    journal.append(path, row(reviewer="Ada", suggested="sexy", score=0.25, seconds=1.5))
+    journal.append(path, [row("b", "drop"), row("c", "unsure")])
+    lines = journal.read(path)
+    assert lines["decision"].tolist() == ["keep", "drop", "unsure"]
+    assert lines.loc[0, ["reviewer", "suggested", "score", "seconds"]].tolist() == ["Ada", "sexy", 0.25, 1.5]
+    assert lines["action"].nunique() == 2
+    assert path.read_text().count("given_label") == 1
+    assert (pd.Timestamp.now("UTC") - lines["time"]).max() < pd.Timedelta("1min")
+
+
+@pytest.mark.parametrize("name", NASTY, ids=range(len(NASTY)))
+def test_every_file_name_survives(tmp_path, name):
+    path = tmp_path / "decisions.csv"
+    for sha in "abc":
+        journal.append(path, row(sha, path=name, reviewer=name))
+    lines = journal.read(path)
+    assert lines["path"].tolist() == [name] * 3
+    assert lines["reviewer"].tolist() == [name] * 3
+
+
+def test_the_last_decision_on_a_picture_is_in_force(tmp_path):
+    path = tmp_path / "decisions.csv"
+    journal.append(path, [row("a", "keep"), row("b", "drop"), row("a", "sexy")])
+    assert dict(journal.decisions(path)[["sha256", "decision"]].to_numpy()) == {"a": "sexy", "b": "drop"}
+
+
+def test_an_undone_action_is_not_in_force_until_it_is_redone(tmp_path):
+    path = tmp_path / "decisions.csv"
+    journal.append(path, row("a", "keep", action="1"))
+    journal.append(path, [row("a", "drop", action="2"), row("b", "drop", action="2")])
+    journal.append(path, {"kind": "undo", "action": "2"})
+    assert journal.decisions(path)["decision"].tolist() == ["keep"]
+    journal.append(path, {"kind": "redo", "action": "2"})
+    assert journal.decisions(path)["decision"].tolist() == ["drop", "drop"]
+
+
+def test_an_unknown_key_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="given_lable"):
+        journal.append(tmp_path / "decisions.csv", {"given_lable": "porn"})
+
+
+def test_another_csv_file_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text("path,label\na,b\n")
+    for call in (lambda: journal.read(path), lambda: journal.append(path, row())):
+        with pytest.raises(ValueError, match="decisions journal"):
+            call()
+    assert path.read_text() == "path,label\na,b\n"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    names=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=1, max_size=5),
+    data=st.data(),
+)
+def test_after_a_cut_at_any_byte_the_whole_lines_are_kept(tmp_path_factory, names, data):
+    path = tmp_path_factory.mktemp("cut") / "decisions.csv"
+    sizes = [journal.append(path, row(str(i), path=name))[1] for i, name in enumerate(names)]
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    if cut not in (0, whole.index(b"\n") + 1, *sizes):
+        with pytest.warns(UserWarning, match="unfinished"):
+            lines = journal.read(path)
+        assert (
+            path.with_name("decisions.csv.torn").read_bytes()[:-1] + b"" == whole[path.stat().st_size : cut]
+        )
+    else:
+        lines = journal.read(path)
+    kept = sum(size <= cut for size in sizes)
+    assert lines["path"].tolist() == names[:kept]
+    journal.append(path, row("new"))
+    assert journal.read(path)["sha256"].tolist() == [*map(str, range(kept)), "new"]
+
+
+def test_appending_to_a_torn_journal_sets_the_tail_aside_first(tmp_path):
+    path = tmp_path / "decisions.csv"
+    journal.append(path, row("a"))
+    with path.open("ab") as file:
+        file.write(b'"2026-01-01","x","decision","1","b","two\n')
+    with pytest.warns(UserWarning, match="unfinished"):
+        journal.append(path, row("c"))
+    assert journal.read(path)["sha256"].tolist() == ["a", "c"]
+    assert b"two" in path.with_name("decisions.csv.torn").read_bytes()
+
+
+def test_two_writers_at_once_lose_nothing(tmp_path):
+    path = tmp_path / "decisions.csv"
+    code = (
+        "import sys; from nsfwlib import journal\n"
+        "for i in range(60): journal.append(sys.argv[1], {'sha256': sys.argv[2] + str(i), 'path': 'a\\nb'})"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), who]) for who in "xy"]
+    assert [w.wait(60) for w in writers] == [0, 0]
+    lines = journal.read(path)
+    assert sorted(lines["sha256"]) == sorted(f"{who}{i}" for who in "xy" for i in range(60))
+
+
+def test_a_failed_write_leaves_the_journal_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "decisions.csv"
+    journal.append(path, row("a"))
+    before = path.read_bytes()
+
+    def full(file, data):
+        file.write(data[:20])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal, "_write_and_sync", full)
+    with pytest.raises(OSError, match="No space"):
+        journal.append(path, row("b"))
+    assert path.read_bytes() == before
