@@ -1,0 +1,669 @@
+"""What can be tried before one's own data is at hand? A stand-in data set whose label errors are known.
+
+Five class folders of plainly abstract pictures, drawn from a seed with numpy and Pillow. Only the folder
+names are those of the real task; the pairs that are confused there are confusable here:
+
+    drawings   ink-outlined shapes on paper            <-> hentai, when screentone or a burst slips in
+    hentai     the same shapes, screentone and bursts  <-> drawings, when neither is there
+    neutral    fractal landscapes                      <-> sexy (ripples), drawings (posterised)
+    porn       fine interference rings                 <-> sexy, where the wavelengths meet
+    sexy       coarse interference rings
+
+A drawn picture depends on (seed, class, index) alone: with the same numpy and Pillow its name and bytes are
+the same in a data set of any size. Which pictures are misfiled or copied depends on the size as well.
+"""
+
+import colorsys
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from tqdm.auto import tqdm
+
+CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
+TRUTH_COLUMNS = (
+    "path",  # relative to the data, POSIX
+    "given_label",  # the folder
+    "true_label",  # "" where there is no picture to label: broken files and placeholders
+    "noise",  # why given and true differ: "random", "ambiguous" (hard to tell), "conflict" (copy, two labels)
+    "group",  # near-duplicate series, exact copies included; "" for broken files
+    "duplicate_of",  # path of the original of an exact copy
+    "defect",  # "", or what is broken or odd about the file
+    "ambiguity",  # 0 to 1, how near the picture lies to another class
+)
+# P(filed under | true class), shaped like the confusion matrix published for the 2019 model.
+MISFILED = {
+    "drawings": {"hentai": 0.055, "neutral": 0.015},
+    "hentai": {"drawings": 0.065, "porn": 0.010},
+    "neutral": {"sexy": 0.020, "drawings": 0.010},
+    "porn": {"sexy": 0.090, "hentai": 0.010},
+    "sexy": {"porn": 0.080, "neutral": 0.040},
+}
+# (true class, folder of the second copy)
+CONFLICTS = (("porn", "sexy"), ("sexy", "porn"), ("drawings", "hentai"), ("neutral", "sexy"))
+SERIES_RATE = 0.22  # of pictures that are a variation of an earlier one
+MIN_IMAGES = 8  # below, not every kind of planted fault fits in
+RECIPE = 1  # raise when the drawing changes: names follow, so old data is not taken for new
+
+Rng = np.random.Generator
+Array = np.ndarray
+
+
+def make_demo(
+    out_dir: Path, *, images_per_class: int = 150, seed: int = 0, progress: bool = False
+) -> pd.DataFrame:
+    """Draw the stand-in data set into `out_dir` and return its hidden truth, one row a file, sorted by path.
+
+    The truth is also written beside the data, to `truth_path(out_dir)`. A folder that already is this very
+    demo, every file there, is left as it is. Any other folder that is not empty is refused, a demo with
+    other parameters or with missing files included; nothing in it is touched. The data set appears whole:
+    it is drawn in a temporary folder beside `out_dir` and renamed.
+
+    Args:
+        out_dir: where the class folders go; made if missing.
+        images_per_class: pictures drawn for each true class, at least 8. Copies and faulty files come on top.
+        seed: of everything; no global random state is read or changed.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: fewer than 8 images a class.
+        FileExistsError: `out_dir`, or the truth file beside it, is there and is something else.
+    """
+    out_dir, seed = Path(out_dir).resolve(), int(seed)
+    if images_per_class < MIN_IMAGES:
+        raise ValueError(f"images_per_class must be at least {MIN_IMAGES}. Received: {images_per_class}.")
+    if _is_free(out_dir):
+        _check_truth_replaceable(out_dir)
+        _write(out_dir, images_per_class, seed, progress)
+    truth = read_truth(out_dir)
+    if truth is None:
+        raise FileExistsError(
+            f"{out_dir} is not empty and is no complete demo data set: nothing was drawn or changed. "
+            "Pass another out_dir, or remove the folder first."
+        )
+    drawn = truth[truth["defect"].eq("") & truth["duplicate_of"].eq("")]
+    expected = {_stem(seed, label, i) for label in CLASSES for i in range(images_per_class)}
+    if {Path(path).stem for path in drawn["path"]} != expected:
+        raise FileExistsError(
+            f"{out_dir} holds a demo data set, but not that of images_per_class={images_per_class}, "
+            f"seed={seed} (it has {len(drawn) // len(CLASSES)} images a class): nothing was drawn or "
+            "changed. Pass another out_dir, or remove the folder first."
+        )
+    return truth
+
+
+def truth_path(out_dir: Path) -> Path:
+    """Where the hidden truth of a demo lies: `<name>_truth.csv` beside the folder, never inside it."""
+    out_dir = Path(out_dir).resolve()
+    return out_dir.with_name(f"{out_dir.name}_truth.csv")
+
+
+def read_truth(data_dir: Path) -> pd.DataFrame | None:
+    """Return the truth of the demo in `data_dir` (`TRUTH_COLUMNS`); None if it is no demo, or not whole.
+
+    A demo whose files were moved or deleted since is no longer one: the paths of the truth do not hold.
+    """
+    truth = _read_table(truth_path(data_dir))
+    if truth is None or not all((Path(data_dir) / path).is_file() for path in truth["path"]):
+        return None
+    return truth
+
+
+def planted_errors(truth: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of readable pictures whose given label is wrong, copies under two labels included."""
+    return truth[truth["true_label"].ne("") & truth["true_label"].ne(truth["given_label"])]
+
+
+def answer(session: Any, truth: pd.DataFrame, *, budget: int) -> pd.DataFrame:
+    """Play the perfect reviewer: decide the first `budget` pictures of a session, in the order shown.
+
+    "keep" where the given label is right, "drop" where there is nothing to label, else the true class.
+    Content that is filed under two labels always gets its class, since "keep" says nothing there.
+
+    Args:
+        session: a `review.ReviewSession`, or anything with `queue` (columns `path`, `given`) and `decide`.
+        truth: as `make_demo` returns it.
+        budget: pictures looked at, right ones included. A shorter queue is answered whole.
+
+    Returns:
+        One row a decision: path, given, decision, was_error (the picture is one of the planted errors).
+
+    Raises:
+        ValueError: a negative budget, or a picture in the queue that the truth does not know.
+    """
+    if budget < 0:
+        raise ValueError(f"budget must be a number of pictures, 0 or more. Received: {budget}.")
+    shown = session.queue[["path", "given"]].head(budget).reset_index(drop=True)
+    unknown = shown.loc[~shown["path"].isin(truth["path"]), "path"]
+    if len(unknown):
+        raise ValueError(
+            f"Expected a queue of this demo's pictures. Received {len(unknown)} that its truth does not list "
+            f"(first: {unknown.iloc[0]}). Pass the truth of the data set under review."
+        )
+    true_label = shown["path"].map(truth.set_index("path")["true_label"])
+    keep = shown["given"].eq(true_label) & ~shown["path"].isin(_contested(truth))
+    decision = true_label.mask(keep, "keep").mask(true_label.eq(""), "drop")
+    for path, choice in zip(shown["path"], decision, strict=True):
+        session.decide(path, choice)
+    return shown.assign(decision=decision, was_error=shown["path"].isin(planted_errors(truth)["path"]))
+
+
+# --- the data set: draw, misfile, copy, break --------------------------------------------------------------
+
+
+def _write(out_dir: Path, images_per_class: int, seed: int, progress: bool) -> None:
+    """Draw everything in a temporary sibling, then put the truth and the data in place."""
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out_dir.name}-", dir=out_dir.parent) as scratch:
+        draft = Path(scratch) / out_dir.name
+        for label in CLASSES:
+            (draft / label).mkdir(parents=True)
+        truth = _draw_all(draft, images_per_class, seed, progress)
+        truth = _misfile(draft, truth, _rng(seed, "misfile", images_per_class))
+        copies = _copies(draft, truth, _rng(seed, "copies", images_per_class), images_per_class)
+        truth = pd.DataFrame([*truth.to_dict("records"), *copies, *_faulty_files(draft, seed)])
+        table = Path(scratch) / "truth.csv"
+        truth.sort_values("path")[list(TRUTH_COLUMNS)].to_csv(table, index=False)
+        # The truth first: a folder without it would be taken for somebody's own data.
+        table.replace(truth_path(out_dir))
+        if out_dir.is_dir():
+            out_dir.rmdir()
+        draft.replace(out_dir)
+
+
+def _draw_all(draft: Path, images_per_class: int, seed: int, progress: bool) -> pd.DataFrame:
+    """Draw every picture into the folder of its true class; big sets on all cores."""
+    labels, indices = zip(*[(label, i) for i in range(images_per_class) for label in CLASSES], strict=True)
+    draw, workers = partial(_draw_file, draft, seed), os.cpu_count() or 1
+    bar = partial(tqdm, total=len(labels), disable=not progress, desc="drawing", unit="image")
+    if workers == 1 or len(labels) < 200:  # starting processes takes longer than drawing
+        return pd.DataFrame(bar(map(draw, labels, indices)))
+    # Spawned, not forked: a notebook that calls this may run threads of TensorFlow.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        return pd.DataFrame(bar(pool.map(draw, labels, indices, chunksize=10)))
+
+
+def _draw_file(draft: Path, seed: int, label: str, index: int) -> dict[str, Any]:
+    """Draw and save picture `index` of a class; return its row of the truth."""
+    root, rng = _series_root(seed, label, index), _rng(seed, "file", label, index)
+    image, ambiguity = _render(_rng(seed, "picture", label, root), label)
+    if root != index:
+        image = _vary(rng, image)
+    is_png = rng.random() < (0.22 if label in ("drawings", "hentai") else 0.06)
+    path = f"{label}/{_stem(seed, label, index)}.{'png' if is_png else 'jpg'}"
+    if is_png:
+        image.save(draft / path)
+    else:
+        image.save(draft / path, quality=int(rng.integers(62, 96)), progressive=bool(rng.random() < 0.2))
+    return _row(path, label, group=f"{label}-{root}", ambiguity=round(ambiguity, 2))
+
+
+def _misfile(draft: Path, truth: pd.DataFrame, rng: Rng) -> pd.DataFrame:
+    """Move some pictures of each class into wrong folders: every other one among the hardest to tell."""
+    truth, kinds = truth.copy(), _alternate("ambiguous", "random")
+    for label in CLASSES:
+        free = truth.index[truth["true_label"].eq(label)]
+        for target, rate in MISFILED[label].items():
+            count = round(rate * len(free))
+            for _ in range(count):
+                left = truth.loc[free].query("noise == ''")
+                kind = next(kinds)
+                pool = left.nlargest(3 * count, "ambiguity") if kind == "ambiguous" else left
+                row = pool.index[rng.integers(len(pool))]
+                old = truth.at[row, "path"]
+                new = f"{target}/{Path(old).name}"
+                (draft / old).replace(draft / new)
+                truth.loc[row, ["path", "given_label", "noise"]] = new, target, kind
+    return truth
+
+
+def _copies(draft: Path, truth: pd.DataFrame, rng: Rng, images_per_class: int) -> Iterator[dict[str, Any]]:
+    """Copy a right picture of each class within the class, and a few into the folder of another one."""
+    conflicts = CONFLICTS[: max(1, min(len(CONFLICTS), images_per_class // 30))]
+    right = truth[truth["noise"].eq("")]
+    taken = set()
+    for label, target in [*zip(CLASSES, CLASSES, strict=True), *conflicts]:
+        pool = right[right["true_label"].eq(label) & ~right["path"].isin(taken)]
+        original = pool.iloc[rng.integers(len(pool))]
+        taken.add(original["path"])
+        path = f"{target}/img_{rng.integers(16**10):010x}{Path(original['path']).suffix}"
+        (draft / path).write_bytes((draft / original["path"]).read_bytes())
+        noise = "" if label == target else "conflict"
+        yield _row(path, label, noise=noise, group=original["group"], duplicate_of=original["path"],
+                   ambiguity=original["ambiguity"])  # fmt: skip
+
+
+def _faulty_files(draft: Path, seed: int) -> Iterator[dict[str, Any]]:
+    """Write files that cannot be read, placeholders, and good pictures in unusual clothes."""
+
+    def encode(label: str, defect: str, **options: Any) -> bytes:
+        image, _ = _render(_rng(seed, "faulty", defect), label)
+        return _encode(image, **options)
+
+    half, tail = encode("neutral", "half"), encode("sexy", "tail")
+    no_picture = [
+        ("neutral/half.jpg", "truncated", half[: len(half) // 2]),
+        ("sexy/tail.jpg", "truncated", tail[:-60]),
+        ("porn/empty.jpg", "zero_byte", b""),
+        ("hentai/page.jpg", "html", b"<!DOCTYPE html><title>404</title>gone"),
+        ("porn/pixel.png", "tiny", _encode(Image.new("RGB", (1, 1)), format="PNG")),
+        ("neutral/Thumbs.db", "not_an_image", b"\xd0\xcf\x11\xe0" + bytes(200)),
+    ]
+    for path, defect, content in no_picture:
+        (draft / path).write_bytes(content)
+        yield _row(path, "", defect=defect)
+
+    removed = _encode(_placeholder(), format="PNG")
+    first, *others = [f"{label}/removed_{label}.png" for label in CLASSES]
+    for path in (first, *others):
+        (draft / path).write_bytes(removed)
+        original = "" if path == first else first
+        yield _row(path, "", group="removed", duplicate_of=original, defect="placeholder")
+
+    for path, defect, dress in _UNUSUAL:
+        label = path.split("/")[0]
+        image, ambiguity = _render(_rng(seed, "faulty", defect), label)
+        (draft / path).write_bytes(dress(image))
+        yield _row(path, label, group=defect, defect=defect, ambiguity=round(ambiguity, 2))
+
+
+def _encode(image: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, **({"format": "JPEG"} | options))
+    return buffer.getvalue()
+
+
+def _rotated(image: Image.Image) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: turn clockwise to show
+    return _encode(image.transpose(Image.Transpose.ROTATE_90), exif=exif)
+
+
+def _alpha_only(image: Image.Image) -> bytes:
+    """All in the alpha channel, over black: seen only when composed on a light ground."""
+    alpha = Image.eval(image.convert("L"), lambda v: 255 - v)
+    black = Image.new("L", image.size, 0)
+    return _encode(Image.merge("RGBA", (black, black, black, alpha)), format="PNG")
+
+
+def _animated(image: Image.Image) -> bytes:
+    frames = [image.rotate(angle) for angle in (0, 10, 20)]
+    return _encode(frames[0], format="GIF", save_all=True, append_images=frames[1:], duration=90, loop=0)
+
+
+_UNUSUAL: tuple[tuple[str, str, Callable[[Image.Image], bytes]], ...] = (
+    ("drawings/really_png.jpg", "wrong_extension", partial(_encode, format="PNG")),
+    ("neutral/cmyk.jpg", "cmyk", lambda image: _encode(image.convert("CMYK"))),
+    ("neutral/rotated.jpg", "exif_orientation", _rotated),
+    ("drawings/alpha_only.png", "alpha_only", _alpha_only),
+    ("sexy/modern.webp", "webp", partial(_encode, format="WEBP", quality=80)),
+    ("hentai/loop.gif", "animated", _animated),
+)
+
+
+def _placeholder() -> Image.Image:
+    """The grey "picture removed" tile that photo hosts send."""
+    image = Image.new("RGB", (161, 81), (40, 40, 40))
+    draw = ImageDraw.Draw(image)
+    draw.line([(50, 20), (110, 60)], fill=(200, 200, 200), width=4)
+    draw.line([(110, 20), (50, 60)], fill=(200, 200, 200), width=4)
+    return image
+
+
+def _row(path: str, true_label: str, **values: Any) -> dict[str, Any]:
+    blank = dict.fromkeys(TRUTH_COLUMNS, "") | {"ambiguity": 0.0}
+    return blank | {"path": path, "given_label": path.split("/")[0], "true_label": true_label} | values
+
+
+def _alternate(*kinds: str) -> Iterator[str]:
+    while True:
+        yield from kinds
+
+
+def _contested(truth: pd.DataFrame) -> pd.Series:
+    """Return the paths whose content is filed under more than one label."""
+    content = truth["duplicate_of"].where(truth["duplicate_of"].ne(""), truth["path"])
+    return truth.loc[truth.groupby(content)["given_label"].transform("nunique") > 1, "path"]
+
+
+def _is_free(out_dir: Path) -> bool:
+    if out_dir.exists() and not out_dir.is_dir():
+        raise FileExistsError(f"Expected a folder to draw into. {out_dir} is a file: pass another out_dir.")
+    return not out_dir.exists() or not any(out_dir.iterdir())
+
+
+def _check_truth_replaceable(out_dir: Path) -> None:
+    path = truth_path(out_dir)
+    if path.exists() and _read_table(path) is None:
+        raise FileExistsError(
+            f"The truth goes to {path}, which is there and was not written by the demo. "
+            "Pass another out_dir, or move that file away."
+        )
+
+
+def _read_table(path: Path) -> pd.DataFrame | None:
+    """Read a truth table; None where there is none or the file is something else."""
+    header = ",".join(TRUTH_COLUMNS)
+    if not path.is_file() or path.read_bytes()[: len(header)] != header.encode():
+        return None
+    return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(TRUTH_COLUMNS[:-1], str))
+
+
+# --- random numbers that depend on a key and nothing else --------------------------------------------------
+
+
+def _digest(*key: Any) -> int:
+    return int.from_bytes(hashlib.sha256(repr((RECIPE, *key)).encode()).digest(), "big")
+
+
+def _rng(*key: Any) -> Rng:
+    return np.random.default_rng(_digest(*key))
+
+
+def _stem(seed: int, label: str, index: int) -> str:
+    """The file name of a picture: says nothing of its class, and differs for other parameters."""
+    return f"img_{_digest('name', seed, label, index) % 16**10:010x}"
+
+
+def _series_root(seed: int, label: str, index: int) -> int:
+    """The index of the picture that `index` is a variation of; itself for most. Index 5 always varies one."""
+    rng = _rng(seed, "series", label, index)
+    if index == 5 or (index > 5 and rng.random() < SERIES_RATE):
+        return _series_root(seed, label, int(rng.integers(index)))
+    return index
+
+
+# --- the pictures: float (H, W, 3) in 0–1, with their ambiguity --------------------------------------------
+
+
+def _render(rng: Rng, label: str) -> tuple[Image.Image, float]:
+    width, height = (int(side) for side in rng.integers(160, 321, 2))
+    picture, ambiguity = _FAMILIES[label](rng, height, width)
+    if rng.random() < 0.06:
+        picture = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2)
+    return _to_image(picture), ambiguity
+
+
+def _vary(rng: Rng, image: Image.Image) -> Image.Image:
+    """The next shot of a series: framed, scaled and lit a little differently, at times mirrored."""
+    left, top, right, bottom = rng.uniform(0, 0.10, 4)
+    w, h = image.size
+    image = image.crop((int(w * left), int(h * top), int(w * (1 - right)), int(h * (1 - bottom))))
+    if rng.random() < 0.3:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    scale = rng.uniform(0.7, 1.15)
+    size = [int(np.clip(side * scale, 160, 320)) for side in image.size]
+    pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC), float)
+    return _to_image((pixels * rng.uniform(0.88, 1.1) + rng.normal(0, 5)) / 255)
+
+
+def _rings(rng: Rng, h: int, w: int, *, fine: bool) -> tuple[Array, float]:
+    """Warped interference rings. Wavelengths are in pixels of a 220 px picture; the classes meet near 27."""
+    wavelength = rng.uniform(9, 24) if fine else rng.uniform(26, 72)
+    sources = int(rng.integers(2, 7) if fine else rng.integers(1, 5))
+    length = wavelength * min(h, w) / 220
+    y, x = _grid(h, w)
+    field, warp = np.zeros((h, w)), _noise(rng, h, w, 3.2) * rng.uniform(0, 0.45) * length
+    for _ in range(sources):
+        cy, cx = rng.uniform(-0.3, 1.3, 2) * (h, w)
+        distance = np.hypot(y - cy, (x - cx) * rng.uniform(0.7, 1.3)) + warp
+        turns = distance / (length * rng.uniform(0.85, 1.18)) + rng.random()
+        field += rng.uniform(0.5, 1) * np.cos(2 * np.pi * turns)
+    field = 0.5 + 0.5 * field / np.abs(field).max() + 0.07 * _noise(rng, h, w, 1.8)
+    if rng.random() < 0.25:  # discs out of focus, in front
+        for _ in range(rng.integers(1, 4)):
+            radius = rng.uniform(0.08, 0.25) * min(h, w)
+            mask = _disc(y, x, *(rng.random(2) * (h, w)), radius, soft=0.12 * radius)
+            field = field * (1 - mask) + rng.random() * mask
+    ambiguity = max(0.0, 1 - abs(wavelength - 27) / 11) * (1 if 2 <= sources <= 4 else 0.4)
+    return _photograph(rng, _gradient(field, _palette(rng, int(rng.integers(3, 5))))), ambiguity
+
+
+def _nature(rng: Rng, h: int, w: int) -> tuple[Array, float]:
+    """A landscape; now and then a mere texture, or one that is posterised like a drawing."""
+    if rng.random() < 0.14:
+        return _texture(rng, h, w)
+    picture, has_lake = _landscape(rng, h, w)
+    if rng.random() < 0.06:
+        return _posterise(rng, picture), 0.8
+    return _photograph(rng, picture), 0.15 if has_lake else 0.0
+
+
+def _texture(rng: Rng, h: int, w: int) -> tuple[Array, float]:
+    """Clouds, or ripples that resemble coarse rings."""
+    field, ambiguity = 0.5 + 0.22 * _noise(rng, h, w, rng.uniform(1.4, 2.8)), 0.5
+    if rng.random() < 0.6:
+        y, x = _grid(h, w)
+        length = rng.uniform(18, 60) * min(h, w) / 220
+        across = y * rng.uniform(0.6, 1) + x * rng.uniform(-0.6, 0.6) + length * 0.5 * _noise(rng, h, w, 3)
+        field, ambiguity = 0.5 * field + 0.25 + 0.2 * np.cos(2 * np.pi * across / length), 0.8
+    return _photograph(rng, _gradient(field, _palette(rng, 3))), ambiguity
+
+
+def _landscape(rng: Rng, h: int, w: int) -> tuple[Array, bool]:
+    """Sky, clouds, perhaps a sun, ranges of hills, perhaps a lake."""
+    y, x = _grid(h, w)
+    horizon = rng.uniform(0.3, 0.7) * h
+    hues = rng.choice([0.58, 0.6, 0.62, 0.05, 0.08, 0.75, 0.1]), rng.choice([0.55, 0.08, 0.12, 0.95])
+    high = _hsv(hues[0] + rng.normal(0, 0.02), rng.uniform(0.15, 0.7), rng.uniform(0.35, 0.95))
+    low = _hsv(hues[1] + rng.normal(0, 0.02), rng.uniform(0.05, 0.5), rng.uniform(0.7, 1))
+    picture = _gradient(y / horizon, [high, low])
+    clouds = np.clip(_noise(rng, h, w, 2.6) * 0.5 + rng.uniform(-0.5, 0.3), 0, 1) * rng.uniform(0, 0.8)
+    picture = _blend(picture, rng.uniform(0.75, 1), clouds)
+    if rng.random() < 0.5:
+        cy, cx = rng.uniform(0.05, 0.9) * horizon, rng.uniform(0.1, 0.9) * w
+        radius = rng.uniform(0.02, 0.08) * min(h, w)
+        sun = _disc(y, x, cy, cx, radius, soft=0.2 * radius + 0.5)
+        picture = _blend(picture, _hsv(0.13, rng.uniform(0, 0.5), 1), sun)
+    picture = _hills(rng, picture, horizon)
+    has_lake = bool(rng.random() < 0.3)
+    return (_lake(rng, picture, low) if has_lake else picture), has_lake
+
+
+def _hills(rng: Rng, picture: Array, horizon: float) -> Array:
+    h, w = picture.shape[:2]
+    y, x = _grid(h, w)
+    hue, grain = rng.choice([0.28, 0.33, 0.1, 0.6, 0.08, 0.45]), _noise(rng, h, w, 1.6)
+    count, wave = int(rng.integers(2, 6)), np.arange(1, 7)[:, None]
+    for k in range(count):
+        turns = wave * x / w * rng.uniform(0.5, 1.6, (6, 1)) + rng.random((6, 1))
+        ridge = (rng.normal(0, 0.09 * h / wave) * np.sin(2 * np.pi * turns)).sum(axis=0)
+        ridge += horizon + (h - horizon) * k / count * 0.9
+        light = 0.75 - 0.5 * (k + 1) / count + rng.uniform(-0.08, 0.12)  # near hills are darker
+        colour = _hsv(hue + rng.normal(0, 0.03), rng.uniform(0.2, 0.7), light)
+        hill = colour * (1 + (0.08 + 0.1 * k / count) * grain[..., None])
+        picture = np.where((y > ridge)[..., None], hill, picture)
+    return picture
+
+
+def _lake(rng: Rng, picture: Array, sky: Array) -> Array:
+    """Mirror the upper part at the bottom, with ripples that narrow towards the shore."""
+    h, w = picture.shape[:2]
+    y, _ = _grid(h, w)
+    shore = rng.uniform(0.7, 0.88) * h
+    depth = np.clip(y - shore, 0, None) / (h - shore)
+    phase = 2 * np.pi * rng.uniform(2, 5) / (depth + 0.12) + 0.6 * _noise(rng, h, w, 2.4)
+    water = 0.55 * picture[::-1] + 0.45 * sky * (0.8 + 0.2 * np.cos(phase))[..., None]
+    return np.where((y > shore)[..., None], water, picture)
+
+
+def _posterise(rng: Rng, picture: Array) -> Array:
+    levels = int(rng.integers(4, 7))
+    flat = np.round(np.clip(picture, 0, 1) * levels) / levels
+    edges = _to_image(flat).convert("L").filter(ImageFilter.FIND_EDGES).filter(ImageFilter.MaxFilter(3))
+    return _blend(flat, 0, 0.85 * (np.asarray(edges) > 0.12 * 255))
+
+
+def _ink(rng: Rng, h: int, w: int, *, toned: bool) -> tuple[Array, float]:
+    """Outlined shapes on paper, drawn at twice the size; `toned` ones mostly over screentone or a burst."""
+    size, unit = (2 * w, 2 * h), min(h, w) / 110  # unit: one pixel of a 220 px picture
+    violet = rng.random() < (0.6 if toned else 0.15)
+    has_tone, has_burst = rng.random(2) < ((0.88, 0.6) if toned else (0.03, 0.02))
+    image = Image.new("RGB", size, _rgb(_hsv(rng.random(), rng.uniform(0, 0.25), rng.uniform(0.82, 1))))
+    ink = tuple(int(v) for v in rng.integers(0, 60, 3))
+    if has_burst:
+        _burst(rng, image, ink)
+    if has_tone:
+        colour = _crayon(rng, violet) if rng.random() < 0.5 else ink
+        image.paste(colour, mask=_screentone(rng, size, rng.uniform(0, 0.5), rng.uniform(5, 11) * unit))
+    for _ in range(rng.integers(3, 11)):
+        _shape(rng, image, ink, unit, violet=violet, has_tone=has_tone, hatched=0.15 if toned else 0.3)
+    picture = np.asarray(image.resize((w, h), Image.Resampling.LANCZOS), float) / 255
+    if rng.random() < 0.3:  # scanned paper
+        picture = picture * (1 + 0.03 * _noise(rng, h, w, 1)[..., None])
+    if toned:
+        return picture, 0.0 if has_tone or has_burst else 0.9
+    return picture, 0.8 if has_tone or has_burst else 0.0
+
+
+def _burst(rng: Rng, image: Image.Image, ink: tuple[int, ...]) -> None:
+    """Speed lines: thin wedges that run outwards from a point."""
+    w, h = image.size
+    draw, centre = ImageDraw.Draw(image), rng.uniform(0.2, 0.8, 2) * (w, h)
+    for _ in range(rng.integers(40, 110)):
+        angles = rng.uniform(0, 2 * np.pi) + rng.uniform(0.006, 0.03) * np.array([0, -1, 1])
+        radii = np.array([rng.uniform(0.2, 0.5) * min(w, h), 3 * w, 3 * w])
+        draw.polygon(_points(centre, radii, angles), fill=ink)
+
+
+def _screentone(rng: Rng, size: tuple[int, int], start: float, pitch: float) -> Image.Image:
+    """A mask of staggered dots that begin at the fraction `start` of the height and grow downwards."""
+    y, x = _grid(size[1], size[0])
+    top = start * size[1]
+    row = np.round((y - top) / pitch)
+    dx = (x / pitch - row % 2 / 2 + 0.5) % 1 - 0.5
+    dy = (y - top) / pitch - row
+    radius = rng.uniform(0.12, 0.4) + 0.25 * row * pitch / (size[1] - top)
+    dots = (row >= 0) & (dx**2 + dy**2 < radius**2)
+    return Image.fromarray(dots.astype(np.uint8) * 255)
+
+
+def _shape(
+    rng: Rng, image: Image.Image, ink: tuple, unit: float, *, violet: bool, has_tone: bool, hatched: float
+) -> None:
+    """Draw one filled and outlined shape, at times dotted or hatched."""
+    w, h = image.size
+    draw = ImageDraw.Draw(image)
+    centre, radius = rng.uniform(0.05, 0.95, 2) * (w, h), rng.uniform(0.06, 0.3) * min(w, h)
+    outline = _outline(rng, centre, radius)
+    if has_tone and rng.random() < 0.3:
+        draw.polygon(outline, fill=_crayon(rng, violet))
+        inside = Image.new("L", image.size, 0)
+        ImageDraw.Draw(inside).polygon(outline, fill=255)
+        box = inside.getbbox() or (0, 0, 1, 1)
+        tone = _screentone(rng, (box[2] - box[0], box[3] - box[1]), 0, rng.uniform(4, 9) * unit)
+        image.paste(ink, box[:2], mask=ImageChops.darker(inside.crop(box), tone))
+    elif rng.random() < 0.85:
+        draw.polygon(outline, fill=_crayon(rng, violet))
+    draw.line(outline + outline[:2], fill=ink, width=max(2, int(rng.uniform(1, 3.2) * unit)), joint="curve")
+    if rng.random() < hatched:
+        (cx, cy), rise = centre, 0.6 * radius
+        for offset in np.arange(-radius, radius, 5 * unit):
+            line = [(cx + offset, cy - rise), (cx + offset + 0.4 * radius, cy + rise)]
+            draw.line(line, fill=ink, width=max(1, int(0.7 * unit)))
+
+
+def _outline(rng: Rng, centre: Array, radius: float) -> list:
+    """An ellipse, a regular polygon, a star or a wavy blob, as points around `centre`."""
+    kind, corners, start = rng.integers(4), int(rng.integers(3, 9)), rng.uniform(0, 2 * np.pi)
+    if kind == 0:
+        return _points(centre, radius, np.linspace(0, 2 * np.pi, 40), squash=0.7)
+    if kind == 1:
+        return _points(centre, radius, start + np.linspace(0, 2 * np.pi, corners, endpoint=False))
+    if kind == 2:
+        angles = start + np.linspace(0, 2 * np.pi, 2 * corners, endpoint=False)
+        return _points(centre, radius * np.tile([0.42, 1], corners), angles)
+    angles, wave = np.linspace(0, 2 * np.pi, 60), np.arange(4)[:, None]
+    waves = np.sin((wave + 2) * angles + rng.uniform(0, 2 * np.pi, (4, 1))) / (wave + 1)
+    return _points(centre, radius * (1 + 0.22 * waves.sum(axis=0)), angles)
+
+
+_FAMILIES: dict[str, Callable[[Rng, int, int], tuple[Array, float]]] = {
+    "drawings": partial(_ink, toned=False),
+    "hentai": partial(_ink, toned=True),
+    "neutral": _nature,
+    "porn": partial(_rings, fine=True),
+    "sexy": partial(_rings, fine=False),
+}
+
+# --- brushes -----------------------------------------------------------------------------------------------
+
+
+def _photograph(rng: Rng, picture: Array) -> Array:
+    """What a camera adds: blur, vignette, exposure, sensor noise."""
+    h, w = picture.shape[:2]
+    blurred = _to_image(picture).filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.4)))
+    y, x = np.linspace(-1, 1, h)[:, None], np.linspace(-1, 1, w)
+    picture = np.asarray(blurred) / 255 * (1 - rng.uniform(0, 0.35) * (x**2 + y**2) / 2)[..., None]
+    picture = (picture - 0.5) * rng.uniform(0.75, 1.2) + 0.5 + rng.normal(0, 0.05)
+    return picture + rng.standard_normal(picture.shape) * rng.uniform(0.004, 0.035)
+
+
+def _noise(rng: Rng, h: int, w: int, beta: float) -> Array:
+    """(H, W) noise with power spectrum 1/f^beta, zero mean, unit deviation."""
+    f = np.hypot(np.fft.fftfreq(h)[:, None], np.fft.rfftfreq(w))
+    f[0, 0] = np.inf
+    spectrum = (rng.standard_normal(f.shape) + 1j * rng.standard_normal(f.shape)) / f ** (beta / 2)
+    field = np.fft.irfft2(spectrum, s=(h, w))
+    return field / field.std()
+
+
+def _grid(h: int, w: int) -> tuple[Array, Array]:
+    """A column of rows' and a row of columns' numbers, to be broadcast."""
+    return np.arange(float(h))[:, None], np.arange(float(w))[None, :]
+
+
+def _disc(y: Array, x: Array, cy: float, cx: float, radius: float, *, soft: float) -> Array:
+    return 1 / (1 + np.exp((np.hypot(y - cy, x - cx) - radius) / soft))
+
+
+def _blend(picture: Array, colour: Array | float, mask: Array) -> Array:
+    mask = mask[..., None]
+    return picture * (1 - mask) + colour * mask
+
+
+def _gradient(field: Array, colours: list[Array]) -> Array:
+    """Map a field of 0–1 through equally spaced colours."""
+    stops, colours = np.linspace(0, 1, len(colours)), np.asarray(colours)
+    return np.stack([np.interp(field, stops, channel) for channel in colours.T], axis=-1)
+
+
+def _palette(rng: Rng, count: int) -> list[Array]:
+    """Colours from dark to light whose hues are neighbours, thirds or opposites."""
+    hue, step = rng.random(), rng.choice([0.08, 0.17, 0.33, 0.5])
+    hues = hue + step * np.arange(count) + rng.normal(0, 0.02, count)
+    values = np.linspace(rng.uniform(0.05, 0.3), rng.uniform(0.7, 1), count)
+    return [_hsv(h, s, v) for h, s, v in zip(hues, rng.uniform(0.25, 0.85, count), values, strict=True)]
+
+
+def _crayon(rng: Rng, violet: bool) -> tuple[int, ...]:
+    hue = rng.uniform(0.7, 0.97) if violet else rng.random()
+    return _rgb(_hsv(hue, rng.uniform(0.15, 0.9), rng.uniform(0.45, 1)))
+
+
+def _hsv(hue: float, saturation: float, value: float) -> Array:
+    return np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value))
+
+
+def _rgb(colour: Array) -> tuple[int, ...]:
+    return tuple(int(255 * channel) for channel in colour)
+
+
+def _points(centre: Array, radii: Array | float, angles: Array, *, squash: float = 1.0) -> list:
+    """Points around `centre` as a list of (x, y), which is what Pillow draws."""
+    x, y = centre[0] + radii * np.cos(angles), centre[1] + squash * radii * np.sin(angles)
+    return list(zip(x.tolist(), y.tolist(), strict=True))
+
+
+def _to_image(picture: Array) -> Image.Image:
+    return Image.fromarray((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8))
