@@ -1,0 +1,292 @@
+"""What is the classifier? A Keras model: raw RGB 0–255 in, probabilities out, everything else inside.
+
+Rescaling, temperature and class names are layers, so that a saved `.keras` gives the same answers wherever plain
+Keras loads it.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+
+# keras.applications name → (scale, offset) from raw RGB to what its ImageNet weights expect, and its image size
+BACKBONES = {
+    "InceptionV3": (1 / 127.5, -1.0, 299),
+    "MobileNetV2": (1 / 127.5, -1.0, 224),
+    "EfficientNetV2B0": (1.0, 0.0, 224),
+    "ConvNeXtTiny": (1.0, 0.0, 224),
+}
+FEATURES = "features"  # the layer of pooled backbone output, where the head begins
+_CLASSES = "classes"  # the last layer; its name carries the class names
+
+
+def build_classifier(
+    class_names: Sequence[str],
+    *,
+    weights: str | Path | None = "nsfwjs",
+    backbone: str = "InceptionV3",
+    head: str = "original",
+    image_size: int | None = None,
+    seed: int = 0,
+) -> keras.Model:
+    """A classifier with a fresh head on a frozen backbone: uint8 or float RGB 0–255 (B, S, S, 3) → (B, K).
+
+    Args:
+        class_names: K names, at least two, in the order of the outputs.
+        weights: of the backbone: "nsfwjs" (the published model of 2019), "imagenet" (Keras' download), a file that
+            `load_model` reads, or None (random).
+        backbone: a key of `BACKBONES`.
+        head: "original" (Dropout 0.4, Dense 256, Dropout 0.5, Dense 128, Dropout 0.25, softmax; the scripts of 2019
+            lost the first dropout to a typo), or "logistic" (softmax alone).
+        image_size: S; the backbone's own by default.
+
+    Raises:
+        ValueError: an unknown name, fewer than two classes, or weights of another architecture.
+    """
+    names = _checked_names(class_names)
+    if backbone not in BACKBONES:
+        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}. Received: {backbone!r}.")
+    if weights == "nsfwjs" and backbone != "InceptionV3":
+        raise ValueError(
+            f"weights='nsfwjs' are an InceptionV3. Received: backbone={backbone!r}. Use weights='imagenet'."
+        )
+    scale, offset, size = BACKBONES[backbone]
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((image_size or size, image_size or size, 3), name="rgb")
+    rescaled = keras.layers.Rescaling(scale, offset, name="rescaling")(inputs)
+    body = getattr(keras.applications, backbone)(
+        include_top=False, weights="imagenet" if weights == "imagenet" else None, input_tensor=rescaled
+    )
+    features = keras.layers.GlobalAveragePooling2D(name=FEATURES)(body.output)
+    classifier = keras.Model(inputs, _head(features, names, head), name="classifier")
+    if weights == "nsfwjs":
+        from nsfwlib import published
+
+        published.load_backbone(classifier)
+    elif weights not in (None, "imagenet"):
+        source = load_model(Path(weights))
+        set_backbone_weights(classifier, backbone_weights(source))
+        theirs = source.get_layer("rescaling")
+        set_rescaling(classifier, theirs.scale, theirs.offset)
+    freeze_backbone(classifier)
+    return classifier
+
+
+def _checked_names(class_names: Sequence[str]) -> list[str]:
+    names = [str(name) for name in class_names]
+    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
+        raise ValueError(f"class_names must be two or more different names. Received: {names}.")
+    return names
+
+
+def _head(features: keras.KerasTensor, names: list[str], head: str) -> keras.KerasTensor:
+    layers = keras.layers
+    plans = {"original": [0.4, 256, 0.5, 128, 0.25], "logistic": []}  # a share to drop, or a number of units
+    if head not in plans:
+        raise ValueError(f"head must be one of {', '.join(plans)}. Received: {head!r}.")
+    x = features
+    for i, step in enumerate(plans[head]):
+        if step < 1:
+            x = layers.Dropout(step, name=f"head_dropout_{i // 2 + 1}")(x)
+        else:
+            x = layers.Dense(step, activation="relu", name=f"head_dense_{i // 2 + 1}")(x)
+    x = layers.Dense(len(names), name="logits")(x)
+    x = layers.Rescaling(1.0, name="temperature", dtype="float32")(x)
+    x = layers.Softmax(name="probabilities", dtype="float32")(x)
+    return layers.Identity(name=".".join([_CLASSES, *map(_escape, names)]), dtype="float32")(x)
+
+
+def _escape(name: str) -> str:
+    """A class name as part of a layer name, which TensorFlow restricts to letters, digits, `_`, `-` and `.`."""
+    return re.sub(r"[^A-Za-z0-9-]", lambda match: f"_{ord(match.group()):x}_", name)
+
+
+def _unescape(part: str) -> str:
+    return re.sub(r"_([0-9a-f]+)_", lambda match: chr(int(match.group(1), 16)), part)
+
+
+def class_names(model: keras.Model) -> list[str]:
+    """The class names that travel in the model, in the order of its outputs.
+
+    Raises:
+        ValueError: the model carries none.
+    """
+    kind, *parts = model.layers[-1].name.split(".")
+    if kind != _CLASSES or len(parts) != model.output_shape[-1]:
+        raise ValueError(
+            f"The model {model.name!r} carries no class names: its last layer is {model.layers[-1].name!r}. Expected "
+            "a model made by nsfwlib.model.build_classifier."
+        )
+    return [_unescape(part) for part in parts]
+
+
+def image_size(model: keras.Model) -> int:
+    """Side S in pixels of the square pictures that the model takes."""
+    return model.input_shape[1]
+
+
+def head_dense_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The head's Dense layers, from the features to the logits."""
+    return [layer for layer in _head_layers(model) if isinstance(layer, keras.layers.Dense)]
+
+
+def _head_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    names = [layer.name for layer in model.layers]
+    if FEATURES not in names:
+        raise ValueError(
+            f"The model {model.name!r} has no layer {FEATURES!r}, so its head is unknown to this kit."
+        )
+    return model.layers[names.index(FEATURES) + 1 :]
+
+
+def head_model(model: keras.Model) -> keras.Model:
+    """The head alone, (B, D) features → (B, K) probabilities, *sharing* its layers with `model`.
+
+    Training it on cached features trains the classifier's head.
+    """
+    x = inputs = keras.Input(model.get_layer(FEATURES).output.shape[1:], name=FEATURES)
+    for layer in _head_layers(model):
+        x = layer(x)
+    return keras.Model(inputs, x, name="head")
+
+
+def feature_model(model: keras.Model, blocks: Sequence[str]) -> keras.Model:
+    """The backbone up to `blocks`: RGB 0–255 (B, S, S, 3) → a list of average-pooled outputs (B, D_block).
+
+    Raises:
+        ValueError: the model has no layer of that name.
+    """
+    pooled = []
+    for block in blocks:
+        output = _block(model, block).output
+        pooled.append(output if len(output.shape) == 2 else keras.layers.GlobalAveragePooling2D()(output))
+    return keras.Model(model.input, pooled, name="backbone")
+
+
+def _block(model: keras.Model, name: str) -> keras.layers.Layer:
+    try:
+        return model.get_layer(name)
+    except ValueError:
+        merges = ("mixed", "add", "out", FEATURES)
+        known = [
+            layer.name
+            for layer in model.layers
+            if layer.name.endswith(merges) or layer.name.startswith(merges)
+        ]
+        raise ValueError(f"The backbone has no block {name!r}. Blocks it has: {', '.join(known)}.") from None
+
+
+def freeze_backbone(model: keras.Model) -> None:
+    """Leave only the head trainable. Compile again afterwards."""
+    head = set(map(id, _head_layers(model)))
+    for layer in model.layers:
+        layer.trainable = id(layer) in head
+
+
+def unfreeze_from(model: keras.Model, block: str) -> None:
+    """Make the backbone trainable after `block` ("mixed0" … "mixed10"), BatchNorm excepted.
+
+    BatchNorm keeps its statistics and its offsets: small batches of a new domain would wreck them, and under Keras 3
+    `training=False` does not protect them in `fit`; only `trainable = False` on each layer does. Compile again
+    afterwards.
+
+    Raises:
+        ValueError: the backbone has no layer of that name.
+    """
+    last = model.layers.index(_block(model, block))
+    for i, layer in enumerate(model.layers):
+        layer.trainable = i > last and not isinstance(layer, keras.layers.BatchNormalization)
+
+
+def backbone_weights(model: keras.Model) -> dict[str, list[list[np.ndarray]]]:
+    """Weights of the layers before the head, by kind of layer, in the order of the layers' numbers.
+
+    Automatic names such as `conv2d_57` depend on what else the process has built; their order does not.
+    """
+    kinds: dict[str, list[keras.layers.Layer]] = {}
+    for layer in model.layers[: model.layers.index(_block(model, FEATURES))]:
+        if layer.weights:
+            kinds.setdefault(type(layer).__name__, []).append(layer)
+    return {
+        kind: [layer.get_weights() for layer in sorted(some, key=_number)] for kind, some in kinds.items()
+    }
+
+
+def set_backbone_weights(model: keras.Model, weights: dict[str, list[list[np.ndarray]]]) -> None:
+    """Load what `backbone_weights` returned.
+
+    Raises:
+        ValueError: the weights belong to another architecture; nothing was loaded.
+    """
+    own = backbone_weights(model)
+
+    def shapes(some: dict) -> dict:
+        return {kind: [[w.shape for w in layer] for layer in layers] for kind, layers in some.items()}
+
+    if shapes(own) != shapes(weights):
+        counts = [{kind: len(layers) for kind, layers in some.items()} for some in (own, weights)]
+        raise ValueError(
+            f"The weights are of another architecture. Expected layers {counts[0]}. Received: {counts[1]}."
+        )
+    body = model.layers[: model.layers.index(_block(model, FEATURES))]
+    for kind, arrays in weights.items():
+        layers = sorted((layer for layer in body if type(layer).__name__ == kind), key=_number)
+        for layer, values in zip(layers, arrays, strict=True):
+            layer.set_weights(values)
+
+
+def _number(layer: keras.layers.Layer) -> tuple[str, int]:
+    stem, number = re.fullmatch(r"(.*?)_?(\d*)", layer.name).groups()
+    return stem, int(number or 0)
+
+
+def set_rescaling(model: keras.Model, scale: float, offset: float) -> None:
+    """What the backbone sees is `rgb * scale + offset` from now on, in this model and in its saved file."""
+    layer = model.get_layer("rescaling")
+    layer.scale, layer.offset = float(scale), float(offset)
+    model.predict_function = None  # a traced graph holds the old constants
+
+
+def set_temperature(model: keras.Model, temperature: float) -> None:
+    """Divide the logits by `temperature` (> 0) from now on, in this model and in its saved file.
+
+    Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 9.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0. Received: {temperature}.")
+    model.get_layer("temperature").scale = 1 / float(temperature)
+    model.predict_function = None
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Save as `.keras`, whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(f".{path.stem}.partial.keras")
+    model.save(partial)
+    partial.replace(path)
+
+
+def load_model(path: Path) -> keras.Model:
+    """Load a classifier that `save_model` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no Keras model of this kit.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no model file {path}. Train one with 02_fine_tune, or use weights='nsfwjs'."
+        )
+    if path.is_dir() or not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is no `.keras` file. Expected a model saved by Keras 3. Save it as `.keras` first."
+        )
+    model = keras.models.load_model(path, compile=False, safe_mode=True)
+    class_names(model)
+    return model

