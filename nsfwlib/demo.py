@@ -20,6 +20,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -53,15 +54,22 @@ MISFILED = {
 CONFLICTS = (("porn", "sexy"), ("sexy", "porn"), ("drawings", "hentai"), ("neutral", "sexy"))
 SERIES_RATE = 0.22  # of pictures that are a variation of an earlier one
 MIN_IMAGES = 8  # below, not every kind of planted fault fits in
+UNUSUAL = {  # good pictures that a careless reader trips over
+    "drawings/really_png.jpg": "wrong_extension",
+    "neutral/cmyk.jpg": "cmyk",
+    "neutral/rotated.jpg": "exif_orientation",
+    "drawings/alpha_only.png": "alpha_only",
+    "sexy/modern.webp": "webp",
+    "hentai/loop.gif": "animated",
+}
 RECIPE = 1  # raise when the drawing changes: names follow, so old data is not taken for new
+_WAY_OUT = "Nothing was drawn or changed: pass another out_dir, or move it away first."
 
 Rng = np.random.Generator
 Array = np.ndarray
 
 
-def make_demo(
-    out_dir: Path, *, images_per_class: int = 150, seed: int = 0, progress: bool = False
-) -> pd.DataFrame:
+def make_demo(out_dir: Path, *, images_per_class: int = 150, seed: int = 0, progress: bool = False) -> pd.DataFrame:
     """Draw the stand-in data set into `out_dir` and return its hidden truth, one row a file, sorted by path.
 
     The truth is also written beside the data, to `truth_path(out_dir)`. A folder that already is this very
@@ -82,22 +90,20 @@ def make_demo(
     out_dir, seed = Path(out_dir).resolve(), int(seed)
     if images_per_class < MIN_IMAGES:
         raise ValueError(f"images_per_class must be at least {MIN_IMAGES}. Received: {images_per_class}.")
-    if _is_free(out_dir):
-        _check_truth_replaceable(out_dir)
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+        table = truth_path(out_dir)
+        if table.exists() and _read_table(table) is None:
+            raise FileExistsError(f"{table} is where the truth goes, but holds something else. {_WAY_OUT}")
         _write(out_dir, images_per_class, seed, progress)
     truth = read_truth(out_dir)
     if truth is None:
-        raise FileExistsError(
-            f"{out_dir} is not empty and is no complete demo data set: nothing was drawn or changed. "
-            "Pass another out_dir, or remove the folder first."
-        )
-    drawn = truth[truth["defect"].eq("") & truth["duplicate_of"].eq("")]
+        raise FileExistsError(f"{out_dir} is there and is no complete demo data set. {_WAY_OUT}")
+    drawn = truth.loc[truth["defect"].eq("") & truth["duplicate_of"].eq(""), "path"]
     expected = {_stem(seed, label, i) for label in CLASSES for i in range(images_per_class)}
-    if {Path(path).stem for path in drawn["path"]} != expected:
+    if {Path(path).stem for path in drawn} != expected:
         raise FileExistsError(
-            f"{out_dir} holds a demo data set, but not that of images_per_class={images_per_class}, "
-            f"seed={seed} (it has {len(drawn) // len(CLASSES)} images a class): nothing was drawn or "
-            "changed. Pass another out_dir, or remove the folder first."
+            f"Expected in {out_dir} a demo of images_per_class={images_per_class}, seed={seed}. Found one of "
+            f"{len(drawn) // len(CLASSES)} images a class, or of another seed or version. {_WAY_OUT}"
         )
     return truth
 
@@ -143,7 +149,7 @@ def answer(session: Any, truth: pd.DataFrame, *, budget: int) -> pd.DataFrame:
     """
     if budget < 0:
         raise ValueError(f"budget must be a number of pictures, 0 or more. Received: {budget}.")
-    shown = session.queue[["path", "given"]].head(budget).reset_index(drop=True)
+    shown = session.queue[["path", "given"]].head(budget).reset_index(drop=True)  # a copy: it may shrink
     unknown = shown.loc[~shown["path"].isin(truth["path"]), "path"]
     if len(unknown):
         raise ValueError(
@@ -151,29 +157,30 @@ def answer(session: Any, truth: pd.DataFrame, *, budget: int) -> pd.DataFrame:
             f"(first: {unknown.iloc[0]}). Pass the truth of the data set under review."
         )
     true_label = shown["path"].map(truth.set_index("path")["true_label"])
-    keep = shown["given"].eq(true_label) & ~shown["path"].isin(_contested(truth))
+    content = truth["duplicate_of"].mask(truth["duplicate_of"].eq(""), truth["path"])
+    contested = truth.loc[truth.groupby(content)["given_label"].transform("nunique").gt(1), "path"]
+    keep = shown["given"].eq(true_label) & ~shown["path"].isin(contested)
     decision = true_label.mask(keep, "keep").mask(true_label.eq(""), "drop")
     for path, choice in zip(shown["path"], decision, strict=True):
         session.decide(path, choice)
     return shown.assign(decision=decision, was_error=shown["path"].isin(planted_errors(truth)["path"]))
 
 
-# --- the data set: draw, misfile, copy, break --------------------------------------------------------------
+# --- the data set: draw, misfile, copy, add faulty files ---------------------------------------------------
 
 
 def _write(out_dir: Path, images_per_class: int, seed: int, progress: bool) -> None:
     """Draw everything in a temporary sibling, then put the truth and the data in place."""
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out_dir.name}-", dir=out_dir.parent) as scratch:
-        draft = Path(scratch) / out_dir.name
+        draft, table = Path(scratch) / out_dir.name, Path(scratch) / "truth.csv"
         for label in CLASSES:
             (draft / label).mkdir(parents=True)
         truth = _draw_all(draft, images_per_class, seed, progress)
         truth = _misfile(draft, truth, _rng(seed, "misfile", images_per_class))
-        copies = _copies(draft, truth, _rng(seed, "copies", images_per_class), images_per_class)
-        truth = pd.DataFrame([*truth.to_dict("records"), *copies, *_faulty_files(draft, seed)])
-        table = Path(scratch) / "truth.csv"
-        truth.sort_values("path")[list(TRUTH_COLUMNS)].to_csv(table, index=False)
+        copies = _add_copies(draft, truth, _rng(seed, "copies", images_per_class), images_per_class)
+        truth = pd.concat([truth, pd.DataFrame([*copies, *_add_faulty(draft, seed)])])
+        truth.sort_values("path").to_csv(table, columns=list(TRUTH_COLUMNS), index=False)
         # The truth first: a folder without it would be taken for somebody's own data.
         table.replace(truth_path(out_dir))
         if out_dir.is_dir():
@@ -183,10 +190,11 @@ def _write(out_dir: Path, images_per_class: int, seed: int, progress: bool) -> N
 
 def _draw_all(draft: Path, images_per_class: int, seed: int, progress: bool) -> pd.DataFrame:
     """Draw every picture into the folder of its true class; big sets on all cores."""
-    labels, indices = zip(*[(label, i) for i in range(images_per_class) for label in CLASSES], strict=True)
-    draw, workers = partial(_draw_file, draft, seed), os.cpu_count() or 1
+    labels, indices = zip(*product(CLASSES, range(images_per_class)), strict=True)
+    draw = partial(_draw_file, draft, seed)
     bar = partial(tqdm, total=len(labels), disable=not progress, desc="drawing", unit="image")
-    if workers == 1 or len(labels) < 200:  # starting processes takes longer than drawing
+    workers = min(os.cpu_count() or 1, 8)
+    if workers == 1 or len(labels) < 200:  # starting processes would take longer than drawing
         return pd.DataFrame(bar(map(draw, labels, indices)))
     # Spawned, not forked: a notebook that calls this may run threads of TensorFlow.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -196,127 +204,105 @@ def _draw_all(draft: Path, images_per_class: int, seed: int, progress: bool) -> 
 def _draw_file(draft: Path, seed: int, label: str, index: int) -> dict[str, Any]:
     """Draw and save picture `index` of a class; return its row of the truth."""
     root, rng = _series_root(seed, label, index), _rng(seed, "file", label, index)
-    image, ambiguity = _render(_rng(seed, "picture", label, root), label)
+    image, ambiguity = _draw(_rng(seed, "picture", label, root), label)
     if root != index:
         image = _vary(rng, image)
     is_png = rng.random() < (0.22 if label in ("drawings", "hentai") else 0.06)
     path = f"{label}/{_stem(seed, label, index)}.{'png' if is_png else 'jpg'}"
-    if is_png:
-        image.save(draft / path)
-    else:
-        image.save(draft / path, quality=int(rng.integers(62, 96)), progressive=bool(rng.random() < 0.2))
-    return _row(path, label, group=f"{label}-{root}", ambiguity=round(ambiguity, 2))
+    image.save(draft / path, quality=int(rng.integers(62, 96)), progressive=bool(rng.random() < 0.2))
+    return _row(path, label, group=f"{label}-{root}", ambiguity=ambiguity)
 
 
 def _misfile(draft: Path, truth: pd.DataFrame, rng: Rng) -> pd.DataFrame:
-    """Move some pictures of each class into wrong folders: every other one among the hardest to tell."""
-    truth, kinds = truth.copy(), _alternate("ambiguous", "random")
-    for label in CLASSES:
-        free = truth.index[truth["true_label"].eq(label)]
-        for target, rate in MISFILED[label].items():
-            count = round(rate * len(free))
-            for _ in range(count):
-                left = truth.loc[free].query("noise == ''")
-                kind = next(kinds)
-                pool = left.nlargest(3 * count, "ambiguity") if kind == "ambiguous" else left
-                row = pool.index[rng.integers(len(pool))]
-                old = truth.at[row, "path"]
-                new = f"{target}/{Path(old).name}"
-                (draft / old).replace(draft / new)
-                truth.loc[row, ["path", "given_label", "noise"]] = new, target, kind
+    """Move some pictures of each class into wrong folders: half of them among the hardest to tell."""
+    truth, odd_one = truth.copy(), 1
+    for label, targets in MISFILED.items():
+        total = truth["true_label"].eq(label).sum()
+        for target, rate in targets.items():
+            count = round(rate * total)
+            hard = (count + odd_one) // 2  # of odd counts, every other one rounds up
+            odd_one ^= count % 2
+            free = truth[truth["true_label"].eq(label) & truth["noise"].eq("")]
+            hardest = free[free["ambiguity"].gt(0)].nlargest(3 * count, "ambiguity").index
+            chosen = rng.choice(hardest, min(hard, len(hardest)), replace=False)
+            others = rng.choice(free.index.difference(chosen), count - len(chosen), replace=False)
+            truth.loc[chosen, ["given_label", "noise"]] = target, "ambiguous"
+            truth.loc[others, ["given_label", "noise"]] = target, "random"
+    for row in truth.index[truth["noise"].ne("")]:
+        old, new = truth.at[row, "path"], f"{truth.at[row, 'given_label']}/{Path(truth.at[row, 'path']).name}"
+        (draft / old).replace(draft / new)
+        truth.at[row, "path"] = new
     return truth
 
 
-def _copies(draft: Path, truth: pd.DataFrame, rng: Rng, images_per_class: int) -> Iterator[dict[str, Any]]:
-    """Copy a right picture of each class within the class, and a few into the folder of another one."""
+def _add_copies(draft: Path, truth: pd.DataFrame, rng: Rng, images_per_class: int) -> Iterator[dict[str, Any]]:
+    """Copy one rightly filed picture of each class within it, and a few into the folder of another class."""
     conflicts = CONFLICTS[: max(1, min(len(CONFLICTS), images_per_class // 30))]
-    right = truth[truth["noise"].eq("")]
-    taken = set()
+    originals = truth[truth["noise"].eq("")].sample(frac=1, random_state=rng)
     for label, target in [*zip(CLASSES, CLASSES, strict=True), *conflicts]:
-        pool = right[right["true_label"].eq(label) & ~right["path"].isin(taken)]
-        original = pool.iloc[rng.integers(len(pool))]
-        taken.add(original["path"])
+        original = originals[originals["true_label"].eq(label)].iloc[0]
+        originals = originals.drop(index=original.name)
         path = f"{target}/img_{rng.integers(16**10):010x}{Path(original['path']).suffix}"
         (draft / path).write_bytes((draft / original["path"]).read_bytes())
+        same = {"group": original["group"], "ambiguity": original["ambiguity"]}
         noise = "" if label == target else "conflict"
-        yield _row(path, label, noise=noise, group=original["group"], duplicate_of=original["path"],
-                   ambiguity=original["ambiguity"])  # fmt: skip
+        yield _row(path, label, noise=noise, duplicate_of=original["path"], **same)
 
 
-def _faulty_files(draft: Path, seed: int) -> Iterator[dict[str, Any]]:
-    """Write files that cannot be read, placeholders, and good pictures in unusual clothes."""
-
-    def encode(label: str, defect: str, **options: Any) -> bytes:
-        image, _ = _render(_rng(seed, "faulty", defect), label)
-        return _encode(image, **options)
-
-    half, tail = encode("neutral", "half"), encode("sexy", "tail")
-    no_picture = [
+def _add_faulty(draft: Path, seed: int) -> Iterator[dict[str, Any]]:
+    """Add files that cannot be read, placeholders, and good pictures in unusual clothes."""
+    half, tail = (_encode(_draw(_rng(seed, "truncated"), label)[0], "JPEG") for label in ("neutral", "sexy"))
+    unreadable = (
         ("neutral/half.jpg", "truncated", half[: len(half) // 2]),
         ("sexy/tail.jpg", "truncated", tail[:-60]),
         ("porn/empty.jpg", "zero_byte", b""),
         ("hentai/page.jpg", "html", b"<!DOCTYPE html><title>404</title>gone"),
-        ("porn/pixel.png", "tiny", _encode(Image.new("RGB", (1, 1)), format="PNG")),
+        ("porn/pixel.png", "tiny", _encode(Image.new("RGB", (1, 1)), "PNG")),
         ("neutral/Thumbs.db", "not_an_image", b"\xd0\xcf\x11\xe0" + bytes(200)),
-    ]
-    for path, defect, content in no_picture:
+    )
+    for path, defect, content in unreadable:
         (draft / path).write_bytes(content)
         yield _row(path, "", defect=defect)
 
-    removed = _encode(_placeholder(), format="PNG")
     first, *others = [f"{label}/removed_{label}.png" for label in CLASSES]
     for path in (first, *others):
-        (draft / path).write_bytes(removed)
-        original = "" if path == first else first
-        yield _row(path, "", group="removed", duplicate_of=original, defect="placeholder")
+        (draft / path).write_bytes(_encode(_placeholder(), "PNG"))
+        yield _row(path, "", group="removed", defect="placeholder", duplicate_of="" if path == first else first)
 
-    for path, defect, dress in _UNUSUAL:
+    for path, defect in UNUSUAL.items():
         label = path.split("/")[0]
-        image, ambiguity = _render(_rng(seed, "faulty", defect), label)
-        (draft / path).write_bytes(dress(image))
-        yield _row(path, label, group=defect, defect=defect, ambiguity=round(ambiguity, 2))
+        image, ambiguity = _draw(_rng(seed, defect), label)
+        (draft / path).write_bytes(_dress(image, defect))
+        yield _row(path, label, group=defect, defect=defect, ambiguity=ambiguity)
 
 
-def _encode(image: Image.Image, **options: Any) -> bytes:
+def _dress(image: Image.Image, defect: str) -> bytes:
+    """Encode a good picture in an unusual way."""
+    if defect == "cmyk":
+        return _encode(image.convert("CMYK"), "JPEG")
+    if defect == "exif_orientation":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # Orientation: turn clockwise to show
+        return _encode(image.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+    if defect == "alpha_only":  # black all over, the drawing is in the alpha channel
+        black = Image.new("L", image.size)
+        return _encode(Image.merge("RGBA", (black, black, black, ImageChops.invert(image.convert("L")))), "PNG")
+    if defect == "animated":
+        return _encode(image, "GIF", save_all=True, append_images=[image.rotate(10), image.rotate(20)])
+    return _encode(image, {"wrong_extension": "PNG", "webp": "WEBP"}[defect])
+
+
+def _encode(image: Image.Image, form: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, **({"format": "JPEG"} | options))
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def _rotated(image: Image.Image) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # Orientation: turn clockwise to show
-    return _encode(image.transpose(Image.Transpose.ROTATE_90), exif=exif)
-
-
-def _alpha_only(image: Image.Image) -> bytes:
-    """All in the alpha channel, over black: seen only when composed on a light ground."""
-    alpha = Image.eval(image.convert("L"), lambda v: 255 - v)
-    black = Image.new("L", image.size, 0)
-    return _encode(Image.merge("RGBA", (black, black, black, alpha)), format="PNG")
-
-
-def _animated(image: Image.Image) -> bytes:
-    frames = [image.rotate(angle) for angle in (0, 10, 20)]
-    return _encode(frames[0], format="GIF", save_all=True, append_images=frames[1:], duration=90, loop=0)
-
-
-_UNUSUAL: tuple[tuple[str, str, Callable[[Image.Image], bytes]], ...] = (
-    ("drawings/really_png.jpg", "wrong_extension", partial(_encode, format="PNG")),
-    ("neutral/cmyk.jpg", "cmyk", lambda image: _encode(image.convert("CMYK"))),
-    ("neutral/rotated.jpg", "exif_orientation", _rotated),
-    ("drawings/alpha_only.png", "alpha_only", _alpha_only),
-    ("sexy/modern.webp", "webp", partial(_encode, format="WEBP", quality=80)),
-    ("hentai/loop.gif", "animated", _animated),
-)
-
-
 def _placeholder() -> Image.Image:
-    """The grey "picture removed" tile that photo hosts send."""
+    """The crossed-out tile that photo hosts send for a picture that is gone."""
     image = Image.new("RGB", (161, 81), (40, 40, 40))
-    draw = ImageDraw.Draw(image)
-    draw.line([(50, 20), (110, 60)], fill=(200, 200, 200), width=4)
-    draw.line([(110, 20), (50, 60)], fill=(200, 200, 200), width=4)
+    for line in ([(50, 20), (110, 60)], [(110, 20), (50, 60)]):
+        ImageDraw.Draw(image).line(line, fill=(200, 200, 200), width=4)
     return image
 
 
@@ -325,36 +311,10 @@ def _row(path: str, true_label: str, **values: Any) -> dict[str, Any]:
     return blank | {"path": path, "given_label": path.split("/")[0], "true_label": true_label} | values
 
 
-def _alternate(*kinds: str) -> Iterator[str]:
-    while True:
-        yield from kinds
-
-
-def _contested(truth: pd.DataFrame) -> pd.Series:
-    """Return the paths whose content is filed under more than one label."""
-    content = truth["duplicate_of"].where(truth["duplicate_of"].ne(""), truth["path"])
-    return truth.loc[truth.groupby(content)["given_label"].transform("nunique") > 1, "path"]
-
-
-def _is_free(out_dir: Path) -> bool:
-    if out_dir.exists() and not out_dir.is_dir():
-        raise FileExistsError(f"Expected a folder to draw into. {out_dir} is a file: pass another out_dir.")
-    return not out_dir.exists() or not any(out_dir.iterdir())
-
-
-def _check_truth_replaceable(out_dir: Path) -> None:
-    path = truth_path(out_dir)
-    if path.exists() and _read_table(path) is None:
-        raise FileExistsError(
-            f"The truth goes to {path}, which is there and was not written by the demo. "
-            "Pass another out_dir, or move that file away."
-        )
-
-
 def _read_table(path: Path) -> pd.DataFrame | None:
     """Read a truth table; None where there is none or the file is something else."""
-    header = ",".join(TRUTH_COLUMNS)
-    if not path.is_file() or path.read_bytes()[: len(header)] != header.encode():
+    header = ",".join(TRUTH_COLUMNS).encode()
+    if not path.is_file() or not path.read_bytes().startswith(header):
         return None
     return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(TRUTH_COLUMNS[:-1], str))
 
@@ -362,21 +322,21 @@ def _read_table(path: Path) -> pd.DataFrame | None:
 # --- random numbers that depend on a key and nothing else --------------------------------------------------
 
 
-def _digest(*key: Any) -> int:
+def _digest(*key: str | int) -> int:
     return int.from_bytes(hashlib.sha256(repr((RECIPE, *key)).encode()).digest(), "big")
 
 
-def _rng(*key: Any) -> Rng:
+def _rng(*key: str | int) -> Rng:
     return np.random.default_rng(_digest(*key))
 
 
 def _stem(seed: int, label: str, index: int) -> str:
-    """The file name of a picture: says nothing of its class, and differs for other parameters."""
+    """Return the file name of a picture: it says nothing of its class, and differs for other parameters."""
     return f"img_{_digest('name', seed, label, index) % 16**10:010x}"
 
 
 def _series_root(seed: int, label: str, index: int) -> int:
-    """The index of the picture that `index` is a variation of; itself for most. Index 5 always varies one."""
+    """Return the picture that `index` is a variation of: itself for most, never for 5, so there is a series."""
     rng = _rng(seed, "series", label, index)
     if index == 5 or (index > 5 and rng.random() < SERIES_RATE):
         return _series_root(seed, label, int(rng.integers(index)))
@@ -386,12 +346,13 @@ def _series_root(seed: int, label: str, index: int) -> int:
 # --- the pictures: float (H, W, 3) in 0–1, with their ambiguity --------------------------------------------
 
 
-def _render(rng: Rng, label: str) -> tuple[Image.Image, float]:
+def _draw(rng: Rng, label: str) -> tuple[Image.Image, float]:
+    """Draw one picture of a class; return it with its ambiguity."""
     width, height = (int(side) for side in rng.integers(160, 321, 2))
     picture, ambiguity = _FAMILIES[label](rng, height, width)
     if rng.random() < 0.06:
         picture = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2)
-    return _to_image(picture), ambiguity
+    return _to_image(picture), round(ambiguity, 2)
 
 
 def _vary(rng: Rng, image: Image.Image) -> Image.Image:
@@ -401,8 +362,8 @@ def _vary(rng: Rng, image: Image.Image) -> Image.Image:
     image = image.crop((int(w * left), int(h * top), int(w * (1 - right)), int(h * (1 - bottom))))
     if rng.random() < 0.3:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    scale = rng.uniform(0.7, 1.15)
-    size = [int(np.clip(side * scale, 160, 320)) for side in image.size]
+    scale = min(rng.uniform(0.7, 1.15), 320 / max(image.size))
+    size = [max(160, int(side * scale)) for side in image.size]
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC), float)
     return _to_image((pixels * rng.uniform(0.88, 1.1) + rng.normal(0, 5)) / 255)
 
@@ -430,24 +391,18 @@ def _rings(rng: Rng, h: int, w: int, *, fine: bool) -> tuple[Array, float]:
 
 
 def _nature(rng: Rng, h: int, w: int) -> tuple[Array, float]:
-    """A landscape; now and then a mere texture, or one that is posterised like a drawing."""
+    """A landscape; now and then a mere texture or ripples, or a landscape posterised like a drawing."""
     if rng.random() < 0.14:
-        return _texture(rng, h, w)
+        field, ambiguity = 0.5 + 0.22 * _noise(rng, h, w, rng.uniform(1.4, 2.8)), 0.5
+        if rng.random() < 0.6:
+            (y, x), length = _grid(h, w), rng.uniform(18, 60) * min(h, w) / 220
+            across = y * rng.uniform(0.6, 1) + x * rng.uniform(-0.6, 0.6) + length * 0.5 * _noise(rng, h, w, 3)
+            field, ambiguity = 0.5 * field + 0.25 + 0.2 * np.cos(2 * np.pi * across / length), 0.8
+        return _photograph(rng, _gradient(field, _palette(rng, 3))), ambiguity
     picture, has_lake = _landscape(rng, h, w)
     if rng.random() < 0.06:
         return _posterise(rng, picture), 0.8
     return _photograph(rng, picture), 0.15 if has_lake else 0.0
-
-
-def _texture(rng: Rng, h: int, w: int) -> tuple[Array, float]:
-    """Clouds, or ripples that resemble coarse rings."""
-    field, ambiguity = 0.5 + 0.22 * _noise(rng, h, w, rng.uniform(1.4, 2.8)), 0.5
-    if rng.random() < 0.6:
-        y, x = _grid(h, w)
-        length = rng.uniform(18, 60) * min(h, w) / 220
-        across = y * rng.uniform(0.6, 1) + x * rng.uniform(-0.6, 0.6) + length * 0.5 * _noise(rng, h, w, 3)
-        field, ambiguity = 0.5 * field + 0.25 + 0.2 * np.cos(2 * np.pi * across / length), 0.8
-    return _photograph(rng, _gradient(field, _palette(rng, 3))), ambiguity
 
 
 def _landscape(rng: Rng, h: int, w: int) -> tuple[Array, bool]:
