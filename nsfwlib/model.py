@@ -138,9 +138,7 @@ def head_dense_layers(model: keras.Model) -> list[keras.layers.Layer]:
 def _head_layers(model: keras.Model) -> list[keras.layers.Layer]:
     names = [layer.name for layer in model.layers]
     if FEATURES not in names:
-        raise ValueError(
-            f"The model {model.name!r} has no layer {FEATURES!r}, so its head is unknown to this kit."
-        )
+        raise ValueError(f"The model {model.name!r} has no layer {FEATURES!r}, so its head is unknown to this kit.")
     return model.layers[names.index(FEATURES) + 1 :]
 
 
@@ -173,11 +171,7 @@ def _block(model: keras.Model, name: str) -> keras.layers.Layer:
         return model.get_layer(name)
     except ValueError:
         merges = ("mixed", "add", "out", FEATURES)
-        known = [
-            layer.name
-            for layer in model.layers
-            if layer.name.endswith(merges) or layer.name.startswith(merges)
-        ]
+        known = [layer.name for layer in model.layers if layer.name.endswith(merges) or layer.name.startswith(merges)]
         raise ValueError(f"The backbone has no block {name!r}. Blocks it has: {', '.join(known)}.") from None
 
 
@@ -212,9 +206,7 @@ def backbone_weights(model: keras.Model) -> dict[str, list[list[np.ndarray]]]:
     for layer in model.layers[: model.layers.index(_block(model, FEATURES))]:
         if layer.weights:
             kinds.setdefault(type(layer).__name__, []).append(layer)
-    return {
-        kind: [layer.get_weights() for layer in sorted(some, key=_number)] for kind, some in kinds.items()
-    }
+    return {kind: [layer.get_weights() for layer in sorted(some, key=_number)] for kind, some in kinds.items()}
 
 
 def set_backbone_weights(model: keras.Model, weights: dict[str, list[list[np.ndarray]]]) -> None:
@@ -280,13 +272,9 @@ def load_model(path: Path) -> keras.Model:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(
-            f"There is no model file {path}. Train one with 02_fine_tune, or use weights='nsfwjs'."
-        )
+        raise FileNotFoundError(f"There is no model file {path}. Train one with 02_fine_tune, or use weights='nsfwjs'.")
     if path.is_dir() or not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"{path} is no `.keras` file. Expected a model saved by Keras 3. Save it as `.keras` first."
-        )
+        raise ValueError(f"{path} is no `.keras` file. Expected a model saved by Keras 3. Save it as `.keras` first.")
     model = keras.models.load_model(path, compile=False, safe_mode=True)
     class_names(model)
     return model

@@ -46,9 +46,7 @@ def published_model() -> keras.Model:
 
     classifier = model.build_classifier(CLASS_NAMES, weights=None)
     weights = load_backbone(classifier)
-    for layer, name in zip(
-        model.head_dense_layers(classifier), ("dense_1", "dense_2", "dense_3"), strict=True
-    ):
+    for layer, name in zip(model.head_dense_layers(classifier), ("dense_1", "dense_2", "dense_3"), strict=True):
         layer.set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
     return classifier
 
@@ -70,8 +68,7 @@ def inception_weights(weights: dict[str, np.ndarray]) -> dict[str, list[list[np.
     return {
         "Conv2D": [[weights[f"conv2d_{i}/kernel"]] for i in range(1, count + 1)],
         "BatchNormalization": [
-            [weights[f"{name}/{part}"] for part in ("beta", "moving_mean", "moving_variance")]
-            for name in norms
+            [weights[f"{name}/{part}"] for part in ("beta", "moving_mean", "moving_variance")] for name in norms
         ],
     }
 
@@ -96,9 +93,7 @@ def fetch_package(*, cache_dir: Path | None = None, timeout: float = 600) -> Pat
                 fresh = _npm_pack(Path(folder), timeout)
             except RuntimeError as error:
                 if damaged:
-                    raise RuntimeError(
-                        f"{archive} is damaged and could not be fetched anew. {error}"
-                    ) from error
+                    raise RuntimeError(f"{archive} is damaged and could not be fetched anew. {error}") from error
                 raise
             received = _integrity(fresh)
             if received != INTEGRITY:
@@ -106,7 +101,7 @@ def fetch_package(*, cache_dir: Path | None = None, timeout: float = 600) -> Pat
                     f"Expected {PACKAGE} {VERSION} with integrity {INTEGRITY}. Received: {received}. The registry "
                     "that npm is set to served another file; nothing was kept. Check `npm config get registry`."
                 )
-            os.replace(fresh, archive)
+            fresh.replace(archive)
     return archive
 
 
