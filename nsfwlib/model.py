@@ -161,9 +161,14 @@ def feature_model(model: keras.Model, blocks: Sequence[str]) -> keras.Model:
     """
     pooled = []
     for block in blocks:
-        output = _block(model, block).output
+        output = block_output(model, block)
         pooled.append(output if len(output.shape) == 2 else keras.layers.GlobalAveragePooling2D()(output))
     return keras.Model(model.input, pooled, name="backbone")
+
+
+def block_output(model: keras.Model, block: str) -> keras.KerasTensor:
+    """Symbolic output of the layer `block`; a ValueError lists the blocks where there is none of that name."""
+    return _block(model, block).output
 
 
 def _block(model: keras.Model, name: str) -> keras.layers.Layer:
@@ -202,8 +207,13 @@ def backbone_weights(model: keras.Model) -> dict[str, list[list[np.ndarray]]]:
 
     Automatic names such as `conv2d_57` depend on what else the process has built; their order does not.
     """
+    return layer_weights(model.layers[: model.layers.index(_block(model, FEATURES))])
+
+
+def layer_weights(layers: Sequence[keras.layers.Layer]) -> dict[str, list[list[np.ndarray]]]:
+    """Weights of `layers`, by kind of layer, in the order of the layers' numbers."""
     kinds: dict[str, list[keras.layers.Layer]] = {}
-    for layer in model.layers[: model.layers.index(_block(model, FEATURES))]:
+    for layer in layers:
         if layer.weights:
             kinds.setdefault(type(layer).__name__, []).append(layer)
     return {kind: [layer.get_weights() for layer in sorted(some, key=_number)] for kind, some in kinds.items()}

@@ -1,0 +1,109 @@
+"""What does a run leave behind? Artefacts written whole, and a record of what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+PACKAGES = ("nsfwlib", "tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow")
+
+
+def open_run(run_dir: Path) -> Path:
+    """The run folder, made if need be, with its `figures/`.
+
+    Raises:
+        PermissionError: it cannot be written.
+    """
+    run_dir = Path(run_dir)
+    try:
+        (run_dir / "figures").mkdir(parents=True, exist_ok=True)
+        probe = run_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise PermissionError(
+            f"run_dir must be a folder that can be written. Received: {run_dir.resolve()} ({error.strerror}). "
+            "Choose another run_dir, or change its permissions."
+        ) from error
+    return run_dir
+
+
+def read_table(run_dir: Path, name: str, *, made_by: str) -> pd.DataFrame:
+    """`<run_dir>/<name>`, a parquet table that the notebook `made_by` wrote.
+
+    Raises:
+        FileNotFoundError: it is not there yet; the message says which notebook writes it.
+    """
+    path = Path(run_dir) / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing. Run notebook {made_by} with the same run_dir first.")
+    return pd.read_parquet(path)
+
+
+def write_table(table: pd.DataFrame, path: Path) -> Path:
+    """Write a parquet file whole or not at all."""
+    partial = Path(f"{path}.partial")
+    table.to_parquet(partial)
+    return partial.replace(path)
+
+
+def write_json(content: Mapping[str, Any], path: Path) -> Path:
+    """Write a JSON file whole or not at all; numpy scalars and paths are spelled as Python's."""
+    partial = Path(f"{path}.partial")
+    partial.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
+    return partial.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def fingerprint(images: pd.DataFrame, labels: pd.Series) -> str:
+    """16 hex digits that change with the content of any image or with any label, and with nothing else."""
+    lines = sorted(f"{sha256} {label}" for sha256, label in zip(images["sha256"], labels, strict=True))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def describe(started: float, **facts: Any) -> dict[str, Any]:
+    """A record for `run.json`: `facts`, versions, seconds since `started` (`time.time()`), peak memory in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    return {
+        **facts,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": round(time.time() - started, 1),
+        "peak_memory_mb": round(peak),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def plain_errors() -> None:
+    """In a notebook, show the sentence of a foreseen error instead of a wall of traceback; `%tb` still shows it all.
+
+    Foreseen are the ValueError, OSError and RuntimeError that this library raises. Outside a notebook: no effect.
+    """
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is not None:
+        shell.set_custom_exc((ValueError, OSError, RuntimeError), _show)
+
+
+def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
+    last = trace
+    while last.tb_next is not None:
+        last = last.tb_next
+    if not str(last.tb_frame.f_globals.get("__name__", "")).startswith("nsfwlib"):
+        return shell.InteractiveTB.structured_traceback(kind, error, trace, tb_offset=tb_offset)
+    return [f"{kind.__name__}: {error}"]
