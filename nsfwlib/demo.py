@@ -215,17 +215,19 @@ def _draw_file(draft: Path, seed: int, label: str, index: int) -> dict[str, Any]
 
 def _misfile(draft: Path, truth: pd.DataFrame, rng: Rng) -> pd.DataFrame:
     """Move some pictures of each class into wrong folders: half of them among the hardest to tell."""
-    truth, odd_one = truth.copy(), 1
+    truth, planted, planted_hard = truth.copy(), 0, 0
     for label, targets in MISFILED.items():
         total = truth["true_label"].eq(label).sum()
         for target, rate in targets.items():
             count = round(rate * total)
-            hard = (count + odd_one) // 2  # of odd counts, every other one rounds up
-            odd_one ^= count % 2
+            planted += count
             free = truth[truth["true_label"].eq(label) & truth["noise"].eq("")]
             hardest = free[free["ambiguity"].gt(0)].nlargest(3 * count, "ambiguity").index
-            chosen = rng.choice(hardest, min(hard, len(hardest)), replace=False)
-            others = rng.choice(free.index.difference(chosen), count - len(chosen), replace=False)
+            # Half of all so far: a pair with too few hard pictures is made up for by the next.
+            hard = min((planted + 1) // 2 - planted_hard, count, len(hardest))
+            planted_hard += hard
+            chosen = rng.choice(hardest, hard, replace=False)
+            others = rng.choice(free.index.difference(chosen), count - hard, replace=False)
             truth.loc[chosen, ["given_label", "noise"]] = target, "ambiguous"
             truth.loc[others, ["given_label", "noise"]] = target, "random"
     for row in truth.index[truth["noise"].ne("")]:
@@ -463,7 +465,7 @@ def _ink(rng: Rng, h: int, w: int, *, toned: bool) -> tuple[Array, float]:
     """Outlined shapes on paper, drawn at twice the size; `toned` ones mostly over screentone or a burst."""
     size, unit = (2 * w, 2 * h), min(h, w) / 110  # unit: one pixel of a 220 px picture
     violet = rng.random() < (0.6 if toned else 0.15)
-    has_tone, has_burst = rng.random(2) < ((0.88, 0.6) if toned else (0.03, 0.02))
+    has_tone, has_burst = rng.random(2) < ((0.82, 0.5) if toned else (0.06, 0.04))
     image = Image.new("RGB", size, _rgb(_hsv(rng.random(), rng.uniform(0, 0.25), rng.uniform(0.82, 1))))
     ink = tuple(int(v) for v in rng.integers(0, 60, 3))
     if has_burst:
