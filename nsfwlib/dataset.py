@@ -1,17 +1,16 @@
 """What is in the folders? Scan them into the images table, split it by group, apply decisions to labels."""
 
+import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib import duplicates, images
+from nsfwlib import duplicates, images, inspection, scanning, screening
 
 DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
 SPLITS = ("train", "val", "test")
@@ -25,7 +24,7 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 UNLABELLED = ("unlabelled", "unlabeled")
-LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
+OUTSIDE = "skipped: not in a class folder"
 _ODD = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
 
@@ -38,42 +37,60 @@ def scan(
     class_map: Mapping[str, str] | None = None,
     source: str | None = None,
     screen: Path | None = None,
+    screen_distance: int = 31,
     max_pixels: int = images.MAX_PIXELS,
     min_side: int = 16,
     workers: int | None = None,
 ) -> pd.DataFrame:
-    """Read `<class>/**` or `<split>/<class>/**` → the images table, one row per file found.
+    """Read `<class>/**` or `<split>/<class>/**` → the images table, one row per file found, sorted by path.
 
-    Columns: path, given_label, split, sha256, phash, phash_mirror, source, group, width, height, format,
-    bytes, frames, problem, detail, flags and the measures brightness, contrast, sharpness, entropy, grey,
-    transparent. `attrs["warnings"]` lists what a person should know, as {"name", "message"}.
+    Columns: path, given_label, split, sha256, phash, phash_mirror, source, group (-1, see `group_duplicates`),
+    width, height, format, bytes, frames, problem ("" if usable, a key of `images.REASONS`, or "skipped: …"),
+    detail, flags (oddities that exclude nothing, joined by "; "), brightness, contrast, sharpness, entropy,
+    grey, transparent. `warnings_of` returns what a person should know.
 
     Args:
-        class_map: folder name → class; renames or merges folders, "" makes a folder unlabelled.
+        cache_dir: keeps what was measured; an unchanged file is not opened again, a killed scan goes on.
+        class_map: folder name → class; renames or merges folders, "" makes a folder unlabelled, as the
+            folder names `unlabelled` and `unlabeled` are by themselves.
         source: a regular expression searched in each path; its group called `source`, or its first group,
-            or the whole match fills the `source` column.
+            or the whole match fills the column `source`.
+        screen: a file of known-bad hashes, see `screening.load_hashes`; matches are marked "screened".
+        screen_distance: bits by which a PDQ hash may differ.
+        workers: processes, all cores if None; 0 scans in this process.
 
     Raises:
-        FileNotFoundError: `data_dir` does not exist.
-        ValueError: `data_dir` is a file, or empty, or has no class folders.
+        FileNotFoundError: `data_dir`, or the list of hashes, does not exist.
+        ValueError: `data_dir` is a file, or empty, or has no class folders; `class_map` names none of them.
     """
     data_dir = Path(data_dir)
-    found = _find_files(data_dir, class_map=dict(class_map or {}))
-    todo = found.index[found["problem"] == ""]
-    paths = [file_path(data_dir, path) for path in found.loc[todo, "path"]]
-    measured = _inspect_all(
-        paths, progress=progress, workers=workers, max_pixels=max_pixels, min_side=min_side
-    )
-    rows = pd.DataFrame([images.EMPTY_INSPECTION] * len(found), index=found.index)
-    if len(todo):
-        rows.loc[todo] = pd.DataFrame(measured, index=todo)
-    rows = rows.astype({"phash": np.uint64, "phash_mirror": np.uint64})
-    rows["problem"] = rows["problem"].where(found["problem"] == "", found["problem"])
-    table = pd.concat([found.drop(columns="problem"), rows], axis=1)
+    options = {"max_pixels": max_pixels, "min_side": min_side}
+    if screen is not None:
+        options["screen"] = screening.load_hashes(screen, max_distance=screen_distance)
+    raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}))
+    columns = {name: np.full(len(found), default, dtype=_dtype(default)) for name, default in _MEASURED.items()}
+    todo = np.flatnonzero(found["problem"] == "")
+    paths = [os.path.join(data_dir.resolve(), raw[i]) for i in todo]  # noqa: PTH118 - a million Paths are heavy
+    inspected = scanning.inspect_files(paths, options, cache_dir=cache_dir, workers=workers)
+    for k, row in tqdm(inspected, total=len(paths), disable=not progress, unit="image", desc="scan"):
+        for name, column in columns.items():
+            column[todo[k]] = row[name]
+    rows = pd.DataFrame(columns, index=found.index)
+    rows = rows.astype({name: str for name, default in _MEASURED.items() if isinstance(default, str)})
+    for name in ("problem", "detail"):
+        rows[name] = rows[name].where(found[name] == "", found[name])
+    table = pd.concat([found.drop(columns=["problem", "detail"]), rows], axis=1)
     table.insert(6, "source", _sources(table["path"], source))
     table.insert(7, "group", -1)
-    table.attrs["warnings"] = _find_warnings(table)
+    table.attrs["warnings"] = _find_warnings(table, class_folders)
     return table
+
+
+_MEASURED = {**inspection.COLUMNS, "phash": np.uint64(0), "phash_mirror": np.uint64(0)}
+
+
+def _dtype(default: object) -> type:
+    return object if isinstance(default, str) else np.dtype(type(default)).type
 
 
 def file_path(data_dir: Path, path: str) -> Path:
@@ -107,84 +124,83 @@ def _unescape(match: re.Match) -> str:
     return chr(int(text[1:], 16) + (0xDC00 if text[0] == "x" else 0))
 
 
-def _find_files(data_dir: Path, *, class_map: dict[str, str]) -> pd.DataFrame:
+def _find_files(data_dir: Path, *, class_map: dict[str, str]) -> tuple[list[str], pd.DataFrame, dict[str, str]]:
+    """Every file, sorted by path: names as the system has them; path, given_label, split, problem, detail.
+
+    The third part is the class of each class folder, empty folders included.
+    """
+    top = _top_folders(data_dir)
+    has_splits = any(name.lower() in SPLIT_FOLDERS and _folders(data_dir / name) for name in top)
+    raw, problems, details = [], [], []
+    for path, problem, detail in scanning.walk(data_dir):
+        raw.append(path)
+        problems.append(problem)
+        details.append(detail)
+    table_paths = [table_path(path) for path in raw]
+    order = sorted(range(len(raw)), key=table_paths.__getitem__)
+    places = [_place(table_paths[i], has_splits) for i in order]
+    folders = pd.Series([folder for folder, _ in places], dtype=object)
+    names = set(folders) - {""} | _class_folders(data_dir, top, has_splits)
+    unknown = sorted(set(class_map) - names)
+    if unknown:
+        found = sorted(names)
+        raise ValueError(f"class_map names folders that are not there: {unknown}. Found: {found}.")
+    merged = {name: class_map.get(name, "" if name.lower() in UNLABELLED else name) for name in names}
+    table = pd.DataFrame(
+        {
+            "path": [table_paths[i] for i in order],
+            "given_label": folders.map({**merged, "": ""}).astype(str),
+            "split": [split for _, split in places],
+            "problem": [problems[i] for i in order],
+            "detail": [details[i] for i in order],
+        }
+    ).astype(str)
+    outside = (folders == "") & (table["problem"] == "")
+    table.loc[outside, "problem"] = OUTSIDE
+    return [raw[i] for i in order], table, merged
+
+
+def _class_folders(data_dir: Path, top: list[str], has_splits: bool) -> set[str]:
+    if not has_splits:
+        return {table_path(name) for name in top}
+    inside = [data_dir / name for name in top if name.lower() in SPLIT_FOLDERS]
+    return {table_path(entry.name) for folder in inside for entry in _folders(folder)}
+
+
+def _top_folders(data_dir: Path) -> list[str]:
     if not data_dir.exists():
-        raise FileNotFoundError(
-            f"data_dir does not exist: {data_dir}. Expected a folder with one folder per class."
-        )
+        raise FileNotFoundError(f"data_dir does not exist: {data_dir}. Expected a folder with one folder per class.")
     if not data_dir.is_dir():
-        raise ValueError(
-            f"data_dir is not a folder: {data_dir}. Expected a folder with one folder per class."
-        )
-    top = sorted(entry.name for entry in data_dir.iterdir() if entry.is_dir() and not _is_skipped(entry.name))
-    if not any(data_dir.iterdir()):
+        raise ValueError(f"data_dir is not a folder: {data_dir}. Expected a folder with one folder per class.")
+    try:
+        entries = list(data_dir.iterdir())
+    except OSError as error:
+        raise ValueError(f"data_dir cannot be read: {data_dir} ({error.strerror}).") from None
+    if not entries:
         raise ValueError(f"data_dir is empty: {data_dir}. Expected one folder per class with images in it.")
+    top = sorted(entry.name for entry in entries if entry.is_dir() and not scanning.is_skipped(entry.name))
     if not top:
         raise ValueError(
             f"data_dir has no class folders: {data_dir}. Move the images into one folder per class, "
             f"for example {', '.join(DEFAULT_CLASSES)}."
         )
-    has_splits = any(name.lower() in SPLIT_FOLDERS and _has_folders(data_dir / name) for name in top)
-    records = [_record(path, problem, has_splits) for path, problem in _walk(data_dir)]
-    found = pd.DataFrame(records, columns=["path", "folder", "split", "problem"]).sort_values("path")
-    found = found.reset_index(drop=True)
-    unknown = sorted(set(class_map) - set(found["folder"]))
-    if unknown:
-        raise ValueError(
-            f"class_map names folders that are not there: {unknown}. Found: {sorted(set(found['folder']))}."
-        )
-    labels = found.pop("folder").map(lambda name: class_map.get(name, "" if name in UNLABELLED else name))
-    found.insert(1, "given_label", labels)
-    return found
+    return top
 
 
-def _has_folders(folder: Path) -> bool:
-    return any(entry.is_dir() for entry in folder.iterdir())
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [e for e in folder.iterdir() if e.is_dir() and not scanning.is_skipped(e.name)]
+    except OSError:
+        return []
 
 
-def _is_skipped(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LITTER
-
-
-def _walk(data_dir: Path) -> Iterator[tuple[str, str]]:
-    for folder, folders, names in os.walk(data_dir):
-        folders.sort()
-        relative = os.path.relpath(folder, data_dir)
-        prefix = "" if relative == "." else relative + os.sep
-        for name in names:
-            skipped = any(_is_skipped(part) for part in (prefix + name).split(os.sep))
-            yield prefix + name, "skipped: hidden or litter" if skipped else ""
-
-
-def _record(relative: str, problem: str, has_splits: bool) -> tuple[str, str, str, str]:
-    parts = [table_path(part) for part in relative.split(os.sep)]
-    split = SPLIT_FOLDERS.get(parts[0].lower(), "") if has_splits else ""
-    folders = parts[1:-1] if split else parts[:-1]
-    if not folders and not problem:
-        problem = "skipped: not in a class folder"
-    elif has_splits and not split and not problem:
-        problem = "skipped: outside the split folders"
-    return "/".join(parts), folders[0] if folders else "", split, problem
-
-
-def _inspect_all(
-    paths: Sequence[Path], *, progress: bool, workers: int | None, max_pixels: int, min_side: int
-) -> list[dict]:
-    batches = [paths[start : start + 16] for start in range(0, len(paths), 16)]
-    workers = min(workers or os.cpu_count() or 1, len(batches))
-    rows: list[dict] = []
-    bar = tqdm(total=len(paths), disable=not progress, unit="image", desc="scan")
-    with bar, ProcessPoolExecutor(max(workers, 1), mp_context=get_context("spawn")) as pool:
-        options = [(max_pixels, min_side)] * len(batches)
-        for part in pool.map(_inspect_batch, batches, options):
-            rows += part
-            bar.update(len(part))
-    return rows
-
-
-def _inspect_batch(paths: Sequence[Path], options: tuple[int, int]) -> list[dict]:
-    max_pixels, min_side = options
-    return [images.inspect(path, max_pixels=max_pixels, min_side=min_side) for path in paths]
+def _place(path: str, has_splits: bool) -> tuple[str, str]:
+    """(class folder, split) of a path; no class folder: the file lies outside."""
+    folders = path.split("/")[:-1]
+    if not has_splits:
+        return (folders[0] if folders else ""), ""
+    split = SPLIT_FOLDERS.get(folders[0].lower(), "") if folders else ""
+    return (folders[1] if split and len(folders) > 1 else ""), split
 
 
 def _sources(paths: pd.Series, pattern: str | None) -> pd.Series:
@@ -201,22 +217,28 @@ def _first_match(match: re.Match | None) -> str:
     return (named or (match[1] if match.re.groups else match[0])) or ""
 
 
-def _find_warnings(table: pd.DataFrame) -> list[dict]:
+def _find_warnings(table: pd.DataFrame, class_folders: dict[str, str]) -> list[dict[str, str]]:
     found = []
-    names = [name for name in table["given_label"].unique() if name]
-    for name in names:
-        twins = [other for other in names if other.casefold() == name.casefold() and other != name]
-        if twins and name < twins[0]:
-            found.append(
-                {
-                    "name": "look-alike classes",
-                    "message": f"The folders {[name, *twins]} differ by case alone and count as separate classes. "
-                    f"Merge them with class_map={{{name!r}: {twins[0]!r}}}.",
-                }
-            )
-        if not ((table["given_label"] == name) & (table["problem"] == "")).any():
-            found.append({"name": "empty class", "message": f"The class {name!r} has no usable image."})
-    return found
+    counts = table[table["problem"] == ""].groupby("given_label").size()
+    labels = sorted(set(class_folders.values()) - {""}, key=lambda name: (name.casefold(), name))
+    for _, twins in itertools.groupby(labels, key=str.casefold):
+        twins = list(twins)
+        if len(twins) > 1:
+            listed = ", ".join(f"{name!r} ({counts.get(name, 0)} images)" for name in twins)
+            way_out = f"To merge them pass class_map={{{twins[0]!r}: {twins[-1]!r}}}."
+            found.append(("look-alike classes", f"{listed} differ by case alone and count apart. {way_out}"))
+    for name in labels:
+        if name not in counts:
+            message = f"The class {name!r} has no usable image; it is left out. Fill or remove its folder."
+            found.append(("empty class", message))
+    outside = int((table["problem"] == OUTSIDE).sum())
+    if outside:
+        message = f"{outside} files lie in no class folder and are left out. Move them into one."
+        found.append(("outside the class folders", message))
+    screened = int((table["problem"] == "screened").sum())
+    if screened:
+        found.append(("screened", f"{screened} files match the list of known-bad hashes. {screening.LAW}"))
+    return [{"name": name, "message": message} for name, message in found]
 
 
 def warnings_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -237,9 +259,7 @@ def check_usable(table: pd.DataFrame) -> list[str]:
             f"No usable labelled image among {len(table)} files. The column `problem` says why each was left out."
         )
     if len(classes) == 1:
-        raise ValueError(
-            f"Only one class has usable images: {classes[0]!r}. A classifier needs at least two."
-        )
+        raise ValueError(f"Only one class has usable images: {classes[0]!r}. A classifier needs at least two.")
     return classes
 
 
