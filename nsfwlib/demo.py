@@ -19,6 +19,7 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -62,6 +63,7 @@ UNUSUAL = {  # good pictures that a careless reader trips over
     "sexy/modern.webp": "webp",
     "hentai/loop.gif": "animated",
 }
+PARALLEL_FROM = 200  # pictures; for fewer, starting processes takes longer than drawing
 RECIPE = 1  # raise when the drawing changes: names follow, so old data is not taken for new
 _WAY_OUT = "Nothing was drawn or changed: pass another out_dir, or move it away first."
 
@@ -194,11 +196,14 @@ def _draw_all(draft: Path, images_per_class: int, seed: int, progress: bool) -> 
     draw = partial(_draw_file, draft, seed)
     bar = partial(tqdm, total=len(labels), disable=not progress, desc="drawing", unit="image")
     workers = min(os.cpu_count() or 1, 8)
-    if workers == 1 or len(labels) < 200:  # starting processes would take longer than drawing
-        return pd.DataFrame(bar(map(draw, labels, indices)))
-    # Spawned, not forked: a notebook that calls this may run threads of TensorFlow.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return pd.DataFrame(bar(pool.map(draw, labels, indices, chunksize=10)))
+    if workers > 1 and len(labels) >= PARALLEL_FROM:
+        try:
+            # Spawned, not forked: a notebook that calls this may run threads of TensorFlow.
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                return pd.DataFrame(bar(pool.map(draw, labels, indices, chunksize=10)))
+        except BrokenProcessPool:
+            pass  # a script without `if __name__ == "__main__"`, or from stdin: draw it all here instead
+    return pd.DataFrame(bar(map(draw, labels, indices)))
 
 
 def _draw_file(draft: Path, seed: int, label: str, index: int) -> dict[str, Any]:

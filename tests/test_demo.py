@@ -1,5 +1,6 @@
 """The embedded data set: what is planted is there, is written down, and nothing else is touched."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,13 @@ def load(path: Path) -> Image.Image:
     with Image.open(path) as image:
         image.load()
         return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def copy_of(demo_data, folder: Path) -> Path:
+    """The demo once more, to be spoiled."""
+    shutil.copytree(demo_data.data, folder)
+    shutil.copy(demo.truth_path(demo_data.data), demo.truth_path(folder))
+    return folder
 
 
 def with_defect(demo_data, defect: str) -> Path:
@@ -209,11 +217,11 @@ def test_a_demo_that_is_there_already_is_reused_without_drawing(small, monkeypat
     assert contents(small.data.parent) == before
 
 
-def test_files_added_to_a_demo_by_others_are_left_alone(tmp_path):
-    truth = demo.make_demo(tmp_path / "data", images_per_class=8)
-    (tmp_path / "data" / "porn" / ".DS_Store").write_bytes(b"x")
-    pd.testing.assert_frame_equal(demo.make_demo(tmp_path / "data", images_per_class=8), truth)
-    assert (tmp_path / "data" / "porn" / ".DS_Store").exists()
+def test_files_added_to_a_demo_by_others_are_left_alone(small, tmp_path):
+    data = copy_of(small, tmp_path / "data")
+    (data / "porn" / ".DS_Store").write_bytes(b"x")
+    pd.testing.assert_frame_equal(demo.make_demo(data, images_per_class=8), small.truth)
+    assert (data / "porn" / ".DS_Store").exists()
 
 
 @pytest.mark.parametrize("other", [{"images_per_class": 9}, {"images_per_class": 8, "seed": 1}])
@@ -232,13 +240,14 @@ def test_a_folder_with_somebodys_files_is_refused_and_kept(tmp_path):
     assert contents(tmp_path) == {"data/porn/mine.txt": b"precious"}
 
 
-def test_a_demo_with_a_missing_file_is_refused_and_no_longer_has_a_truth(tmp_path):
-    truth = demo.make_demo(tmp_path / "data", images_per_class=8)
-    (tmp_path / "data" / truth["path"][7]).unlink()
+def test_a_demo_with_a_missing_file_is_refused_and_no_longer_has_a_truth(small, tmp_path):
+    data = copy_of(small, tmp_path / "data")
+    assert demo.read_truth(data) is not None
+    (data / small.truth["path"][7]).unlink()
     before = contents(tmp_path)
-    assert demo.read_truth(tmp_path / "data") is None
+    assert demo.read_truth(data) is None
     with pytest.raises(FileExistsError, match="no complete demo"):
-        demo.make_demo(tmp_path / "data", images_per_class=8)
+        demo.make_demo(data, images_per_class=8)
     assert contents(tmp_path) == before
 
 
@@ -329,3 +338,14 @@ def test_the_simulated_reviewer_refuses_pictures_that_the_truth_does_not_know(sm
 def test_the_demo_is_drawn_without_tensorflow():
     check = "import sys; import nsfwlib.demo; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], timeout=60).returncode == 0
+
+
+def test_a_script_that_cannot_start_processes_draws_the_same_by_itself(small, tmp_path):
+    script = f"""
+from pathlib import Path
+from nsfwlib import demo
+demo.PARALLEL_FROM = 1
+demo.make_demo(Path({str(tmp_path / "data")!r}), images_per_class=8)
+"""  # read from stdin: spawned processes cannot import it
+    subprocess.run([sys.executable, "-"], input=script, text=True, timeout=120, check=True, capture_output=True)
+    assert contents(tmp_path / "data") == contents(small.data)
