@@ -100,7 +100,9 @@ def read(path: Path) -> pd.DataFrame:
                 torn = _set_torn_tail_aside(path, file)
             file.seek(0)
             data = file.read()
-    except PermissionError:  # a journal that may only be read: leave the file as it is
+    except TimeoutError:
+        raise
+    except OSError:  # a journal that may only be read: leave the file as it is
         data = path.read_bytes()
         data, torn = data[: _whole_size(data)], data[_whole_size(data) :]
     table = _frame(_parse(path, data))
@@ -116,13 +118,64 @@ def decisions(path: Path) -> pd.DataFrame:
 def in_force(lines: pd.DataFrame) -> pd.DataFrame:
     """From all lines (as from `read`) to one row a `sha256`: the last decision whose action is not undone.
 
-    An action is undone when its last mark is `undo`; `redo` puts it back where it was. Lines of any other kind
-    are left alone.
+    An action is undone when its last mark is `undo`; `redo` puts it back where it was. It does not matter who
+    decided. Lines of any other kind are left alone.
     """
     marks = lines[lines["kind"].isin(["undo", "redo"])].drop_duplicates("action", keep="last")
     undone = marks.loc[marks["kind"] == "undo", "action"]
     standing = lines[(lines["kind"] == "decision") & ~lines["action"].isin(undone)]
     return standing.drop_duplicates("sha256", keep="last")[list(IN_FORCE)].reset_index(drop=True)
+
+
+class Replay:
+    """What the lines of a journal amount to, line by line: the same rule as `in_force`, kept up to date in memory.
+
+    `decisions` maps sha256 to the decision in force; `done` and `undone` hold one reviewer's actions, last one last,
+    so that undo and redo go on where an earlier sitting ended; `seconds` is the time looked at.
+    """
+
+    def __init__(self, lines: pd.DataFrame, *, reviewer: str = "") -> None:
+        self.reviewer = reviewer
+        self.decisions: dict[str, str] = {}
+        self.done: list[str] = []
+        self.undone: list[str] = []
+        self.seconds = 0.0
+        self._history: dict[str, list[tuple[str, str]]] = {}
+        self._content: dict[str, list[str]] = {}
+        self._void: set[str] = set()
+        for line in lines.to_dict("records"):
+            self.feed(line)
+
+    def feed(self, line: Mapping[str, Any]) -> list[str]:
+        """Take in one more line; returns the sha256 whose decision may have changed."""
+        kind, action, own = line["kind"], line["action"], line["reviewer"] == self.reviewer
+        if kind == "decision":
+            self._history.setdefault(line["sha256"], []).append((action, line["decision"]))
+            self._content.setdefault(action, []).append(line["sha256"])
+            self.seconds += np.nan_to_num(line.get("seconds") or 0.0)
+            if own and action not in self.done[-1:]:
+                self.done.append(action)
+                self.undone.clear()
+            changed = [line["sha256"]]
+        elif kind in ("undo", "redo"):
+            (self._void.add if kind == "undo" else self._void.discard)(action)
+            source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
+            if own and action in source:
+                source.remove(action)
+                target.append(action)
+            changed = self._content.get(action, [])
+        else:
+            changed = []
+        for sha256 in changed:
+            self._settle(sha256)
+        return changed
+
+    def _settle(self, sha256: str) -> None:
+        self.decisions.pop(sha256, None)
+        for action, decision in reversed(self._history[sha256]):
+            if action not in self._void:
+                self.decisions[sha256] = decision
+                return
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:

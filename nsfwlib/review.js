@@ -1,224 +1,439 @@
-// The grid of one page. State lives in Python; this paints a decision at once and is corrected by the answer.
-// Pixels come in messages, never in synced traits, so no saved widget state can hold one.
+// One page of a review session. State lives in Python: this paints a decision at once and is corrected by the answer.
+// Pixels come in messages, never in synced traits, so no saved widget state can hold one. Names are set as text only.
 
-const ACTIONS = [["keep", "k", "✓"], ["drop", "d", "✕"], ["unsure", "?", "?"], ["escalate", "e", "!"]];
+const ACTIONS = [
+  ["keep", "k", "✓"],
+  ["drop", "d", "✕"],
+  ["unsure", "?", "?"],
+  ["escalate", "e", "!"],
+];
 const MARK = Object.fromEntries(ACTIONS.map(([name, , mark]) => [name, mark]));
-const IDLE_LIMIT = 120; // seconds: longer than that nobody looked at one picture
+const KEYS = [
+  ["1 … 9", "give this class"], ["k", "keep the given label"], ["d", "drop from the data"], ["?", "unsure"],
+  ["e", "escalate: hide at once, hand on"], ["space", "reveal, or hide again"], ["Enter", "accept the page"],
+  ["u", "undo"], ["r", "redo"], ["n", "neighbours and near-duplicates"], ["← ↑ → ↓", "move"],
+  ["PageUp, PageDown", "turn the page"], ["h", "this help"], ["Esc", "hide, close"],
+];
+const IDLE_SECONDS = 120; // longer than that, nobody was looking at one picture
+const PATIENCE = 4000; // ms without an answer before we say that something is not saved
 
-const make = (tag, className, text) => {
+function make(tag, className = "", text = undefined) {
   const node = document.createElement(tag);
   if (className) node.className = className;
   if (text !== undefined) node.textContent = text;
   return node;
-};
+}
+
+function percent(p) {
+  return `${(100 * Math.min(Math.max(p ?? 0, 0), 1)).toFixed(1)}%`;
+}
+
+// Object URLs by name; every one is revoked, so pixels leave the browser with the page.
+function pictures() {
+  const urls = new Map();
+  const drop = (name) => {
+    if (urls.has(name)) URL.revokeObjectURL(urls.get(name));
+    urls.delete(name);
+  };
+  return {
+    drop,
+    get: (name) => urls.get(name),
+    put(name, buffer) {
+      drop(name);
+      urls.set(name, URL.createObjectURL(new Blob([buffer], { type: "image/jpeg" })));
+      return urls.get(name);
+    },
+    clear: () => [...urls.keys()].forEach(drop),
+  };
+}
 
 function render({ model, el }) {
   const classes = model.get("classes");
+  const shown = pictures();
+  const id = `nsfw-${Math.random().toString(36).slice(2)}`;
+  const pending = new Map(); // path -> [number of its last message, when]
+  let page = null, cells = [], cur = 0, seq = 0, waiting = false, wanted = null, since = performance.now();
+
+  // --- the parts ---
   const root = make("div", "nsfw-review");
   root.setAttribute("data-lm-suppress-shortcuts", "true");
-  const head = make("div", "nsfw-head");
-  const body = make("div", "nsfw-body");
-  const grid = make("div", "nsfw-grid");
+  const head = make("div", "nsfw-head"), title = make("div", "nsfw-title"), facts = make("div", "nsfw-facts");
+  const grid = make("div", "nsfw-grid"), side = make("div", "nsfw-side"), strip = make("div", "nsfw-strip");
+  const foot = make("div", "nsfw-foot"), status = make("div", "nsfw-status"), help = make("div", "nsfw-help");
+  const notice = make("div", "nsfw-notice"), pause = make("div", "nsfw-notice nsfw-pause");
   grid.tabIndex = 0;
   grid.setAttribute("role", "listbox");
-  grid.setAttribute("aria-label", "Pictures of this page");
-  const side = make("div", "nsfw-side");
-  const status = make("div", "nsfw-status");
+  grid.setAttribute("aria-label", "Pictures of this page. Press h for the keys.");
   status.setAttribute("role", "status");
   status.setAttribute("aria-live", "polite");
-  const help = make("div", "nsfw-help");
-  help.hidden = true;
-  body.append(grid, side);
-  root.append(head, body, status, help);
-
-  let page = null, cells = [], cur = 0, seq = 0, waiting = false, since = performance.now();
-  const pending = new Map(); // path -> seq of the last decision not yet confirmed
-  const urls = new Map(); // key -> object URL, so that every one is revoked
-  const id = `nsfw-${Math.random().toString(36).slice(2)}`;
-
-  const url = (key, buffer) => {
-    drop(key);
-    const made = URL.createObjectURL(new Blob([buffer], { type: "image/jpeg" }));
-    urls.set(key, made);
-    return made;
-  };
-  const drop = (key) => { if (urls.has(key)) { URL.revokeObjectURL(urls.get(key)); urls.delete(key); } };
-  const send = (op, more = {}) => { model.send({ op, seq: ++seq, ...more }); return seq; };
-  const row = () => page?.rows[cur];
-  const seconds = () => {
-    const now = performance.now(), spent = (now - since) / 1000;
-    since = now;
-    return Math.round(Math.min(spent, IDLE_LIMIT) * 1000) / 1000;
-  };
-
-  const words = (decision) => (decision ? `${MARK[decision] ?? "→"} ${decision}` : "");
-  const paint = (i) => {
-    const r = page.rows[i], c = cells[i];
-    c.dataset.decision = r.decision ? (MARK[r.decision] ? r.decision : "relabel") : "";
-    c.querySelector(".nsfw-badge").textContent = words(r.decision);
-    c.setAttribute("aria-label", `Picture ${i + 1} of ${cells.length}, given ${r.given}, suggested ${r.suggested}, ` +
-      (r.decision || "undecided") + (r.note ? `, ${r.note}` : ""));
-    if (r.decision === "escalate") { conceal(i); drop(r.path); c.querySelector("img")?.remove(); c.dataset.hidden = "escalated"; }
-    if (i === cur) paintSide();
-  };
-  const conceal = (i) => {
-    const r = page?.rows[i];
-    if (!r || !urls.has("sharp")) return;
-    drop("sharp");
-    cells[i].classList.remove("nsfw-revealed");
-    const img = cells[i].querySelector("img");
-    if (img && urls.has(r.path)) img.src = urls.get(r.path);
-    paintSide();
-  };
-  const select = (i) => {
-    if (!page || i < 0 || i >= cells.length) return;
-    if (i !== cur) conceal(cur);
-    cells[cur]?.setAttribute("aria-selected", "false");
-    cur = i;
-    cells[cur].setAttribute("aria-selected", "true");
-    grid.setAttribute("aria-activedescendant", cells[cur].id);
-    cells[cur].scrollIntoView({ block: "nearest" });
-    paintSide();
-  };
-
-  const decide = (decision) => {
-    if (!page || waiting || !row()) return;
-    const r = row();
-    r.decision = decision;
-    pending.set(r.path, send("decide", { path: r.path, decision, seconds: seconds() }));
-    paint(cur);
-    status.textContent = `Picture ${cur + 1}: ${decision}`;
-    if (model.get("advance") && cur + 1 < cells.length) select(cur + 1);
-  };
-  const accept = () => {
-    if (!page || waiting) return;
-    conceal(cur);
-    waiting = true;
-    page.rows.forEach((r, i) => { if (!r.decision) { r.decision = page.default; paint(i); } });
-    send("accept", { page: page.page, seconds: seconds() });
-  };
-  const go = (step) => { if (page && !waiting) { conceal(cur); waiting = true; send("go", { step }); } };
-  const reveal = () => {
-    if (!page || waiting || !row()) return;
-    if (urls.has("sharp")) conceal(cur);
-    else if (row().decision !== "escalate") send("reveal", { path: row().path });
-  };
-  const columns = () => getComputedStyle(grid).gridTemplateColumns.split(" ").length;
-  const toggleHelp = () => { help.hidden = !help.hidden; };
-
-  const keys = {
-    ArrowRight: () => select(cur + 1), ArrowLeft: () => select(cur - 1),
-    ArrowDown: () => select(cur + columns()), ArrowUp: () => select(cur - columns()),
-    Home: () => select(0), End: () => select(cells.length - 1),
-    Enter: accept, " ": reveal, u: () => send("undo"), r: () => send("redo"), h: toggleHelp,
-    PageDown: () => go(1), PageUp: () => go(-1),
-    Escape: () => { help.hidden = true; conceal(cur); },
-  };
-  ACTIONS.forEach(([name, key]) => { keys[key] = () => decide(name); });
-  classes.slice(0, 9).forEach((name, i) => { keys[i + 1] = () => decide(name); });
-
-  root.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.key === "Tab") return;
-    event.stopPropagation(); // no letter typed here may reach the notebook's own shortcuts
-    if (event.target.closest("button") && (event.key === "Enter" || event.key === " ")) return;
-    const handler = keys[event.key];
-    if (handler) { event.preventDefault(); handler(); }
-  });
+  notice.setAttribute("role", "alert");
+  pause.setAttribute("role", "alert");
+  strip.setAttribute("aria-label", "Neighbours and near-duplicates");
+  help.setAttribute("role", "dialog");
+  help.setAttribute("aria-label", "Keys and guidelines");
+  [help, strip, notice, pause].forEach((node) => (node.hidden = true));
 
   const button = (text, key, run, className = "") => {
     const node = make("button", `nsfw-button ${className}`);
     node.type = "button";
-    node.append(make("span", "", text));
-    if (key) node.append(make("kbd", "", key));
-    node.addEventListener("click", () => { run(); grid.focus({ preventScroll: true }); });
+    node.append(make("span", "nsfw-word", text), make("kbd", "", key));
+    node.addEventListener("click", () => {
+      run();
+      grid.focus({ preventScroll: true });
+    });
     return node;
   };
-  const bars = make("div", "nsfw-classes");
-  const classButtons = classes.map((name, i) => {
-    const node = button(name, i < 9 ? String(i + 1) : "", () => decide(name), "nsfw-class");
-    node.append(make("i", "nsfw-bar"));
-    bars.append(node);
-    return node;
-  });
-  const large = make("div", "nsfw-large"), facts = make("div", "nsfw-facts"), acts = make("div", "nsfw-acts");
-  ACTIONS.forEach(([name, key]) => acts.append(button(name, key, () => decide(name))));
-  acts.append(button("reveal", "space", reveal), button("undo", "u", () => send("undo")),
-    button("redo", "r", () => send("redo")), button("help", "h", toggleHelp));
-  const acceptButton = button("Accept page", "Enter", accept, "nsfw-primary");
-  side.append(large, facts, bars, acts, acceptButton);
+
+  // --- talking to Python ---
+  const send = (op, more = {}) => {
+    seq += 1;
+    try {
+      model.send({ op, seq, ...more });
+    } catch (error) {
+      alarm(`Not saved: ${error}. Run this cell again.`, "unsaved");
+    }
+    return seq;
+  };
+  const alarm = (text, kind = "") => {
+    notice.hidden = !text;
+    notice.textContent = text;
+    notice.dataset.kind = kind;
+  };
+  const watch = setInterval(() => {
+    const oldest = Math.min(...[...pending.values()].map(([, at]) => at));
+    if (performance.now() - oldest > PATIENCE) {
+      alarm(`${pending.size} not saved yet: the kernel does not answer. If it was restarted, run this cell again.`, "unsaved");
+    }
+  }, 1000);
+  const secondsSpent = () => {
+    const spent = (performance.now() - since) / 1000;
+    since = performance.now();
+    return Math.round(Math.min(spent, IDLE_SECONDS) * 1000) / 1000;
+  };
+
+  // --- painting ---
+  const row = () => page?.rows[cur];
+  const isShown = (r) => !r.note && r.decision !== "escalate";
+  const words = (r) => (r.decision ? `${MARK[r.decision] ?? "→"} ${r.decision}` : r.suggested ? `${r.given} → ${r.suggested}` : r.given);
+
+  const paint = (i) => {
+    const r = page.rows[i], cell = cells[i];
+    cell.dataset.decision = r.decision ? (MARK[r.decision] ? r.decision : "relabel") : "";
+    cell.classList.toggle("nsfw-pending", pending.has(r.path));
+    cell.querySelector(".nsfw-badge").textContent = words(r);
+    const hint = r.suggested ? `, might be ${r.suggested}` : "";
+    cell.setAttribute("aria-label", [`Picture ${i + 1} of ${cells.length}, filed under ${r.given}${hint}`,
+      r.decision || "undecided", r.note, r.remark].filter(Boolean).join(", "));
+    if (r.decision === "escalate") {
+      if (i === cur) conceal();
+      shown.drop(r.path);
+      cell.querySelector(".nsfw-picture").replaceChildren(make("span", "nsfw-none", "escalated"));
+    }
+    if (i === cur) paintSide();
+  };
 
   const paintSide = () => {
     const r = row();
-    if (!r) { large.replaceChildren(); facts.textContent = ""; return; }
-    const src = r.decision === "escalate" ? null : urls.get("sharp") ?? urls.get(r.path);
-    if (src) { const img = make("img"); img.src = src; img.alt = ""; large.replaceChildren(img); }
-    else large.replaceChildren(make("span", "nsfw-none", r.note || "not shown"));
-    facts.textContent = `${r.given} → ${r.suggested}`;
-    facts.title = r.path;
+    const source = r && (shown.get("sharp") ?? shown.get(r.path));
+    if (source) {
+      const img = make("img");
+      img.src = source;
+      img.alt = "";
+      large.replaceChildren(img);
+    } else large.replaceChildren(make("span", "nsfw-none", r?.note || "not shown"));
+    large.classList.toggle("nsfw-revealed", Boolean(r && shown.get("sharp")));
+    name.textContent = r ? r.path : "";
+    name.title = r ? r.path : "";
     classButtons.forEach((node, i) => {
-      const p = r.probs ? r.probs[i] : null;
-      node.querySelector(".nsfw-bar").style.width = p === null ? "0" : `${Math.round(p * 100)}%`;
-      node.dataset.role = classes[i] === r.given ? "given" : classes[i] === r.suggested ? "suggested" : "";
-      node.setAttribute("aria-pressed", String(r.decision === classes[i]));
+      node.style.setProperty("--p", percent(r?.probs?.[i]));
+      node.lastChild.previousSibling.textContent = r?.probs ? r.probs[i].toFixed(2) : "";
+      node.dataset.is = !r ? "" : classes[i] === r.given ? "given" : classes[i] === r.suggested ? "suggested" : "";
+      node.setAttribute("aria-pressed", String(r?.decision === classes[i]));
     });
+    actionButtons.forEach((node, i) => node.setAttribute("aria-pressed", String(r?.decision === ACTIONS[i][0])));
   };
 
+  const paintHead = () => {
+    const open = page.rows.filter((r) => !r.decision && isShown(r)).length;
+    accept.disabled = !page.rows.length;
+    accept.firstChild.textContent = open ? `Accept page: ${open} × ${page.default}` : "Next page";
+  };
+
+  const say = (text) => {
+    status.textContent = text;
+  };
+
+  // --- moving and revealing ---
+  const conceal = () => {
+    wanted = null;
+    if (!shown.get("sharp")) return;
+    shown.drop("sharp");
+    const cell = cells[cur], img = cell?.querySelector("img"), blurred = shown.get(row().path);
+    cell?.classList.remove("nsfw-revealed");
+    if (img && blurred) img.src = blurred;
+    paintSide();
+  };
+  const select = (i) => {
+    if (!page || i < 0 || i >= cells.length) return;
+    if (i !== cur) {
+      conceal();
+      closeStrip();
+    }
+    cells[cur]?.setAttribute("aria-selected", "false");
+    cur = i;
+    cells[cur].setAttribute("aria-selected", "true");
+    grid.setAttribute("aria-activedescendant", cells[cur].id);
+    if (grid.contains(document.activeElement)) cells[cur].scrollIntoView({ block: "nearest" });
+    paintSide();
+  };
+  const reveal = () => {
+    if (!row() || waiting) return;
+    if (wanted === row().path) return conceal();
+    if (!isShown(row())) return say("This picture is not shown.");
+    wanted = row().path;
+    send("reveal", { path: wanted });
+  };
+  const closeStrip = () => {
+    strip.hidden = true;
+    strip.replaceChildren();
+    shown.drop("strip");
+    (strip.urls ?? []).forEach((name) => shown.drop(name));
+  };
+  const details = () => {
+    if (!row() || waiting) return;
+    if (!strip.hidden) return closeStrip();
+    send("details", { path: row().path });
+  };
+  const columns = () => getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+  const toggleHelp = () => {
+    help.hidden = !help.hidden;
+  };
+
+  // --- deciding ---
+  const decide = (decision) => {
+    if (!row() || waiting) return;
+    const r = row(), i = cur;
+    alarm("");
+    r.decision = decision;
+    pending.set(r.path, [send("decide", { path: r.path, decision, seconds: secondsSpent() }), performance.now()]);
+    paint(i);
+    paintHead();
+    say(`Picture ${i + 1}: ${decision}`);
+    if (model.get("advance") && i + 1 < cells.length) select(i + 1);
+  };
+  const acceptPage = () => {
+    if (!page?.rows.length || waiting) return;
+    conceal();
+    const skip = page.rows.filter((r) => !isShown(r)).map((r) => r.path);
+    const number = send("accept", { page: page.page, skip, seconds: secondsSpent() });
+    waiting = true;
+    page.rows.forEach((r, i) => {
+      if (r.decision || !isShown(r)) return;
+      r.decision = page.default;
+      pending.set(r.path, [number, performance.now()]);
+      paint(i);
+    });
+    say(`Page accepted: ${page.default}`);
+  };
+  const turn = (step) => {
+    if (!page || waiting) return;
+    conceal();
+    waiting = true;
+    pending.set("", [send("go", { step }), performance.now()]);
+  };
+  const takeBack = (op) => {
+    if (!page || waiting) return;
+    conceal();
+    send(op);
+  };
+
+  // --- keys ---
+  const handlers = {
+    ArrowRight: () => select(cur + 1), ArrowLeft: () => select(cur - 1),
+    ArrowDown: () => select(cur + columns()), ArrowUp: () => select(cur - columns()),
+    Home: () => select(0), End: () => select(cells.length - 1),
+    PageDown: () => turn(1), PageUp: () => turn(-1),
+    Enter: acceptPage, " ": reveal, n: details, u: () => takeBack("undo"), r: () => takeBack("redo"), h: toggleHelp,
+    Escape: () => {
+      help.hidden = true;
+      closeStrip();
+      conceal();
+    },
+  };
+  ACTIONS.forEach(([action, key]) => (handlers[key] = () => decide(action)));
+  const digit = (event) => {
+    const typed = /^[1-9]$/.exec(event.key)?.[0] ?? (!event.shiftKey && /^Digit([1-9])$/.exec(event.code)?.[1]);
+    return typed && classes[typed - 1] !== undefined ? () => decide(classes[typed - 1]) : undefined;
+  };
+  root.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.key === "Tab") return;
+    event.stopPropagation(); // no letter typed here may reach the notebook's own shortcuts
+    if (event.target.closest("button") && (event.key === "Enter" || event.key === " ")) return;
+    const handler = digit(event) ?? handlers[event.key];
+    if (!handler) return;
+    event.preventDefault();
+    handler();
+  });
+  root.addEventListener("focusout", (event) => {
+    if (!root.contains(event.relatedTarget)) conceal();
+  });
+  const onVisibility = () => {
+    if (document.hidden) conceal();
+    since = performance.now();
+  };
+  document.addEventListener("visibilitychange", onVisibility);
+
+  // --- the side and the head ---
+  const large = make("div", "nsfw-large"), name = make("div", "nsfw-name");
+  large.addEventListener("click", () => {
+    reveal();
+    grid.focus({ preventScroll: true });
+  });
+  const classBox = make("div", "nsfw-classes"), actionBox = make("div", "nsfw-actions");
+  const classButtons = classes.map((text, i) => {
+    const node = button(text, i < 9 ? String(i + 1) : "", () => decide(text), "nsfw-class");
+    node.insertBefore(make("span", "nsfw-number"), node.lastChild);
+    classBox.append(node);
+    return node;
+  });
+  const actionButtons = ACTIONS.map(([action, key]) => button(action, key, () => decide(action), `nsfw-${action}`));
+  actionBox.append(...actionButtons, button("reveal", "space", reveal), button("neighbours", "n", details),
+    button("undo", "u", () => takeBack("undo")), button("redo", "r", () => takeBack("redo")));
+  const accept = button("Accept page", "Enter", acceptPage, "nsfw-primary");
+  const turns = make("div", "nsfw-turns");
+  turns.append(button("‹", "", () => turn(-1), "nsfw-turn"), button("›", "", () => turn(1), "nsfw-turn"), accept);
+  turns.children[0].setAttribute("aria-label", "Previous page");
+  turns.children[1].setAttribute("aria-label", "Next page");
+  const titles = make("div");
+  titles.append(title, facts);
+  head.append(titles, turns);
+  side.append(large, name, classBox, actionBox);
+  foot.append(status, button("keys and guidelines", "h", toggleHelp, "nsfw-quiet"));
+  const keyList = make("dl");
+  KEYS.forEach(([key, meaning]) => keyList.append(make("dt", "", key), make("dd", "", meaning)));
+  const guide = make("div", "nsfw-guide");
+  guide.innerHTML = model.get("guidelines"); // rendered from Markdown in Python, raw HTML escaped there
+  help.append(keyList, guide, button("close", "Esc", toggleHelp, "nsfw-quiet"));
+  const body = make("div", "nsfw-body");
+  body.append(grid, side);
+  pause.append(make("span"), button("carry on", "", () => (pause.hidden = true), "nsfw-quiet"));
+  root.append(pause, notice, head, body, strip, foot, help);
+
+  // --- a page arrives ---
+  const thumbnail = (key, buffer, note) => {
+    const box = make("div", "nsfw-picture");
+    if (buffer?.byteLength) {
+      const img = make("img");
+      img.src = shown.put(key, buffer);
+      img.alt = "";
+      img.draggable = false;
+      box.append(img);
+    } else box.append(make("span", "nsfw-none", note || "not shown"));
+    return box;
+  };
+  const makeCell = (r, i, buffer) => {
+    const cell = make("div", "nsfw-cell");
+    cell.id = `${id}-${i}`;
+    cell.setAttribute("role", "option");
+    cell.setAttribute("aria-selected", "false");
+    const odds = make("div", "nsfw-odds");
+    if (r.suggested && r.p_given !== null) {
+      odds.append(make("i", "nsfw-p-given"), make("i", "nsfw-p-suggested"));
+      odds.children[0].style.width = percent(r.p_given);
+      odds.children[1].style.width = percent(r.p_suggested);
+      odds.title = `${r.given} ${r.p_given.toFixed(2)}, ${r.suggested} ${r.p_suggested.toFixed(2)}`;
+    }
+    const caption = make("div", "nsfw-caption");
+    caption.append(make("span", "nsfw-badge"), make("span", "nsfw-remark", r.remark));
+    cell.append(thumbnail(r.path, buffer, r.note), odds, caption);
+    cell.addEventListener("click", () => {
+      select(i);
+      grid.focus({ preventScroll: true });
+    });
+    cell.addEventListener("dblclick", reveal);
+    return cell;
+  };
   const build = (message, buffers) => {
-    [...urls.keys()].forEach(drop);
+    shown.clear();
+    closeStrip();
     pending.clear();
-    page = message;
+    alarm("");
+    wanted = null;
     waiting = false;
     since = performance.now();
-    head.textContent = message.title;
-    cells = page.rows.map((r, i) => {
-      const c = make("div", "nsfw-cell");
-      c.id = `${id}-${i}`;
-      c.setAttribute("role", "option");
-      c.setAttribute("aria-selected", "false");
-      const box = make("div", "nsfw-picture");
-      if (buffers[i]?.byteLength) { const img = make("img"); img.src = url(r.path, buffers[i]); img.alt = ""; img.draggable = false; box.append(img); }
-      else box.append(make("span", "nsfw-none", r.note || "not shown"));
-      const caption = make("div", "nsfw-caption");
-      caption.append(make("span", "nsfw-badge"));
-      const bar = make("div", "nsfw-odds");
-      const fill = make("i");
-      fill.style.width = `${Math.round(100 * (r.odds ?? 0))}%`;
-      bar.append(fill);
-      c.append(box, bar, caption);
-      c.addEventListener("click", () => { select(i); grid.focus({ preventScroll: true }); });
-      c.addEventListener("dblclick", reveal);
-      return c;
-    });
+    page = message;
+    cells = page.rows.map((r, i) => makeCell(r, i, buffers[i]));
     grid.replaceChildren(...cells);
+    title.replaceChildren(...message.title.map(([text, strong]) => make(strong ? "b" : "span", "", text)));
+    facts.textContent = message.facts;
     cur = 0;
-    acceptButton.firstChild.textContent = `Accept page: ${page.default}`;
     page.rows.forEach((_, i) => paint(i));
-    select(Math.min(message.focus ?? 0, cells.length - 1));
+    if (cells.length) select(Math.min(message.focus, cells.length - 1));
+    paintHead();
+    paintSide();
     root.dataset.page = String(page.page);
+  };
+
+  // --- answers ---
+  const settle = (message) => {
+    pending.delete("");
+    page.rows.forEach((r, i) => {
+      const [number] = pending.get(r.path) ?? [0];
+      if (number > message.seq || !(r.path in message.decisions)) return; // a later key is still on its way
+      const changed = pending.delete(r.path) || r.decision !== message.decisions[r.path];
+      const shownAgain = r.decision === "escalate" && message.decisions[r.path] !== "escalate";
+      r.decision = message.decisions[r.path];
+      if (shownAgain) send("open");
+      if (changed) paint(i);
+    });
+    if (!pending.size && notice.dataset.kind === "unsaved") alarm("");
+    if (message.text) say(message.text);
+    paintHead();
+    root.dataset.ack = String(message.seq);
+  };
+  const showSharp = (message, buffer) => {
+    const img = cells[cur]?.querySelector("img");
+    if (!img || wanted !== message.path || row().path !== message.path) return; // left already
+    img.src = shown.put("sharp", buffer);
+    cells[cur].classList.add("nsfw-revealed");
+    paintSide();
+  };
+  const showStrip = (message, buffers) => {
+    if (row()?.path !== message.path) return;
+    closeStrip();
+    strip.urls = message.rows.map((_, i) => `strip ${i}`);
+    message.rows.forEach((r, i) => {
+      const item = make("figure", "nsfw-item");
+      item.append(thumbnail(`strip ${i}`, buffers[i], r.note), make("figcaption", "", r.label), make("small", "", r.why));
+      strip.append(item);
+    });
+    if (!message.rows.length) strip.append(make("span", "nsfw-none", "No neighbours or near-duplicates known."));
+    strip.hidden = false;
   };
   const onMessage = (message, buffers) => {
     if (message.t === "page") build(message, buffers);
-    else if (message.t === "state" && page) {
-      page.rows.forEach((r, i) => {
-        if ((pending.get(r.path) ?? 0) > message.seq || !(r.path in message.decisions)) return;
-        pending.delete(r.path);
-        if (r.decision !== message.decisions[r.path]) { r.decision = message.decisions[r.path]; paint(i); }
-      });
-      root.dataset.ack = String(message.seq);
-      if (message.text) status.textContent = message.text;
-    } else if (message.t === "reveal" && page && row()?.path === message.path && row().decision !== "escalate") {
-      const img = cells[cur].querySelector("img");
-      if (img) { img.src = url("sharp", buffers[0]); cells[cur].classList.add("nsfw-revealed"); paintSide(); }
-    } else if (message.t === "problem") { waiting = false; status.textContent = message.text; }
+    else if (message.t === "problem") {
+      waiting = false;
+      alarm(message.text);
+    } else if (!page) return;
+    else if (message.t === "state") settle(message);
+    else if (message.t === "reveal") showSharp(message, buffers[0]);
+    else if (message.t === "details") showStrip(message, buffers);
+    else if (message.t === "break") {
+      conceal();
+      pause.hidden = false;
+      pause.firstChild.textContent = message.text;
+    }
   };
-  const leave = (event) => { if (!root.contains(event.relatedTarget)) conceal(cur); };
-  grid.addEventListener("focusout", leave);
   model.on("msg:custom", onMessage);
   el.append(root);
   send("open");
   return () => {
-    [...urls.keys()].forEach(drop);
+    clearInterval(watch);
+    shown.clear();
+    document.removeEventListener("visibilitychange", onVisibility);
     model.off("msg:custom", onMessage);
   };
 }
+
 export default { render };

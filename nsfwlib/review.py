@@ -4,7 +4,8 @@
 grid in `widgets` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,21 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib import journal as journal_file
+from nsfwlib import metrics
 
 ACTIONS = ("keep", "drop", "unsure", "escalate")
 REQUIRED = ("path", "sha256", "given", "suggested", "score")
-PAGE_COST = 4.0  # pictures' worth of time that starting another (given, suggested) pair costs a reviewer
+PAGE_COST = 4.0  # turning to another pair of classes costs a reviewer about as much as looking at so many pictures
 
 
 def error_probability(queue: pd.DataFrame) -> np.ndarray:
     """How likely each label is wrong, for ordering only: float (N,) in [0, 1], rising with the score.
 
-    A margin in [-1, 1] is read as P(suggested) - P(given) between two classes; any other score by its rank.
-    Rows without a score get 0: they come last.
+    A margin P(suggested) - P(given) in [-1, 1] is read as if these two classes were all; any other score by its
+    rank. Rows without a score get 0, so they come last.
     """
     score = queue["score"].to_numpy(float)
-    if len(score) and np.nanmax(np.abs(score), initial=0) > 1:
+    if np.nanmax(np.abs(score), initial=0) > 1:
         return queue["score"].rank(pct=True).fillna(0).to_numpy(float)
     return np.nan_to_num((1 + score) / 2, nan=0.0)
 
@@ -34,32 +36,36 @@ def make_pages(queue: pd.DataFrame, *, page_size: int = 24) -> list[np.ndarray]:
     """Row positions of `queue` cut into pages of one (given, suggested) pair, the page with the most to find first.
 
     Within a pair rows go by descending score, members of one near-duplicate `group` side by side. A page ends where
-    expected errors per effort, sum(p) / (rows + `PAGE_COST`), is highest, at `page_size` at the latest, and pages
-    are ordered by that rate: so a few glaring suspects of a rare pair are not buried under full pages of a
+    the expected errors per effort, sum(p) / (rows + `PAGE_COST`), are highest, at `page_size` at the latest, and
+    pages are ordered by that rate: so a few glaring suspects of a rare pair are not buried under full pages of a
     common one.
     """
     p = error_probability(queue)
     pages, rates = [], []
-    for rows in queue.groupby(["given", "suggested"], observed=True, sort=True).indices.values():
-        rows = _by_score_with_groups_together(queue, rows, p)
-        start = 0
-        while start < len(rows):
-            part = rows[start : start + page_size]
-            rate = np.cumsum(p[part]) / (np.arange(1, len(part) + 1) + PAGE_COST)
-            size = int(np.argmax(rate[::-1] >= rate.max() - 1e-12))
-            size = len(part) - size
-            pages.append(part[:size])
+    for rows in queue.groupby(["given", "suggested"], observed=True).indices.values():
+        rows = _descending_with_groups_together(rows, p, queue)
+        while len(rows):
+            rate = np.cumsum(p[rows[:page_size]]) / (np.arange(1, min(page_size, len(rows)) + 1) + PAGE_COST)
+            size = int(np.flatnonzero(rate >= rate.max() - 1e-12)[-1]) + 1
+            pages.append(rows[:size])
             rates.append(rate[size - 1])
-            start += size
+            rows = rows[size:]
     return [pages[i] for i in np.argsort(-np.asarray(rates), kind="stable")]
 
 
-def _by_score_with_groups_together(queue: pd.DataFrame, rows: np.ndarray, p: np.ndarray) -> np.ndarray:
+def _descending_with_groups_together(rows: np.ndarray, p: np.ndarray, queue: pd.DataFrame) -> np.ndarray:
     rows = rows[np.argsort(-p[rows], kind="stable")]
     if "group" not in queue:
         return rows
-    first = pd.Series(np.arange(len(rows))).groupby(queue["group"].to_numpy()[rows]).transform("min")
-    return rows[np.argsort(first.to_numpy(), kind="stable")]
+    rank = pd.Series(np.arange(len(rows)))
+    leader = rank.groupby(queue["group"].to_numpy()[rows]).transform("min").fillna(rank)
+    return rows[np.argsort(leader.to_numpy(), kind="stable")]
+
+
+def draw_control(queue: pd.DataFrame, n: int, *, seed: int = 0) -> np.ndarray:
+    """Positions of `n` rows drawn at random, the same ones whatever the order of the rows."""
+    by_content = np.argsort(queue["sha256"].to_numpy(str), kind="stable")
+    return by_content[np.random.default_rng(seed).permutation(len(queue))[:n]]
 
 
 class ReviewSession:
@@ -68,11 +74,17 @@ class ReviewSession:
     Args:
         queue: one row a picture with the columns `path, sha256, given, suggested, score` (higher = more suspect)
             and, where known, `group`, `split`, `p_given`, `p_suggested`. Rows of the test split are refused.
-        journal: the decisions journal; what it already holds is in force, so a reopened session goes on.
+        journal: the decisions journal; what it holds already is in force, so a reopened session goes on.
         class_names: the classes a picture can be given.
         reviewer: a name that goes with each decision. Undo takes back this reviewer's decisions only.
         page_size: pictures a page, at most.
         pred_probs: out-of-sample probabilities, (N, K) in the order of `queue` and `class_names`, for display.
+        images: the images table, to know of copies and group members that are not in the queue.
+        control_every: after so many pages comes one drawn at random from the whole queue, shown without
+            suggestion, so that the base rate of errors is known; 0 = never.
+        seed: of that draw.
+
+    `queue` is the table in the order shown, with the columns `page` and `is_control` added.
     """
 
     def __init__(
@@ -84,18 +96,25 @@ class ReviewSession:
         reviewer: str = "",
         page_size: int = 24,
         pred_probs: np.ndarray | pd.DataFrame | None = None,
+        images: pd.DataFrame | None = None,
+        control_every: int = 0,
+        seed: int = 0,
     ) -> None:
         self.class_names = [str(name) for name in class_names]
-        self.journal = Path(journal)
-        self.reviewer = reviewer
-        self.page_size = page_size
+        self.journal, self.reviewer, self.page_size = Path(journal), reviewer, page_size
         _check_queue(queue, self.class_names)
-        self.pred_probs = None
-        if pred_probs is not None:
-            values = np.asarray(pred_probs, float)
-            self.pred_probs = pd.DataFrame(values, queue["path"], self.class_names)
-        self._set_pages(queue.reset_index(drop=True), make_pages(queue, page_size=page_size))
+        queue = queue.reset_index(drop=True)
+        self.pred_probs = _checked_probs(pred_probs, queue, self.class_names)
+        self.images = _known_images(queue, images)
+        labels_of = self.images.groupby("sha256")["given_label"].nunique()
+        self._conflicting = set(labels_of.index[labels_of > 1])
+        self._content_at = dict(zip(self.images["path"], self.images["sha256"], strict=True))
+        self._words = ["", *self.class_names, *ACTIONS]
+        pages, control = _with_control_pages(queue, page_size, control_every, seed)
+        self._set_pages(queue, pages, control)
         self._load()
+
+    # --- what is shown ---
 
     @property
     def n_pages(self) -> int:
@@ -103,19 +122,62 @@ class ReviewSession:
         return len(self._pages)
 
     def page(self, i: int) -> pd.DataFrame:
-        """The rows of page `i` in the order shown, with their `decision` so far ("" = none)."""
-        if not 0 <= i < self.n_pages:
-            raise IndexError(f"page must be in 0 … {self.n_pages - 1}. Received: {i}")
-        rows = self.queue.iloc[self._pages[i]].copy()
-        rows["decision"] = [self.decision(sha) for sha in rows["sha256"]]
-        return rows.reset_index(drop=True)
+        """The rows of page `i` in the order shown, and three columns more.
+
+        decision: what is in force ("" = nothing); conflict: exact copies lie under two labels, so "keep" is refused;
+        alike: how many rows of the page belong to its near-duplicate group.
+        """
+        rows = self.queue.iloc[self._page(i)].reset_index(drop=True)
+        rows["decision"] = [self.decision(sha256) for sha256 in rows["sha256"]]
+        rows["conflict"] = rows["sha256"].isin(self._conflicting)
+        groups = rows["group"] if "group" in rows else rows["path"]
+        rows["alike"] = groups.map(groups.value_counts()).fillna(1).astype(int)
+        return rows
+
+    def page_of(self, path: str) -> int:
+        """The page on which the picture at `path` is shown.
+
+        Raises:
+            KeyError: the path is not in the queue.
+        """
+        return int(self.queue["page"].iloc[self._row_of(path)])
+
+    def page_default(self, i: int) -> str:
+        """What accepting page `i` says: its suggested class where most labels are likely wrong, else "keep"."""
+        rows = self._page(i)
+        if self.queue["is_control"].iloc[rows[0]] or self._p_error[rows].mean() <= 0.5:
+            return "keep"
+        return str(self.queue["suggested"].iloc[rows[0]])
+
+    def pages(self) -> pd.DataFrame:
+        """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
+        first = self.queue.iloc[[page[0] for page in self._pages]]
+        decided = self._decided()
+        starts = [page[0] for page in self._pages]
+        return pd.DataFrame(
+            {
+                **{name: first[name].to_numpy() for name in ("given", "suggested", "is_control")},
+                "rows": [len(page) for page in self._pages],
+                "decided": np.add.reduceat(decided.astype(int), starts) if starts else [],
+                "expected_errors": np.add.reduceat(self._p_error * ~decided, starts) if starts else [],
+            }
+        ).rename_axis("page")
+
+    def first_open_page(self) -> int:
+        """The first page with a row that nobody has decided; the last page when all are, 0 when there is none."""
+        still_open = self.queue["page"].to_numpy()[~self._decided()]
+        return int(still_open[0]) if len(still_open) else max(0, self.n_pages - 1)
 
     def decision(self, sha256: str) -> str:
         """The decision in force on this content; "" when there is none."""
-        for action, decision in reversed(self._history.get(sha256, ())):
-            if action not in self._undone:
-                return decision
-        return ""
+        return self._replay.decisions.get(sha256, "")
+
+    def is_escalated(self, path: str) -> bool:
+        """Whether the content at `path` may not be shown any more; True also for a path this session does not know."""
+        sha256 = self._content_at.get(path)
+        return sha256 is None or self.decision(sha256) == "escalate"
+
+    # --- what is decided ---
 
     def decide(self, path: str, decision: str, *, seconds: float | None = None) -> None:
         """Record one decision on the picture at `path` (and all its exact copies); on disk when this returns.
@@ -127,170 +189,270 @@ class ReviewSession:
 
         Raises:
             KeyError: the path is not in the queue.
-            ValueError: no such decision, or "keep" on copies that lie under two labels.
+            ValueError: there is no such decision, or "keep" on copies that lie under two labels.
         """
-        self._decide([self._row_of(path)], [decision], seconds)
+        row = self._row_of(path)
+        if decision not in self._words[1:]:
+            raise ValueError(f"decision must be one of {self._words[1:]}. Received: {decision!r}")
+        if decision == "keep" and self.queue["sha256"].iloc[row] in self._conflicting:
+            raise ValueError("Exact copies of this picture lie under two labels, so 'keep' says nothing: give a class.")
+        self._write(self._lines([row], decision, seconds))
 
-    def accept_page(self, i: int, *, seconds: float | None = None) -> pd.DataFrame:
+    def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float | None = None) -> pd.DataFrame:
         """Give every undecided row of page `i` the page's likelier decision (`page_default`), as one action.
 
-        Copies that lie under two labels are left undecided where that decision is "keep".
+        Left undecided are the paths in `skip` (not shown to the reviewer) and, where the decision is "keep",
+        copies that lie under two labels.
 
         Returns:
             The page as it stands afterwards.
         """
-        rows, default = self.page(i), self.page_default(i)
-        todo = rows[rows["decision"] == ""].drop_duplicates("sha256")
-        if default == "keep":
-            todo = todo[~todo["sha256"].isin(self._conflicting)]
-        if len(todo):
-            each = None if seconds is None else seconds / len(todo)
-            self._decide([self._row_of(path) for path in todo["path"]], [default] * len(todo), each)
+        page, decision = self.page(i), self.page_default(i)
+        rows = page[(page["decision"] == "") & ~page["path"].isin(skip)].drop_duplicates("sha256")
+        if decision == "keep":
+            rows = rows[~rows["sha256"].isin(self._conflicting)]
+        if len(rows):
+            each = None if seconds is None else seconds / len(rows)
+            self._write(self._lines([self._row_of(path) for path in rows["path"]], decision, each))
         return self.page(i)
 
-    def page_default(self, i: int) -> str:
-        """What accepting page `i` means: its suggested class where most of its labels are likely wrong, else "keep"."""
-        rows = self._pages[i]
-        return str(self.queue["suggested"].iloc[rows[0]]) if self._p_error[rows].mean() > 0.5 else "keep"
-
     def undo(self) -> list[str]:
-        """Take back this reviewer's last action, of this sitting or an earlier one; the paths it concerned."""
-        return self._mark("undo", self._done, self._redo)
+        """Take back this reviewer's last action, of this sitting or an earlier one; the queue's paths it concerned."""
+        return self._mark("undo", self._replay.done)
 
     def redo(self) -> list[str]:
-        """Put back what was undone last; the paths it concerned."""
-        return self._mark("redo", self._redo, self._done)
+        """Put back what was undone last; the queue's paths it concerned."""
+        return self._mark("redo", self._replay.undone)
 
     def decisions(self) -> pd.DataFrame:
         """The decisions in force in the journal, one row a picture (as `journal.decisions`)."""
         return journal_file.decisions(self.journal)
 
+    def escalated(self) -> pd.DataFrame:
+        """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
+        decided = self.decisions()
+        rows = decided[decided["decision"] == "escalate"]
+        return rows[["path", "given_label", "reviewer", "time"]].reset_index(drop=True)
+
+    def trusted(self, sha256: pd.Series) -> np.ndarray:
+        """Whether a person confirmed or corrected the label of this content: bool (N,), for the next ranking."""
+        firm = {"keep", *self.class_names}
+        return sha256.map(lambda content: self.decision(content) in firm).to_numpy(bool)
+
+    def rerank(self, scores: pd.DataFrame, *, page_in_view: int | None = None) -> int:
+        """Order anew what nobody has touched: pages with a decision, control pages and the one in view stay first.
+
+        Args:
+            scores: columns `path`, `score`, `suggested` and any other of the queue's to replace; rows it does not
+                list keep theirs.
+            page_in_view: must not change under the reviewer's eyes.
+
+        Returns:
+            The number that the page in view has now (0 without one).
+        """
+        table = self.pages()
+        stays = ((table["decided"] > 0) | table["is_control"] | (table.index == page_in_view)).to_numpy(bool)
+        kept = [page for page, stay in zip(self._pages, stays, strict=True) if stay]
+        rest = np.concatenate([np.arange(0), *(p for p, stay in zip(self._pages, stays, strict=True) if not stay)])
+        queue = self.queue.drop(columns=["page", "is_control"])
+        queue.iloc[rest] = _updated(queue.iloc[rest], scores)
+        fresh = [rest[page] for page in make_pages(queue.iloc[rest], page_size=self.page_size)]
+        control = [*table["is_control"][stays], *[False] * len(fresh)]
+        self._set_pages(queue, kept + fresh, control)
+        self._sync(self._replay.decisions)
+        return 0 if page_in_view is None else int(stays[:page_in_view].sum())
+
+    # --- how far it is ---
+
     def progress(self) -> dict[str, float]:
-        """Counts for a progress line: rows, decided, what was decided, errors found, seconds, expected errors left."""
-        decision = pd.Series([self.decision(sha) for sha in self.queue["sha256"]], dtype=object)
-        given = self.queue["given"].astype(object).reset_index(drop=True)
-        relabelled = decision.isin(self.class_names) & (decision != given)
-        open_rows = (decision == "").to_numpy()
+        """Numbers for a progress line.
+
+        rows, decided, pages, pages_done; relabelled (to another class), kept, drop, unsure, escalate;
+        errors_found (relabelled or dropped); expected_left (errors among the undecided, as the score has it);
+        seconds looked at, all reviewers and sittings together.
+        """
+        state = self._state[self._codes]
+        is_class = (state >= 1) & (state <= len(self.class_names))
+        relabelled = is_class & (state != self._given)
+        count = {name: int((state == self._words.index(name)).sum()) for name in ACTIONS}
+        decided = state > 0
+        open_pages = np.unique(self.queue["page"].to_numpy()[~decided])
         return {
-            "rows": len(decision),
-            "decided": int((~open_rows).sum()),
+            "rows": len(state),
+            "decided": int(decided.sum()),
             "pages": self.n_pages,
-            "pages_done": int(sum(not open_rows[page].any() for page in self._pages)),
+            "pages_done": self.n_pages - len(open_pages),
             "relabelled": int(relabelled.sum()),
-            "kept": int(((decision == "keep") | (decision.isin(self.class_names) & ~relabelled)).sum()),
-            **{name: int((decision == name).sum()) for name in ("drop", "unsure", "escalate")},
-            "errors_found": int(relabelled.sum() + (decision == "drop").sum()),
-            "expected_left": float(self._p_error[open_rows].sum()),
-            "seconds": self._seconds,
+            "kept": count["keep"] + int((is_class & ~relabelled).sum()),
+            **{name: count[name] for name in ("drop", "unsure", "escalate")},
+            "errors_found": int(relabelled.sum()) + count["drop"],
+            "expected_left": float(self._p_error[~decided].sum()),
+            "seconds": self._replay.seconds,
         }
 
-    def first_open_page(self) -> int:
-        """The first page with a row that nobody has decided; the last page when all are."""
-        decided = np.array([self.decision(sha) != "" for sha in self.queue["sha256"]], bool)
-        return next(
-            (i for i, page in enumerate(self._pages) if not decided[page].all()), max(0, self.n_pages - 1)
-        )
+    def base_rate(self) -> dict[str, float]:
+        """Share of wrong labels on the control pages, with its 95 % interval: rows, errors, rate, low, high.
 
-    def _set_pages(self, queue: pd.DataFrame, pages: list[np.ndarray]) -> None:
-        order = np.concatenate(pages) if pages else np.arange(0)
-        ends = np.cumsum([len(page) for page in pages]).astype(int)
-        self.queue = queue.iloc[order].reset_index(drop=True)
-        self.queue["page"] = np.repeat(np.arange(len(pages)), [len(page) for page in pages])
-        self._pages = [np.arange(end - len(page), end) for page, end in zip(pages, ends, strict=True)]
+        Rows decided "unsure" or "escalate" and those still open count for nothing.
+        """
+        rows = self.queue["is_control"].to_numpy(bool)
+        state, given = self._state[self._codes][rows], self._given[rows]
+        keep, drop = self._words.index("keep"), self._words.index("drop")
+        judged = (state >= 1) & (state <= drop)
+        errors = int((judged & (state != keep) & (state != given)).sum())
+        n = int(judged.sum())
+        low, high = metrics.jeffreys(np.array([errors]), np.array([n])) if n else ([0.0], [1.0])
+        rate = errors / n if n else float("nan")
+        return {"rows": n, "errors": errors, "rate": rate, "low": float(low[0]), "high": float(high[0])}
+
+    # --- inside ---
+
+    def _set_pages(self, queue: pd.DataFrame, pages: list[np.ndarray], control: Sequence[bool]) -> None:
+        sizes = [len(page) for page in pages]
+        ends = np.cumsum([0, *sizes])
+        self._pages = [np.arange(start, end) for start, end in itertools.pairwise(ends)]
+        self.queue = queue.iloc[np.concatenate([np.arange(0), *pages])].reset_index(drop=True)
+        self.queue["page"] = np.repeat(np.arange(len(pages)), sizes)
+        self.queue["is_control"] = np.repeat(np.asarray(control, bool), sizes)
         self._position = pd.Index(self.queue["path"])
         self._p_error = error_probability(self.queue)
-        labels = self.queue.groupby("sha256")["given"].nunique()
-        self._conflicting = set(labels.index[labels > 1])
+        self._codes, contents = pd.factorize(self.queue["sha256"])
+        self._code_of = {sha256: code for code, sha256 in enumerate(contents)}
+        self._first_row = np.unique(self._codes, return_index=True)[1]
+        self._given = self.queue["given"].map(self._word).to_numpy(np.int32)
+        self._state = np.zeros(len(contents), np.int32)
 
     def _load(self) -> None:
-        """State is what the journal says: the same replay at the start and after somebody else wrote."""
         lines = journal_file.read(self.journal)
         self._size = self.journal.stat().st_size if self.journal.exists() else 0
-        self._history: dict[str, list[tuple[str, str]]] = {}
-        self._paths: dict[str, list[str]] = {}
-        self._undone: set[str] = set()
-        self._done: list[str] = []
-        self._redo: list[str] = []
-        self._seconds = float(lines["seconds"].sum())
-        columns = lines[["kind", "action", "sha256", "path", "decision", "reviewer"]]
-        for kind, action, sha256, path, decision, reviewer in columns.itertuples(index=False, name=None):
-            self._replay(kind, action, sha256, path, decision, own=reviewer == self.reviewer)
+        self._replay = journal_file.Replay(lines, reviewer=self.reviewer)
+        self._state[:] = 0
+        self._sync(self._replay.decisions)
 
-    def _replay(self, kind: str, action: str, sha256: str, path: str, decision: str, *, own: bool) -> None:
-        if kind == "decision":
-            self._history.setdefault(sha256, []).append((action, decision))
-            self._paths.setdefault(action, []).append(path)
-            if own and action not in self._done[-1:]:
-                self._done.append(action)
-                self._redo.clear()
-        elif kind in ("undo", "redo"):
-            (self._undone.add if kind == "undo" else self._undone.discard)(action)
-            source, target = (self._done, self._redo) if kind == "undo" else (self._redo, self._done)
-            if own and action in source:
-                source.remove(action)
-                target.append(action)
+    def _sync(self, contents: Collection[str]) -> None:
+        for sha256 in contents:
+            if sha256 in self._code_of:
+                self._state[self._code_of[sha256]] = self._word(self.decision(sha256))
+
+    def _word(self, word: str) -> int:
+        if word not in self._words:  # a class of an older set of classes
+            self._words.append(word)
+        return self._words.index(word)
+
+    def _decided(self) -> np.ndarray:
+        return self._state[self._codes] > 0
+
+    def _page(self, i: int) -> np.ndarray:
+        if not 0 <= i < self.n_pages:
+            raise IndexError(f"page must be one of the {self.n_pages} pages, counted from 0. Received: {i}")
+        return self._pages[i]
 
     def _row_of(self, path: str) -> int:
         try:
             return int(self._position.get_loc(path))
         except KeyError:
-            raise KeyError(
-                f"path must be one of the {len(self.queue)} in the queue. Received: {path!r}"
-            ) from None
+            raise KeyError(f"path must be one of the {len(self.queue)} in the queue. Received: {path!r}") from None
 
-    def _decide(self, rows: list[int], decisions: list[str], seconds: float | None) -> None:
-        for row, decision in zip(rows, decisions, strict=True):
-            self._check_decision(self.queue["sha256"].iloc[row], decision)
+    def _lines(self, rows: Sequence[int], decision: str, seconds: float | None) -> list[dict[str, Any]]:
         action = journal_file.new_action()
-        lines = [
-            self._line(row, action, decision, seconds) for row, decision in zip(rows, decisions, strict=True)
-        ]
-        self._write(lines)
+        shown = self.queue.iloc[rows].rename(columns={"given": "given_label"})
+        lines = shown[["sha256", "path", "given_label", "suggested", "score"]].to_dict("records")
+        more = {"kind": "decision", "action": action, "decision": decision, "seconds": seconds}
+        return [{**line, **more, "reviewer": self.reviewer} for line in lines]
 
-    def _check_decision(self, sha256: str, decision: str) -> None:
-        if decision not in ACTIONS and decision not in self.class_names:
-            raise ValueError(
-                f"decision must be one of {[*self.class_names, *ACTIONS]}. Received: {decision!r}"
-            )
-        if decision == "keep" and sha256 in self._conflicting:
-            raise ValueError(
-                "Exact copies of this picture lie under two labels: give it a class instead of 'keep'."
-            )
-
-    def _line(self, row: int, action: str, decision: str, seconds: float | None) -> dict[str, Any]:
-        shown = self.queue.iloc[row]
-        return {
-            "reviewer": self.reviewer,
-            "kind": "decision",
-            "action": action,
-            "sha256": shown["sha256"],
-            "path": shown["path"],
-            "given_label": shown["given"],
-            "decision": decision,
-            "suggested": shown["suggested"],
-            "score": float(shown["score"]),
-            "seconds": seconds,
-        }
-
-    def _mark(self, kind: str, source: list[str], target: list[str]) -> list[str]:
-        if not source:
+    def _mark(self, kind: str, actions: list[str]) -> list[str]:
+        if not actions:
             return []
-        action = source[-1]
-        self._write([{"reviewer": self.reviewer, "kind": kind, "action": action}])
-        return self._paths[action]
+        changed = self._write([{"kind": kind, "action": actions[-1], "reviewer": self.reviewer}])
+        rows = [self._first_row[self._code_of[sha256]] for sha256 in changed if sha256 in self._code_of]
+        return self.queue["path"].iloc[rows].tolist()
 
-    def _write(self, lines: list[Mapping[str, Any]]) -> None:
+    def _write(self, lines: list[dict[str, Any]]) -> list[str]:
         start, size = journal_file.append(self.journal, lines)
-        if start != self._size:  # somebody else wrote too
+        changed = [sha256 for line in lines for sha256 in self._replay.feed(line)]
+        if start == self._size:
+            self._size = size
+            self._sync(changed)
+        else:  # somebody else wrote, too
             self._load()
-            return
-        self._size = size
-        for line in lines:
-            self._replay(
-                line["kind"], line["action"], line.get("sha256", ""), line.get("path", ""),
-                line.get("decision", ""), own=True,
-            )  # fmt: skip
-            self._seconds += line.get("seconds") or 0.0
+        return changed
+
+
+def nearest(features: np.ndarray, images: pd.DataFrame, *, k: int = 8) -> Callable[[str], pd.DataFrame]:
+    """Look up which pictures voted on a label: the `k` most similar ones outside its near-duplicate group.
+
+    Args:
+        features: (N, D), rows in the order of `images`.
+        images: columns `path`, `given_label` and, where known, `group`.
+
+    Returns:
+        A function of a path that gives a table with the columns path, given_label, similarity (cosine).
+    """
+    positions = pd.Index(images["path"])
+    groups = images["group"].to_numpy() if "group" in images else np.arange(len(images))
+    norms = np.maximum(np.linalg.norm(np.asarray(features, np.float32), axis=1), 1e-12)
+
+    def look_up(path: str) -> pd.DataFrame:
+        row = positions.get_loc(path)
+        cosine = features @ features[row].astype(np.float32) / (norms * norms[row])
+        cosine = np.where(np.isfinite(cosine) & (groups != groups[row]), cosine, -np.inf)
+        best = np.argsort(-cosine, kind="stable")[:k]
+        best = best[np.isfinite(cosine[best])]
+        return images[["path", "given_label"]].iloc[best].assign(similarity=cosine[best]).reset_index(drop=True)
+
+    return look_up
+
+
+def _with_control_pages(
+    queue: pd.DataFrame, page_size: int, every: int, seed: int
+) -> tuple[list[np.ndarray], list[bool]]:
+    pages = make_pages(queue, page_size=page_size)
+    if not every or not pages:
+        return pages, [False] * len(pages)
+    drawn = draw_control(queue, page_size * (len(pages) // (every + 1)), seed=seed)
+    rest = np.setdiff1d(np.arange(len(queue)), drawn)
+    ranked = [rest[page] for page in make_pages(queue.iloc[rest], page_size=page_size)]
+    controls = [drawn[start : start + page_size] for start in range(0, len(drawn), page_size)]
+    mixed: list[np.ndarray] = []
+    flags: list[bool] = []
+    for i in range(0, max(len(ranked), len(controls) * every), every):
+        mixed += ranked[i : i + every] + controls[:1]
+        flags += [False] * len(ranked[i : i + every]) + [True] * len(controls[:1])
+        controls = controls[1:]
+    return mixed, flags
+
+
+def _updated(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in ("path", "score", "suggested") if name not in scores]
+    if missing:
+        raise ValueError(f"scores needs the columns path, score and suggested. Missing: {missing}")
+    fresh = scores.drop_duplicates("path").set_index("path").reindex(rows["path"])
+    for name in fresh.columns.intersection(rows.columns).difference(["sha256", "given"]):
+        values = pd.Series(fresh[name].to_numpy(), rows.index)
+        rows = rows.assign(**{name: values.where(values.notna(), rows[name])})
+    return rows
+
+
+def _known_images(queue: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFrame:
+    """Path, content, given label and group of every picture outside the test split that has a label."""
+    known = queue.rename(columns={"given": "given_label"})
+    if images is not None:
+        labelled = (images["sha256"].fillna("") != "") & (images["given_label"].fillna("") != "")
+        known = pd.concat([known, images[labelled & (images.get("split", "") != "test")]])
+    columns = [name for name in ("path", "sha256", "given_label", "group") if name in known]
+    return known[columns].drop_duplicates("path").reset_index(drop=True)
+
+
+def _checked_probs(
+    pred_probs: np.ndarray | pd.DataFrame | None, queue: pd.DataFrame, class_names: list[str]
+) -> pd.DataFrame | None:
+    if pred_probs is None:
+        return None
+    values = pred_probs[class_names] if isinstance(pred_probs, pd.DataFrame) else pred_probs
+    values = np.asarray(values, float)
+    if values.shape != (len(queue), len(class_names)):
+        raise ValueError(f"pred_probs should have the shape {(len(queue), len(class_names))}. Received: {values.shape}")
+    return pd.DataFrame(values, pd.Index(queue["path"]), class_names)
 
 
 def _check_queue(queue: pd.DataFrame, class_names: list[str]) -> None:
@@ -298,19 +460,18 @@ def _check_queue(queue: pd.DataFrame, class_names: list[str]) -> None:
     if missing:
         raise ValueError(f"queue needs the columns {list(REQUIRED)}. Missing: {missing}")
     if "split" in queue and (queue["split"] == "test").any():
-        rows = queue.loc[queue["split"] == "test", "path"]
+        paths = queue.loc[queue["split"] == "test", "path"]
         raise ValueError(
-            f"The test split never enters this queue. Received {len(rows)} rows of it (first: {rows.iloc[0]}). "
+            f"The test split never enters this queue. Received {len(paths)} rows of it (first: {paths.iloc[0]!r}). "
             "Leave them out: queue[queue.split != 'test']."
         )
-    if queue["path"].duplicated().any():
-        raise ValueError(
-            f"queue should have one row a path. Twice: {queue.path[queue.path.duplicated()].iloc[0]!r}"
-        )
+    twice = queue.loc[queue["path"].duplicated(), "path"]
+    if len(twice):
+        raise ValueError(f"queue should have one row a path. Received twice: {twice.iloc[0]!r}")
     if queue["sha256"].isna().any() or (queue["sha256"] == "").any():
         raise ValueError(
-            "Every row of queue needs its sha256: decisions belong to content. Scan the folders again."
+            "Every row of queue needs its sha256, for decisions belong to content. Scan the folders again."
         )
-    clash = [name for name in class_names if name in ACTIONS]
+    clash = [name for name in class_names if name in ACTIONS or not name]
     if clash:
-        raise ValueError(f"A class cannot be called like a decision {list(ACTIONS)}. Rename: {clash}")
+        raise ValueError(f"A class cannot be called like a decision, {list(ACTIONS)}. Rename: {clash}")

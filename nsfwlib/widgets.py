@@ -1,9 +1,15 @@
-"""How does a person see a `ReviewSession` in a notebook? A view: every rule lives in `review`."""
+"""How does a person see a `ReviewSession` in a notebook? As a view with keys; every rule lives in `review`.
+
+Control over exposure: the pixels that reach the browser are already blurred, grey and small. A sharp picture travels
+alone, when somebody asks for it, and is gone when they leave it. Pixels are sent as messages and never kept in the
+widget's state, so neither a saved notebook nor saved widget state can hold one.
+"""
 
 import html
-from collections import OrderedDict
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,66 +24,80 @@ from nsfwlib.review import ReviewSession
 
 HERE = Path(__file__).parent
 THUMBNAIL, REVEALED = 192, 640  # pixels on the long side
-Reply = Callable[[dict[str, Any], list[bytes]], None]
+LUMA = np.array([0.299, 0.587, 0.114])
+GAP_SECONDS = 300  # longer than that between two keys counts as a break
+Message = dict[str, Any]
 
 
 class PictureStore:
-    """Decoded small pictures of the pages in view and next, kept in memory only; the next are made in a thread."""
+    """Small pictures of the pages in view and next, in the kernel's memory only; decoded side by side in threads."""
 
-    def __init__(self, data_dir: Path, *, size: int = THUMBNAIL, keep: int = 200) -> None:
-        self.data_dir, self.size, self.keep = Path(data_dir), size, keep
-        self._small: OrderedDict[str, np.ndarray | images.ImageProblem] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    def __init__(self, data_dir: Path, *, keep: int = 256) -> None:
+        self.data_dir = Path(data_dir)
+        self.small = lru_cache(keep)(self._small)
+        self.blurred = lru_cache(keep)(self._blurred)
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="pictures")
 
-    def small(self, path: str) -> np.ndarray | images.ImageProblem:
-        """The picture, at most `size` pixels on the long side, or why there is none."""
-        if path not in self._small:
-            try:
-                source = dataset.file_path(self.data_dir, path)
-                self._small[path] = images.blurred_thumbnail(source, size=self.size, blur=0, grey=False)
-            except images.ImageProblem as problem:
-                self._small[path] = problem
-            while len(self._small) > self.keep:
-                self._small.popitem(last=False)
-        return self._small[path]
+    def _small(self, path: str) -> np.ndarray | images.ImageProblem:
+        try:
+            source = dataset.file_path(self.data_dir, path)
+            return images.blurred_thumbnail(source, size=THUMBNAIL, blur=0, grey=False)
+        except images.ImageProblem as problem:
+            return problem
 
-    def blurred(self, path: str, *, blur: float, grey: bool) -> tuple[bytes, str]:
-        """JPEG bytes to show before anybody asked to see the picture, or b"" and why there are none."""
+    def _blurred(self, path: str, blur: float, grey: float) -> tuple[bytes, str]:
+        """JPEG bytes as shown before anybody asked for more, or b"" and the reason why there is no picture."""
         picture = self.small(path)
         if isinstance(picture, images.ImageProblem):
             return b"", picture.reason
-        return images.encode_jpeg(images.blurred_thumbnail(picture, size=self.size, blur=blur, grey=grey)), ""
+        picture = images.blurred_thumbnail(picture, size=THUMBNAIL, blur=blur, grey=False)
+        mixed = (1 - grey) * picture + grey * (picture @ LUMA)[..., None]
+        return images.encode_jpeg(np.rint(mixed).astype(np.uint8)), ""
+
+    def page(self, paths: Collection[str], *, blur: float, grey: float) -> list[tuple[bytes, str]]:
+        """`blurred` of several pictures at once."""
+        return list(self._threads.map(lambda path: self.blurred(path, blur, grey), paths))
+
+    def prefetch(self, paths: Collection[str], *, blur: float, grey: float) -> None:
+        """Make these ready in the background."""
+        for path in paths:
+            self._threads.submit(self.blurred, path, blur, grey)
 
     def sharp(self, path: str) -> bytes:
-        """JPEG bytes of the picture as it is, decoded anew and not kept."""
-        source = dataset.file_path(self.data_dir, path)
-        return images.encode_jpeg(
-            images.blurred_thumbnail(source, size=REVEALED, blur=0, grey=False), quality=85
-        )
+        """JPEG bytes of the picture itself; decoded anew and not kept.
 
-    def prefetch(self, paths: list[str]) -> None:
-        """Decode these in the background."""
-        self._thread.submit(lambda: [self.small(path) for path in paths])
+        Raises:
+            ImageProblem: the file cannot be read any more.
+        """
+        source = dataset.file_path(self.data_dir, path)
+        return images.encode_jpeg(images.blurred_thumbnail(source, size=REVEALED, blur=0, grey=False), quality=85)
 
 
 class PageView(anywidget.AnyWidget):
-    """The grid in the browser (`review.js`). Pixels travel in messages: its saved state holds none."""
+    """The page in the browser (`review.js`): it asks and is answered by messages, and its state holds no picture."""
 
     _esm = HERE / "review.js"
     _css = HERE / "review.css"
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     advance = traitlets.Bool(True).tag(sync=True)
+    guidelines = traitlets.Unicode("").tag(sync=True)
 
 
 class ReviewGrid(ipywidgets.VBox):
-    """The review grid: pages of blurred pictures, keys and buttons, progress.
+    """The review grid: a page of blurred pictures with keys and buttons, filters, exposure and progress.
 
     Args:
         session: holds the queue, the decisions and all rules.
         data_dir: where the paths of the queue lie.
-        blur: radius of the blur in pixels of the thumbnail; the pixels that reach the browser are blurred.
-        grey: whether they are grey.
+        blur: radius of the blur in pixels of a 192 px thumbnail.
+        grey: 0 = as coloured as the picture, 1 = grey.
+        hidden: classes whose pictures are not shown at all, whether given or suggested.
         advance: whether a decision moves on to the next picture.
+        guidelines: a Markdown file with your own definition of the classes, shown by `h`.
+        neighbours: path → table with the columns path, given_label, similarity (see `review.nearest`).
+        rescore: session → table for `ReviewSession.rerank`; adds the button "Re-rank".
+        break_minutes: after so many minutes of work comes a reminder; 0 = never.
+        export_to: CSV file for the button "Export"; by default beside the journal.
     """
 
     def __init__(
@@ -86,113 +106,325 @@ class ReviewGrid(ipywidgets.VBox):
         data_dir: Path,
         *,
         blur: float = 6.0,
-        grey: bool = True,
+        grey: float = 1.0,
+        hidden: Collection[str] = (),
         advance: bool = True,
+        guidelines: Path | None = None,
+        neighbours: Callable[[str], pd.DataFrame] | None = None,
+        rescore: Callable[[ReviewSession], pd.DataFrame] | None = None,
+        break_minutes: float = 25.0,
+        export_to: Path | None = None,
     ) -> None:
         self.session, self.store = session, PictureStore(data_dir)
-        self.page = session.first_open_page()
-        self.revealed = 0
-        self.view = PageView(classes=session.class_names, advance=advance)
+        self.neighbours, self.rescore, self.break_seconds = neighbours, rescore, 60 * break_minutes
+        self.export_to = Path(export_to or session.journal.with_name(session.journal.stem + "_in_force.csv"))
+        self.page, self.revealed = session.first_open_page(), 0
+        self._worked = self._since_break = 0.0
+        self._last_seen = time.monotonic()
+        self.view = PageView(
+            classes=session.class_names, advance=advance, guidelines=_rendered(guidelines) if guidelines else ""
+        )
         self.view.on_msg(self._on_message)
-        self.blur = ipywidgets.FloatSlider(blur, min=0, max=16, step=0.5, description="Blur")
-        self.grey = ipywidgets.Checkbox(grey, description="Grey", indent=False)
-        self.counts = ipywidgets.HTML()
-        back, forth = ipywidgets.Button(description="‹ Page"), ipywidgets.Button(description="Page ›")
-        back.on_click(lambda _: self._go(-1))
-        forth.on_click(lambda _: self._go(1))
-        for control in (self.blur, self.grey):
-            control.observe(lambda _: self._send_page(), "value")
+        super().__init__(
+            [self._make_paging(), self._make_exposure(blur, grey, hidden), self._make_progress(), self.view],
+        )
+        self.add_class("nsfw-panel")
+        self._make_escalated()
         self._count()
-        super().__init__([ipywidgets.HBox([back, forth, self.blur, self.grey]), self.counts, self.view])
 
-    def _on_message(self, _: Any, message: dict[str, Any], __: Any) -> None:
-        handler = {
-            "open": self._open, "decide": self._decide, "accept": self._accept, "undo": self._undo,
-            "redo": self._undo, "reveal": self._reveal, "go": lambda m: self._go(m["step"]),
-        }.get(message.get("op", ""))  # fmt: skip
-        if handler is None:
+    def __repr__(self) -> str:
+        return f"ReviewGrid({self.session.n_pages} pages, {self.session.journal.name})"
+
+    # --- plain widgets around the page ---
+
+    def _make_paging(self) -> ipywidgets.HBox:
+        self.pair = ipywidgets.Dropdown(
+            description="Show", layout={"width": "330px"}, style={"description_width": "40px"}
+        )
+        self._fill_pairs()
+        self.open_only = ipywidgets.ToggleButton(description="open pages only", layout={"width": "auto"})
+        self.message = ipywidgets.HTML()
+        export = _button("Export", lambda: self._export())
+        again = [_button("Re-rank", lambda: self._rerank())] if self.rescore else []
+        for filter_ in (self.pair, self.open_only):
+            filter_.observe(lambda _: self._filter(), "value")
+        return ipywidgets.HBox([self.pair, self.open_only, *again, export, self.message])
+
+    def _fill_pairs(self) -> None:
+        pages = self.session.pages()
+        pages = pages[~pages["is_control"]].groupby(["given", "suggested"], observed=True, sort=False).size()
+        options = [
+            (f"{given} → {suggested}, {_count(n, 'page')}", (given, suggested))
+            for (given, suggested), n in pages.items()
+        ]
+        with self.pair.hold_trait_notifications():
+            self.pair.options = [("all pairs, most to find first", None), *options]
+
+    def _make_exposure(self, blur: float, grey: float, hidden: Collection[str]) -> ipywidgets.HBox:
+        slim = {"continuous_update": False, "style": {"description_width": "34px"}, "layout": {"width": "190px"}}
+        self.blur = ipywidgets.FloatSlider(
+            blur, min=0, max=16, step=0.5, description="Blur", readout_format=".1f", **slim
+        )
+        self.grey = ipywidgets.FloatSlider(
+            grey, min=0, max=1, step=0.1, description="Grey", readout_format=".1f", **slim
+        )
+        self.hide = {
+            name: ipywidgets.ToggleButton(
+                name in hidden, description=name, layout={"width": "auto"}, tooltip=f"hide {name}"
+            )
+            for name in self.session.class_names
+        }
+        for control in (self.blur, self.grey, *self.hide.values()):
+            control.observe(lambda _: self._send_page(), "value")
+        return ipywidgets.HBox([self.blur, self.grey, ipywidgets.Label("Hide"), *self.hide.values()])
+
+    def _make_progress(self) -> ipywidgets.HBox:
+        self.bar = ipywidgets.IntProgress(max=max(1, len(self.session.queue)), layout={"width": "190px"})
+        self.bar.add_class("nsfw-progress")
+        self.counts = ipywidgets.HTML()
+        self.counts.add_class("nsfw-counts")
+        return ipywidgets.HBox([self.bar, self.counts])
+
+    def _make_escalated(self) -> None:
+        self._escalated_rows = ipywidgets.HTML()
+        self.escalated = ipywidgets.Accordion([self._escalated_rows], layout={"display": "none"})
+        self.children = [*self.children, self.escalated]
+        self._n_escalated = -1
+
+    # --- messages from the page ---
+
+    def _on_message(self, _: Any, message: Message, __: Any) -> None:
+        handlers = {
+            "open": lambda m: self._send_page(focus=None),
+            "decide": self._decide,
+            "accept": self._accept,
+            "undo": self._take_back,
+            "redo": self._take_back,
+            "reveal": self._reveal,
+            "details": self._details,
+            "go": lambda m: self._go(int(m["step"])),
+        }
+        if message.get("op") not in handlers:
             return
         try:
-            handler(message)
-        except (ValueError, KeyError, OSError) as error:
-            self.view.send({"t": "problem", "text": str(error)})
+            handlers[message["op"]](message)
+        except (ValueError, KeyError, IndexError, OSError) as error:
+            self.view.send({"t": "problem", "text": str(error.args[0] if error.args else error)})
             self._send_state(message)
 
-    def _open(self, _: dict[str, Any]) -> None:
-        self._send_page()
-
-    def _decide(self, message: dict[str, Any]) -> None:
-        self.session.decide(message["path"], message["decision"], seconds=message.get("seconds"))
+    def _decide(self, message: Message) -> None:
+        seconds = self._work(message)
+        self.session.decide(message["path"], message["decision"], seconds=seconds)
         self._send_state(message)
 
-    def _accept(self, message: dict[str, Any]) -> None:
-        self.session.accept_page(message["page"], seconds=message.get("seconds"))
+    def _accept(self, message: Message) -> None:
+        self.session.accept_page(message["page"], skip=message["skip"], seconds=self._work(message))
         self._send_state(message)
         self._go(1)
 
-    def _undo(self, message: dict[str, Any]) -> None:
+    def _take_back(self, message: Message) -> None:
         paths = self.session.undo() if message["op"] == "undo" else self.session.redo()
-        shown = self.session.page(self.page)["path"].tolist()
-        rows = self.session.queue.loc[self.session.queue["path"].isin(paths), "page"]
-        if len(rows) and not set(paths) & set(shown):
-            self.page = int(rows.iloc[0])
-            self._send_page()
-        self._send_state(
-            message, text=f"{message['op']}: {', '.join(paths[:2])}" if paths else "nothing to undo"
-        )
+        if paths:
+            page = self.session.page_of(paths[0])
+            if page != self.page:
+                self.page = page
+            shown = self.session.page(page)["path"].tolist()
+            self._send_page(focus=shown.index(paths[0]))
+        text = f"{message['op']}: {_count(len(paths), 'picture')}" if paths else f"nothing to {message['op']}"
+        self._send_state(message, text=text)
 
-    def _reveal(self, message: dict[str, Any]) -> None:
+    def _reveal(self, message: Message) -> None:
+        path = message["path"]
+        if self.session.is_escalated(path):
+            raise ValueError("This picture is escalated: it is not shown any more.")
+        data = self.store.sharp(path)
         self.revealed += 1
-        self.view.send({"t": "reveal", "path": message["path"]}, [self.store.sharp(message["path"])])
+        self.view.send({"t": "reveal", "path": path}, [data])
         self._count()
 
-    def _go(self, step: int) -> None:
-        self.page = min(max(self.page + step, 0), max(self.session.n_pages - 1, 0))
-        self._send_page()
+    def _details(self, message: Message) -> None:
+        rows = self._alike(message["path"])
+        rows = rows[~rows["path"].map(self.session.is_escalated).astype(bool)]
+        nothing = [""] * len(rows)
+        pictures = self._pictures(rows["path"], rows["label"], nothing, nothing)
+        shown = [
+            {"label": row.label, "why": row.why, "note": note}
+            for row, (_, note) in zip(rows.itertuples(), pictures, strict=True)
+        ]
+        self.view.send({"t": "details", "path": message["path"], "rows": shown}, [data for data, _ in pictures])
 
-    def _send_page(self) -> None:
+    def _alike(self, path: str) -> pd.DataFrame:
+        """The other members of the near-duplicate group, then the neighbours that voted: path, label, why."""
+        known = self.session.images
+        members = known.iloc[:0]
+        if "group" in known:
+            group = known.loc[known["path"] == path, "group"]
+            members = known[known["group"].isin(group) & (known["path"] != path)]
+        members = members.assign(label=members["given_label"], why="near-duplicate")
+        if self.neighbours is None:
+            return members[["path", "label", "why"]]
+        voted = self.neighbours(path).rename(columns={"given_label": "label"})
+        voted["why"] = [f"similarity {similarity:.2f}" for similarity in voted["similarity"]]
+        return pd.concat([members[["path", "label", "why"]], voted[["path", "label", "why"]]], ignore_index=True)
+
+    # --- messages to the page ---
+
+    def _send_page(self, *, focus: int | None = 0) -> None:
         if not self.session.n_pages:
-            self.view.send(
-                {"t": "page", "page": 0, "rows": [], "default": "", "title": "Nothing to review."}, []
-            )
+            empty = {"page": 0, "rows": [], "default": "keep", "title": [["Nothing to review", True]], "facts": ""}
+            self.view.send({"t": "page", "focus": 0, **empty}, [])
             return
         rows = self.session.page(self.page)
-        shown, buffers = [], []
-        for row in rows.to_dict("records"):
-            hidden = row["decision"] == "escalate"
-            data, note = (b"", "escalated") if hidden else self._blurred(row["path"])
-            shown.append(self._row(row, note))
-            buffers.append(data)
-        first = rows.iloc[0]
-        title = f"{first['given']} → {first['suggested']}?  Page {self.page + 1} of {self.session.n_pages}"
-        message = {"t": "page", "page": self.page, "rows": shown, "title": title}
-        self.view.send({**message, "default": self.session.page_default(self.page)}, buffers)
-        if self.page + 1 < self.session.n_pages:
-            self.store.prefetch(self.session.page(self.page + 1)["path"].tolist())
+        still_open = np.flatnonzero(rows["decision"] == "")
+        if focus is None:
+            focus = int(still_open[0]) if len(still_open) else 0
+        pictures = self._pictures(rows["path"], rows["given"], rows["suggested"], rows["decision"])
+        shown = [self._row(row, note) for row, (_, note) in zip(rows.to_dict("records"), pictures, strict=True)]
+        title, facts = self._heading(rows)
+        default = self.session.page_default(self.page)
+        message = {"t": "page", "page": self.page, "focus": focus, "rows": shown, "default": default}
+        self.view.send({**message, "title": title, "facts": facts}, [data for data, _ in pictures])
         self._count()
+        following = self._next_page(1)
+        if following != self.page:
+            ahead = self.session.page(following)
+            ahead = ahead.loc[ahead["decision"] != "escalate", "path"]
+            self.store.prefetch(ahead, blur=self.blur.value, grey=self.grey.value)
 
-    def _blurred(self, path: str) -> tuple[bytes, str]:
-        return self.store.blurred(path, blur=self.blur.value, grey=self.grey.value)
+    def _pictures(
+        self,
+        paths: Collection[str],
+        given: Collection[str],
+        suggested: Collection[str],
+        decisions: Collection[str],
+    ) -> list[tuple[bytes, str]]:
+        """Blurred JPEG bytes and "" for what may be shown, else b"" and the reason, in the order of `paths`."""
+        hidden = {name for name, switch in self.hide.items() if switch.value}
+        notes = [
+            "escalated" if decision == "escalate" else "class hidden" if {label, other} & hidden else ""
+            for label, other, decision in zip(given, suggested, decisions, strict=True)
+        ]
+        visible = [path for path, note in zip(paths, notes, strict=True) if not note]
+        made = iter(self.store.page(visible, blur=self.blur.value, grey=self.grey.value))
+        return [(b"", note) if note else next(made) for note in notes]
 
-    def _row(self, row: dict[str, Any], note: str) -> dict[str, Any]:
-        probs = self.session.pred_probs
+    def _row(self, row: Message, note: str) -> Message:
+        probs = None if self.session.pred_probs is None else self.session.pred_probs.loc[row["path"]]
+        suggested = "" if row["is_control"] else str(row["suggested"])
+        p_given = row.get("p_given", np.nan if probs is None else probs[row["given"]])
+        p_suggested = row.get("p_suggested", np.nan if probs is None else probs[row["suggested"]])
+        known = suggested and np.isfinite(p_given) and np.isfinite(p_suggested)
         return {
-            **{name: str(row[name]) for name in ("path", "given", "suggested", "decision")},
+            **{name: str(row[name]) for name in ("path", "given", "decision")},
+            "suggested": suggested,
             "note": note,
-            "odds": None if pd.isna(row["score"]) else float(np.clip((1 + row["score"]) / 2, 0, 1)),
-            "probs": None if probs is None else probs.loc[row["path"]].tolist(),
+            "remark": "two labels" if row["conflict"] else f"{row['alike']} alike" if row["alike"] > 1 else "",
+            "p_given": float(p_given) if known else None,
+            "p_suggested": float(p_suggested) if known else None,
+            "probs": probs.tolist() if probs is not None and suggested and np.isfinite(probs).all() else None,
         }
 
-    def _send_state(self, message: dict[str, Any], *, text: str = "") -> None:
+    def _heading(self, rows: pd.DataFrame) -> tuple[list[tuple[str, bool]], str]:
+        first, about = rows.iloc[0], self.session.pages().loc[self.page]
+        facts = f"page {self.page + 1:,} of {self.session.n_pages:,} · {_count(len(rows), 'picture')}"
+        if first["is_control"]:
+            return [("Drawn at random: is the label right?", True)], facts
+        likely = ", looks like " if self.session.page_default(self.page) != "keep" else ", perhaps "
+        title = [("Filed under ", False), (first["given"], True), (likely, False), (first["suggested"], True)]
+        return title, f"{facts} · about {about['expected_errors']:.0f} of the undecided wrong"
+
+    def _send_state(self, message: Message, *, text: str = "") -> None:
         rows = self.session.page(self.page)
         state = dict(zip(rows["path"], rows["decision"], strict=True))
         self.view.send({"t": "state", "seq": message["seq"], "decisions": state, "text": text})
         self._count()
 
+    # --- paging, filters, progress ---
+
+    def _next_page(self, step: int) -> int:
+        """The page after (or before) the one in view among those the filters let through; itself at the end."""
+        pages = self.session.pages()
+        wanted = pd.Series(True, pages.index)
+        if self.pair.value is not None:
+            given, suggested = self.pair.value
+            wanted &= (pages["given"] == given) & (pages["suggested"] == suggested) & ~pages["is_control"]
+        if self.open_only.value:
+            wanted &= pages["decided"] < pages["rows"]
+        numbers = np.flatnonzero(wanted)
+        numbers = numbers[numbers > self.page][:1] if step > 0 else numbers[numbers < self.page][-1:]
+        return int(numbers[0]) if len(numbers) else self.page
+
+    def _go(self, step: int) -> None:
+        following = self._next_page(step)
+        end = "This is the last page." if step > 0 else "This is the first page."
+        self.message.value = end if following == self.page else ""
+        self.page = following
+        self._send_page(focus=None)
+
+    def _filter(self) -> None:
+        here, self.page = self.page, -1
+        first = self._next_page(1)
+        self.page = first if first >= 0 else here
+        self._send_page(focus=None)
+
+    def _rerank(self) -> None:
+        self.message.value = "re-ranking …"
+        self.page = self.session.rerank(self.rescore(self.session), page_in_view=self.page)
+        self._fill_pairs()
+        self.message.value = "re-ranked: the page in view has not changed"
+        self._send_page(focus=None)
+
+    def _export(self) -> None:
+        table = self.session.decisions()
+        table.to_csv(self.export_to, index=False, errors="surrogateescape")
+        self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {self.export_to}")
+
+    def _work(self, message: Message) -> float:
+        seconds, now = float(message.get("seconds") or 0.0), time.monotonic()
+        self._since_break = 0.0 if now - self._last_seen > GAP_SECONDS else self._since_break + seconds
+        self._last_seen = now
+        self._worked += seconds
+        if 0 < self.break_seconds <= self._since_break:
+            minutes = self._since_break / 60
+            self._since_break = 0.0
+            self.view.send({"t": "break", "text": f"{minutes:.0f} minutes without a break. Look at something else?"})
+        return seconds
+
     def _count(self) -> None:
         p = self.session.progress()
-        text = (
-            f"{p['decided']:,} of {p['rows']:,} decided · {p['errors_found']:,} errors found · "
-            f"{self.revealed:,} revealed · {p['seconds'] / 60:.0f} min"
-        )
-        self.counts.value = html.escape(text)
+        self.bar.value = p["decided"]
+        found = f"{p['errors_found'] * 60 / p['seconds']:.1f} a minute" if p["seconds"] > 60 else "so far"
+        parts = [
+            f"{p['decided']:,} of {p['rows']:,} decided",
+            f"{p['errors_found']:,} errors found, {found}",
+            f"about {p['expected_left']:,.0f} left",
+            f"{_count(p['unsure'], 'picture')} unsure",
+            f"{_count(self.revealed, 'picture')} revealed and {self._worked / 60:.0f} min worked in this sitting",
+        ]
+        self.counts.value = " · ".join(parts)
+        if p["escalate"] != self._n_escalated:
+            self._n_escalated = p["escalate"]
+            self._list_escalated()
+
+    def _list_escalated(self) -> None:
+        table = self.session.escalated()
+        self.escalated.layout.display = None if len(table) else "none"
+        self.escalated.titles = (f"Escalated: {_count(len(table), 'picture')}, listed without pixels",)
+        self._escalated_rows.value = table.to_html(index=False, border=0, escape=True)
+
+
+def _button(text: str, run: Callable[[], None]) -> ipywidgets.Button:
+    button = ipywidgets.Button(description=text, layout={"width": "auto"})
+    button.on_click(lambda _: run())
+    return button
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def _rendered(guidelines: Path) -> str:
+    """Markdown as HTML; raw HTML in the file is shown as text."""
+    import mistune  # comes with JupyterLab's nbconvert
+
+    return str(mistune.create_markdown(escape=True, plugins=["table"])(Path(guidelines).read_text("utf-8")))
