@@ -128,7 +128,10 @@ def read_truth(data_dir: Path) -> pd.DataFrame | None:
 
 
 def planted_errors(truth: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of readable pictures whose given label is wrong, copies under two labels included."""
+    """Return the rows of readable pictures whose given label is wrong.
+
+    Copies under two labels are included, by the copy that lies in the wrong folder; placeholders are not.
+    """
     return truth[truth["true_label"].ne("") & truth["true_label"].ne(truth["given_label"])]
 
 
@@ -201,8 +204,8 @@ def _draw_all(draft: Path, images_per_class: int, seed: int, progress: bool) -> 
             # Spawned, not forked: a notebook that calls this may run threads of TensorFlow.
             with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
                 return pd.DataFrame(bar(pool.map(draw, labels, indices, chunksize=10)))
-        except BrokenProcessPool:
-            pass  # a script without `if __name__ == "__main__"`, or from stdin: draw it all here instead
+        except BrokenProcessPool:  # a script without `if __name__ == "__main__"`, or one read from stdin
+            pass  # drawn below, by this process alone
     return pd.DataFrame(bar(map(draw, labels, indices)))
 
 
