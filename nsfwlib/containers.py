@@ -164,8 +164,7 @@ def _scan_flags(data: bytes, start: int, end: int, restart: int) -> Iterator[str
     numbers = [match[1][0] - 0xD0 for match in re.compile(rb"\xff([\xd0-\xd7])").finditer(data, start, end)]
     if any(number != i % 8 for i, number in enumerate(numbers)) or (numbers and not restart):
         yield "damaged data: restart markers out of order"
-    if data.find(_ZEROS, start, end) >= 0:
-        yield "damaged data: a long run of zeros"
+    yield from _hole(data, start, end)
 
 
 def _check_png(data: bytes) -> Container:
@@ -218,7 +217,11 @@ def _check_webp(data: bytes) -> Container:
     end = 8 + struct.unpack_from("<I", data, 4)[0]
     if end > len(data):
         return Container("truncated", f"{len(data):,} of {end:,} bytes")
-    return Container(flags=_trailing(data, end + end % 2))
+    return Container(flags=(*_hole(data, 12, end), *_trailing(data, end + end % 2)))
+
+
+def _hole(data: bytes, start: int, end: int) -> tuple[str, ...]:
+    return ("damaged data: a long run of zeros",) if data.find(_ZEROS, start, end) >= 0 else ()
 
 
 def _check_bmp(data: bytes) -> Container:
@@ -226,8 +229,30 @@ def _check_bmp(data: bytes) -> Container:
     return Container(flags=_trailing(data, announced) if announced > 54 else ())
 
 
+def _check_tiff(data: bytes) -> Container:
+    order = "<" if data[:2] == b"II" else ">"
+    if struct.unpack_from(order + "H", data, 2)[0] != 42:  # BigTIFF: left to the decoder
+        return Container()
+    directory = struct.unpack_from(order + "I", data, 4)[0]
+    count = struct.unpack_from(order + "H", data, directory)[0]
+    fields = {}
+    for i in range(count):
+        tag, kind, number, _ = struct.unpack_from(order + "HHII", data, directory + 2 + 12 * i)
+        if tag in (273, 279, 324, 325) and kind in (3, 4):  # where strips or tiles start, and how long they are
+            form = f"{order}{number}{'H' if kind == 3 else 'I'}"
+            place = directory + 10 + 12 * i
+            if struct.calcsize(form) > 4:
+                place = struct.unpack_from(order + "I", data, place)[0]
+            fields[tag] = struct.unpack_from(form, data, place)
+    for starts, lengths in ((273, 279), (324, 325)):
+        ends = map(sum, zip(fields.get(starts, ()), fields.get(lengths, ()), strict=False))
+        if max(ends, default=0) > len(data):
+            return Container("truncated", "pixels lie behind the end of the file")
+    return Container()
+
+
 def _check_jpeg2000(data: bytes) -> Container:
-    start, end, flags = 0, len(data), ()
+    start, end = 0, len(data)
     if data[4:8] == b"jP  ":
         for kind, first, last in _boxes(data):
             if last > len(data):
@@ -241,8 +266,7 @@ def _check_jpeg2000(data: bytes) -> Container:
     last = data.rfind(b"\xff\xd9", start, end)
     if last < 0 or (last + 2 < end and start > 0 and data[last + 2 : end].strip(b"\0")):
         return Container("truncated", "the code stream has no end")
-    flags = _trailing(data, last + 2) if start == 0 else ()
-    return Container(flags=flags)
+    return Container(flags=(*_hole(data, start, end), *(_trailing(data, last + 2) if start == 0 else ())))
 
 
 def _check_boxes(data: bytes) -> Container:
@@ -275,6 +299,7 @@ _WALKS = {
     "GIF": _check_gif,
     "WEBP": _check_webp,
     "BMP": _check_bmp,
+    "TIFF": _check_tiff,
     "JPEG2000": _check_jpeg2000,
     "AVIF": _check_boxes,
     "HEIF": _check_boxes,

@@ -264,15 +264,77 @@ def check_usable(table: pd.DataFrame) -> list[str]:
 
 
 def group_duplicates(
-    table: pd.DataFrame, *, data_dir: Path | None = None, cache_dir: Path | None = None, max_distance: int = 4
+    table: pd.DataFrame,
+    *,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    features: np.ndarray | None = None,
+    max_distance: int = duplicates.MAX_DISTANCE,
+    min_cosine: float = 0.98,
 ) -> pd.Series:
-    """Near-duplicate groups of the images table → int64 Series with its index; unusable rows get -1."""
+    """Near-duplicate groups of the images table → int64 Series "group" with its index; unusable rows get -1.
+
+    Byte-identical files always share a group. Others are joined by perceptual hash, mirror images
+    included, and confirmed by their thumbnails, which come from the scan's cache or are decoded anew;
+    without both, the hash alone decides, at a distance that is safe for a table of this size.
+
+    Args:
+        data_dir, cache_dir: as given to `scan`.
+        features: (N, D) bottleneck features in the table's order, NaN rows allowed; rows whose cosine is
+            `min_cosine` or more are joined as well: crops and captions that no hash recognises.
+    """
     usable = table[table["problem"] == ""]
-    groups = pd.Series(-1, index=table.index, name="group", dtype=np.int64)
-    groups[usable.index] = duplicates.group_near_duplicates(
-        usable["phash"].to_numpy(), mirrored=usable["phash_mirror"].to_numpy(), max_distance=max_distance
+    one_each = usable.drop_duplicates("sha256")
+    thumbs = None
+    if cache_dir is not None or data_dir is not None:
+        thumbs = _thumb_reader(one_each, data_dir, cache_dir)
+    blank = duplicates.is_blank(one_each)
+    by_hash = duplicates.group_near_duplicates(
+        one_each["phash"].to_numpy(),
+        mirrored=one_each["phash_mirror"].to_numpy(),
+        max_distance=max_distance,
+        thumbs=thumbs,
+        blank=blank,
     )
+    if features is not None:
+        places = np.flatnonzero(np.isin(table.index, one_each.index))
+        rows = np.where(blank[:, None], np.nan, np.asarray(features)[places])
+        left, right = duplicates.feature_pairs(rows, min_cosine=min_cosine)
+        everyone = np.arange(len(one_each))
+        first = pd.Series(everyone).groupby(by_hash).transform("first").to_numpy()
+        left, right = np.concatenate([left, everyone]), np.concatenate([right, first])
+        by_hash = duplicates.components(left, right, len(one_each))
+    by_content = pd.Series(by_hash, index=one_each["sha256"].to_numpy())
+    groups = pd.Series(-1, index=table.index, name="group", dtype=np.int64)
+    groups[usable.index] = usable["sha256"].map(by_content).astype(np.int64)
     return groups
+
+
+def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> duplicates.Thumbs:
+    contents, paths = table["sha256"].to_numpy(), table["path"].to_numpy()
+
+    def read(positions: np.ndarray) -> np.ndarray:
+        pictures = np.zeros((len(positions), inspection.THUMB, inspection.THUMB), dtype=np.uint8)
+        for start in range(0, len(positions), 5000):
+            part = positions[start : start + 5000]
+            cached = scanning.read_thumbs(cache_dir, contents[part]) if cache_dir is not None else {}
+            for k, position in enumerate(part, start=start):
+                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position])
+                pictures[k] = np.frombuffer(data, dtype=np.uint8).reshape(pictures.shape[1:])
+        return pictures
+
+    return read
+
+
+def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
+    if data_dir is None:
+        raise ValueError(
+            f"The thumbnail of {path} is not in the cache. Pass the cache_dir that `scan` was given, or data_dir."
+        )
+    row = inspection.inspect(file_path(data_dir, path), min_side=1)
+    if row["problem"]:
+        raise ValueError(f"{path} could be read by the scan, and now is: {row['problem']}. Scan again.")
+    return row["thumb"]
 
 
 def assign_splits(

@@ -206,6 +206,17 @@ def _store(cache: sqlite3.Connection, stamp: str, path: str, state: Sequence[int
         cache.execute("INSERT OR IGNORE INTO thumbs VALUES (?, ?)", [row["sha256"], row["thumb"]])
 
 
+def read_thumbs(cache_dir: Path, contents: Sequence[str]) -> dict[str, bytes]:
+    """The grey thumbnails in the cache, by sha256; what is not there is left out."""
+    found: dict[str, bytes] = {}
+    with contextlib.closing(open_cache(cache_dir)) as cache:
+        for start in range(0, len(contents), 500):
+            part = [str(content) for content in contents[start : start + 500]]
+            marks = ",".join("?" * len(part))
+            found |= cache.execute(f"SELECT sha256, thumb FROM thumbs WHERE sha256 IN ({marks})", part)
+    return found
+
+
 @dataclasses.dataclass
 class _Worker:
     process: multiprocessing.process.BaseProcess
