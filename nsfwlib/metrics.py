@@ -8,7 +8,6 @@ bootstrap calls an empty cell certain; everything else is bootstrapped by group.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -257,8 +256,8 @@ def scores(
 
     Accuracy, recall, precision and F1 have Jeffreys intervals on effective counts (F1 through the share
     TP / (TP + FP + FN), of which it is a rising function); balanced accuracy averages draws from the recalls;
-    average precision, log-loss, Brier score and calibration error have Bayesian bootstrap intervals by group,
-    the calibration error's mirrored at the estimate because chance only ever raises it.
+    average precision, log-loss, Brier score and calibration error have Bayesian bootstrap intervals by group, that
+    of average precision with one more group ranked last, that of the calibration error allowing for its bias.
 
     Args:
         labels: (N,) class of each row.
@@ -342,14 +341,16 @@ def _bootstrapped_scores(
     present = [c for c in range(k) if 0 < truth[:, c].sum() < n]
     curves = [_ThresholdBins(truth[:, c] > 0, probs[:, c]) for c in present]
     sums = vstack([csr_array(losses.T), gaps]).astype(np.float32)  # sparse: BLAS is 100 times slower on this shape
+    one_more = (np.bincount(members).astype(float) ** 2).sum() / n
     replicates = []
     for weight in _bootstrap_weights(members, draws, rng):
+        extra = one_more * rng.standard_exponential(weight.shape[1])
         means = sums @ weight / weight.sum(axis=0)
-        precision = [curve.average_precision(weight) for curve in curves]
-        replicates.append(np.vstack([means[:2], np.abs(means[2:]).sum(axis=0), *precision]))
-    low, high = np.quantile(np.hstack(replicates), _tails(level), axis=1)
-    error = np.abs(gaps.sum(axis=1)).sum() / n
-    low[2], high[2] = max(2 * error - high[2], 0), max(2 * error - low[2], 0)
+        replicates.append(np.vstack([means, *(curve.average_precision(weight, extra) for curve in curves)]))
+    replicates = np.hstack(replicates)
+    error, *span = _calibration_interval(gaps.sum(axis=1) / n, replicates[2:17], level)
+    low, high = np.quantile(np.delete(replicates, np.s_[2:17], axis=0), _tails(level), axis=1)
+    low, high = np.insert(low, 2, span[0]), np.insert(high, 2, span[1])
     values = [*losses.mean(axis=0), error] + [average_precision_score(truth[:, c], probs[:, c]) for c in present]
     names = [("log-loss", ""), ("Brier score", ""), ("calibration error", "")]
     names += [("average precision", class_names[c]) for c in present]
@@ -364,6 +365,20 @@ def _bootstrapped_scores(
         {"score": "average precision", "class": class_names[c], "support": int(truth[:, c].sum())} | nothing
         for c in missing
     ]
+
+
+def _calibration_interval(gap: np.ndarray, replicates: np.ndarray, level: float) -> tuple[float, float, float]:
+    """Calibration error of the gaps (bins,) and its interval, given their bootstrap replicates (bins, draws).
+
+    Chance only ever raises the error. Its low end is therefore that of the smallest multiple of the gaps from which
+    chance could have raised it to what is seen; the bootstrap's own quantile is high enough for the high end.
+    """
+    error = np.abs(gap).sum()
+    chance = replicates - gap[:, None]
+    shrunk = np.linspace(0, 1, 41)
+    reach = [np.quantile(np.abs(part * gap[:, None] + chance).sum(axis=0), _tails(level)[1]) for part in shrunk]
+    low = error * shrunk[np.argmax(np.array(reach) >= error)]
+    return float(error), float(low), float(max(reach[-1], error))
 
 
 def _bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -392,11 +407,16 @@ class _ThresholdBins:
         self.positive = csr_array((ones * positive[order], (which.cumsum(), order)), shape=shape)
         self.positive.eliminate_zeros()
 
-    def average_precision(self, weight: np.ndarray) -> np.ndarray:
-        """(B,) average precision under row weights (N, B)."""
+    def average_precision(self, weight: np.ndarray, extra: np.ndarray) -> np.ndarray:
+        """(B,) average precision under row weights (N, B), with one more positive of weight extra (B,) ranked last.
+
+        Rows ranked last are rare and decide how bad it can get: without one more, the interval misses them.
+        """
         total = (self.all @ weight).cumsum(axis=0, dtype=np.float64)
         hits = (self.positive @ weight).astype(np.float64)
-        return (hits * hits.cumsum(axis=0) / total).sum(axis=0) / hits.sum(axis=0)
+        found = hits.cumsum(axis=0)
+        last = extra * (found[-1] + extra) / (total[-1] + extra)
+        return ((hits * found / total).sum(axis=0) + last) / (found[-1] + extra)
 
 
 # ── Safe or unsafe: which threshold ─────────────────────────────────────────────────────────────
@@ -627,7 +647,7 @@ def slice_attributes(images: pd.DataFrame, metadata: pd.DataFrame | None = None)
     """
     table = pd.DataFrame(index=pd.RangeIndex(len(images)))
     column = {name: images[name].reset_index(drop=True) for name in images}
-    for name in ("source", "format", "brightness", "sharpness"):
+    for name in ("source", "format", "brightness", "sharpness", "transparent"):
         if name in column:
             table[name] = column[name]
     if {"width", "height"} <= column.keys():
@@ -636,7 +656,7 @@ def slice_attributes(images: pd.DataFrame, metadata: pd.DataFrame | None = None)
             side, [0, 150, 300, 600, 1200, np.inf], labels=["≤ 150 px", "151–300", "301–600", "601–1200", "> 1200 px"]
         ).astype(object)
     if "grey" in column:
-        table["colour"] = np.where(column["grey"], "greyscale", "colour")
+        table["colour"] = np.where(column["grey"].eq(True), "greyscale", "colour")
     if "frames" in column:
         table["animation"] = np.where(column["frames"] > 1, "animated", "still")
     if "group" in column:
@@ -826,8 +846,7 @@ def enlarge_audit(audit: pd.DataFrame, *, agreements: int) -> pd.DataFrame:
     rest = min(agreements - few, size[STRATA[3]])
     few = min(agreements - rest, size[STRATA[2]])
     quota = audit["stratum"].map({STRATA[0]: 0, STRATA[1]: size[STRATA[1]], STRATA[2]: few, STRATA[3]: rest})
-    before = audit["picked"] if "picked" in audit else False
-    return audit.assign(picked=audit["order"].lt(quota.astype(int)) | before)
+    return audit.assign(picked=audit["order"].lt(quota.astype(int)) | audit.get("picked", False))
 
 
 def audit_plan(
@@ -1047,7 +1066,7 @@ def save_incarnation(
     }  # fmt: skip
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def read_incarnations(paths: Sequence[Path]) -> pd.DataFrame:
