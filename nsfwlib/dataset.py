@@ -11,9 +11,22 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib import duplicates, images, inspection, scanning, screening
+from nsfwlib.splits import SPLITS, assign_splits
+
+__all__ = [
+    "DEFAULT_CLASSES",
+    "SPLITS",
+    "assign_splits",
+    "check_usable",
+    "current_labels",
+    "file_path",
+    "group_duplicates",
+    "scan",
+    "table_path",
+    "warnings_of",
+]
 
 DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
-SPLITS = ("train", "val", "test")
 SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -82,6 +95,7 @@ def scan(
     table = pd.concat([found.drop(columns=["problem", "detail"]), rows], axis=1)
     table.insert(6, "source", _sources(table["path"], source))
     table.insert(7, "group", -1)
+    table.attrs["data_dir"] = str(data_dir)
     table.attrs["warnings"] = _find_warnings(table, class_folders)
     return table
 
@@ -250,16 +264,22 @@ def check_usable(table: pd.DataFrame) -> list[str]:
     """The classes that can be trained on, sorted.
 
     Raises:
-        ValueError: no usable image at all, or only one class has any.
+        ValueError: no usable labelled image at all, or only one class has any.
     """
+    where = table.attrs.get("data_dir", "the images table")
     usable = table[(table["problem"] == "") & (table["given_label"] != "")]
     classes = sorted(usable["given_label"].unique())
     if not classes:
+        reasons = table.loc[table["problem"] != "", "problem"].value_counts().to_dict()
         raise ValueError(
-            f"No usable labelled image among {len(table)} files. The column `problem` says why each was left out."
+            f"No usable labelled image in {where}, among {len(table)} files {reasons}. "
+            "The column `problem` says why each was left out."
         )
     if len(classes) == 1:
-        raise ValueError(f"Only one class has usable images: {classes[0]!r}. A classifier needs at least two.")
+        raise ValueError(
+            f"Only one class in {where} has usable images: {classes[0]!r} ({len(usable)}). "
+            "A classifier needs at least two: add a folder with images of another class."
+        )
     return classes
 
 
@@ -335,32 +355,6 @@ def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
     if row["problem"]:
         raise ValueError(f"{path} could be read by the scan, and now is: {row['problem']}. Scan again.")
     return row["thumb"]
-
-
-def assign_splits(
-    table: pd.DataFrame,
-    *,
-    previous: pd.DataFrame | None = None,
-    fractions: Sequence[float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Fill `split` by whole groups, stratified by class; rows with a problem get "".
-
-    Splits that the folders gave are kept.
-    """
-    result = table.copy()
-    result.loc[result["problem"] != "", "split"] = ""
-    usable = result[(result["problem"] == "") & (result["split"] == "")]
-    generator = np.random.default_rng(seed)
-    groups = usable.groupby("group")["given_label"].agg(["first", "size"]).sort_index()
-    for _, members in groups.groupby("first"):
-        order = members.sample(frac=1, random_state=generator)
-        middle = (order["size"].cumsum() - order["size"] / 2) / order["size"].sum()
-        chosen = np.array(SPLITS)[np.searchsorted(np.cumsum(fractions)[:2], middle)]
-        by_group = pd.Series(chosen, index=order.index)
-        rows = usable.index[usable["group"].isin(order.index)]
-        result.loc[rows, "split"] = usable.loc[rows, "group"].map(by_group)
-    return result
 
 
 def current_labels(table: pd.DataFrame, journal: Path | pd.DataFrame | None) -> pd.Series:

@@ -117,7 +117,7 @@ def _affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float
     """The largest distance with at most `budget` candidates per image: each costs a second look."""
     if len(hashes) < 2:
         return max_distance
-    counts = _sampled_distances(hashes, hashes, seed=0)
+    counts = _sampled_distances(hashes, hashes, seed=0, shifts=50)
     expected = np.cumsum(counts) / counts.sum() * (len(hashes) - 1)
     return int(min(max(np.searchsorted(expected, budget, side="right") - 1, 4), max_distance))
 
@@ -197,7 +197,7 @@ def _buckets(hashes: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
     bits = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1)
     # Every fourth bit, staggered by row: low and high frequencies in each band keep the buckets even.
     mine = bits[:, [i for i in range(64) if (i + i // 8) % 4 == band]]
-    keys = np.packbits(mine, axis=1).view(np.uint16).ravel()
+    keys = np.ascontiguousarray(np.packbits(mine, axis=1)).view(np.uint16).ravel()
     order = np.argsort(keys, kind="stable")
     return order, np.searchsorted(keys[order], np.arange((1 << 16) + 1))
 
