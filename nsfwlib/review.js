@@ -125,11 +125,17 @@ function render({ model, el }) {
     cell.setAttribute("aria-label", [`Picture ${i + 1} of ${cells.length}, filed under ${r.given}${hint}`,
       r.decision || "undecided", r.note, r.remark].filter(Boolean).join(", "));
     if (r.decision === "escalate") {
-      if (i === cur) conceal();
-      shown.drop(r.path);
-      cell.querySelector(".nsfw-picture").replaceChildren(make("span", "nsfw-none", "escalated"));
+      page.rows.forEach((other, j) => {
+        if (other === r || other.group === r.group) hide(j);
+      });
     }
     if (i === cur) paintSide();
+  };
+  const hide = (i) => {
+    if (i === cur) conceal();
+    page.rows[i].note ||= "escalated";
+    shown.drop(page.rows[i].path);
+    cells[i].querySelector(".nsfw-picture").replaceChildren(make("span", "nsfw-none", page.rows[i].note));
   };
 
   const paintSide = () => {
@@ -156,7 +162,8 @@ function render({ model, el }) {
   const paintHead = () => {
     const open = page.rows.filter((r) => !r.decision && isShown(r)).length;
     accept.disabled = !page.rows.length;
-    accept.firstChild.textContent = open ? `Accept page: ${open} × ${page.default}` : "Next page";
+    const what = page.default === "keep" ? `keep ${open}` : `${open} as ${page.default}`;
+    accept.firstChild.textContent = open ? `Accept page: ${what}` : "Next page";
   };
 
   const say = (text) => {
@@ -364,6 +371,7 @@ function render({ model, el }) {
     page = message;
     cells = page.rows.map((r, i) => makeCell(r, i, buffers[i]));
     grid.replaceChildren(...cells);
+    grid.style.setProperty("--cell", cells.length > 12 ? "108px" : "148px");
     title.replaceChildren(...message.title.map(([text, strong]) => make(strong ? "b" : "span", "", text)));
     facts.textContent = message.facts;
     cur = 0;

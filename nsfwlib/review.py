@@ -17,19 +17,20 @@ from nsfwlib import metrics
 
 ACTIONS = ("keep", "drop", "unsure", "escalate")
 REQUIRED = ("path", "sha256", "given", "suggested", "score")
-PAGE_COST = 4.0  # turning to another pair of classes costs a reviewer about as much as looking at so many pictures
+PAGE_COST = 1.0  # pictures' worth of time that a page costs; measured: 4 finds 6 to 14 % fewer errors a picture
 
 
 def error_probability(queue: pd.DataFrame) -> np.ndarray:
     """How likely each label is wrong, for ordering only: float (N,) in [0, 1], rising with the score.
 
     A margin P(suggested) - P(given) in [-1, 1] is read as if these two classes were all; any other score by its
-    rank. Rows without a score get 0, so they come last.
+    rank. Rows without a finite score get 0, so they come last.
     """
-    score = queue["score"].to_numpy(float)
-    if np.nanmax(np.abs(score), initial=0) > 1:
-        return queue["score"].rank(pct=True).fillna(0).to_numpy(float)
-    return np.nan_to_num((1 + score) / 2, nan=0.0)
+    score = queue["score"].astype(float)
+    score = score.where(np.isfinite(score))
+    if score.abs().max() > 1:
+        return score.rank(pct=True).fillna(0).to_numpy(float)
+    return ((1 + score) / 2).fillna(0).to_numpy(float)
 
 
 def make_pages(queue: pd.DataFrame, *, page_size: int = 24) -> list[np.ndarray]:
@@ -84,7 +85,8 @@ class ReviewSession:
             suggestion, so that the base rate of errors is known; 0 = never.
         seed: of that draw.
 
-    `queue` is the table in the order shown, with the columns `page` and `is_control` added.
+    `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
+    the session began comes last.
     """
 
     def __init__(
@@ -103,16 +105,17 @@ class ReviewSession:
         self.class_names = [str(name) for name in class_names]
         self.journal, self.reviewer, self.page_size = Path(journal), reviewer, page_size
         _check_queue(queue, self.class_names)
-        queue = queue.reset_index(drop=True)
+        queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
         self.pred_probs = _checked_probs(pred_probs, queue, self.class_names)
         self.images = _known_images(queue, images)
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
-        self._content_at = dict(zip(self.images["path"], self.images["sha256"], strict=True))
+        self._known = self.images.set_index("path")
         self._words = ["", *self.class_names, *ACTIONS]
-        pages, control = _with_control_pages(queue, page_size, control_every, seed)
-        self._set_pages(queue, pages, control)
-        self._load()
+        self._read_journal()
+        decided = queue["sha256"].map(self.decision) != ""
+        still_open = queue.assign(score=queue["score"].mask(decided))
+        self._set_pages(queue, *_with_control_pages(still_open, page_size, control_every, seed))
 
     # --- what is shown ---
 
@@ -122,16 +125,17 @@ class ReviewSession:
         return len(self._pages)
 
     def page(self, i: int) -> pd.DataFrame:
-        """The rows of page `i` in the order shown, and three columns more.
+        """The rows of page `i` in the order shown, and four columns more.
 
         decision: what is in force ("" = nothing); conflict: exact copies lie under two labels, so "keep" is refused;
-        alike: how many rows of the page belong to its near-duplicate group.
+        alike: how many rows of the page belong to its near-duplicate group; escalated: see `is_escalated`.
         """
         rows = self.queue.iloc[self._page(i)].reset_index(drop=True)
         rows["decision"] = [self.decision(sha256) for sha256 in rows["sha256"]]
         rows["conflict"] = rows["sha256"].isin(self._conflicting)
         groups = rows["group"] if "group" in rows else rows["path"]
         rows["alike"] = groups.map(groups.value_counts()).fillna(1).astype(int)
+        rows["escalated"] = [self.is_escalated(path) for path in rows["path"]]
         return rows
 
     def page_of(self, path: str) -> int:
@@ -173,9 +177,14 @@ class ReviewSession:
         return self._replay.decisions.get(sha256, "")
 
     def is_escalated(self, path: str) -> bool:
-        """Whether the content at `path` may not be shown any more; True also for a path this session does not know."""
-        sha256 = self._content_at.get(path)
-        return sha256 is None or self.decision(sha256) == "escalate"
+        """Whether the picture at `path` may not be shown: it, or a near-duplicate of it, was escalated.
+
+        True also for a path that this session does not know.
+        """
+        if path not in self._known.index:
+            return True
+        row = self._known.loc[path]
+        return self.decision(row["sha256"]) == "escalate" or row.get("group") in self._escalated_groups
 
     # --- what is decided ---
 
@@ -195,7 +204,9 @@ class ReviewSession:
         if decision not in self._words[1:]:
             raise ValueError(f"decision must be one of {self._words[1:]}. Received: {decision!r}")
         if decision == "keep" and self.queue["sha256"].iloc[row] in self._conflicting:
-            raise ValueError("Exact copies of this picture lie under two labels, so 'keep' says nothing: give a class.")
+            raise ValueError(
+                "Exact copies of this picture lie under two labels, so 'keep' says nothing: give it a class."
+            )
         self._write(self._lines([row], decision, seconds))
 
     def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float | None = None) -> pd.DataFrame:
@@ -259,7 +270,6 @@ class ReviewSession:
         fresh = [rest[page] for page in make_pages(queue.iloc[rest], page_size=self.page_size)]
         control = [*table["is_control"][stays], *[False] * len(fresh)]
         self._set_pages(queue, kept + fresh, control)
-        self._sync(self._replay.decisions)
         return 0 if page_in_view is None else int(stays[:page_in_view].sum())
 
     # --- how far it is ---
@@ -273,7 +283,7 @@ class ReviewSession:
         """
         state = self._state[self._codes]
         is_class = (state >= 1) & (state <= len(self.class_names))
-        relabelled = is_class & (state != self._given)
+        relabelled = is_class & (state != self._filed)
         count = {name: int((state == self._words.index(name)).sum()) for name in ACTIONS}
         decided = state > 0
         open_pages = np.unique(self.queue["page"].to_numpy()[~decided])
@@ -296,10 +306,10 @@ class ReviewSession:
         Rows decided "unsure" or "escalate" and those still open count for nothing.
         """
         rows = self.queue["is_control"].to_numpy(bool)
-        state, given = self._state[self._codes][rows], self._given[rows]
+        state, filed = self._state[self._codes][rows], self._filed[rows]
         keep, drop = self._words.index("keep"), self._words.index("drop")
         judged = (state >= 1) & (state <= drop)
-        errors = int((judged & (state != keep) & (state != given)).sum())
+        errors = int((judged & (state != keep) & (state != filed)).sum())
         n = int(judged.sum())
         low, high = metrics.jeffreys(np.array([errors]), np.array([n])) if n else ([0.0], [1.0])
         rate = errors / n if n else float("nan")
@@ -319,20 +329,26 @@ class ReviewSession:
         self._codes, contents = pd.factorize(self.queue["sha256"])
         self._code_of = {sha256: code for code, sha256 in enumerate(contents)}
         self._first_row = np.unique(self._codes, return_index=True)[1]
-        self._given = self.queue["given"].map(self._word).to_numpy(np.int32)
-        self._state = np.zeros(len(contents), np.int32)
+        filed = self._known["given_label"].reindex(self.queue["path"])
+        self._filed = filed.map(self._word).to_numpy(np.int32)
+        self._sync()
 
-    def _load(self) -> None:
+    def _read_journal(self) -> None:
         lines = journal_file.read(self.journal)
         self._size = self.journal.stat().st_size if self.journal.exists() else 0
         self._replay = journal_file.Replay(lines, reviewer=self.reviewer)
-        self._state[:] = 0
-        self._sync(self._replay.decisions)
 
-    def _sync(self, contents: Collection[str]) -> None:
-        for sha256 in contents:
+    def _sync(self, changed: Collection[str] | None = None) -> None:
+        """Bring the arrays behind the counts up to date: for some contents, or for all."""
+        if changed is None:
+            self._state = np.zeros(len(self._code_of), np.int32)
+            changed = self._replay.decisions
+        for sha256 in changed:
             if sha256 in self._code_of:
                 self._state[self._code_of[sha256]] = self._word(self.decision(sha256))
+        escalated = [sha256 for sha256, decision in self._replay.decisions.items() if decision == "escalate"]
+        rows = self.images["sha256"].isin(escalated) if escalated and "group" in self.images else []
+        self._escalated_groups = set(self.images.loc[rows, "group"].dropna()) if len(rows) else set()
 
     def _word(self, word: str) -> int:
         if word not in self._words:  # a class of an older set of classes
@@ -354,11 +370,27 @@ class ReviewSession:
             raise KeyError(f"path must be one of the {len(self.queue)} in the queue. Received: {path!r}") from None
 
     def _lines(self, rows: Sequence[int], decision: str, seconds: float | None) -> list[dict[str, Any]]:
-        action = journal_file.new_action()
-        shown = self.queue.iloc[rows].rename(columns={"given": "given_label"})
-        lines = shown[["sha256", "path", "given_label", "suggested", "score"]].to_dict("records")
-        more = {"kind": "decision", "action": action, "decision": decision, "seconds": seconds}
-        return [{**line, **more, "reviewer": self.reviewer} for line in lines]
+        action, lines = journal_file.new_action(), []
+        for row in rows:
+            shown = self.queue.iloc[row]
+            filed = self._known.at[shown["path"], "given_label"]
+            # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
+            means = shown["given"] if decision == "keep" and shown["given"] != filed else decision
+            lines.append(
+                {
+                    "reviewer": self.reviewer,
+                    "kind": "decision",
+                    "action": action,
+                    "sha256": shown["sha256"],
+                    "path": shown["path"],
+                    "given_label": filed,
+                    "decision": means,
+                    "suggested": shown["suggested"],
+                    "score": shown["score"],
+                    "seconds": seconds,
+                }
+            )
+        return lines
 
     def _mark(self, kind: str, actions: list[str]) -> list[str]:
         if not actions:
@@ -374,7 +406,8 @@ class ReviewSession:
             self._size = size
             self._sync(changed)
         else:  # somebody else wrote, too
-            self._load()
+            self._read_journal()
+            self._sync()
         return changed
 
 
@@ -434,11 +467,11 @@ def _updated(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _known_images(queue: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFrame:
-    """Path, content, given label and group of every picture outside the test split that has a label."""
+    """Path, content, label as filed and group of every picture outside the test split; the queue's without a table."""
     known = queue.rename(columns={"given": "given_label"})
     if images is not None:
         labelled = (images["sha256"].fillna("") != "") & (images["given_label"].fillna("") != "")
-        known = pd.concat([known, images[labelled & (images.get("split", "") != "test")]])
+        known = pd.concat([images[labelled & (images.get("split", "") != "test")], known])
     columns = [name for name in ("path", "sha256", "given_label", "group") if name in known]
     return known[columns].drop_duplicates("path").reset_index(drop=True)
 

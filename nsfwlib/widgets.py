@@ -146,8 +146,8 @@ class ReviewGrid(ipywidgets.VBox):
         self.message = ipywidgets.HTML()
         export = _button("Export", lambda: self._export())
         again = [_button("Re-rank", lambda: self._rerank())] if self.rescore else []
-        for filter_ in (self.pair, self.open_only):
-            filter_.observe(lambda _: self._filter(), "value")
+        for control in (self.pair, self.open_only):
+            control.observe(self._filter, "value")
         return ipywidgets.HBox([self.pair, self.open_only, *again, export, self.message])
 
     def _fill_pairs(self) -> None:
@@ -157,8 +157,8 @@ class ReviewGrid(ipywidgets.VBox):
             (f"{given} → {suggested}, {_count(n, 'page')}", (given, suggested))
             for (given, suggested), n in pages.items()
         ]
-        with self.pair.hold_trait_notifications():
-            self.pair.options = [("all pairs, most to find first", None), *options]
+        self.pair.options = [("all pairs, most to find first", ()), *options]
+        self.pair.index = 0
 
     def _make_exposure(self, blur: float, grey: float, hidden: Collection[str]) -> ipywidgets.HBox:
         slim = {"continuous_update": False, "style": {"description_width": "34px"}, "layout": {"width": "190px"}}
@@ -181,7 +181,7 @@ class ReviewGrid(ipywidgets.VBox):
     def _make_progress(self) -> ipywidgets.HBox:
         self.bar = ipywidgets.IntProgress(max=max(1, len(self.session.queue)), layout={"width": "190px"})
         self.bar.add_class("nsfw-progress")
-        self.counts = ipywidgets.HTML()
+        self.counts = ipywidgets.HTML(layout={"flex": "1 1 0%"})
         self.counts.add_class("nsfw-counts")
         return ipywidgets.HBox([self.bar, self.counts])
 
@@ -245,8 +245,7 @@ class ReviewGrid(ipywidgets.VBox):
     def _details(self, message: Message) -> None:
         rows = self._alike(message["path"])
         rows = rows[~rows["path"].map(self.session.is_escalated).astype(bool)]
-        nothing = [""] * len(rows)
-        pictures = self._pictures(rows["path"], rows["label"], nothing, nothing)
+        pictures = self._pictures(rows["path"], rows["label"], rows["label"], [False] * len(rows))
         shown = [
             {"label": row.label, "why": row.why, "note": note}
             for row, (_, note) in zip(rows.itertuples(), pictures, strict=True)
@@ -278,7 +277,7 @@ class ReviewGrid(ipywidgets.VBox):
         still_open = np.flatnonzero(rows["decision"] == "")
         if focus is None:
             focus = int(still_open[0]) if len(still_open) else 0
-        pictures = self._pictures(rows["path"], rows["given"], rows["suggested"], rows["decision"])
+        pictures = self._pictures(rows["path"], rows["given"], rows["suggested"], rows["escalated"])
         shown = [self._row(row, note) for row, (_, note) in zip(rows.to_dict("records"), pictures, strict=True)]
         title, facts = self._heading(rows)
         default = self.session.page_default(self.page)
@@ -288,7 +287,7 @@ class ReviewGrid(ipywidgets.VBox):
         following = self._next_page(1)
         if following != self.page:
             ahead = self.session.page(following)
-            ahead = ahead.loc[ahead["decision"] != "escalate", "path"]
+            ahead = ahead.loc[~ahead["escalated"], "path"]
             self.store.prefetch(ahead, blur=self.blur.value, grey=self.grey.value)
 
     def _pictures(
@@ -296,13 +295,13 @@ class ReviewGrid(ipywidgets.VBox):
         paths: Collection[str],
         given: Collection[str],
         suggested: Collection[str],
-        decisions: Collection[str],
+        escalated: Collection[bool],
     ) -> list[tuple[bytes, str]]:
         """Blurred JPEG bytes and "" for what may be shown, else b"" and the reason, in the order of `paths`."""
         hidden = {name for name, switch in self.hide.items() if switch.value}
         notes = [
-            "escalated" if decision == "escalate" else "class hidden" if {label, other} & hidden else ""
-            for label, other, decision in zip(given, suggested, decisions, strict=True)
+            "escalated" if secret else "class hidden" if {label, other} & hidden else ""
+            for label, other, secret in zip(given, suggested, escalated, strict=True)
         ]
         visible = [path for path, note in zip(paths, notes, strict=True) if not note]
         made = iter(self.store.page(visible, blur=self.blur.value, grey=self.grey.value))
@@ -317,6 +316,7 @@ class ReviewGrid(ipywidgets.VBox):
         return {
             **{name: str(row[name]) for name in ("path", "given", "decision")},
             "suggested": suggested,
+            "group": str(row.get("group", row["path"])),
             "note": note,
             "remark": "two labels" if row["conflict"] else f"{row['alike']} alike" if row["alike"] > 1 else "",
             "p_given": float(p_given) if known else None,
@@ -345,7 +345,7 @@ class ReviewGrid(ipywidgets.VBox):
         """The page after (or before) the one in view among those the filters let through; itself at the end."""
         pages = self.session.pages()
         wanted = pd.Series(True, pages.index)
-        if self.pair.value is not None:
+        if self.pair.value:
             given, suggested = self.pair.value
             wanted &= (pages["given"] == given) & (pages["suggested"] == suggested) & ~pages["is_control"]
         if self.open_only.value:
@@ -361,7 +361,7 @@ class ReviewGrid(ipywidgets.VBox):
         self.page = following
         self._send_page(focus=None)
 
-    def _filter(self) -> None:
+    def _filter(self, _: Any = None) -> None:
         here, self.page = self.page, -1
         first = self._next_page(1)
         self.page = first if first >= 0 else here
@@ -370,7 +370,9 @@ class ReviewGrid(ipywidgets.VBox):
     def _rerank(self) -> None:
         self.message.value = "re-ranking …"
         self.page = self.session.rerank(self.rescore(self.session), page_in_view=self.page)
+        self.pair.unobserve(self._filter, "value")  # the page in view must stay
         self._fill_pairs()
+        self.pair.observe(self._filter, "value")
         self.message.value = "re-ranked: the page in view has not changed"
         self._send_page(focus=None)
 
@@ -393,13 +395,12 @@ class ReviewGrid(ipywidgets.VBox):
     def _count(self) -> None:
         p = self.session.progress()
         self.bar.value = p["decided"]
-        found = f"{p['errors_found'] * 60 / p['seconds']:.1f} a minute" if p["seconds"] > 60 else "so far"
+        rate = f" ({60 * p['errors_found'] / p['seconds']:.1f} a minute)" if p["seconds"] > 60 else ""
         parts = [
             f"{p['decided']:,} of {p['rows']:,} decided",
-            f"{p['errors_found']:,} errors found, {found}",
-            f"about {p['expected_left']:,.0f} left",
-            f"{_count(p['unsure'], 'picture')} unsure",
-            f"{_count(self.revealed, 'picture')} revealed and {self._worked / 60:.0f} min worked in this sitting",
+            f"{_count(p['errors_found'], 'error')} found{rate}, about {p['expected_left']:,.0f} left",
+            f"{p['unsure']:,} unsure",
+            f"this sitting: {self.revealed:,} revealed, {self._worked / 60:.0f} min",
         ]
         self.counts.value = " · ".join(parts)
         if p["escalate"] != self._n_escalated:

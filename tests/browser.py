@@ -1,9 +1,9 @@
 """Drive a notebook in a real JupyterLab with headless Chromium: for the browser tests and the README's pictures.
 
-    with running_jupyter(folder) as address, open_page() as page:
-        notebook = Notebook(page, address, "review.ipynb")
-        notebook.run_all()
-        notebook.screenshot(".nsfw-review", Path("review.png"))
+with running_jupyter(folder) as address, open_page() as page:
+    notebook = Notebook(page, address, "review.ipynb")
+    notebook.run_all()
+    notebook.screenshot(".nsfw-review", Path("review.png"))
 """
 
 import contextlib
@@ -61,10 +61,12 @@ def running_jupyter(folder: Path, *, command: tuple[str, ...] = (), seconds: flo
     for name in ("CONFIG", "DATA", "RUNTIME"):
         (private / name.lower()).mkdir(parents=True, exist_ok=True)
         env[f"JUPYTER_{name}_DIR"] = str(private / name.lower())
+    no_news = private / "config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    no_news.parent.mkdir(parents=True, exist_ok=True)
+    no_news.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     command = command or (
         sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
         "--ServerApp.port=0", "--IdentityProvider.token=", "--LabApp.expose_app_in_browser=True",
-        "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     )  # fmt: skip
     with (private / "log").open("w") as log:
         server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
