@@ -38,6 +38,12 @@ def open_run(run_dir: Path) -> Path:
     return run_dir
 
 
+def journal_path(data_dir: Path, journal_file: str = "") -> Path:
+    """The decisions journal: `journal_file`, or `<data_dir>_decisions.csv` beside the data, which is read only."""
+    data_dir = Path(data_dir).absolute()
+    return Path(journal_file) if journal_file else data_dir.with_name(f"{data_dir.name}_decisions.csv")
+
+
 def read_table(run_dir: Path, name: str, *, made_by: str) -> pd.DataFrame:
     """`<run_dir>/<name>`, a parquet table that the notebook `made_by` wrote.
 
@@ -86,24 +92,10 @@ def describe(started: float, **facts: Any) -> dict[str, Any]:
     }
 
 
-def plain_errors() -> None:
-    """In a notebook, show the sentence of a foreseen error instead of a wall of traceback; `%tb` still shows it all.
-
-    Foreseen are the ValueError, OSError and RuntimeError that this library raises. Outside a notebook: no effect.
-    """
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return
-    shell = get_ipython()
-    if shell is not None:
-        shell.set_custom_exc((ValueError, OSError, RuntimeError), _show)
-
-
-def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
-    last = trace
-    while last.tb_next is not None:
-        last = last.tb_next
-    if not str(last.tb_frame.f_globals.get("__name__", "")).startswith("nsfwlib"):
-        return shell.InteractiveTB.structured_traceback(kind, error, trace, tb_offset=tb_offset)
-    return [f"{kind.__name__}: {error}"]
+def is_current(path: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the record at `path` was written with these `settings`, so that its artefacts can be used again."""
+    path = Path(path)
+    if not path.exists():
+        return False
+    recorded = json.loads(path.read_text(encoding="utf-8")).get("settings")
+    return recorded == json.loads(json.dumps(settings, default=_plain))

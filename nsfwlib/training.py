@@ -237,6 +237,7 @@ def train_head(
         validation_data=parts["val"],
         epochs=epochs,
         verbose=0,
+        shuffle=False,
         callbacks=[stop, keras.callbacks.TerminateOnNaN()],
         class_weight=_class_weight(targets["train"], class_weight),
     )
@@ -382,6 +383,7 @@ def fine_tune(
         validation_data=val,
         epochs=epochs,
         verbose=verbose,
+        shuffle=False,
         callbacks=callbacks,
         class_weight=_class_weight(targets["train"], class_weight),
     )

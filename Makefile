@@ -1,0 +1,53 @@
+# demo · test · lab · bench · art · lint: each sets up what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+# The published weights are an npm package: without an npm on PATH, one comes from PyPI.
+NPM := $(if $(shell command -v npm),,npm)
+comma := ,
+
+.PHONY: demo test nbval lab bench art lint clean
+
+demo: $(VENV)/base  ## the embedded data set through notebooks 01–04 into runs/demo/
+	$(BIN)/python -m nsfwlib.pipeline
+
+test: $(VENV)/dev lint  ## everything that CI runs
+	$(BIN)/python -m pytest
+	$(MAKE) nbval
+
+nbval: $(VENV)/dev  ## the committed notebooks on their defaults, from an empty run_dir, beside the working tree
+	rm -rf build/nbval && mkdir -p build/nbval && cp -r notebooks build/nbval/
+	NSFWLIB_HEADLESS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
+		-p no:cacheprovider -c pyproject.toml build/nbval/notebooks
+
+lab: $(VENV)/base  ## JupyterLab on the notebooks
+	$(BIN)/python -m jupyterlab --notebook-dir=. notebooks
+
+bench: $(VENV)/dev  ## side-by-side measurements against public peers
+	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+art: demo  ## copy the figures of the demo run that the README shows
+	cp runs/demo/figures/confusion.png runs/demo/figures/confusion_cleansing.png runs/demo/figures/noise.png _art/
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+
+clean:  ## remove what was made here, not the data or the runs
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/base: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV): about 2.5 GB, a few minutes."
+	$(PIP) -e '.$(if $(NPM),[$(NPM)])'
+	@touch $@
+
+$(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing into $(VENV) with what the tests need: about 3 GB, a few minutes."
+	$(PIP) -e '.[dev,ann,heic,pdq,bench$(if $(NPM),$(comma)$(NPM))]'
+	@touch $@ $(VENV)/base

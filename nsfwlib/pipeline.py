@@ -1,0 +1,146 @@
+"""How is the whole path run without a person? The notebooks, in order, with papermill and checked parameters."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+STEPS = ("01_explore_data", "02_fine_tune", "03_cleanse_labels", "04_analyse_errors")
+
+
+def run_notebooks(
+    notebooks: Sequence[Path | str], run_dir: Path, *, progress: bool = True, **parameters: Any
+) -> list[Path]:
+    """Execute notebooks in order, each as an executed copy in `<run_dir>/notebooks/`.
+
+    Args:
+        notebooks: paths, or names of the kit's own such as "01_explore_data".
+        run_dir: given to every notebook as its parameter `run_dir`.
+        progress: show papermill's bar for each notebook.
+        parameters: each goes to those notebooks that have it. Paths (and strings called `…_dir` or `…_file`) are
+            relative to the current folder.
+
+    Returns:
+        The executed copies.
+
+    Raises:
+        FileNotFoundError: there is no such notebook.
+        ValueError: no notebook has a parameter of that name; the message lists those there are.
+        PapermillExecutionError: a cell failed. The executed copy shows where.
+    """
+    sources = [_find(notebook) for notebook in notebooks]
+    known = {source: papermill.inspect_notebook(str(source)) for source in sources}
+    names = sorted({name for those in known.values() for name in those})
+    unknown = sorted(set(parameters) - set(names))
+    if unknown:
+        asked = ", ".join(source.stem for source in sources)
+        raise ValueError(f"No parameter {', '.join(unknown)} in {asked}. Those there are: {', '.join(names)}.")
+    values = {name: _absolute(name, value) for name, value in {**parameters, "run_dir": Path(run_dir)}.items()}
+    copies = Path(run_dir) / "notebooks"
+    try:
+        copies.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionError(
+            f"run_dir must be a folder that can be written. Received: {Path(run_dir).absolute()} ({error.strerror})."
+        ) from error
+    for source in sources:
+        papermill.execute_notebook(
+            str(source),
+            str(copies / source.name),
+            {name: value for name, value in values.items() if name in known[source]},
+            cwd=str(source.parent),
+            kernel_name="python3",
+            progress_bar={"desc": source.stem} if progress else False,
+            store_widget_state=False,  # it would hold every thumbnail
+        )
+    return [copies / source.name for source in sources]
+
+
+def _find(notebook: Path | str) -> Path:
+    path = Path(notebook)
+    for candidate in (path, NOTEBOOKS / f"{path.name.removesuffix('.ipynb')}.ipynb"):
+        if candidate.is_file():
+            return candidate.absolute()
+    there = ", ".join(sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb")))
+    raise FileNotFoundError(f"There is no notebook {notebook}. The kit's own are: {there}.")
+
+
+def _absolute(name: str, value: Any) -> Any:
+    """Notebooks run in their own folder; what a caller names relative to theirs must say so."""
+    is_path = isinstance(value, Path) or (isinstance(value, str) and value and name.endswith(("_dir", "_file")))
+    is_file = isinstance(value, str) and os.sep in value and Path(value).exists()
+    return str(Path(value).absolute()) if is_path or is_file else value
+
+
+def summary(run_dir: Path) -> pd.Series:
+    """The few numbers of a finished run that a person asks for first."""
+    run_dir = Path(run_dir)
+    metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
+    cleansing = json.loads((run_dir / "cleansing.json").read_text(encoding="utf-8"))
+    table = pd.read_parquet(run_dir / "images.parquet", columns=["problem"])
+    rows = {
+        "images": f"{len(table):,}",
+        "problems found": f"{table['problem'].ne('').sum():,} files left out",
+        "label issues found": cleansing["found"],
+        "accuracy of 02's model, given test labels": metrics["fine_tuned_given"],
+        "  against the planted truth": metrics.get("fine_tuned_truth"),
+        "head trained on given labels, test": metrics["head_before"],
+        "head trained on cleaned labels, test": metrics["head_after"],
+        "test labels used for the two heads": metrics["test_labels"],
+        "figures": str(run_dir / "figures"),
+    }
+    return pd.Series({name: value for name, value in rows.items() if value is not None})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m nsfwlib.pipeline`: every parameter of the notebooks is an option."""
+    known: dict[str, dict] = {}
+    for step in STEPS:
+        for name, about in papermill.inspect_notebook(str(NOTEBOOKS / f"{step}.ipynb")).items():
+            known.setdefault(name, about)
+    parser = argparse.ArgumentParser(prog="python -m nsfwlib.pipeline", description=main.__doc__, allow_abbrev=False)
+    parser.add_argument("--notebooks", nargs="+", default=list(STEPS), metavar="NAME", help="default: %(default)s")
+    for name, about in known.items():
+        text = f"{about['help']} (default: {about['default']})".replace("%", "%%")
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=None, help=text, metavar="VALUE")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.error(f"no parameter {' '.join(unknown)}; those there are: " + ", ".join(f"--{n}" for n in known))
+    values = {name: _typed(value) for name, value in vars(options).items() if name in known and value is not None}
+    run_dir = Path(values.pop("run_dir", NOTEBOOKS / _typed(known["run_dir"]["default"]))).resolve()
+    try:
+        run_notebooks(options.notebooks, run_dir, **values)
+    except PapermillExecutionError as error:
+        sys.stderr.write(
+            f"\n{error.ename}: {error.evalue}\nThe executed copy in {run_dir / 'notebooks'} shows where.\n"
+        )
+        return 1
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if (run_dir / "metrics.json").exists():
+        sys.stdout.write(f"\n{summary(run_dir).to_string()}\n")
+    return 0
+
+
+def _typed(text: str) -> Any:
+    """A Python literal where it is one ("3", "True", "[1, 2]"), else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+import pandas as pd
+import pytest
+
+from nsfwlib import runs
+
+
+def test_a_record_is_current_only_with_the_same_settings(tmp_path):
+    path = runs.write_json({"settings": {"epochs": 2, "weights": None}}, tmp_path / "run.json")
+    assert runs.is_current(path, {"weights": None, "epochs": 2})
+    assert not runs.is_current(path, {"weights": None, "epochs": 3})
+    assert not runs.is_current(tmp_path / "missing.json", {})
+
+
+def test_the_fingerprint_follows_content_and_labels_and_ignores_names_and_order():
+    images = pd.DataFrame({"path": ["a", "b"], "sha256": ["1", "2"]})
+    labels = pd.Series(["x", "y"])
+    same = runs.fingerprint(images.assign(path=["c", "d"])[::-1], labels[::-1])
+    assert runs.fingerprint(images, labels) == same
+    assert runs.fingerprint(images, pd.Series(["y", "x"])) != same
+
+
+def test_a_missing_table_names_the_notebook_that_writes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"predictions\.parquet is missing\. Run notebook 02_fine_tune"):
+        runs.read_table(tmp_path, "predictions.parquet", made_by="02_fine_tune")
+
+
+def test_a_run_dir_that_is_a_file_is_refused_by_name(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(PermissionError, match=r"run_dir must be a folder that can be written.*run"):
+        runs.open_run(tmp_path / "run")
+
+
+def test_the_journal_lies_beside_the_data_never_inside(tmp_path):
+    assert runs.journal_path(tmp_path / "photos") == tmp_path / "photos_decisions.csv"
+    assert runs.journal_path(tmp_path / "photos", "/elsewhere/j.csv").as_posix() == "/elsewhere/j.csv"
+
+
+def test_an_interrupted_write_leaves_the_old_table(tmp_path, monkeypatch):
+    path = runs.write_table(pd.DataFrame({"a": [1]}), tmp_path / "t.parquet")
+
+    def fails(self, target):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", fails)
+    with pytest.raises(OSError, match="disk full"):
+        runs.write_table(pd.DataFrame({"a": [2]}), path)
+    assert pd.read_parquet(path)["a"].tolist() == [1]
