@@ -50,8 +50,9 @@ def score_table(truth, probs, groups, *, draws):
     table = metrics.scores(labels, probs, class_names=NAMES, groups=groups, draws=draws)
     table.index = table["score"] + " " + table["class"]
     parts = [table[["value", "low", "high"]]]
-    cells = metrics.confusion_intervals(labels, predicted, class_names=NAMES, groups=groups)
     matrix = metrics.confusion(labels, predicted, class_names=NAMES)
+    support = metrics.effective_support(labels, predicted, class_names=NAMES, groups=groups)
+    cells = metrics.confusion_intervals(matrix, support=support)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     names = [f"cell {a} → {b}" for a in NAMES for b in NAMES]
     parts.append(

@@ -114,23 +114,34 @@ def effective_count(groups: Sequence[int] | None, n: int, *, correlation: float 
     return n / (1 + ((size**2).sum() / n - 1) * correlation) if n else 0.0
 
 
-def confusion_intervals(
+def effective_support(
     labels: Sequence[str],
     predicted: Sequence[str],
     *,
     class_names: Sequence[str],
     groups: Sequence[int] | None = None,
-    level: float = 0.95,
 ) -> np.ndarray:
-    """Interval of each share of the row-normalised confusion matrix: float (K, K, 2), low and high."""
-    matrix = confusion(labels, predicted, class_names=class_names)
-    rows, columns = _codes(labels, class_names), _codes(predicted, class_names)
-    codes = _group_codes(groups, len(rows))
-    rho = group_correlation(rows == columns, codes)
-    worth = [effective_count(codes[rows == i], n, correlation=rho) for i, n in enumerate(matrix.sum(axis=1))]
-    worth = np.array(worth)[:, None]
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    return np.stack(jeffreys(shares * worth, worth, level=level), axis=-1)
+    """How many independent images each class's images are worth: float (K,), for `confusion_intervals`."""
+    rows, columns = _codes(labels, class_names), _codes(predicted, class_names, "predictions")
+    members = _group_codes(groups, len(rows))
+    rho = group_correlation(rows == columns, members)
+    among = [members[rows == k] for k in range(len(class_names))]
+    return np.array([effective_count(part, len(part), correlation=rho) for part in among])
+
+
+def confusion_intervals(matrix: np.ndarray, *, support: np.ndarray | None = None, level: float = 0.95) -> np.ndarray:
+    """Jeffreys interval of each share of the row-normalised confusion matrix: float (K, K, 2), low and high.
+
+    Args:
+        matrix: (K, K) counts.
+        support: (K,) what each row is worth, from `effective_support`; by default its sum, as if no two images
+            were near-duplicates.
+        level: of the intervals, which hold for each cell by itself.
+    """
+    matrix = np.asarray(matrix, dtype=float)
+    total = matrix.sum(axis=1, keepdims=True)
+    worth = total if support is None else np.asarray(support, dtype=float)[:, None]
+    return np.stack(jeffreys(matrix / np.where(total > 0, total, 1) * worth, worth, level=level), axis=-1)
 
 
 def confused_pairs(
@@ -1025,13 +1036,12 @@ def audited_confusion(
     k = len(class_names)
     matrix = np.bincount(rows * k + columns, weights=weight, minlength=k * k).reshape(k, k)
     rho = group_correlation(rows == columns, members)
-    worth = np.zeros((k, 1))
+    worth = np.zeros(k)
     for i in range(k):
         w = weight[rows == i]
         alike = effective_count(members[rows == i], len(w), correlation=rho) / max(len(w), 1)
         worth[i] = alike * w.sum() ** 2 / (w**2).sum() if len(w) else 0
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), TINY)
-    return matrix, np.stack(jeffreys(shares * worth, worth, level=level), axis=-1)
+    return matrix, confusion_intervals(matrix, support=worth, level=level)
 
 
 # ── Incarnations: past confusion matrices ───────────────────────────────────────────────────────
