@@ -7,6 +7,7 @@ bootstrap calls an empty cell certain; everything else is bootstrapped by group.
 
 from __future__ import annotations
 
+import itertools
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -363,6 +364,7 @@ def _bootstrapped_scores(
     low, high = np.quantile(np.delete(replicates, np.s_[2:17], axis=0), _tails(level), axis=1)
     low, high = np.insert(low, 2, span[0]), np.insert(high, 2, span[1])
     values = [*losses.mean(axis=0), error] + [average_precision_score(truth[:, c], probs[:, c]) for c in present]
+    high = np.maximum(high, values)  # one more group ranked last may push the high end below what was measured
     names = [("log-loss", ""), ("Brier score", ""), ("calibration error", "")]
     names += [("average precision", class_names[c]) for c in present]
     support = [n] * 3 + [int(truth[:, c].sum()) for c in present]
@@ -740,7 +742,9 @@ def slices(
 def _slice_values(column: pd.Series) -> np.ndarray:
     """Text value of each row; numbers with many values become quartile ranges."""
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > 8:
-        column = pd.qcut(column, 4, duplicates="drop", precision=3).astype(object)
+        quarter, edges = pd.qcut(column, 4, duplicates="drop", labels=False, retbins=True)
+        names = [f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(edges)]
+        column = quarter.map(dict(enumerate(names)))
     return column.astype(object).where(column.notna(), "unknown").astype(str).to_numpy()
 
 
