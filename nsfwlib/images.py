@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFilter
+from PIL import Image, ImageCms, ImageFilter, UnidentifiedImageError
 
 from nsfwlib import containers
 
@@ -194,6 +194,10 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, cont
         image = Image.open(io.BytesIO(data), formats=[kind])
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageProblem("too many pixels", str(error), name) from None
+    except UnidentifiedImageError as error:
+        if kind == "TIFF" and not container.reason:  # TIFF knows more kinds of pixels than Pillow does
+            raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read", name) from None
+        raise ImageProblem(*_reason_of(error, container), name) from None
     except Exception as error:
         raise ImageProblem(*_reason_of(error, container), name) from None
     if image.width * image.height > max_pixels:

@@ -1,5 +1,6 @@
 """What is there to record of one file? Hashes, measures and oddities, in one read and one decode."""
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -167,10 +168,7 @@ def serve(connection: Connection, options: dict) -> None:
     """A worker of the scan: lists of paths in, lists of rows out, until the other side hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     warnings.simplefilter("ignore")  # what Pillow warns of is in the rows
-    connection.send(None)
-    while True:
-        try:
-            paths = connection.recv()
-        except EOFError:
-            return
-        connection.send([inspect(path, **options) for path in paths])
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(None)
+        while True:
+            connection.send([inspect(path, **options) for path in connection.recv()])
