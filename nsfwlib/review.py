@@ -110,7 +110,9 @@ class ReviewSession:
         self.images = _known_images(queue, images)
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
-        self._known = self.images.set_index("path")
+        columns = [self.images[name] for name in ("sha256", "given_label")]
+        groups = self.images["group"] if "group" in self.images else self.images["path"]
+        self._known = dict(zip(self.images["path"], zip(*columns, groups, strict=True), strict=True))
         self._words = ["", *self.class_names, *ACTIONS]
         self._read_journal()
         decided = queue["sha256"].map(self.decision) != ""
@@ -181,10 +183,8 @@ class ReviewSession:
 
         True also for a path that this session does not know.
         """
-        if path not in self._known.index:
-            return True
-        row = self._known.loc[path]
-        return self.decision(row["sha256"]) == "escalate" or row.get("group") in self._escalated_groups
+        sha256, _, group = self._known.get(path, ("", "", ""))
+        return not sha256 or self.decision(sha256) == "escalate" or group in self._escalated_groups
 
     # --- what is decided ---
 
@@ -329,8 +329,8 @@ class ReviewSession:
         self._codes, contents = pd.factorize(self.queue["sha256"])
         self._code_of = {sha256: code for code, sha256 in enumerate(contents)}
         self._first_row = np.unique(self._codes, return_index=True)[1]
-        filed = self._known["given_label"].reindex(self.queue["path"])
-        self._filed = filed.map(self._word).to_numpy(np.int32)
+        filed = [self._known[path][1] for path in self.queue["path"]]
+        self._filed = np.array([self._word(label) for label in filed], np.int32)
         self._sync()
 
     def _read_journal(self) -> None:
@@ -373,7 +373,7 @@ class ReviewSession:
         action, lines = journal_file.new_action(), []
         for row in rows:
             shown = self.queue.iloc[row]
-            filed = self._known.at[shown["path"], "given_label"]
+            filed = self._known[shown["path"]][1]
             # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
             means = shown["given"] if decision == "keep" and shown["given"] != filed else decision
             lines.append(
