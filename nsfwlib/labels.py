@@ -1,26 +1,33 @@
 """Which labels are wrong? Ranks every row by how much likelier another class is than the given one.
 
-Each block of features gets two members that never saw the row they judge: an out-of-fold logistic head and
-the votes of the nearest neighbours outside the row's near-duplicate group. A mixture, weighted by the
-likelihood of the given labels, turns them into `pred_probs`; the margin ranks, the confident joint cuts.
+Each block of features gets two members that never saw the row they judge: an out-of-fold logistic head, and
+the votes of the nearest neighbours outside its near-duplicate group. A mixture weighs them by the likelihood
+of the given labels. The neighbours then vote once more, not with their given labels but with what this mixture
+makes of them. The margin, corrected for classes that are rarely sure of themselves, ranks; the confident
+joint cuts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.utils.extmath import randomized_svd
 
 EPS = 1e-6  # the least probability any member gives a class
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the head's C, from strong to weak regularisation
 DIMENSIONS = 256  # wider blocks are projected on this many principal components
 TINY_CLASS = 10  # below so many rows no ranking can be believed
 UNLABELLED = -1
+FOLDS = 5
+SAMPLE = 50_000  # rows that the components and the head's C are chosen on
+EXACT_ROWS = 100_000  # beyond, neighbours come from an approximate index
+GROUP_ROOM = 20  # of the approximate neighbours, how many may be of the row's own group
+CHUNK = 16_384  # rows at a time where a whole float32 copy would not fit
 
 Features = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
@@ -57,12 +64,13 @@ def find_label_issues(
     """
     codes, classes = _encode(labels, classes)
     trusted = _flags(trusted, len(codes))
-    members = [] if pred_probs is None else [_checked_probs(pred_probs, len(codes), classes)]
-    if features is not None:
-        members += _members(codes, features, len(classes), _group_codes(groups, len(codes)), seed)
-    if not members:
+    if pred_probs is None and features is None:
         raise ValueError("Expected pred_probs or features. Received neither: pass one of them.")
-    probs = _mixture(members, codes)
+    given_probs = None if pred_probs is None else _checked_probs(pred_probs, len(codes), classes)
+    members = [] if given_probs is None else [given_probs]
+    probs = given_probs
+    if features is not None:
+        probs = _estimate(codes, members, features, len(classes), groups, trusted, seed)
     table = _judge(codes, probs, trusted, seed)
     names = np.array([*classes, ""], object)
     table.insert(0, "given", names[codes])
@@ -85,13 +93,10 @@ def out_of_sample_probs(
     Arguments as in `find_label_issues`. Rows without one valid block of features are NaN.
     """
     codes, classes = _encode(labels, classes)
-    _flags(trusted, len(codes))
-    return _mixture(_members(codes, features, len(classes), _group_codes(groups, len(codes)), seed), codes)
+    return _estimate(codes, [], features, len(classes), groups, _flags(trusted, len(codes)), seed)
 
 
-def noise_matrix(
-    labels: Any, pred_probs: np.ndarray, *, classes: Sequence[Hashable] | None = None
-) -> pd.DataFrame:
+def noise_matrix(labels: Any, pred_probs: np.ndarray, *, classes: Sequence[Hashable] | None = None) -> pd.DataFrame:
     """Confident joint: how many rows of each given label (rows) truly belong to each class (columns).
 
     Counts after Northcutt et al. 2021 (Confident Learning), scaled so that a row sums to its class size.
@@ -121,7 +126,7 @@ def fit_head(
     values = np.asarray(features)
     valid = _valid_rows(values) & (codes != UNLABELLED)
     if C is None:
-        projected = _standardised_components(values, _valid_rows(values))[0]
+        projected = _project(values, valid, *_components(values, valid, seed))
         C = _head_probs(projected, codes, valid, len(classes), _group_codes(groups, len(codes)), seed)[1]
     names = np.array(classes, object)
     return LinearHead(C=C, classes=classes).fit(values[valid], names[codes[valid]])
@@ -141,13 +146,12 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         """Fit on (N, D) features and N labels."""
         codes, classes = _encode(y, self.classes)
         self.classes_ = np.array(classes)
-        projected, self.mean_, self.components_ = _standardised_components(
-            np.asarray(X), np.ones(len(X), bool)
-        )
+        values, valid = np.asarray(X), np.ones(len(X), bool)
+        self.mean_, self.directions_ = _components(values, valid, 0)
         present = np.unique(codes)
         self.only_ = present[0] if len(present) == 1 else None
         if self.only_ is None:
-            self.model_ = _logistic(self.C).fit(projected, codes)
+            self.model_ = _logistic(self.C).fit(_project(values, valid, self.mean_, self.directions_), codes)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
@@ -156,7 +160,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         if self.only_ is not None:
             probs[:, self.only_] = 1
             return probs
-        projected = (np.asarray(X, np.float32) - self.mean_) @ self.components_
+        values = np.asarray(X)
+        projected = _project(values, _valid_rows(values), self.mean_, self.directions_)
         probs[:, self.model_.classes_] = self.model_.predict_proba(projected)
         return probs
 
@@ -221,157 +226,284 @@ def _normalised(probs: np.ndarray) -> np.ndarray:
     return probs / probs.sum(axis=1, keepdims=True)
 
 
-def _members(
-    codes: np.ndarray, features: Features, n_classes: int, groups: np.ndarray, seed: int
-) -> list[np.ndarray]:
-    """Two members a block of features, each (N, K) with NaN where the block has no valid row."""
-    members = []
+def _estimate(
+    codes: np.ndarray,
+    members: list[np.ndarray],
+    features: Features,
+    n_classes: int,
+    groups: Any,
+    trusted: np.ndarray,
+    seed: int,
+) -> np.ndarray:
+    """Mixture of all members and of the neighbours' second vote: (N, K), NaN where nobody can judge."""
+    groups = _group_codes(groups, len(codes))
+    heads, neighbourhoods = list(members), []
     for name, block in _blocks(features):
-        values = np.asarray(block)
-        if values.ndim != 2 or len(values) != len(codes):
+        if np.ndim(block) != 2 or len(block) != len(codes):
             raise ValueError(
-                f"Expected features {name} of shape ({len(codes)}, D), a row a label. "
-                f"Received shape {values.shape}."
+                f"Expected features {name} of shape ({len(codes)}, D), a row a label. Received shape {np.shape(block)}."
             )
-        valid = _valid_rows(values)
-        projected = _standardised_components(values, valid)[0]
-        members.append(_head_probs(projected, codes, valid, n_classes, groups, seed)[0])
-        members.append(_neighbour_probs(values, codes, valid, n_classes, groups))
-    return members
+        valid = _valid_rows(block)
+        x = _project(block, valid, *_components(block, valid, seed))
+        heads.append(_head_probs(x, codes, valid, n_classes, groups, seed)[0])
+        x = _project(block, valid, *_components(block, valid, seed, standardise=False))
+        neighbourhoods.append(_neighbours(x, codes, valid, groups))
+    given = np.eye(n_classes + 1, dtype=np.float32)[codes, :n_classes]
+    votes = [_vote(near, given) for near in neighbourhoods]
+    weights = _weights([*heads, *votes], codes)
+    first = _mix([*heads, *votes], weights)
+    second = np.full_like(first, np.nan)
+    fold = _folds(codes, groups, seed)
+    for k in range(FOLDS):
+        # What the neighbours of fold k believe must not rest on the votes of fold k.
+        votes = [_vote(near, given, fold != k) for near in neighbourhoods]
+        beliefs = _beliefs(codes, _mix([*heads, *votes], weights), first, trusted)
+        rows = np.flatnonzero(fold == k)
+        votes = [_vote(near, beliefs, rows=rows) for near in neighbourhoods]
+        second[rows] = _mix(votes, np.full(len(votes), 1 / len(votes)))
+    return np.where(np.isfinite(second), (first + second) / 2, first)
+
+
+def _beliefs(codes: np.ndarray, probs: np.ndarray, first: np.ndarray, trusted: np.ndarray) -> np.ndarray:
+    """P(true class | features, given label) by Bayes' rule: P(true | features) · P(given | true)."""
+    joint = _confident_joint(codes, first)
+    noise = joint / np.maximum(joint.sum(axis=0), EPS)
+    beliefs = _balanced(probs, _class_scale(codes, first)) * noise[codes]
+    beliefs /= np.maximum(beliefs.sum(axis=1, keepdims=True), EPS)
+    sure = trusted & (codes != UNLABELLED)
+    beliefs[sure] = np.eye(probs.shape[1])[codes[sure]]
+    return np.nan_to_num(beliefs.astype(np.float32))
 
 
 def _blocks(features: Features) -> list[tuple[str, np.ndarray]]:
     if isinstance(features, Mapping):
-        return list(features.items())
-    if isinstance(features, (list, tuple)) and np.ndim(features[0]) == 2:
-        return [(str(i), block) for i, block in enumerate(features)]
+        return [(str(name), np.asarray(block)) for name, block in features.items()]
+    if isinstance(features, (list, tuple)) and len(features) and np.ndim(features[0]) == 2:
+        return [(str(i), np.asarray(block)) for i, block in enumerate(features)]
     return [("", np.asarray(features))]
 
 
+def _chunks(n: int) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
+
+
 def _valid_rows(values: np.ndarray) -> np.ndarray:
-    return np.isfinite(values).all(axis=1)
+    return np.concatenate([np.isfinite(values[rows]).all(axis=1) for rows in _chunks(len(values))] or [[]]) > 0
 
 
-def _standardised_components(
-    values: np.ndarray, valid: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Standardise, then rotate on at most DIMENSIONS principal components: (projected, mean, components).
+def _components(
+    values: np.ndarray, valid: np.ndarray, seed: int, *, standardise: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and directions (D, D') that standardise, then rotate on at most DIMENSIONS components.
 
-    A logistic head under an L2 penalty does not notice a rotation, so only the truncation changes it.
+    Neither a logistic head under an L2 penalty nor a cosine notices a rotation, only the truncation.
     """
-    rows = values[valid].astype(np.float32)
+    rows = np.flatnonzero(valid)
     if not len(rows):
-        raise ValueError(
-            f"Expected features with at least one row of finite numbers. Received {len(values)}."
-        )
-    mean, scale = rows.mean(axis=0), rows.std(axis=0)
+        raise ValueError(f"Expected features with finite rows. Received {len(values)} rows, none of them finite.")
+    if len(rows) > SAMPLE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, SAMPLE, replace=False))
+    sample = values[rows].astype(np.float32)
+    mean, scale = sample.mean(axis=0), sample.std(axis=0)
     scale[scale == 0] = 1
-    components = np.diag(1 / scale)
-    if values.shape[1] > DIMENSIONS:
-        standard = (rows - mean) / scale
-        vectors = np.linalg.eigh(standard.T @ standard)[1]
-        components = vectors[:, : -DIMENSIONS - 1 : -1] / scale[:, None]
-    projected = np.full((len(values), components.shape[1]), np.nan, np.float32)
-    projected[valid] = (rows - mean) @ components
-    return projected, mean, components
+    if not standardise:
+        mean, scale = np.zeros_like(mean), np.ones_like(scale)
+    if sample.shape[1] <= DIMENSIONS:
+        return mean, np.diag(1 / scale)
+    sample = (sample - mean) / scale
+    basis = randomized_svd(sample, DIMENSIONS, n_iter=2, power_iteration_normalizer="LU", random_state=seed)[2]
+    return mean, (basis / scale).T
+
+
+def _project(values: np.ndarray, valid: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """(N, D') float32, a chunk of rows at a time; rows that are not valid become zero."""
+    projected = np.zeros((len(values), directions.shape[1]), np.float32)
+    for rows in _chunks(len(values)):
+        keep = valid[rows]
+        projected[rows][keep] = (values[rows][keep].astype(np.float32) - mean) @ directions
+    return projected
 
 
 def _logistic(C: float) -> LogisticRegression:
     return LogisticRegression(C=C, max_iter=200, tol=1e-3, warm_start=True)
 
 
-def _folds(codes: np.ndarray, groups: np.ndarray, seed: int) -> list[np.ndarray]:
-    """The rows of each of at most five folds: stratified by label, no group in two folds."""
-    n_folds = min(5, len(np.unique(groups)), max(2, np.bincount(codes + 1).max()))
-    if n_folds < 2:
-        return []
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
-    return [test for _, test in splitter.split(codes, codes, groups)]
+def _folds(codes: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """The fold (0 … 4) of each row: stratified by label, a group never crosses folds."""
+    first = np.unique(groups, return_index=True)[1]
+    order = np.random.default_rng(seed).permutation(len(first))
+    order = order[np.argsort(codes[first][order], kind="stable")]
+    fold = np.empty(len(first), int)
+    fold[order] = np.arange(len(first)) % FOLDS
+    return fold[groups]
 
 
 def _head_probs(
-    projected: np.ndarray, codes: np.ndarray, valid: np.ndarray, n_classes: int, groups: np.ndarray, seed: int
+    x: np.ndarray, codes: np.ndarray, valid: np.ndarray, n_classes: int, groups: np.ndarray, seed: int
 ) -> tuple[np.ndarray, float]:
-    """Out-of-fold probabilities of a logistic head and its C, chosen by out-of-fold log-loss."""
-    usable = valid & (codes != UNLABELLED)
-    paths = np.full((len(STRENGTHS), len(codes), n_classes), EPS, np.float32)
-    for test in _folds(codes, groups, seed):
-        train = usable.copy()
-        train[test] = False
-        train, test = np.flatnonzero(train), test[valid[test]]
-        present = np.unique(codes[train])
-        if len(present) < 2 or len(test) == 0:
-            paths[:, test[:, None], present] = 1
-            continue
-        model, x = _logistic(STRENGTHS[0]), projected[train]
-        for path, strength in zip(paths, STRENGTHS, strict=True):
-            model.set_params(C=strength).fit(x, codes[train])
-            path[test[:, None], present] = model.predict_proba(projected[test])
-    paths = np.stack([_normalised(path) for path in paths])
+    """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss."""
+    usable, fold = valid & (codes != UNLABELLED), _folds(codes, groups, seed)
     rows = np.flatnonzero(usable)
-    losses = -np.log(paths[:, rows, codes[rows]]).mean(axis=1) if len(rows) else np.zeros(len(paths))
-    best = int(np.argmin(losses))
-    probs = np.where(valid[:, None], paths[best], np.nan)
-    return probs, STRENGTHS[best]
+    judged = valid
+    if len(rows) > SAMPLE:
+        judged = np.zeros(len(x), bool)
+        judged[np.random.default_rng(seed).choice(rows, SAMPLE, replace=False)] = True
+    models = [_logistic(STRENGTHS[0]) for _ in range(FOLDS)]
+    best, least = None, np.inf
+    for strength in STRENGTHS:
+        probs = _out_of_fold(models, strength, x, codes, judged, usable & judged, fold, n_classes)
+        rows = np.flatnonzero(usable & judged)
+        loss = -np.log(probs[rows, codes[rows]]).mean() if len(rows) else 0.0
+        if loss >= least:
+            break  # the loss has one minimum in C: weaker heads cost the most and win nothing
+        best, least, chosen = probs, loss, strength
+    if judged is not valid:
+        best = _out_of_fold(models, chosen, x, codes, valid, usable, fold, n_classes)
+    best[~valid] = np.nan
+    return best, chosen
 
 
-def _neighbour_probs(
-    values: np.ndarray,
+def _out_of_fold(
+    models: list[LogisticRegression],
+    strength: float,
+    x: np.ndarray,
     codes: np.ndarray,
-    valid: np.ndarray,
+    judged: np.ndarray,
+    usable: np.ndarray,
+    fold: np.ndarray,
     n_classes: int,
-    groups: np.ndarray,
-    n_neighbours: int = 20,
 ) -> np.ndarray:
-    """Class shares among the nearest rows by cosine outside a row's own group, weighted by similarity."""
-    usable = np.flatnonzero(valid & (codes != UNLABELLED))
+    """Probabilities of the judged rows, each from the model of its fold, started where it stopped before."""
     probs = np.full((len(codes), n_classes), EPS)
-    if len(usable):
-        similar, indices = _nearest(values, valid, usable, groups, min(n_neighbours, len(usable)))
-        found = similar > -1.5
-        distance = np.where(found, 1 - similar, 0)
-        width = max(np.median(distance[found]), EPS) if found.any() else 1.0
-        votes = np.exp(-distance / width) * found
-        for code in range(n_classes):
-            probs[:, code] += (votes * (codes[indices] == code)).sum(axis=1)
-    probs = probs / probs.sum(axis=1, keepdims=True)
-    probs[~valid] = np.nan
+    for k, model in enumerate(models):
+        train, test = np.flatnonzero(usable & (fold != k)), np.flatnonzero(judged & (fold == k))
+        present = np.unique(codes[train])
+        if len(present) > 1 and len(test):
+            model.set_params(C=strength).fit(x[train], codes[train])
+            probs[test[:, None], present] = model.predict_proba(x[test])
+        else:
+            probs[test[:, None], present] = 1
+    return _normalised(probs)
+
+
+class _Neighbours(NamedTuple):
+    """The nearest labelled rows of other groups, in one block of features."""
+
+    indices: np.ndarray  # int32 (N, k)
+    votes: np.ndarray  # float32 (N, k), how much each counts; 0: there is none
+    valid: np.ndarray  # bool (N,), rows whose features are finite
+
+
+def _neighbours(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups: np.ndarray, k: int = 20) -> _Neighbours:
+    """The k nearest by cosine. Normalises `x` in place; a vote decays with the distance over its median."""
+    usable = np.flatnonzero(valid & (codes != UNLABELLED))
+    if not len(usable):
+        return _Neighbours(np.zeros((len(x), 1), np.int32), np.zeros((len(x), 1), np.float32), valid)
+    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    search = _nearest if len(usable) <= EXACT_ROWS else _nearest_approximately
+    similar, indices = search(x, usable, groups, min(k, len(usable)))
+    found = similar > -1.5
+    distance = np.where(found, 1 - similar, 0)
+    width = max(np.median(distance[found]), EPS) if found.any() else 1.0
+    return _Neighbours(indices, np.exp(-distance / width) * found, valid)
+
+
+def _vote(
+    near: _Neighbours,
+    beliefs: np.ndarray,
+    voters: np.ndarray | None = None,
+    *,
+    rows: np.ndarray | slice = slice(None),
+) -> np.ndarray:
+    """Weighted mean (rows, K) of the neighbours' beliefs (N, K), of `voters` (N,) only."""
+    indices, votes = near.indices[rows], near.votes[rows]
+    if voters is not None:
+        votes = votes * voters[indices]
+    columns = [(votes * belief[indices]).sum(axis=1) for belief in np.ascontiguousarray(beliefs.T)]
+    probs = np.stack(columns, axis=1).astype(float) + EPS
+    probs /= probs.sum(axis=1, keepdims=True)
+    probs[~near.valid[rows]] = np.nan
     return probs
 
 
-def _nearest(
-    values: np.ndarray, valid: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine similarity and row index of the k nearest usable rows of other groups; -2: there is none."""
-    unit = np.where(valid[:, None], values, 0).astype(np.float32)
-    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
-    base, similar, indices = unit[usable], np.empty((len(unit), k), np.float32), np.empty((len(unit), k), int)
-    for start in range(0, len(unit), 2048):
-        block = slice(start, start + 2048)
-        scores = unit[block] @ base.T
-        scores[groups[block, None] == groups[usable]] = -2
-        best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Similarity and row index (N, k) of the nearest usable rows of other groups; -2: there is none."""
+    base, others = unit[usable].T, groups[usable]
+    similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
+    step = max(64, 20_000_000 // len(usable))
+    for start in range(0, len(unit), step):
+        block = slice(start, start + step)
+        scores = unit[block] @ base
+        scores[groups[block, None] == others] = -2
+        best = np.argpartition(scores, -k, axis=1)[:, -k:]
         similar[block], indices[block] = np.take_along_axis(scores, best, axis=1), usable[best]
     return similar, indices
 
 
-def _mixture(members: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
-    """Mix the members with the weights that best explain the given labels (EM; all are out of sample).
+def _nearest_approximately(
+    unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `_nearest`, from an inverted-file index: looks into the 32 cells nearest to each row."""
+    try:
+        import faiss
+    except ImportError:
+        raise ImportError(
+            f"Expected faiss for the neighbours of more than {EXACT_ROWS} rows. Received {len(usable)} rows "
+            "and no faiss. Run: pip install 'nsfwlib[ann]'"
+        ) from None
+    n_cells = int(2 * len(usable) ** 0.5)
+    index = faiss.index_factory(unit.shape[1], f"IVF{n_cells},Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(unit[usable[:: max(1, len(usable) // (50 * n_cells))]])
+    for block in _chunks(len(usable)):
+        index.add(unit[usable[block]])
+    index.nprobe = 32
+    similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
+    for block in _chunks(len(unit)):
+        # The row itself and its group come back too: ask for more than are wanted.
+        scores, found = index.search(unit[block], k + GROUP_ROOM)
+        found = usable[found]
+        scores[(groups[found] == groups[block, None]) | (scores < -1.5)] = -2
+        best = np.argsort(-scores, axis=1)[:, :k]
+        similar[block], indices[block] = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
+    return similar, indices
 
-    A row that some members cannot judge is left to the others; with none it stays NaN.
-    """
-    stack = np.stack(members)
-    known = np.isfinite(stack[:, :, 0])
-    rows = np.flatnonzero(known.all(axis=0) & (codes != UNLABELLED))
-    weights = np.full(len(stack), 1 / len(stack))
-    likelihood = stack[:, rows, codes[rows]]
+
+def _weights(members: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
+    """Mixture weights that best explain the given labels (EM; every member is out of sample)."""
+    known = np.logical_and.reduce([np.isfinite(member[:, 0]) for member in members])
+    rows = np.flatnonzero(known & (codes != UNLABELLED))
+    weights = np.full(len(members), 1 / len(members))
+    likelihood = np.stack([member[rows, codes[rows]] for member in members])
     for _ in range(100 if len(rows) else 0):
         share = likelihood * weights[:, None]
         weights = (share / share.sum(axis=0)).mean(axis=1)
-    weight = np.maximum(weights[:, None], EPS) * known
-    total = weight.sum(axis=0)
-    mixed = (np.where(known[:, :, None], stack, 0) * weight[:, :, None]).sum(axis=0)
-    return np.where(total[:, None] > 0, mixed / np.where(total > 0, total, 1)[:, None], np.nan)
+    return np.maximum(weights, EPS)
+
+
+def _mix(members: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    """Weighted mean (N, K). A row that some members cannot judge is left to the others; with none it is NaN."""
+    mixed, total = np.zeros_like(members[0]), np.zeros(len(members[0]))
+    for member, weight in zip(members, weights, strict=True):
+        known = np.isfinite(member[:, 0])
+        mixed[known] += weight * member[known]
+        total[known] += weight
+    total[total == 0] = np.nan
+    return mixed / total[:, None]
+
+
+def _class_scale(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Mean self-confidence (K,) of each class; that of a tiny class is drawn towards the mean of all."""
+    rows = np.flatnonzero((codes != UNLABELLED) & np.isfinite(probs[:, 0]))
+    own = probs[rows, codes[rows]]
+    sums = np.bincount(codes[rows], own, minlength=probs.shape[1])
+    sizes = np.bincount(codes[rows], minlength=probs.shape[1])
+    return (sums + TINY_CLASS * (own.mean() if len(own) else 1.0)) / (sizes + TINY_CLASS)
+
+
+def _balanced(probs: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Probabilities over the class scale: a class that is often mislabelled, hence unsure, is not put last."""
+    balanced = probs / scale
+    return balanced / balanced.sum(axis=1, keepdims=True)
 
 
 def _confident_joint(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
@@ -379,10 +511,7 @@ def _confident_joint(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
     n_classes = probs.shape[1]
     rows = np.flatnonzero((codes != UNLABELLED) & np.isfinite(probs[:, 0]))
     y, p = codes[rows], probs[rows]
-    size, mean = np.bincount(y, minlength=n_classes), np.full(n_classes, 1.1)
-    for code in np.flatnonzero(size):
-        mean[code] = p[y == code, code].mean()
-    above = p >= mean - EPS
+    above = p >= _class_scale(codes, probs) - EPS
     confident = above.any(axis=1)
     joint = np.zeros((n_classes, n_classes))
     np.add.at(joint, (y[confident], np.where(above, p, -1).argmax(axis=1)[confident]), 1)
@@ -395,7 +524,7 @@ def _judge(codes: np.ndarray, probs: np.ndarray, trusted: np.ndarray, seed: int)
     """Suggestion, score, cut and note of each row, classes as codes."""
     rows, labelled = np.arange(len(codes)), codes != UNLABELLED
     judged = np.isfinite(probs[:, 0])
-    p = np.where(judged[:, None], probs, 0)
+    p = np.where(judged[:, None], _balanced(probs, _class_scale(codes, probs)), 0)
     others = p.copy()
     others[rows[labelled], codes[labelled]] = -1
     alone = probs.shape[1] == 1
