@@ -316,6 +316,7 @@ def fine_tune(
     label_smoothing: float = 0.0,
     class_weight: str | None = None,
     augmented: bool = True,
+    keep: str = "best",
     seed: int = 0,
     verbose: int = 1,
 ) -> pd.DataFrame:
@@ -337,6 +338,7 @@ def fine_tune(
         label_smoothing: as in `train_head`.
         class_weight: as in `train_head`.
         augmented: see `augment`.
+        keep: "best" weights by validation loss, or those of the "last" epoch.
         seed: of order, augmentation and dropout.
         verbose: as in Keras.
 
@@ -387,7 +389,8 @@ def fine_tune(
         callbacks=callbacks,
         class_weight=_class_weight(targets["train"], class_weight),
     )
-    model.load_weights(best)
+    if keep == "best":
+        model.load_weights(best)
     classifiers.freeze_backbone(model)
     return _history(fitted.history, "fine-tune")
 

@@ -1,0 +1,157 @@
+import ast
+import json
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+import real_input
+
+from nsfwlib import demo, model, pipeline
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0*.ipynb"))
+
+
+def sources(notebook, kind="code"):
+    return [cell.source for cell in nbformat.read(notebook, 4).cells if cell.cell_type == kind]
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """All four notebooks on a small demo, with other parameters than their defaults."""
+    folder = tmp_path_factory.mktemp("small")
+    parameters = {
+        "data_dir": folder / "demo", "cache_dir": folder / "cache", "demo_images": 16, "head_epochs": 15,
+        "fine_tune_epochs": 1, "fine_tune_from": "mixed9", "blocks": ["mixed4", "mixed10"], "seed": 1, "batch_size": 8,
+    }  # fmt: skip
+    pipeline.run_notebooks(pipeline.STEPS, folder / "run", progress=False, **parameters)
+    return folder, parameters
+
+
+def test_every_artefact_of_the_house_plan_is_there(executed):
+    run = executed[0] / "run"
+    for name in (
+        "images.parquet", "model.keras", "history.csv", "predictions.parquet", "run.json", "pred_probs.parquet",
+        "label_issues.parquet", "labels.parquet", "metrics.json", "figures/confusion.png",
+        "figures/confusion_cleansing.png", "figures/noise.png", "figures/history.png",
+    ):  # fmt: skip
+        assert (run / name).stat().st_size > 100, name
+
+
+def test_the_simulated_reviewer_finds_planted_errors_and_leaves_no_trace_in_the_real_journal(executed):
+    folder, _ = executed
+    cleansing = json.loads((folder / "run" / "cleansing.json").read_text())
+    truth = demo.read_truth(folder / "demo").set_index("path")
+    labels = pd.read_parquet(folder / "run" / "labels.parquet").set_index("path")
+    changed = labels["label"].notna() & labels["label"].ne(labels["given_label"])
+    assert cleansing["simulated"] and changed.sum() >= 2
+    assert labels.loc[changed, "label"].eq(truth.loc[labels.index[changed], "true_label"]).all()
+    assert labels.loc[labels["split"].eq("test"), "label"].eq(labels["given_label"][labels["split"].eq("test")]).all()
+    assert not (folder / "demo_decisions.csv").exists()
+
+
+def test_the_raw_folder_is_as_it_was_drawn(executed, tmp_path):
+    fresh = tmp_path / "demo"
+    demo.make_demo(fresh, images_per_class=16, seed=1)
+    files = {p.relative_to(fresh): p.read_bytes() for p in fresh.rglob("*") if p.is_file()}
+    run = executed[0] / "demo"
+    assert {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()} == files
+
+
+def test_the_saved_model_predicts_what_the_table_says(executed):
+    folder, _ = executed
+    from nsfwlib import training
+
+    table = pd.read_parquet(folder / "run" / "predictions.parquet")
+    classifier = model.load_model(folder / "run" / "model.keras")
+    names = model.class_names(classifier)
+    found = training.predict(classifier, table.head(4), folder / "demo", progress=False)
+    assert abs(found - table.head(4)[names].to_numpy()).max() < 1e-3
+
+
+def test_executed_notebooks_hold_no_widget_state_and_only_figures(executed):
+    for copy in (executed[0] / "run" / "notebooks").glob("*.ipynb"):
+        notebook = nbformat.read(copy, 4)
+        assert "widgets" not in notebook.metadata, copy.name
+        kinds = {k for cell in notebook.cells for o in cell.get("outputs", []) for k in o.get("data", {})}
+        assert not kinds & {"image/jpeg", "image/webp", "application/vnd.jupyter.widget-state+json"}, copy.name
+        assert "Traceback" not in copy.read_text(), copy.name
+
+
+def test_a_second_run_loads_what_is_still_valid(executed):
+    folder, parameters = executed
+    before = (folder / "run" / "model.keras").stat().st_mtime_ns
+    started = time.perf_counter()
+    pipeline.run_notebooks(["02_fine_tune"], folder / "run", progress=False, **{
+        name: value for name, value in parameters.items() if name not in ("blocks", "demo_images")
+    })  # fmt: skip
+    assert (folder / "run" / "model.keras").stat().st_mtime_ns == before
+    assert time.perf_counter() - started < 120
+
+
+def test_real_photographs_and_drawings_of_every_form_go_all_the_way_unanswered(tmp_path):
+    data = real_input.make_folder(tmp_path / "shipped")
+    (data / "graphics" / "broken.jpg").write_bytes(b"<html>404</html>")
+    pipeline.run_notebooks(
+        pipeline.STEPS, tmp_path / "run", progress=False, data_dir=data, cache_dir=tmp_path / "cache",
+        head_epochs=5, fine_tune_epochs=0, blocks=["mixed4"],
+    )  # fmt: skip
+    table = pd.read_parquet(tmp_path / "run" / "images.parquet")
+    assert table["problem"].ne("").sum() == 1
+    assert table.loc[table["problem"].ne(""), "path"].tolist() == ["graphics/broken.jpg"]
+    cleansing = json.loads((tmp_path / "run" / "cleansing.json").read_text())
+    assert cleansing == {"found": "0 in 0 pictures looked at", "changed": 0, "simulated": False}
+    assert not (tmp_path / "shipped_decisions.csv").exists()
+
+
+def bad_folder(kind, folder):
+    if kind == "missing":
+        return folder / "nowhere"
+    (folder / "data").mkdir()
+    if kind == "no class folders":
+        (folder / "data" / "a.jpg").write_bytes(b"x")
+    if kind in ("one class", "no readable image"):
+        (folder / "data" / "only").mkdir()
+        source = real_input.PHOTOGRAPHS[0].read_bytes() if kind == "one class" else b"no image"
+        (folder / "data" / "only" / "a.jpg").write_bytes(source)
+    return folder / "data"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("missing", "nowhere"),
+        ("empty", "data"),
+        ("no class folders", "class"),
+        ("no readable image", "usable"),
+        ("one class", "Only one class"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_a_way_out(tmp_path, capsys, kind, sentence):
+    data = bad_folder(kind, tmp_path)
+    code = pipeline.main(
+        ["--notebooks", "01_explore_data", "--data-dir", str(data), "--run-dir", str(tmp_path / "run")]
+    )
+    message = capsys.readouterr().err.strip().splitlines()
+    copy = nbformat.read(tmp_path / "run" / "notebooks" / "01_explore_data.ipynb", 4)
+    errors = [o for cell in copy.cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
+    assert code == 1 and any(sentence in line for line in message), message
+    assert [len(error["traceback"]) for error in errors] == [1]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_explains_more_than_it_computes(notebook):
+    code, prose = sources(notebook), sources(notebook, "markdown")
+    lengths = sorted(len(source.splitlines()) for source in code)
+    assert len(prose) >= 0.6 * len(code) and lengths[len(lengths) // 2] <= 9 and lengths[-1] <= 16
+    defined = [node for source in code for node in ast.walk(ast.parse(source))]
+    assert not any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in defined), "those belong in the library"
+    assert any("assert " in source for source in code[-2:]), "the last cells assert what the notebook promises"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_parameter_says_what_it_is(notebook):
+    for name, about in papermill.inspect_notebook(str(notebook)).items():
+        assert about["help"], name

@@ -1,0 +1,57 @@
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
+PIP_SECTION = ENVIRONMENT["dependencies"][-1]["pip"]
+
+
+def test_the_library_imports_in_under_a_second_and_without_tensorflow():
+    code = (
+        "import time, sys; start = time.perf_counter(); import nsfwlib; took = time.process_time();"
+        "import nsfwlib.dataset, nsfwlib.labels, nsfwlib.review, nsfwlib.metrics, nsfwlib.plots, nsfwlib.widgets;"
+        "print(took, 'tensorflow' in sys.modules or 'keras' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    took, heavy = done.stdout.split()
+    assert float(took) < 1 and heavy == "False"
+
+
+def test_every_dependency_has_a_lower_bound_and_a_pin():
+    extras = [item for items in PROJECT["optional-dependencies"].values() for item in items]
+    pinned = re.findall(r"^([A-Za-z0-9._-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    for requirement in [*PROJECT["dependencies"], *extras]:
+        name, bound = re.match(r"([A-Za-z0-9._-]+)(?:\[[\w-]+\])?(>=[\d.]+)?", requirement).groups()
+        assert bound, f"{requirement} has no lower bound"
+        assert name.lower().replace("_", "-") in pinned, f"{name} is not pinned in constraints.txt"
+
+
+def test_the_conda_environment_takes_the_same_pins_and_extras_that_exist():
+    assert set(ENVIRONMENT) == {"name", "channels", "dependencies"}
+    assert [d for d in ENVIRONMENT["dependencies"] if isinstance(d, str)][-1] == "pip"
+    assert PIP_SECTION[0] == "-c constraints.txt"
+    extras = re.fullmatch(r"-e \.\[([\w,]+)\]", PIP_SECTION[1]).group(1).split(",")
+    assert set(extras) <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_pip_section_of_the_conda_environment_resolves():
+    arguments = [word for line in PIP_SECTION for word in line.split()]
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--dry-run", "-q", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_registry_address_or_machine_path_is_pinned():
+    for name in ("constraints.txt", "environment.yml", "pyproject.toml"):
+        text = (ROOT / name).read_text()
+        assert not re.search(r"https?://|file:|/home/|/root/", text), name

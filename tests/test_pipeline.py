@@ -1,0 +1,79 @@
+import nbformat
+import pytest
+
+from nsfwlib import pipeline
+
+HEADER = "a: int = 1  # a number\nrun_dir: str = '.'  # where to write\n"
+
+
+def notebook(path, *sources):
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+def text_of(path):
+    return "".join(o.get("text", "") for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", []))
+
+
+def test_parameters_reach_the_notebook_and_paths_mean_the_callers_folder(tmp_path, monkeypatch):
+    (tmp_path / "nb").mkdir()
+    source = notebook(
+        tmp_path / "nb" / "x.ipynb",
+        HEADER + "data_dir: str = ''",
+        "import os; print(a, data_dir, run_dir, os.getcwd())",
+    )
+    monkeypatch.chdir(tmp_path)
+    (copy,) = pipeline.run_notebooks([source], "run", progress=False, a=5, data_dir="photos")
+    assert copy == tmp_path / "run" / "notebooks" / "x.ipynb" or copy.as_posix() == "run/notebooks/x.ipynb"
+    assert text_of(copy).split() == ["5", f"{tmp_path}/photos", f"{tmp_path}/run", f"{tmp_path}/nb"]
+
+
+def test_an_unknown_parameter_is_an_error_that_lists_those_there_are(tmp_path):
+    source = notebook(tmp_path / "x.ipynb", HEADER)
+    with pytest.raises(ValueError, match=r"No parameter b in x\. Those there are: a, run_dir\."):
+        pipeline.run_notebooks([source], tmp_path / "run", b=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_notebook_lists_the_kits_own():
+    with pytest.raises(FileNotFoundError, match="The kit's own are: 01_explore_data, "):
+        pipeline.run_notebooks(["99_nothing"], "run")
+
+
+def test_plain_papermill_with_an_unknown_parameter_fails_in_the_first_cell(tmp_path):
+    import papermill
+
+    source = notebook(tmp_path / "x.ipynb", HEADER, "from nsfwlib import notebook; notebook.begin()")
+    with pytest.raises(papermill.PapermillExecutionError, match=r"no parameter typo\. Parameters it has: a, run_dir"):
+        papermill.execute_notebook(str(source), str(tmp_path / "y.ipynb"), {"typo": 1, "a": 2}, progress_bar=False)
+
+
+def test_a_failing_notebook_exits_non_zero_and_leaves_the_executed_copy_with_the_error(tmp_path, capsys):
+    source = notebook(
+        tmp_path / "x.ipynb", HEADER,
+        "from nsfwlib import notebook, dataset; from pathlib import Path; notebook.begin(); print('ran')",
+        "dataset.scan(Path('nowhere'))",
+    )  # fmt: skip
+    code = pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")])
+    copy = nbformat.read(tmp_path / "run" / "notebooks" / "x.ipynb", 4)
+    errors = [o for cell in copy.cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
+    assert code == 1
+    assert "nowhere" in capsys.readouterr().err and "ran" in text_of(tmp_path / "run" / "notebooks" / "x.ipynb")
+    assert len(errors) == 1 and len(errors[0]["traceback"]) == 1, "a sentence, no wall of traceback"
+
+
+def test_the_shell_command_names_a_parameter_that_no_notebook_has(capsys):
+    with pytest.raises(SystemExit) as stop:
+        pipeline.main(["--data-dirr", "x"])
+    assert stop.value.code == 2
+    assert "no parameter --data-dirr x; those there are: --data_dir, --run_dir" in capsys.readouterr().err
+
+
+def test_an_unwritable_run_dir_is_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    source = notebook(tmp_path / "x.ipynb", HEADER)
+    assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "file" / "run")]) == 2
+    assert "run_dir must be a folder that can be written" in capsys.readouterr().err
