@@ -159,8 +159,8 @@ def confused_pairs(
     for i, j in zip(*np.nonzero(matrix * ~np.eye(len(matrix), dtype=bool)), strict=True):
         low, high = (np.nan, np.nan) if intervals is None else intervals[i, j]
         share, (a, b) = matrix[i, j] / support[i], (class_names[i], class_names[j])
-        span = "" if intervals is None else f" ({low:.1%} to {high:.1%})"
-        sentence = f"{matrix[i, j]:,.0f} of {support[i]:,.0f} {a} images ({share:.1%}){span} are taken for {b}."
+        span = "" if intervals is None else f", interval {low:.1%} to {high:.1%}"
+        sentence = f"{matrix[i, j]:,.0f} of {support[i]:,.0f} {a} images ({share:.1%}{span}) are taken for {b}."
         rows.append((a, b, matrix[i, j], share, low, high, sentence))
     table = pd.DataFrame(rows, columns=["label", "predicted", "count", "share", "low", "high", "sentence"])
     return table.sort_values("share", ascending=False, kind="stable", ignore_index=True).head(top)
@@ -674,7 +674,10 @@ def slice_attributes(images: pd.DataFrame, metadata: pd.DataFrame | None = None)
         table["animation"] = np.where(column["frames"] > 1, "animated", "still")
     if "group" in column:
         table["near-duplicates"] = np.where(column["group"].duplicated(keep=False), "has some", "alone")
-    return table if metadata is None else table.join(_joined(column["path"], metadata), rsuffix=" (metadata)")
+    if metadata is None:
+        return table
+    own = _joined(column["path"], metadata)
+    return pd.concat([table, own.rename(columns={name: f"{name} (metadata)" for name in table})], axis=1)
 
 
 def _joined(path: pd.Series, metadata: pd.DataFrame) -> pd.DataFrame:
@@ -1028,15 +1031,14 @@ def audited_confusion(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Estimated confusion matrix against the truth: (K, K) numbers of images, and (K, K, 2) intervals of row shares.
 
-    Each audited row stands for N_s / n_s rows of its stratum; intervals are Jeffreys' on Kish's effective count.
+    Each audited row stands for the rows of its stratum and predicted label that it was drawn from; intervals are
+    Jeffreys' on Kish's effective count. Arguments as in `audited_accuracy`.
     """
     truth = np.asarray(truth, dtype=object)
     counts = (audit["picked"] | audit["stratum"].eq(STRATA[0])).to_numpy() & ~pd.isna(truth)
-    stratum = audit["stratum"]
-    seen = stratum[counts].value_counts()
-    weight = stratum.map(stratum.value_counts()).to_numpy(float) / stratum.map(seen).fillna(np.inf).to_numpy(float)
+    weight = _audit_weights(audit["stratum"].to_numpy(), np.asarray(predicted, dtype=object), counts)
     rows, columns = _codes(truth[counts], class_names), _codes(np.asarray(predicted, dtype=object)[counts], class_names)
-    weight, members = weight[counts], _group_codes(groups, len(truth))[counts]
+    members = _group_codes(groups, len(truth))[counts]
     k = len(class_names)
     matrix = np.bincount(rows * k + columns, weights=weight, minlength=k * k).reshape(k, k)
     rho = group_correlation(rows == columns, members)
@@ -1046,6 +1048,15 @@ def audited_confusion(
         alike = effective_count(members[rows == i], len(w), correlation=rho) / max(len(w), 1)
         worth[i] = alike * w.sum() ** 2 / (w**2).sum() if len(w) else 0
     return matrix, confusion_intervals(matrix, support=worth, level=level)
+
+
+def _audit_weights(stratum: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(n,) how many rows each counted row stands for; strata sum to their size as far as any of them was counted."""
+    cells = pd.DataFrame({"stratum": stratum, "predicted": predicted, "counted": counts})
+    cell, whole = cells.groupby(["stratum", "predicted"])["counted"], cells.groupby("stratum")["counted"]
+    weight = (cell.transform("size") / cell.transform("sum").clip(lower=1)).where(cells["counted"], 0)
+    covered = weight.groupby(cells["stratum"]).transform("sum").clip(lower=TINY)
+    return (weight * whole.transform("size") / covered).to_numpy()[counts]
 
 
 # ── Incarnations: past confusion matrices ───────────────────────────────────────────────────────
