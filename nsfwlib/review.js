@@ -163,7 +163,7 @@ function render({ model, el }) {
     const open = page.rows.filter((r) => !r.decision && isShown(r)).length;
     accept.disabled = !page.rows.length;
     const what = page.default === "keep" ? `keep ${open}` : `${open} as ${page.default}`;
-    accept.firstChild.textContent = open ? `Accept page: ${what}` : "Next page";
+    accept.firstChild.textContent = open ? `Accept page: ${what}` : "Page done, go on";
   };
 
   const say = (text) => {
