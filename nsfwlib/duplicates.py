@@ -10,6 +10,7 @@ from scipy.sparse.csgraph import connected_components
 MAX_DISTANCE = 14  # bits of 64: beyond it even the second look finds more chance than copies
 MIN_CORRELATION = 0.92  # of two 32×32 thumbnails, best of the placements tried by `likeness`
 FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides
+_OUTRIGHT = 1e9  # pairs that are compared one by one: seconds
 _PLAIN = 0.02  # contrast (standard deviation, 0–1) below which a picture is blank: its hash is noise
 
 Thumbs = Callable[[np.ndarray], np.ndarray]  # positions (P,) → grey thumbnails (P, 32, 32)
@@ -80,26 +81,27 @@ def components(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
     return pd.factorize(labels)[0].astype(np.int64)
 
 
-# The decoy of a picture is itself upside down: its odd vertical frequencies change sign. Nobody posts upside-down
-# copies, so what resembles a decoy does so by chance, however many true copies the table holds.
-_UPSIDE_DOWN = np.uint64(sum(1 << (63 - i) for i in range(64) if (i // 8) % 2))
-
-
 def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1, seed: int = 0) -> int:
     """The largest distance at which chance gives an image at most 0.01 neighbours among these hashes.
 
-    Counted, not modelled: each hash is compared with the decoys of up to 300 others, drawn at random.
-    0 (identical hashes) where even distance 1 holds more.
+    Chance rules where an image has ten neighbours or more, however many true copies the table holds. There
+    the logarithm of their number is a parabola in the distance, very nearly; it is fitted to distances of
+    pairs drawn at random and continued to 0.01.
 
     Args:
         tries: comparisons made per pair, 2 where mirror images are compared as well.
     """
     n = len(hashes)
-    if n < 2:
+    if n < 20:  # too few to say anything of chance, too few for it to do harm
         return max_distance
-    counts = _sampled_distances(hashes, hashes ^ _UPSIDE_DOWN, seed=seed)
+    counts = _sampled_distances(hashes, hashes, seed=seed)
     expected = np.cumsum(counts) / counts.sum() * (n - 1) * tries
-    return int(min(max(np.searchsorted(expected, FALSE_NEIGHBOURS, side="right") - 1, 0), max_distance))
+    fitted = np.flatnonzero((expected >= min(10, n / 20)) & (expected <= n / 4))
+    if len(fitted) < 3:  # most hashes are far too alike to tell anything by them
+        return 0
+    curve = np.polynomial.Polynomial.fit(fitted, np.log(expected[fitted]), 2)
+    predicted = np.exp(curve(np.arange(fitted[0])))
+    return int(min(max(np.searchsorted(predicted, FALSE_NEIGHBOURS, side="right") - 1, 0), max_distance))
 
 
 def _sampled_distances(hashes: np.ndarray, others: np.ndarray, *, seed: int, shifts: int = 300) -> np.ndarray:
@@ -127,8 +129,6 @@ def _candidates(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pairs of positions (left < right), and whether right must be mirrored to resemble left."""
     left, right = near_pairs(hashes, hashes, max_distance=distance)
-    keep = left < right
-    left, right = left[keep], right[keep]
     flipped = np.zeros(len(left), dtype=bool)
     if mirrors is None:
         return left, right, flipped
@@ -144,13 +144,18 @@ def _candidates(
 def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
     """All (i, j) with a[i] and b[j] within `max_distance` bits → two int64 arrays, sorted, each pair once.
 
-    Up to 1e9 pairs are compared outright. Above, the 64 bits are cut into four bands of 16: two hashes
+    Of a table with itself (`a is b`) only the pairs i < j are returned.
+
+    Small tables are compared outright. Above, the 64 bits are cut into four bands of 16: two hashes
     within d bits agree within d // 4 bits in one band at least, so only such buckets are compared.
     """
-    if len(a) * len(b) <= 1e9 or max_distance > 15:
+    if len(a) * len(b) <= _OUTRIGHT or max_distance > 15:
         found = [_compare(a, np.arange(len(a)), b, np.arange(len(b)), max_distance)]
     else:
         found = [_band_pairs(a, b, band, max_distance) for band in range(4)]
+    if a is b:
+        found = [np.sort(pair, axis=0) for pair in found]
+        found = [pair[:, pair[0] < pair[1]] for pair in found]
     pairs = np.unique(np.concatenate([left * np.int64(len(b)) + right for left, right in found]))
     left, right = np.divmod(pairs, max(len(b), 1))
     return left, right
@@ -183,6 +188,8 @@ def _band_pairs(a: np.ndarray, b: np.ndarray, band: int, max_distance: int) -> t
     found = []
     for key in np.flatnonzero(np.diff(starts_a)):
         near = key ^ flips
+        if a is b:  # each pair of buckets once
+            near = near[near >= key]
         first, last = starts_b[near], starts_b[near + 1]
         columns = order_b[_ranges(first, last)]
         if len(columns):
@@ -354,14 +361,11 @@ def hubs(images: pd.DataFrame, *, min_size: int = 10) -> pd.DataFrame:
     """
     usable = images[images["problem"] == ""]
     blank = pd.Series(is_blank(usable), index=usable.index)
-    kinds = {"blank": usable[blank].assign(group=-1), "repeated": usable[~blank]}
-    found = [
-        part.groupby("group")
-        .agg(images=("path", "size"), classes=("given_label", "nunique"), path=("path", "first"))
-        .query("images >= @min_size")
-        .reset_index()
-        .assign(kind=kind)
-        for kind, part in kinds.items()
-    ]
+    found = []
+    for kind, part in (("blank", usable[blank].assign(group=-1)), ("repeated", usable[~blank])):
+        counted = part.groupby("group").agg(
+            images=("path", "size"), classes=("given_label", "nunique"), path=("path", "first")
+        )
+        found.append(counted[counted["images"] >= min_size].reset_index().assign(kind=kind))
     columns = ["kind", "group", "images", "classes", "path"]
     return pd.concat(found)[columns].sort_values("images", ascending=False, ignore_index=True)
