@@ -78,7 +78,8 @@ def bottleneck_features(
 
     Args:
         model: a classifier; the backbone and its rescaling are used, the head is not.
-        table: rows of the images table (`path`, `sha256`); rows whose file cannot be read come out as NaN.
+        table: rows of the images table (`path`, `sha256`); rows with a problem are never opened and come out as NaN, as
+            do those whose file has changed or broken since the scan.
         data_dir: the folder that `path` is relative to.
         cache_dir: shared by runs. Rows are kept by content hash and by identity of the weights, so that renamed,
             relabelled and copied files cost nothing. Interrupt or kill it: the next call goes on where it stopped.
@@ -111,7 +112,8 @@ def block_features(
     backbone = classifiers.feature_model(model, blocks)
     widths = [output.shape[-1] for output in backbone.outputs]
     folders = [Path(cache_dir) / "features" / f"{block}-{_identity(model, block)}" for block in blocks]
-    unique = table.drop_duplicates("sha256")
+    usable = table[table["problem"].eq("")] if "problem" in table else table
+    unique = usable.drop_duplicates("sha256")
     missing = np.zeros(len(unique), bool)
     for folder, width in zip(folders, widths, strict=True):
         missing |= feature_store.positions(folder, unique["sha256"], width) < 0
