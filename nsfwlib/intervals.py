@@ -1,0 +1,81 @@
+"""How many witnesses are near-duplicates worth, and how sure does that make a share?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import beta
+
+FEW_GROUPS = 10  # with fewer groups of several images, near-duplicates are taken to agree fully
+
+
+def jeffreys(hits: np.ndarray, trials: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Jeffreys interval of a share: (low, high), Beta(½ + hits, ½ + misses); [0, 1] without a trial.
+
+    Counts may be fractions, as effective counts are. No hit gives a low of 0, no miss a high of 1.
+    Source: Brown, Cai, DasGupta, Interval Estimation for a Binomial Proportion, 2001.
+    """
+    hits, trials = np.broadcast_arrays(np.asarray(hits, dtype=float), np.asarray(trials, dtype=float))
+    tail = (1 - level) / 2
+    misses = np.maximum(trials - hits, 0)
+    low = np.where(hits > 0, beta.ppf(tail, hits + 0.5, misses + 0.5), 0.0)
+    high = np.where(misses > 0, beta.ppf(1 - tail, hits + 0.5, misses + 0.5), 1.0)
+    return low, high
+
+
+def group_correlation(outcomes: np.ndarray, groups: Sequence[int] | None) -> float:
+    """Correlation in [0, 1] of an outcome within near-duplicate groups, by one-way analysis of variance.
+
+    1 where fewer than 10 groups have several rows or nothing varies: too little to believe anything milder.
+
+    Args:
+        outcomes: (N,) numbers, such as 0 and 1 for wrong and right.
+        groups: (N,) group of each row; None means that all rows are independent.
+    """
+    y = np.asarray(outcomes, dtype=float)
+    codes = group_codes(groups, len(y))
+    size = np.bincount(codes)
+    n, g = len(y), len(size)
+    if (size > 1).sum() < FEW_GROUPS or np.ptp(y) == 0:
+        return 1.0
+    means = np.bincount(codes, weights=y) / size
+    between = (size * (means - y.mean()) ** 2).sum() / (g - 1)
+    within = ((y - means[codes]) ** 2).sum() / (n - g)
+    typical = (n - (size**2).sum() / n) / (g - 1)
+    return float(np.clip((between - within) / (between + (typical - 1) * within), 0, 1))
+
+
+def effective_count(groups: Sequence[int] | None, n: int, *, correlation: float = 1.0) -> float:
+    """How many independent rows n rows are worth: n / (1 + (m − 1)·ρ), m the row-weighted mean group size.
+
+    Source: Kish, Survey Sampling, 1965.
+    """
+    size = np.bincount(group_codes(groups, n)).astype(float)
+    return n / (1 + ((size**2).sum() / n - 1) * correlation) if n else 0.0
+
+
+def group_codes(groups: Sequence[int] | None, n: int) -> np.ndarray:
+    """(N,) group numbers from 0; every row is its own group where groups is None."""
+    if groups is None:
+        return np.arange(n)
+    if len(groups) != n:
+        raise ValueError(f"Expected one group a row: {n}. Received: {len(groups)} groups.")
+    return pd.factorize(np.asarray(groups))[0]
+
+
+def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Blocks (N, B) of positive row weights, one exponential draw a group; B sums to draws.
+
+    Source: Rubin, The Bayesian Bootstrap, 1981. No resample ever loses a class.
+    """
+    block = int(np.clip(4_000_000 // len(members), 1, draws))
+    for start in range(0, draws, block):
+        weight = rng.standard_exponential((members.max() + 1, min(block, draws - start)), dtype=np.float32)
+        yield weight[members]
+
+
+def tails(level: float) -> list[float]:
+    """The two quantiles between which an interval of this level lies."""
+    return [(1 - level) / 2, (1 + level) / 2]
