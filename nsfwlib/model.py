@@ -11,8 +11,13 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
+
+from nsfwlib.notebook import stderr_aside
+
+with stderr_aside():  # TensorFlow greets every process with lines that no setting silences
+    import keras
+    import tensorflow as tf  # noqa: F401
 
 # keras.applications name → (scale, offset) from raw RGB to what its ImageNet weights expect, and its image size
 BACKBONES = {

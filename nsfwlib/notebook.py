@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import itertools
 import os
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 INJECTED = "# Parameters\n"  # first line of the cell that papermill adds after the one tagged `parameters`
@@ -38,6 +41,24 @@ def is_interactive() -> bool:
     return _shell() is not None and any(
         name in os.environ for name in ("JPY_SESSION_NAME", "VSCODE_PID", "SCRIPT_NAME")
     )
+
+
+@contextmanager
+def stderr_aside() -> Iterator[None]:
+    """Keep what is written to standard error, C++ included, out of sight, unless there is an error."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as aside:
+        kept = os.dup(2)
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            aside.seek(0)
+            os.write(kept, aside.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _shell() -> Any:

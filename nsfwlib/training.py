@@ -9,19 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 from tqdm.auto import tqdm
 
 from nsfwlib import dataset, feature_store, images
-from nsfwlib import model as classifiers
+from nsfwlib import model as classifiers  # before Keras and TensorFlow: it keeps them quiet
+
+import keras  # isort: skip
+import tensorflow as tf  # isort: skip
 
 STORE_SECONDS = 10  # what a kill may cost
 
@@ -392,7 +394,9 @@ def fine_tune(
         class_weight=_class_weight(targets["train"], class_weight),
     )
     if keep == "best":
-        model.load_weights(best)
+        with warnings.catch_warnings():  # the state of the optimizer, which is of no more use, does not match
+            warnings.simplefilter("ignore", UserWarning)
+            model.load_weights(best)
     classifiers.freeze_backbone(model)
     return _history(fitted.history, "fine-tune")
 
