@@ -10,6 +10,8 @@ from scipy.sparse.csgraph import connected_components
 MAX_DISTANCE = 14  # bits of 64: beyond it even the second look finds more chance than copies
 MIN_CORRELATION = 0.92  # of two 32×32 thumbnails, best of the placements tried by `likeness`
 FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides
+_MIDDLE_MAY_LACK = 0.12  # of the correlation that the whole must reach
+_SAME_LEVELS = 3.0  # grey levels (RMS): closer than that, even plain middles agree
 _OUTRIGHT = 1e9  # pairs that are compared one by one: seconds
 _PLAIN = 0.02  # contrast (standard deviation, 0–1) below which a picture is blank: its hash is noise
 
@@ -47,7 +49,7 @@ def group_near_duplicates(
     if thumbs is None:
         distance = safe_distance(values, max_distance=max_distance, tries=1 if mirrored is None else 2)
     else:
-        distance = _affordable_distance(values, max_distance)
+        distance = affordable_distance(values, max_distance)
     left, right, flipped = _candidates(values, mirrors, distance)
     same_left, same_right = first[inverse], np.arange(len(hashes))  # equal hashes: each with the first
     left, right = np.concatenate([first[left], same_left]), np.concatenate([first[right], same_right])
@@ -115,13 +117,18 @@ def _sampled_distances(hashes: np.ndarray, others: np.ndarray, *, seed: int, shi
     return counts
 
 
-def _affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float = 20.0) -> int:
-    """The largest distance with at most `budget` candidates per image: each costs a second look."""
-    if len(hashes) < 2:
+def affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float = 20.0) -> int:
+    """The largest distance with at most `budget` candidates per image: each costs a second look.
+
+    In big tables the search has its price as well: two bands may differ by 2 bits, or 1, not more.
+    """
+    n = len(hashes)
+    if n < 2:
         return max_distance
     counts = _sampled_distances(hashes, hashes, seed=0, shifts=50)
-    expected = np.cumsum(counts) / counts.sum() * (len(hashes) - 1)
-    return int(min(max(np.searchsorted(expected, budget, side="right") - 1, 4), max_distance))
+    expected = np.cumsum(counts) / counts.sum() * (n - 1)
+    quick = 64 if n**2 <= _OUTRIGHT else 11 if n <= 300_000 else 7
+    return int(min(max(np.searchsorted(expected, budget, side="right") - 1, 4), quick, max_distance))
 
 
 def _candidates(
@@ -234,8 +241,8 @@ def _confirm(
 def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Pairwise likeness of grey thumbnails (P, 32, 32) and (P, 32, 32) → float32 (P,), at most 1.
 
-    The best correlation over: the whole, without the lower and without the upper fifth (captions), one of the two
-    cropped to its central 97…85 % (crops).
+    The best correlation over: the whole, without the lower and without the upper fifth (captions), one of the
+    two cropped to its central 97…85 % (crops); the middles must agree as well.
     """
     a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
     best = _correlations(a, b)
@@ -262,7 +269,13 @@ _ZOOMS = {scale: _zoom(scale) for scale in (0.97, 0.94, 0.91, 0.88, 0.85)}
 
 def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     parts = (slice(0, 32), slice(0, 26), slice(6, 32))
-    return np.maximum.reduce([_correlation(a[:, part], b[:, part]) for part in parts])
+    best = np.maximum.reduce([_correlation(a[:, part], b[:, part]) for part in parts])
+    # The same white bar under two pictures correlates well: their middles must agree, too.
+    a, b = a[:, 6:26], b[:, 6:26]
+    difference = a - b
+    difference -= difference.mean(axis=(1, 2), keepdims=True)
+    flat = np.square(difference).mean(axis=(1, 2)) < _SAME_LEVELS**2
+    return np.where(flat, best, np.minimum(best, _correlation(a, b) + _MIDDLE_MAY_LACK))
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
