@@ -61,6 +61,7 @@ def _styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        plt.draw_if_interactive()  # loads the backend: inside the context its interactive mode would be reset
         with mpl.rc_context(_LOOK):
             return draw(*args, **kwargs)
 

@@ -71,7 +71,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> Path:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else value.tolist() if hasattr(value, "tolist") else str(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def fingerprint(images: pd.DataFrame, labels: pd.Series) -> str:
