@@ -154,8 +154,9 @@ def suspicions(data, given):
     """Method → (N,) suspicion, and the seconds that ours took."""
     head = tuned_head_probs(data, given)
     start = time.perf_counter()
-    probs = labels.out_of_sample_probs(given, data.blocks, classes=range(data.truth.max() + 1), groups=data.groups)
-    found = {"ours": labels.find_label_issues(given, probs, classes=range(probs.shape[1]))["score"].to_numpy()}
+    classes = range(data.truth.max() + 1)
+    probs = labels.out_of_sample_probs(given, data.blocks, classes=classes, groups=data.groups)
+    found = {"ours": labels.find_label_issues(given, probs, classes=classes, groups=data.groups)["score"].to_numpy()}
     seconds = time.perf_counter() - start
     for source, p in (("head", head), ("our mixture", probs)):
         found |= {f"cleanlab {m}, {source}": cleanlab_suspicion(given, p, m) for m in CLEANLAB}

@@ -4,7 +4,7 @@ Each block of features gets two members that never saw the row they judge: an ou
 the votes of the nearest neighbours outside its near-duplicate group. A mixture weighs them by the likelihood
 of the given labels. The neighbours then vote once more, not with their given labels but with what this mixture
 makes of them. The margin, corrected for classes that are rarely sure of themselves, ranks; the confident
-joint cuts.
+joint cuts. Near-duplicates under different labels testify against one another.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ FOLDS = 5
 SAMPLE = 50_000  # rows that the components and the head's C are chosen on
 EXACT_ROWS = 100_000  # beyond, neighbours come from an approximate index
 GROUP_ROOM = 20  # of the approximate neighbours, how many may be of the row's own group
+WITNESS = 0.25  # weight of a divided group's other labels: near-duplicates are no independent witnesses
 CHUNK = 16_384  # rows at a time where a whole float32 copy would not fit
 
 Features = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
@@ -63,7 +64,7 @@ def find_label_issues(
         ValueError: lengths differ, a label is not in `classes`, or neither probabilities nor features came.
     """
     codes, classes = _encode(labels, classes)
-    trusted = _flags(trusted, len(codes))
+    trusted, groups = _flags(trusted, len(codes)), _group_codes(groups, len(codes))
     if pred_probs is None and features is None:
         raise ValueError("Expected pred_probs or features. Received neither: pass one of them.")
     given_probs = None if pred_probs is None else _checked_probs(pred_probs, len(codes), classes)
@@ -71,7 +72,7 @@ def find_label_issues(
     probs = given_probs
     if features is not None:
         probs = _estimate(codes, members, features, len(classes), groups, trusted, seed)
-    table = _judge(codes, probs, trusted, seed)
+    table = _judge(codes, probs, groups, trusted, seed)
     names = np.array([*classes, ""], object)
     table.insert(0, "given", names[codes])
     table["suggested"] = names[table["suggested"]]
@@ -93,7 +94,8 @@ def out_of_sample_probs(
     Arguments as in `find_label_issues`. Rows without one valid block of features are NaN.
     """
     codes, classes = _encode(labels, classes)
-    return _estimate(codes, [], features, len(classes), groups, _flags(trusted, len(codes)), seed)
+    groups, trusted = _group_codes(groups, len(codes)), _flags(trusted, len(codes))
+    return _estimate(codes, [], features, len(classes), groups, trusted, seed)
 
 
 def noise_matrix(labels: Any, pred_probs: np.ndarray, *, classes: Sequence[Hashable] | None = None) -> pd.DataFrame:
@@ -231,12 +233,11 @@ def _estimate(
     members: list[np.ndarray],
     features: Features,
     n_classes: int,
-    groups: Any,
+    groups: np.ndarray,
     trusted: np.ndarray,
     seed: int,
 ) -> np.ndarray:
     """Mixture of all members and of the neighbours' second vote: (N, K), NaN where nobody can judge."""
-    groups = _group_codes(groups, len(codes))
     heads, neighbourhoods = list(members), []
     for name, block in _blocks(features):
         if np.ndim(block) != 2 or len(block) != len(codes):
@@ -266,8 +267,7 @@ def _estimate(
 
 def _beliefs(codes: np.ndarray, probs: np.ndarray, first: np.ndarray, trusted: np.ndarray) -> np.ndarray:
     """P(true class | features, given label) by Bayes' rule: P(true | features) · P(given | true)."""
-    joint = _confident_joint(codes, first)
-    noise = joint / np.maximum(joint.sum(axis=0), EPS)
+    noise = _noise(_confident_joint(codes, first))
     beliefs = _balanced(probs, _class_scale(codes, first)) * noise[codes]
     beliefs /= np.maximum(beliefs.sum(axis=1, keepdims=True), EPS)
     sure = trusted & (codes != UNLABELLED)
@@ -520,11 +520,35 @@ def _confident_joint(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
     return joint / joint.sum(axis=1, keepdims=True) * size[:, None]
 
 
-def _judge(codes: np.ndarray, probs: np.ndarray, trusted: np.ndarray, seed: int) -> pd.DataFrame:
+def _noise(joint: np.ndarray) -> np.ndarray:
+    """P(given | true), (K, K) indexed [given, true], from the confident joint."""
+    return joint / np.maximum(joint.sum(axis=0), EPS)
+
+
+def _heed_groups(codes: np.ndarray, probs: np.ndarray, joint: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Where near-duplicates are filed under several classes, what the others are filed under counts as a witness.
+
+    Near-duplicates that all agree say nothing: a wrong label is often copied along with its picture.
+    """
+    given = np.eye(probs.shape[1] + 1)[codes, :-1]
+    filed = np.stack([np.bincount(groups, column) for column in given.T], axis=1)
+    divided = ((filed > 0).sum(axis=1) > 1)[groups]
+    others = filed[groups[divided]] - given[divided]
+    others /= np.maximum(others.sum(axis=1, keepdims=True), 1)
+    witness = np.exp(WITNESS * others @ np.log(np.maximum(_noise(joint), 0.01)))
+    heeded = probs.copy()
+    heeded[divided] = probs[divided] * witness
+    heeded[divided] /= heeded[divided].sum(axis=1, keepdims=True)
+    return heeded
+
+
+def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np.ndarray, seed: int) -> pd.DataFrame:
     """Suggestion, score, cut and note of each row, classes as codes."""
     rows, labelled = np.arange(len(codes)), codes != UNLABELLED
     judged = np.isfinite(probs[:, 0])
-    p = np.where(judged[:, None], _balanced(probs, _class_scale(codes, probs)), 0)
+    joint = _confident_joint(codes, probs)
+    p = _heed_groups(codes, _balanced(probs, _class_scale(codes, probs)), joint, groups)
+    p[~judged] = 0
     others = p.copy()
     others[rows[labelled], codes[labelled]] = -1
     alone = probs.shape[1] == 1
@@ -534,7 +558,6 @@ def _judge(codes: np.ndarray, probs: np.ndarray, trusted: np.ndarray, seed: int)
     # Equal margins come in a seeded order, not in that of the folders.
     tie = np.random.default_rng(seed).random(len(codes)) * 1e-9
     score = p_suggested - p_given + tie
-    joint = _confident_joint(codes, probs)
     flagged = _worst_of_each_pair(codes, p, joint, tie, labelled & judged & ~trusted) & (score > 0)
     size = np.bincount(codes[labelled], minlength=probs.shape[1])
     reasons = [~judged, ~labelled, trusted, np.full(len(codes), alone), size[codes] < TINY_CLASS]
