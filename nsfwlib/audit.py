@@ -170,7 +170,8 @@ def audited_share(
     blind = [name for name, n, k in zip(STRATA, size, seen, strict=True) if n and not k]
     shrink = effective_count(members[among], int(among.sum()), correlation=rho) / max(among.sum(), 1)
     low, high = np.quantile(_stratified_draws(size * shrink, hits, seen, seed=seed), tails(level))
-    value = np.nan if blind or not among.any() else float(np.nansum(size * np.nan_to_num(shares)) / size.sum())
+    value = np.nan if blind or not among.any() else float((size * np.nan_to_num(shares)).sum() / size.sum())
+    low, high = np.fmin(low, value), np.fmax(high, value)  # ½ a hit and ½ a miss keep draws off 0 and 1
     notes = [f"{(due & ~known).sum():,} picked images are not reviewed yet."] if (due & ~known).any() else []
     notes += [f"No image was audited in: {', '.join(blind)}."] if blind else []
     return {
@@ -222,11 +223,9 @@ def audited_confusion(
     """
     truth = np.asarray(truth, dtype=object)
     counts = (audit["picked"] | audit["stratum"].eq(STRATA[0])).to_numpy() & ~pd.isna(truth)
-    weight = _audit_weights(audit["stratum"].to_numpy(), np.asarray(predicted, dtype=object), counts)
-    rows, columns = (
-        class_codes(truth[counts], class_names),
-        class_codes(np.asarray(predicted, dtype=object)[counts], class_names),
-    )
+    predicted = np.asarray(predicted, dtype=object)
+    weight = _audit_weights(audit["stratum"].to_numpy(), predicted, counts)
+    rows, columns = class_codes(truth[counts], class_names), class_codes(predicted[counts], class_names, "predictions")
     members = group_codes(groups, len(truth))[counts]
     k = len(class_names)
     matrix = np.bincount(rows * k + columns, weights=weight, minlength=k * k).reshape(k, k)
@@ -254,7 +253,9 @@ def _stratified_draws(
     """(draws,) overall shares: strata counts by Bayesian bootstrap, shares from Beta(½ + hits, ½ + misses)."""
     rng = np.random.default_rng(seed)
     some = size > 0
-    weight = rng.dirichlet(size[some], draws) if some.any() else np.zeros((draws, 0))
+    if not some.any():
+        return rng.beta(0.5, 0.5, draws)  # nothing is known
+    weight = rng.dirichlet(size[some], draws)
     share = rng.beta(hits[some] + 0.5, np.maximum(seen - hits, 0)[some] + 0.5, (draws, some.sum()))
     return (weight * share).sum(axis=1)
 

@@ -57,12 +57,15 @@ def effective_count(groups: Sequence[int] | None, n: int, *, correlation: float 
 
 
 def group_codes(groups: Sequence[int] | None, n: int) -> np.ndarray:
-    """(N,) group numbers from 0; every row is its own group where groups is None."""
+    """(N,) group numbers from 0; a row without a group, or every row where groups is None, is a group of its own."""
     if groups is None:
         return np.arange(n)
     if len(groups) != n:
         raise ValueError(f"Expected one group a row: {n}. Received: {len(groups)} groups.")
-    return pd.factorize(np.asarray(groups))[0]
+    codes, names = pd.factorize(np.asarray(groups))
+    alone = codes < 0
+    codes[alone] = len(names) + np.arange(alone.sum())
+    return codes
 
 
 def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

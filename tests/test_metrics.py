@@ -123,6 +123,10 @@ def test_effective_count_lies_between_groups_and_rows():
     assert metrics.effective_count(None, 200) == 200
 
 
+def test_rows_without_a_group_are_groups_of_their_own():
+    assert metrics.effective_count([1.0, 1.0, np.nan, np.nan], 4) == pytest.approx(4 / 1.5)
+
+
 @pytest.mark.parametrize("share", [0.01, 0.9])
 def test_intervals_of_cells_cover_the_truth_in_95_of_100_cases(share):
     rng = np.random.default_rng(0)
@@ -610,7 +614,7 @@ def test_share_of_label_errors_is_found_for_all_for_each_class_and_for_each_pair
     share = wrong.sum() / (labels == "sexy").sum()
     assert found.loc[("sexy", ""), "low"] <= share <= found.loc[("sexy", ""), "high"]
     assert found.loc[("sexy", "porn"), "value"] == pytest.approx(share, abs=0.05)
-    assert found.loc[("drawings", ""), "value"] == 0
+    assert found.loc[("drawings", ""), ["value", "low"]].tolist() == [0, 0]
 
 
 def test_audited_confusion_sums_to_the_set_and_comes_near_the_true_one():
@@ -623,6 +627,12 @@ def test_audited_confusion_sums_to_the_set_and_comes_near_the_true_one():
     assert matrix.sum() == pytest.approx(3000) and np.abs(matrix - true).max() < 45
     shares = true / true.sum(1, keepdims=True)
     assert ((cells[..., 0] <= shares) & (shares <= cells[..., 1])).mean() >= 0.9
+
+
+def test_an_audit_of_no_rows_at_all_knows_nothing():
+    audit = metrics.draw_audit([], [], [])
+    found = metrics.audited_accuracy([], [], audit)
+    assert np.isnan(found["value"]) and found["low"] < 0.01 and found["high"] > 0.99
 
 
 def test_an_audit_of_another_length_is_refused():
