@@ -682,7 +682,8 @@ def _mark_points(ax: Axes, curve: pd.DataFrame, points: pd.DataFrame | None, x: 
     for row, (colour, marker) in zip(rows, looks, strict=False):
         here = curve.iloc[max(int((curve["threshold"] >= row.threshold).sum()) - 1, 0)]
         ax.plot(here[x], here[y], marker, color=colour, ms=8, mec="white", label=f"{row.wish} ({row.threshold:.3f})")
-    ax.legend(loc="lower left" if x == "recall" else "lower right", fontsize="small")
+    if not curve[[x, y]].dropna().empty:
+        ax.legend(loc="lower left" if x == "recall" else "lower right", fontsize="small")
 
 
 def _share(value: float) -> str:
