@@ -1,6 +1,7 @@
 """Intake: rates, memory and recall, beside peers on the same files. Prints tables, asserts nothing.
 
-python benchmarks/intake.py [scan] [memory] [grouping] [recall] [--images 1000] [--files 1000 10000] [--hashes 1e4 1e5]
+python benchmarks/intake.py [scan] [memory] [grouping] [recall] [features]
+    [--images 1000] [--files 1000 10000] [--hashes 1e4 1e5]
 """
 
 import argparse
@@ -258,6 +259,31 @@ def recall() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("edit")
 
 
+def feature_recall(n: int = 70, blocks: tuple[str, ...] = ("mixed4", "mixed6", "mixed10")) -> pd.DataFrame:
+    """What features of the published network propose and thumbnails confirm, for the edits that hashes miss."""
+    from nsfwlib import duplicates, inspection, model, published
+
+    originals = pieces()
+    originals = [originals[i] for i in np.random.default_rng(0).permutation(len(originals))[:n]]
+    edits = [name for name in EDITS if name.startswith(("crop", "caption", "rotate"))]
+    pictures = originals + [EDITS[name](picture) for name in edits for picture in originals]
+    thumbs = np.stack([np.frombuffer(inspection.measure(p)["thumb"], np.uint8).reshape(32, 32) for p in pictures])
+    pixels = np.stack([np.asarray(p.resize((299, 299), Image.Resampling.BILINEAR)) for p in pictures])
+    backbone = model.feature_model(published.published_model(), list(blocks))
+    rows = []
+    for block, features in zip(blocks, backbone.predict(pixels, batch_size=16, verbose=0), strict=True):
+        left, right = duplicates.feature_pairs(features, min_cosine=0.95)
+        alike = duplicates.confirmed(left, right, lambda chosen: thumbs[chosen])
+        for proposal, keep in (("proposed", np.ones(len(left), bool)), ("confirmed", alike)):
+            pairs = set(zip(left[keep].tolist(), right[keep].tolist(), strict=True))
+            row = {"block": block, "pairs": proposal}
+            for k, name in enumerate(edits, start=1):
+                row[name] = np.mean([(i, k * n + i) in pairs for i in range(n)])
+            row["false pairs"] = sum(i % n != j % n for i, j in pairs)
+            rows.append(row)
+    return pd.DataFrame(rows).set_index(["block", "pairs"])
+
+
 def measured(*job: object) -> dict:
     """Run a job of `work` in a process of its own → its result, seconds and peak memory."""
     done = subprocess.run(
@@ -271,19 +297,17 @@ def measured(*job: object) -> dict:
 
 def work(job: list[str]) -> dict:
     began = time.perf_counter()
-    if job[0] == "grouping":
-        result = group_hashes(int(job[1]))
-    else:
-        result = CONTENDERS[job[1]](Path(job[2]), Path(job[3]))
+    hashes = job[0] == "grouping"
+    result = group_hashes(int(job[1])) if hashes else CONTENDERS[job[1]](Path(job[2]), Path(job[3]))
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    if job[0] == "grouping":
+    if hashes:
         result["peak MB"] = peak
     return {"result": result, "seconds": seconds, "peak_mb": peak}
 
 
 def tables(options: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame]]:
-    chosen = options.parts or ["scan", "memory", "grouping", "recall"]
+    chosen = options.parts or ["scan", "memory", "grouping", "recall", "features"]
     if "scan" in chosen:
         yield f"Reading {options.images} pictures of 512 pixels", scan_rates(options.images)
     if "memory" in chosen:
@@ -292,11 +316,13 @@ def tables(options: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame]]:
         yield "Grouping", grouping([int(n) for n in options.hashes])
     if "recall" in chosen:
         yield "Near-duplicates found, by edit", recall()
+    if "features" in chosen:
+        yield "What bottleneck features add, by edit", feature_recall()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=["scan", "memory", "grouping", "recall", []])
+    parser.add_argument("parts", nargs="*", choices=["scan", "memory", "grouping", "recall", "features", []])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--files", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--hashes", type=float, nargs="+", default=[1e4, 1e5])

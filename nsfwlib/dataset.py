@@ -120,7 +120,7 @@ def file_path(data_dir: Path, path: str) -> Path:
 
 def table_path(relative: str) -> str:
     """The inverse of `file_path`: a path relative to `data_dir`, as the operating system names it → table form."""
-    return _ODD.sub(_escape, relative.replace(os.sep, "/"))
+    return _ODD.sub(_escape, relative if os.sep == "/" else relative.replace(os.sep, "/"))
 
 
 def _escape(match: re.Match) -> str:
@@ -290,7 +290,7 @@ def group_duplicates(
     cache_dir: Path | None = None,
     features: np.ndarray | None = None,
     max_distance: int = duplicates.MAX_DISTANCE,
-    min_cosine: float = 0.98,
+    min_cosine: float = 0.95,
 ) -> pd.Series:
     """Near-duplicate groups of the images table → int64 Series "group" with its index; unusable rows get -1.
 
@@ -300,8 +300,12 @@ def group_duplicates(
 
     Args:
         data_dir, cache_dir: as given to `scan`.
-        features: (N, D) bottleneck features in the table's order, NaN rows allowed; rows whose cosine is
-            `min_cosine` or more are joined as well: crops and captions that no hash recognises.
+        features: (N, D) bottleneck features in the table's order, NaN rows allowed. They propose pairs that
+            no hash recognises (crops, captions): nearest neighbours with a cosine of `min_cosine` or more,
+            confirmed by their thumbnails, too. A middle block (`mixed4`) recognises most.
+
+    Raises:
+        ValueError: features without data_dir or cache_dir, or of another length.
     """
     usable = table[table["problem"] == ""]
     one_each = usable.drop_duplicates("sha256")
@@ -317,12 +321,17 @@ def group_duplicates(
         blank=blank,
     )
     if features is not None:
-        places = np.flatnonzero(np.isin(table.index, one_each.index))
-        rows = np.where(blank[:, None], np.nan, np.asarray(features)[places])
-        left, right = duplicates.feature_pairs(rows, min_cosine=min_cosine)
+        if thumbs is None or len(features) != len(table):
+            raise ValueError(
+                f"features must have one row a row of the table, {len(table)}, and need data_dir or cache_dir "
+                f"to confirm what they propose. Received: {len(features)} rows."
+            )
+        rows = np.asarray(features)[table.index.get_indexer(one_each.index)]
+        left, right = duplicates.feature_pairs(np.where(blank[:, None], np.nan, rows), min_cosine=min_cosine)
+        alike = duplicates.confirmed(left, right, thumbs)
         everyone = np.arange(len(one_each))
         first = pd.Series(everyone).groupby(by_hash).transform("first").to_numpy()
-        left, right = np.concatenate([left, everyone]), np.concatenate([right, first])
+        left, right = np.concatenate([left[alike], everyone]), np.concatenate([right[alike], first])
         by_hash = duplicates.components(left, right, len(one_each))
     by_content = pd.Series(by_hash, index=one_each["sha256"].to_numpy())
     groups = pd.Series(-1, index=table.index, name="group", dtype=np.int64)

@@ -59,7 +59,7 @@ def group_near_duplicates(
         keep &= ~(blank[left] | blank[right])
     left, right, flipped = left[keep], right[keep], flipped[keep]
     if thumbs is not None:
-        alike = _confirm(left, right, flipped, thumbs)
+        alike = confirmed(left, right, thumbs, flipped=flipped)
         left, right = left[alike], right[alike]
     return components(left, right, len(hashes))
 
@@ -223,9 +223,15 @@ def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1]) + np.repeat(first - (ends - lengths), lengths)
 
 
-def _confirm(
-    left: np.ndarray, right: np.ndarray, flipped: np.ndarray, thumbs: Thumbs, *, block: int = 2000
+def confirmed(
+    left: np.ndarray, right: np.ndarray, thumbs: Thumbs, *, flipped: np.ndarray | None = None, block: int = 2000
 ) -> np.ndarray:
+    """The second look: which pairs of positions are alike in their thumbnails → bool (P,).
+
+    Args:
+        flipped: bool (P,), where right is to be mirrored first.
+    """
+    flipped = np.zeros(len(left), dtype=bool) if flipped is None else flipped
     positions, inverse = np.unique(np.concatenate([left, right]), return_inverse=True)
     pictures = thumbs(positions) if len(positions) else np.empty((0, 32, 32), dtype=np.uint8)
     of_left, of_right = inverse[: len(left)], inverse[len(left) :]

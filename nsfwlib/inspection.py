@@ -1,10 +1,12 @@
 """What is there to record of one file? Hashes, measures and oddities, in one read and one decode."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import signal
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -100,16 +102,24 @@ def _facts(decoded: images.Decoded, data: bytes, source: images.Source) -> dict:
 
 def _strict_jpeg(data: bytes) -> list[str]:
     """Bit-rot in a JPEG: libjpeg notices what no longer fits, Pillow does not pass its warnings on."""
-    try:
-        import simplejpeg
-    except ImportError:
+    strict = _strict_decoder()
+    if strict is None:
         return []
     try:
-        simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True, min_height=64, min_width=64)
+        strict(data, "GRAY", fastdct=True, fastupsample=True, min_height=64, min_width=64)
     except ValueError as error:
         text = str(error)
         return [f"damaged data: {text}"] if "orrupt" in text or "remature" in text else []
     return []
+
+
+@functools.cache
+def _strict_decoder() -> Callable | None:
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError:
+        return None
+    return decode_jpeg
 
 
 def measure(picture: Image.Image) -> dict:
@@ -118,35 +128,37 @@ def measure(picture: Image.Image) -> dict:
     brightness (mean), contrast (standard deviation): 0–1; sharpness: variance of the Laplacian of the grey
     picture, at most 256 pixels a side; entropy: bits of its grey histogram; grey: no colour to speak of.
     """
-    small = picture.copy()
-    small.thumbnail((256, 256), Image.Resampling.BOX)
-    luma = small.convert("L")
-    grey = np.asarray(luma, dtype=np.float32)
+    luma = picture.convert("L")
+    luma.thumbnail((256, 256), Image.Resampling.BOX)
     thumb = np.asarray(luma.resize((THUMB, THUMB), Image.Resampling.BOX))
     phash, mirror = perceptual_hashes(thumb)
-    histogram = np.asarray(luma.histogram(), dtype=np.float64)
-    share = histogram[histogram > 0] / histogram.sum()
-    tint = np.asarray(small.resize((THUMB, THUMB), Image.Resampling.BOX), dtype=np.int16)
+    share = np.asarray(luma.histogram(), dtype=np.float64) / (luma.width * luma.height)
+    mean = share @ _LEVELS
+    seen = share[share > 0]
+    tint = np.asarray(picture.reduce(max(1, min(picture.size) // THUMB)), dtype=np.int16)
     return {
         "phash": phash,
         "phash_mirror": mirror,
-        "brightness": float(grey.mean() / 255),
-        "contrast": float(grey.std() / 255),
-        "sharpness": _laplacian_variance(grey),
-        "entropy": float(-(share * np.log2(share)).sum()) + 0.0,
+        "brightness": float(mean / 255),
+        "contrast": float(np.sqrt(share @ np.square(_LEVELS - mean)) / 255),
+        "sharpness": _laplacian_variance(np.asarray(luma, dtype=np.float32)),
+        "entropy": float(-(seen @ np.log2(seen))) + 0.0,
         "grey": bool((tint.max(axis=2) - tint.min(axis=2)).max() <= 8),
         "thumb": thumb.tobytes(),
     }
 
 
+_LEVELS = np.arange(256.0)
+
+
 def _laplacian_variance(grey: np.ndarray) -> float:
     around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    return float((around - 4 * grey[1:-1, 1:-1]).var()) if around.size else 0.0
+    values = (around - 4 * grey[1:-1, 1:-1]).ravel()
+    return float(values @ values / values.size - values.mean() ** 2) if values.size else 0.0
 
 
 _k, _x = np.mgrid[:8, :THUMB]
 _DCT = np.cos(np.pi * _k * (2 * _x + 1) / (2 * THUMB))
-_BITS = np.uint64(1) << np.arange(63, -1, -1, dtype=np.uint64)
 
 
 def perceptual_hashes(grey: np.ndarray) -> tuple[int, int]:
@@ -155,13 +167,15 @@ def perceptual_hashes(grey: np.ndarray) -> tuple[int, int]:
     A bit says whether one of the 8×8 lowest DCT frequencies exceeds their median, as ImageHash's `phash` does.
     Mirroring negates the odd horizontal frequencies, so the second hash costs no second transform.
     """
-    frequencies = _DCT @ grey @ _DCT.T
+    frequencies = _DCT @ np.asarray(grey, dtype=np.float64) @ _DCT.T
     mirrored = frequencies * np.where(np.arange(8) % 2, -1, 1)
     return _sign_bits(frequencies), _sign_bits(mirrored)
 
 
 def _sign_bits(frequencies: np.ndarray) -> int:
-    return int(_BITS[(frequencies > np.median(frequencies)).ravel()].sum(dtype=np.uint64))
+    values = frequencies.ravel()
+    median = np.sort(values)[31:33].mean()
+    return int.from_bytes(np.packbits(values > median).tobytes())
 
 
 def serve(connection: Connection, options: dict) -> None:

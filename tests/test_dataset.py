@@ -436,6 +436,27 @@ def test_planted_near_duplicates_share_a_group_through_the_whole_path(folder, tm
     assert set(duplicates.label_conflicts(table)["path"]) == set(family.index)
 
 
+def test_features_propose_what_no_hash_recognises(folder, tmp_path):
+    from sklearn.datasets import load_sample_image
+
+    whole = Image.fromarray(load_sample_image("china.jpg"))
+    width, height = whole.size
+    whole.save(folder / "neutral" / "whole.jpg")
+    whole.crop((width // 13, height // 13, width * 12 // 13, height * 12 // 13)).save(folder / "sexy" / "crop.jpg")
+    table = scan(folder)
+    features = np.random.default_rng(0).normal(size=(len(table), 16))
+    pair = table.index[table["path"].isin(["neutral/whole.jpg", "sexy/crop.jpg"])]
+    apart = dataset.group_duplicates(table, data_dir=folder, max_distance=0)
+    assert apart[pair].nunique() == 2
+    features[pair[1]] = features[pair[0]]
+    features[table.index[table["path"] == "neutral/0.png"]] = features[pair[0]]  # alike in features alone
+    together = dataset.group_duplicates(table, data_dir=folder, max_distance=0, features=features)
+    assert together[pair].nunique() == 1
+    assert together.nunique() == apart.nunique() - 1
+    with pytest.raises(ValueError, match="one row a row of the table"):
+        dataset.group_duplicates(table, data_dir=folder, features=features[:3])
+
+
 def test_nothing_here_loads_tensorflow():
     code = "import sys, nsfwlib.dataset, nsfwlib.duplicates; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
