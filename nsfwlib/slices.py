@@ -12,6 +12,8 @@ from scipy.stats import false_discovery_control, fisher_exact
 
 from nsfwlib.intervals import effective_count, group_codes, group_correlation, jeffreys
 
+MOST_VALUES = 50  # of one attribute; rarer ones are sliced together
+
 
 def slice_attributes(images: pd.DataFrame, metadata: pd.DataFrame | None = None) -> pd.DataFrame:
     """Attributes to slice by, one row an image in the order of `images`: text or numbers, NaN where unknown.
@@ -21,7 +23,7 @@ def slice_attributes(images: pd.DataFrame, metadata: pd.DataFrame | None = None)
         metadata: a table of the user's own with a `path` column; all its other columns are taken.
 
     Warns:
-        UserWarning: some or all paths of the metadata match no image, or one path comes twice (its first row counts).
+        UserWarning: images that the metadata does not know, or paths that it repeats (the first row counts).
     """
     table = pd.DataFrame(index=pd.RangeIndex(len(images)))
     column = {name: images[name].reset_index(drop=True) for name in images}
@@ -49,12 +51,12 @@ def _joined(path: pd.Series, metadata: pd.DataFrame) -> pd.DataFrame:
     if "path" not in metadata:
         warnings.warn(f"Metadata is left out: it has no column 'path' but {list(metadata)}.", stacklevel=3)
         return pd.DataFrame(index=path.index)
-    matched = metadata["path"].isin(path)
-    if not matched.all() or metadata["path"].duplicated().any():
+    known, repeats = path.isin(metadata["path"]), int(metadata["path"].duplicated().sum())
+    if not known.all() or repeats:
         warnings.warn(
-            f"{matched.sum():,} of {len(metadata):,} metadata rows match an image; first unmatched: "
-            f"{metadata.loc[~matched, 'path'].head(1).tolist()}; "
-            f"{metadata['path'].duplicated().sum():,} repeat a path. Paths are relative to data_dir, with '/'.",
+            f"Metadata knows {known.sum():,} of {len(path):,} images, first unknown: {path[~known].head(1).tolist()}, "
+            f"its own first path: {metadata['path'].head(1).tolist()}; {repeats:,} of its rows repeat a path. "
+            "Paths are relative to data_dir, with '/'.",
             stacklevel=3,
         )
     return metadata.drop_duplicates("path").set_index("path").reindex(path).reset_index(drop=True)
@@ -108,12 +110,14 @@ def slices(
 
 
 def _slice_values(column: pd.Series) -> np.ndarray:
-    """Text value of each row; numbers with many values become quartile ranges."""
+    """Text value of each row; numbers with many values become quartile ranges, rare texts one value of their own."""
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > 8:
         quarter, edges = pd.qcut(column, 4, duplicates="drop", labels=False, retbins=True)
         names = [f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(edges)]
         column = quarter.map(dict(enumerate(names)))
-    return column.astype(object).where(column.notna(), "unknown").astype(str).to_numpy()
+    values = column.astype(object).where(column.notna(), "unknown").astype(str)
+    frequent = values.value_counts().index[:MOST_VALUES]
+    return values.where(values.isin(frequent), "any other").to_numpy()
 
 
 def _slice_row(

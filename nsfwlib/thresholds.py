@@ -107,12 +107,10 @@ def at_threshold(
         shares.append(share)
         samples.append(rng.beta(hits + 0.5, worth - hits + 0.5, draws))
     exact = expected_counts(*shares, prevalence=prevalence, uploads=uploads)
+    spread = [expected_counts(*samples, prevalence=p, uploads=uploads).quantile(tails(level)) for p in prevalence]
     for name in ("precision", "flagged", "false_alarms", "missed"):
         table[name] = exact[name]
-    for i, share in enumerate(prevalence):
-        spread = expected_counts(*samples, prevalence=share, uploads=uploads).quantile(tails(level))
-        for name in spread:
-            table.loc[i, [f"{name}_low", f"{name}_high"]] = spread[name].to_numpy()
+        table[[f"{name}_low", f"{name}_high"]] = [part[name].to_numpy() for part in spread]
     return table
 
 

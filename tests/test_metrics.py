@@ -463,8 +463,19 @@ def test_metadata_is_joined_by_path_in_the_order_of_the_images():
     assert table["topic"].tolist() == ["y", "x"]
 
 
+def test_metadata_of_more_images_than_these_is_no_reason_to_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics.slice_attributes(pd.DataFrame({"path": ["a"]}), pd.DataFrame({"path": ["a", "b"], "topic": ["x", "y"]}))
+
+
+def test_an_attribute_that_differs_for_every_image_is_not_sliced_into_thousands():
+    table = metrics.slices(pd.DataFrame({"url": [f"u{i}" for i in range(3000)]}), np.arange(3000) % 9 > 0)
+    assert len(table) == 51 and "any other" in set(table["value"])
+
+
 def test_metadata_whose_paths_do_not_match_warns_in_a_sentence():
-    with pytest.warns(UserWarning, match=r"0 of 1 metadata rows match an image; first unmatched: \['z'\]"):
+    with pytest.warns(UserWarning, match=r"knows 0 of 1 images, first unknown: \['a'\], its own first path: \['z'\]"):
         metrics.slice_attributes(pd.DataFrame({"path": ["a"]}), pd.DataFrame({"path": ["z"], "topic": ["x"]}))
 
 
