@@ -14,6 +14,8 @@ const KEYS = [
   ["u", "undo"], ["r", "redo"], ["n", "neighbours and near-duplicates"], ["← ↑ → ↓", "move"],
   ["PageUp, PageDown", "turn the page"], ["h", "this help"], ["Esc", "hide, close"],
 ];
+// JupyterLab looks for shortcuts before the page gets the key, from the focused element upwards: it must bear this mark.
+const KEEP_KEYS = ["data-lm-suppress-shortcuts", "true"];
 const IDLE_SECONDS = 120; // longer than that, nobody was looking at one picture
 const PATIENCE = 4000; // ms without an answer before we say that something is not saved
 
@@ -56,12 +58,12 @@ function render({ model, el }) {
 
   // --- the parts ---
   const root = make("div", "nsfw-review");
-  root.setAttribute("data-lm-suppress-shortcuts", "true");
   const head = make("div", "nsfw-head"), title = make("div", "nsfw-title"), facts = make("div", "nsfw-facts");
   const grid = make("div", "nsfw-grid"), side = make("div", "nsfw-side"), strip = make("div", "nsfw-strip");
   const foot = make("div", "nsfw-foot"), status = make("div", "nsfw-status"), help = make("div", "nsfw-help");
   const notice = make("div", "nsfw-notice"), pause = make("div", "nsfw-notice nsfw-pause");
   grid.tabIndex = 0;
+  grid.setAttribute(...KEEP_KEYS);
   grid.setAttribute("role", "listbox");
   grid.setAttribute("aria-label", "Pictures of this page. Press h for the keys.");
   status.setAttribute("role", "status");
@@ -76,6 +78,7 @@ function render({ model, el }) {
   const button = (text, key, run, className = "") => {
     const node = make("button", `nsfw-button ${className}`);
     node.type = "button";
+    node.setAttribute(...KEEP_KEYS);
     node.append(make("span", "nsfw-word", text), make("kbd", "", key));
     node.addEventListener("click", () => {
       run();

@@ -263,9 +263,16 @@ def test_the_page_of_a_long_queue_turns_within_300_ms(lab):
 def test_no_key_reaches_jupyterlab(grid):
     cells = grid.page.locator(".jp-Notebook .jp-Cell")
     before = cells.count()
-    press(grid, *"xxabmcvzd", "d", "0", "0", "i", "i", "l", "Enter", "Delete")
+    grid.command("notebook:enter-command-mode")
+    for part in (".nsfw-cell", ".nsfw-side button"):
+        grid.page.locator(part).first.click()
+        press(grid, *"xxabmcvzdd", "0", "0", "i", "i", "l", "j", "k", "Delete")
+        assert grid.page.evaluate("() => document.activeElement.className") == "nsfw-grid"
+    grid.page.locator(".nsfw-side button").first.focus()
+    press(grid, *"xxabmcv", "j", "k")
     settle(grid)
     assert cells.count() == before
+    assert grid.page.evaluate("() => document.activeElement.closest('.nsfw-side') !== null")
     assert grid.execute("print(type(grid).__name__)").strip() == "ReviewGrid"
 
 

@@ -90,7 +90,7 @@ def test_every_row_is_on_one_page_and_a_page_holds_one_pair(n, size, seed, group
 def test_the_page_with_the_most_expected_errors_comes_first(path):
     queue = make_queue(400)
     session = open_session(queue, path)
-    p = [review.error_probability(session.page(i)).sum() / (len(session.page(i)) + 1) for i in range(session.n_pages)]
+    p = [review.error_probability(session.page(i)).mean() for i in range(session.n_pages)]
     assert p == sorted(p, reverse=True)
     assert p[0] > 2 * p[-1]
 
