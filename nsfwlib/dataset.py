@@ -1,5 +1,6 @@
 """What is in the folders? Scan them into the images table, split it by group, apply decisions to labels."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -83,11 +84,13 @@ def scan(
     raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}))
     columns = {name: np.full(len(found), default, dtype=_dtype(default)) for name, default in _MEASURED.items()}
     todo = np.flatnonzero(found["problem"] == "")
-    paths = [os.path.join(data_dir.resolve(), raw[i]) for i in todo]  # noqa: PTH118 - a million Paths are heavy
-    inspected = scanning.inspect_files(paths, options, cache_dir=cache_dir, workers=workers)
-    for k, row in tqdm(inspected, total=len(paths), disable=not progress, unit="image", desc="scan"):
-        for name, column in columns.items():
-            column[todo[k]] = row[name]
+    root = str(data_dir.resolve())
+    paths = [os.path.join(root, raw[i]) for i in todo]  # noqa: PTH118 - a million Path objects are heavy
+    work = scanning.inspect_files(paths, options, cache_dir=cache_dir, workers=workers)
+    with contextlib.closing(work):  # an interrupted scan ends its workers and commits at once
+        for k, row in tqdm(work, total=len(paths), disable=not progress, unit="image", desc="scan"):
+            for name, column in columns.items():
+                column[todo[k]] = row[name]
     rows = pd.DataFrame(columns, index=found.index)
     rows = rows.astype({name: str for name, default in _MEASURED.items() if isinstance(default, str)})
     for name in ("problem", "detail"):

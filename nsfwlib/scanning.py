@@ -161,7 +161,7 @@ def _prepared(cache: sqlite3.Connection) -> sqlite3.Connection:
     cache.execute("PRAGMA synchronous=NORMAL")
     columns = ", ".join(f'"{name}"' for name in ("path", "stamp", "size", "mtime", "ctime", *_STORED))
     cache.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}, PRIMARY KEY (path, stamp)) WITHOUT ROWID")
-    cache.execute("CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, thumb BLOB) WITHOUT ROWID")
+    cache.execute("CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, thumb BLOB)")
     return cache
 
 

@@ -1,6 +1,7 @@
 """The images table: every file has a row, scans resume, splits hold groups together, decisions apply."""
 
 import hashlib
+import multiprocessing
 import os
 import socket
 import sqlite3
@@ -255,7 +256,7 @@ def test_a_killed_scan_goes_on_where_it_stopped(tmp_path):
         draw(tmp_path / "data" / "neutral" / f"{i}.png", i)
     cache = tmp_path / "cache"
     known = 0
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "data", cache])
         began = time.monotonic()
         while _count(cache) <= known and process.poll() is None and time.monotonic() - began < 30:
@@ -275,6 +276,24 @@ def _count(cache):
         return sqlite3.connect(cache / "scan.sqlite").execute("SELECT count(*) FROM files").fetchone()[0]
     except sqlite3.OperationalError:
         return 0
+
+
+def test_an_interrupted_scan_keeps_what_it_has_and_leaves_nothing_running(folder, tmp_path, monkeypatch):
+    for i in range(60):
+        draw(folder / "more" / f"{i}.png", 600 + i)
+
+    def interrupted(work, **options):
+        for k, done in enumerate(work):
+            if k == 40:
+                raise KeyboardInterrupt
+            yield done
+
+    monkeypatch.setattr(dataset, "tqdm", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        scan(folder, cache_dir=tmp_path / "cache", workers=2)
+    assert caught.traceback  # alive, as in a notebook, and with it every frame
+    assert multiprocessing.active_children() == []
+    assert _count(tmp_path / "cache") >= 40
 
 
 def deadly(connection, options):
