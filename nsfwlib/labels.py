@@ -24,7 +24,8 @@ DIMENSIONS = 256  # wider blocks are projected on this many principal components
 TINY_CLASS = 10  # below so many rows no ranking can be believed
 UNLABELLED = -1
 FOLDS = 5
-SAMPLE = 50_000  # rows that the components and the head's C are chosen on
+SAMPLE = 50_000  # rows that the head's C is chosen on
+COMPONENT_SAMPLE = 20_000  # rows that the principal components are found on
 EXACT_ROWS = 100_000  # beyond, neighbours come from an approximate index
 GROUP_ROOM = 20  # of the approximate neighbours, how many may be of the row's own group
 WITNESS = 0.25  # weight of a divided group's other labels: near-duplicates are no independent witnesses
@@ -67,11 +68,10 @@ def find_label_issues(
     trusted, groups = _flags(trusted, len(codes)), _group_codes(groups, len(codes))
     if pred_probs is None and features is None:
         raise ValueError("Expected pred_probs or features. Received neither: pass one of them.")
-    given_probs = None if pred_probs is None else _checked_probs(pred_probs, len(codes), classes)
-    members = [] if given_probs is None else [given_probs]
-    probs = given_probs
+    probs = None if pred_probs is None else _checked_probs(pred_probs, len(codes), classes)
     if features is not None:
-        probs = _estimate(codes, members, features, len(classes), groups, trusted, seed)
+        others = [] if probs is None else [probs]
+        probs = _estimate(codes, others, features, len(classes), groups, trusted, seed)
     table = _judge(codes, probs, groups, trusted, seed)
     names = np.array([*classes, ""], object)
     table.insert(0, "given", names[codes])
@@ -91,7 +91,9 @@ def out_of_sample_probs(
 ) -> np.ndarray:
     """Class probabilities of each row from members that never saw its label: (N, K), rows sum to 1.
 
-    Arguments as in `find_label_issues`. Rows without one valid block of features are NaN.
+    Arguments as in `find_label_issues`, which ranks these just as it ranks the features they come from.
+    Rows without one valid block of features are NaN. In the neighbours' second vote a row's own label has no
+    vote; what is left of it is its share in the heads that helped to judge its neighbours.
     """
     codes, classes = _encode(labels, classes)
     groups, trusted = _group_codes(groups, len(codes)), _flags(trusted, len(codes))
@@ -101,7 +103,8 @@ def out_of_sample_probs(
 def noise_matrix(labels: Any, pred_probs: np.ndarray, *, classes: Sequence[Hashable] | None = None) -> pd.DataFrame:
     """Confident joint: how many rows of each given label (rows) truly belong to each class (columns).
 
-    Counts after Northcutt et al. 2021 (Confident Learning), scaled so that a row sums to its class size.
+    Counts after Northcutt et al. 2021 (Confident Learning), scaled so that a row sums to its class size;
+    unlabelled rows and rows whose probabilities are not valid are not counted.
     """
     codes, classes = _encode(labels, classes)
     probs = _checked_probs(pred_probs, len(codes), classes)
@@ -127,6 +130,8 @@ def fit_head(
     codes, classes = _encode(labels, classes)
     values = np.asarray(features)
     valid = _valid_rows(values) & (codes != UNLABELLED)
+    if not valid.any():
+        raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
     if C is None:
         projected = _project(values, valid, *_components(values, valid, seed))
         C = _head_probs(projected, codes, valid, len(classes), _group_codes(groups, len(codes)), seed)[1]
@@ -157,14 +162,15 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Probabilities (N, K), columns in the order of `classes_`."""
-        probs = np.zeros((len(X), len(self.classes_)))
+        """Probabilities (N, K), columns in the order of `classes_`; NaN for rows that are not finite."""
+        values = np.asarray(X)
+        valid, probs = _valid_rows(values), np.zeros((len(values), len(self.classes_)))
         if self.only_ is not None:
             probs[:, self.only_] = 1
-            return probs
-        values = np.asarray(X)
-        projected = _project(values, _valid_rows(values), self.mean_, self.directions_)
-        probs[:, self.model_.classes_] = self.model_.predict_proba(projected)
+        else:
+            projected = _project(values, valid, self.mean_, self.directions_)
+            probs[:, self.model_.classes_] = self.model_.predict_proba(projected)
+        probs[~valid] = np.nan
         return probs
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -254,7 +260,7 @@ def _estimate(
     weights = _weights([*heads, *votes], codes)
     first = _mix([*heads, *votes], weights)
     second = np.full_like(first, np.nan)
-    fold = _folds(codes, groups, seed)
+    fold = _folds(np.where(np.isfinite(first[:, 0]), codes, UNLABELLED), groups, seed)
     for k in range(FOLDS):
         # What the neighbours of fold k believe must not rest on the votes of fold k.
         votes = [_vote(near, given, fold != k) for near in neighbourhoods]
@@ -301,8 +307,8 @@ def _components(
     rows = np.flatnonzero(valid)
     if not len(rows):
         raise ValueError(f"Expected features with finite rows. Received {len(values)} rows, none of them finite.")
-    if len(rows) > SAMPLE:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, SAMPLE, replace=False))
+    if len(rows) > COMPONENT_SAMPLE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, COMPONENT_SAMPLE, replace=False))
     sample = values[rows].astype(np.float32)
     mean, scale = sample.mean(axis=0), sample.std(axis=0)
     scale[scale == 0] = 1
@@ -342,7 +348,8 @@ def _head_probs(
     x: np.ndarray, codes: np.ndarray, valid: np.ndarray, n_classes: int, groups: np.ndarray, seed: int
 ) -> tuple[np.ndarray, float]:
     """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss."""
-    usable, fold = valid & (codes != UNLABELLED), _folds(codes, groups, seed)
+    usable = valid & (codes != UNLABELLED)
+    fold = _folds(np.where(usable, codes, UNLABELLED), groups, seed)
     rows = np.flatnonzero(usable)
     judged = valid
     if len(rows) > SAMPLE:
@@ -507,7 +514,10 @@ def _balanced(probs: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def _confident_joint(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Counts (K, K) of given against estimated class; rows sum to the class sizes (Northcutt et al. 2021)."""
+    """Counts (K, K) of given against estimated class over the rows that can be judged; rows sum to class sizes.
+
+    Northcutt et al. 2021, Confident Learning, equations 1 and 2.
+    """
     n_classes = probs.shape[1]
     rows = np.flatnonzero((codes != UNLABELLED) & np.isfinite(probs[:, 0]))
     y, p = codes[rows], probs[rows]
@@ -516,8 +526,7 @@ def _confident_joint(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
     joint = np.zeros((n_classes, n_classes))
     np.add.at(joint, (y[confident], np.where(above, p, -1).argmax(axis=1)[confident]), 1)
     np.fill_diagonal(joint, np.maximum(joint.diagonal(), 1))
-    size = np.bincount(codes[codes != UNLABELLED], minlength=n_classes)
-    return joint / joint.sum(axis=1, keepdims=True) * size[:, None]
+    return joint / joint.sum(axis=1, keepdims=True) * np.bincount(y, minlength=n_classes)[:, None]
 
 
 def _noise(joint: np.ndarray) -> np.ndarray:
