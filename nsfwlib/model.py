@@ -158,6 +158,20 @@ def head_model(model: keras.Model) -> keras.Model:
     return keras.Model(inputs, x, name="head")
 
 
+def reset_head(model: keras.Model, *, seed: int) -> None:
+    """Fresh initial weights for the head (Glorot and Bengio 2010; biases zero), determined by `seed` alone."""
+    for i, layer in enumerate(head_dense_layers(model)):
+        kernel = keras.initializers.GlorotUniform(seed + i)(layer.kernel.shape)
+        layer.set_weights([kernel, np.zeros(layer.bias.shape)])
+
+
+def seed_dropout(model: keras.Model, *, seed: int) -> None:
+    """Make the next training draw the same dropout masks, however often the layers have drawn before."""
+    for i, layer in enumerate(_head_layers(model)):
+        if isinstance(layer, keras.layers.Dropout):
+            layer.seed_generator.state.assign([seed, i])
+
+
 def feature_model(model: keras.Model, blocks: Sequence[str]) -> keras.Model:
     """The backbone up to `blocks`: RGB 0–255 (B, S, S, 3) → a list of average-pooled outputs (B, D_block).
 

@@ -225,8 +225,8 @@ def train_head(
     rows = {split: np.flatnonzero(usable & splits.eq(split).to_numpy()) for split in ("train", "val")}
     targets = _one_hot(labels, rows, names)
     keras.utils.set_random_seed(seed)
-    for layer in classifiers.head_dense_layers(model):
-        layer.set_weights([layer.kernel_initializer(layer.kernel.shape), layer.bias_initializer(layer.bias.shape)])
+    classifiers.reset_head(model, seed=seed)
+    classifiers.seed_dropout(model, seed=seed)
     head = classifiers.head_model(model)
     compile_classifier(head, keras.optimizers.Adam(learning_rate), label_smoothing)
     parts = {
@@ -365,6 +365,7 @@ def fine_tune(
     )
     val = picture_dataset(paths["val"], targets["val"], size=size, batch_size=batch_size, seed=seed)
     keras.utils.set_random_seed(seed)
+    classifiers.seed_dropout(model, seed=seed)
     classifiers.unfreeze_from(model, fine_tune_from)
     steps = max(1, -(-len(paths["train"]) // batch_size)) * epochs
     warm_up = max(1, steps // 10)

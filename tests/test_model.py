@@ -11,10 +11,15 @@ from nsfwlib import model as m
 
 @pytest.fixture(scope="module")
 def small():
-    return m.build_classifier(["cat", "dog", "x/ü_1.z"], weights=None, image_size=75)
+    return m.build_classifier(["cat", "dog", "x/ü_1.z"], weights=None, backbone="MobileNetV2", image_size=32)
 
 
-def pictures(rng, n=4, size=75):
+@pytest.fixture(scope="module")
+def inception():
+    return m.build_classifier(["cat", "dog"], weights=None, image_size=75)
+
+
+def pictures(rng, n=4, size=32):
     return rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
 
 
@@ -36,7 +41,7 @@ def test_plain_keras_loads_the_saved_file_where_nsfwlib_is_missing(small, tmp_pa
         "import sys; sys.modules['nsfwlib'] = None\n"
         "import keras, numpy as np\n"
         f"model = keras.models.load_model({str(tmp_path / 'model.keras')!r})\n"
-        "print(model.layers[-1].name, model.predict(np.zeros((1, 75, 75, 3)), verbose=0).shape)"
+        "print(model.layers[-1].name, model.predict(np.zeros((1, 32, 32, 3)), verbose=0).shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert "classes.cat.dog.x_2f__fc__5f_1_2e_z (1, 3)" in done.stdout, done.stderr
@@ -54,28 +59,29 @@ def test_the_head_model_shares_its_weights_with_the_classifier(small, rng):
     assert np.allclose(m.head_model(small).predict(features, verbose=0), small.predict(x, verbose=0), atol=1e-5)
 
 
-def test_features_of_several_blocks_are_pooled_to_their_channels(small, rng):
-    widths = [f.shape for f in m.feature_model(small, ["mixed4", "mixed10"]).predict(pictures(rng), verbose=0)]
+def test_features_of_several_blocks_are_pooled_to_their_channels(inception, rng):
+    pixels = pictures(rng, size=75)
+    widths = [f.shape for f in m.feature_model(inception, ["mixed4", "mixed10"]).predict(pixels, verbose=0)]
     assert widths == [(4, 768), (4, 2048)]
 
 
-def test_unfreezing_leaves_batch_norm_and_the_lower_blocks_frozen(small):
-    m.unfreeze_from(small, "mixed7")
-    trainable = [layer.name for layer in small.layers if layer.trainable and layer.weights]
-    below = [layer.name for layer in small.layers[: small.layers.index(small.get_layer("mixed7"))]]
-    assert not any(isinstance(small.get_layer(n), keras.layers.BatchNormalization) for n in trainable)
+def test_unfreezing_leaves_batch_norm_and_the_lower_blocks_frozen(inception):
+    m.unfreeze_from(inception, "mixed7")
+    trainable = [layer.name for layer in inception.layers if layer.trainable and layer.weights]
+    below = [layer.name for layer in inception.layers[: inception.layers.index(inception.get_layer("mixed7"))]]
+    assert not any(isinstance(inception.get_layer(n), keras.layers.BatchNormalization) for n in trainable)
     assert not set(trainable) & set(below) and "logits" in trainable and len(trainable) > 10
-    m.freeze_backbone(small)
-    assert {layer.name for layer in small.layers if layer.trainable and layer.weights} == {
+    m.freeze_backbone(inception)
+    assert {layer.name for layer in inception.layers if layer.trainable and layer.weights} == {
         "head_dense_1",
         "head_dense_2",
         "logits",
     }
 
 
-def test_an_unknown_block_lists_those_there_are(small):
+def test_an_unknown_block_lists_those_there_are(inception):
     with pytest.raises(ValueError, match=r"no block 'mixed77'. Blocks it has: .*mixed0, .*mixed10"):
-        m.unfreeze_from(small, "mixed77")
+        m.unfreeze_from(inception, "mixed77")
 
 
 def test_temperature_is_saved_and_never_changes_the_answer(small, tmp_path, rng):
@@ -94,18 +100,19 @@ def test_temperature_is_saved_and_never_changes_the_answer(small, tmp_path, rng)
 def test_backbone_weights_of_a_file_come_with_its_rescaling(small, tmp_path, rng):
     m.set_rescaling(small, 1 / 255, 0.0)
     m.save_model(small, tmp_path / "model.keras")
-    other = m.build_classifier(["a", "b"], weights=tmp_path / "model.keras", image_size=75, seed=9)
+    other = m.build_classifier(
+        ["a", "b"], weights=tmp_path / "model.keras", backbone="MobileNetV2", image_size=32, seed=9
+    )
     m.set_rescaling(small, 1 / 127.5, -1.0)
     expected = m.load_model(tmp_path / "model.keras")
     x = pictures(rng)
-    pairs = [m.feature_model(model, ["mixed10"]).predict(x, verbose=0) for model in (expected, other)]
+    pairs = [m.feature_model(model, [m.FEATURES]).predict(x, verbose=0) for model in (expected, other)]
     assert np.array_equal(*pairs)
 
 
-def test_weights_of_another_architecture_are_refused_whole(small):
-    other = m.build_classifier(["a", "b"], weights=None, backbone="MobileNetV2", image_size=96)
+def test_weights_of_another_architecture_are_refused_whole(small, inception):
     with pytest.raises(ValueError, match=r"another architecture\. Expected layers"):
-        m.set_backbone_weights(small, m.backbone_weights(other))
+        m.set_backbone_weights(inception, m.backbone_weights(small))
 
 
 @pytest.mark.parametrize("names", [["one"], [], ["a", "a"], ["a", ""]])

@@ -9,7 +9,8 @@ from PIL import Image
 
 from nsfwlib import feature_store, model, training
 
-SIZE = 75
+SIZE = 64
+LOW, TOP, WIDTH = "block_6_project", "out_relu", 1280  # MobileNetV2: small, and compiled in seconds
 
 
 @pytest.fixture(scope="module")
@@ -30,32 +31,35 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier():
-    return model.build_classifier(["bright", "dark"], weights=None, image_size=SIZE)
+    return model.build_classifier(["bright", "dark"], weights=None, backbone="MobileNetV2", image_size=SIZE)
 
 
 def features_of(classifier, data, cache_dir, **options):
     table, folder = data
+    options = {"blocks": TOP, **options}
     return training.bottleneck_features(classifier, table, folder, cache_dir=cache_dir, progress=False, **options)
 
 
 def test_features_equal_the_backbones_output(classifier, data, tmp_path):
-    features = features_of(classifier, data, tmp_path, blocks="mixed4", batch_size=5)
+    features = features_of(classifier, data, tmp_path, blocks=LOW, batch_size=5)
     pixels = np.stack([training.images.load_image(data[1] / p, size=SIZE) for p in data[0]["path"]])
-    expected = model.feature_model(classifier, ["mixed4"]).predict(pixels, verbose=0)
-    assert features.dtype == np.float16 and features.shape == (24, 768)
+    expected = model.feature_model(classifier, [LOW]).predict(pixels, verbose=0)
+    assert features.dtype == np.float16 and features.shape == (24, 64)
     assert np.allclose(features, expected, rtol=1e-2, atol=1e-3)
 
 
 def test_several_blocks_stand_side_by_side(classifier, data, tmp_path):
-    both = features_of(classifier, data, tmp_path, blocks=["mixed4", "mixed10"])
-    assert both.shape == (24, 768 + 2048)
-    assert np.array_equal(both[:, :768], features_of(classifier, data, tmp_path, blocks="mixed4"))
+    both = features_of(classifier, data, tmp_path, blocks=[LOW, TOP])
+    assert both.shape == (24, 64 + WIDTH)
+    assert np.array_equal(both[:, :64], features_of(classifier, data, tmp_path, blocks=LOW))
 
 
 def test_cached_features_need_no_picture(classifier, data, tmp_path, monkeypatch):
     first = features_of(classifier, data, tmp_path / "cache")
     renamed = data[0].assign(path="moved/" + data[0]["path"], given_label="dark")[::-1]
-    again = training.bottleneck_features(classifier, renamed, tmp_path / "nowhere", cache_dir=tmp_path / "cache")
+    again = training.bottleneck_features(
+        classifier, renamed, tmp_path / "nowhere", cache_dir=tmp_path / "cache", blocks=TOP
+    )
     assert np.array_equal(again, first[::-1])
 
 
@@ -72,12 +76,12 @@ def test_an_interrupted_pass_keeps_what_it_computed(classifier, data, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         features_of(classifier, data, tmp_path, batch_size=4)
     folder = next((tmp_path / "features").iterdir())
-    assert (feature_store.positions(folder, data[0]["sha256"], 2048) >= 0).sum() == 8
+    assert (feature_store.positions(folder, data[0]["sha256"], WIDTH) >= 0).sum() == 8
 
 
 def test_other_weights_have_features_of_their_own(classifier, data, tmp_path):
-    other = model.build_classifier(["bright", "dark"], weights=None, image_size=SIZE, seed=1)
-    first, second = (features_of(m, data, tmp_path, blocks="mixed0") for m in (classifier, other))
+    other = model.build_classifier(["bright", "dark"], weights=None, backbone="MobileNetV2", image_size=SIZE, seed=1)
+    first, second = (features_of(m, data, tmp_path, blocks=LOW) for m in (classifier, other))
     assert not np.allclose(first, second) and len(list((tmp_path / "features").iterdir())) == 2
 
 
@@ -85,21 +89,21 @@ def test_a_file_that_broke_since_the_scan_is_a_row_of_nan(classifier, data, tmp_
     table, folder = data
     broken = pd.concat([table.head(3), table.head(1).assign(path="bright/gone.png", sha256="0" * 64)])
     broken = pd.concat([broken, table.tail(1).assign(sha256="1" * 64)], ignore_index=True)  # other content than noted
-    features = training.bottleneck_features(classifier, broken, folder, cache_dir=tmp_path, progress=False)
+    features = training.bottleneck_features(classifier, broken, folder, cache_dir=tmp_path, blocks=TOP, progress=False)
     assert np.isnan(features).all(axis=1).tolist() == [False, False, False, True, True]
 
 
 def test_the_head_learns_what_the_features_hold(classifier, data, rng):
     labels, splits = data[0]["given_label"], data[0]["split"]
-    features = rng.normal(0, 1, (24, 2048)).astype(np.float16)
-    features[:12, :50] += 3
+    features = rng.normal(0, 1, (24, WIDTH)).astype(np.float16)
+    features[:12, :400] += 3
     history = training.train_head(classifier, features, labels, splits, epochs=30)
     assert history["val_accuracy"].max() == 1.0
     assert list(history.columns[:2]) == ["stage", "epoch"] and history["stage"].eq("head").all()
 
 
 def test_the_head_is_the_same_for_the_same_seed(classifier, data, rng):
-    features = rng.normal(0, 1, (24, 2048)).astype(np.float16)
+    features = rng.normal(0, 1, (24, WIDTH)).astype(np.float16)
     losses = [
         training.train_head(classifier, features, data[0]["given_label"], data[0]["split"], epochs=3, seed=s)["loss"]
         for s in (0, 0, 1)
@@ -110,17 +114,19 @@ def test_the_head_is_the_same_for_the_same_seed(classifier, data, rng):
 def test_a_class_without_training_images_is_named(classifier, data, rng):
     splits = data[0]["split"].mask(data[0]["given_label"].eq("dark"), "val")
     with pytest.raises(ValueError, match=r"Every class needs training images\. Without any: dark"):
-        training.train_head(classifier, rng.random((24, 2048)), data[0]["given_label"], splits)
+        training.train_head(classifier, rng.random((24, WIDTH)), data[0]["given_label"], splits)
 
 
 def test_a_label_that_the_model_does_not_know_is_named(classifier, data, rng):
     with pytest.raises(ValueError, match=r"classes of the model \(bright, dark\)\. Received: pink"):
         training.train_head(
-            classifier, rng.random((24, 2048)), data[0]["given_label"].replace("dark", "pink"), data[0]["split"]
+            classifier, rng.random((24, WIDTH)), data[0]["given_label"].replace("dark", "pink"), data[0]["split"]
         )
 
 
-def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(classifier, data, tmp_path):
+def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(data, tmp_path):
+    classifier = model.build_classifier(["bright", "dark"], weights=None, image_size=75)
+
     def weights(kind, name=""):
         layers = [layer for layer in classifier.layers if isinstance(layer, kind)]
         return [w for layer in layers for w in layer.get_weights()]
@@ -129,7 +135,7 @@ def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(clas
     table, folder = data
     history = training.fine_tune(
         classifier, table, table["given_label"], folder, work_dir=tmp_path, epochs=1, batch_size=8,
-        learning_rate=1e-2, verbose=0, keep="last",
+        learning_rate=1e-2, verbose=0, keep="last", fine_tune_from="mixed7",
     )  # fmt: skip
     assert len(history) == 1 and history["stage"].eq("fine-tune").all()
     assert all(map(np.array_equal, norms, weights(keras.layers.BatchNormalization)))
