@@ -3,9 +3,14 @@
 with running_jupyter(folder) as address, open_page() as page:
     notebook = Notebook(page, address, "review.ipynb")
     notebook.run_all()
-    notebook.screenshot(".nsfw-review", Path("review.png"))
+    notebook.screenshot(".nsfw-panel", Path("review.png"))
+
+As a program it takes the picture of one element after some keys:
+
+python tests/browser.py notebooks/03_cleanse_labels.ipynb .nsfw-panel _art/review.png --keys k 2 ArrowDown " "
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -13,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +62,7 @@ def find_chromium() -> str | None:
 @contextlib.contextmanager
 def running_jupyter(folder: Path, *, command: tuple[str, ...] = (), seconds: float = 60) -> Iterator[str]:
     """Start JupyterLab in `folder` with private settings; yields its address, ends it afterwards."""
-    private = folder / ".jupyter-private"
+    private = Path(tempfile.mkdtemp(prefix="jupyter-"))
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     for name in ("CONFIG", "DATA", "RUNTIME"):
         (private / name.lower()).mkdir(parents=True, exist_ok=True)
@@ -75,6 +81,7 @@ def running_jupyter(folder: Path, *, command: tuple[str, ...] = (), seconds: flo
         finally:
             server.terminate()
             server.wait(20)
+            shutil.rmtree(private, ignore_errors=True)
 
 
 def _address(server: subprocess.Popen, private: Path, seconds: float) -> str:
@@ -114,19 +121,19 @@ class Notebook:
         page.goto(f"{address}/lab/tree/{name}?reset")
         self.wait_ready()
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, *, seconds: float = 60) -> None:
         """Until the kernel is connected and idle; the toolbar's own sign comes too early."""
-        self.page.wait_for_function(READY, timeout=60_000)
+        self.page.wait_for_function(READY, timeout=1000 * seconds)
 
     def command(self, name: str) -> None:
         """Start a JupyterLab command."""
         self.page.evaluate(f"() => {{ jupyterapp.commands.execute('{name}') }}")
 
-    def run_all(self) -> None:
+    def run_all(self, *, seconds: float = 60) -> None:
         """Run all cells and wait for the kernel."""
         self.command("notebook:run-all-cells")
         self.page.wait_for_timeout(300)
-        self.wait_ready()
+        self.wait_ready(seconds=seconds)
 
     def execute(self, code: str) -> str:
         """Run code in the kernel beside the notebook; what it printed."""
@@ -141,3 +148,30 @@ class Notebook:
         """Save a picture of one element."""
         self.page.locator(selector).first.screenshot(path=path)
         return path
+
+
+def photograph(
+    notebook: Path, selector: str, out: Path, *, keys: tuple[str, ...] = (), seconds: float = 600, scale: float = 2.0
+) -> Path:
+    """Run a notebook, press keys on the element (its grid, if it has one), save its picture. Nothing is saved else."""
+    with running_jupyter(notebook.parent.absolute()) as address, open_page(scale=scale) as page:
+        opened = Notebook(page, address, notebook.name)
+        opened.command("application:toggle-left-area")
+        opened.run_all(seconds=seconds)
+        page.locator(f"{selector} .nsfw-cell, {selector}").first.wait_for(timeout=30_000)
+        if keys:
+            page.locator(f"{selector} .nsfw-grid").first.focus()
+        for key in keys:
+            page.keyboard.press(key)
+            page.wait_for_timeout(400)
+        return opened.screenshot(selector, out)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("selector")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--keys", nargs="*", default=[], help="pressed in the grid before, e.g. k 2 ArrowDown")
+    arguments = parser.parse_args()
+    photograph(arguments.notebook, arguments.selector, arguments.out, keys=tuple(arguments.keys))

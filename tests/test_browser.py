@@ -333,6 +333,8 @@ def test_a_screen_reader_hears_the_decision(grid):
         "buttons => buttons.map((b) => b.getAttribute('aria-label') || b.textContent.trim())"
     )
     assert all(names)
+    unmarked = ".nsfw-review :is(button, [tabindex]):not([data-lm-suppress-shortcuts])"
+    assert grid.page.locator(unmarked).count() == 0, "JupyterLab would take keys from these"
     press(grid, "Tab")
     assert grid.page.evaluate("() => document.activeElement.tagName") == "BUTTON"
 

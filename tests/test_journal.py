@@ -98,15 +98,80 @@ def test_after_a_cut_at_any_byte_the_whole_lines_are_kept(tmp_path_factory, name
     if cut not in (0, whole.index(b"\n") + 1, *sizes):
         with pytest.warns(UserWarning, match="unfinished"):
             lines = journal.read(path)
-        assert (
-            path.with_name("decisions.csv.torn").read_bytes()[:-1] + b"" == whole[path.stat().st_size : cut]
-        )
+        assert path.with_name("decisions.csv.torn").read_bytes()[:-1] + b"" == whole[path.stat().st_size : cut]
     else:
         lines = journal.read(path)
     kept = sum(size <= cut for size in sizes)
     assert lines["path"].tolist() == names[:kept]
     journal.append(path, row("new"))
     assert journal.read(path)["sha256"].tolist() == [*map(str, range(kept)), "new"]
+
+
+def simple_replay(steps):
+    """The state after these steps, told in the plainest way: sha256 → decision."""
+    void = set()
+    for kind, action, _, _ in steps:
+        if kind != "decision":
+            (void.add if kind == "undo" else void.discard)(action)
+    return {sha: decision for kind, action, sha, decision in steps if kind == "decision" and action not in void}
+
+
+STEP = st.tuples(
+    st.sampled_from(["decision", "decision", "undo", "redo"]),
+    st.sampled_from("123456"),
+    st.sampled_from("abc"),
+    st.sampled_from(["keep", "drop", "porn"]),
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*unfinished")
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(STEP, max_size=12), data=st.data())
+def test_replay_equals_the_state_after_a_cut_at_any_byte(tmp_path_factory, steps, data):
+    path = tmp_path_factory.mktemp("replay") / "decisions.csv"
+    sizes = [
+        journal.append(path, row(sha, decision, kind=kind, action=action))[1] for kind, action, sha, decision in steps
+    ]
+    if steps:
+        cut = data.draw(st.integers(0, sizes[-1]))
+        path.write_bytes(path.read_bytes()[:cut])
+        steps = steps[: sum(size <= cut for size in sizes)]
+    expected = simple_replay(steps)
+    lines = journal.read(path)
+    assert dict(journal.in_force(lines)[["sha256", "decision"]].to_numpy()) == expected
+    assert journal.Replay(lines).decisions == expected
+
+
+def test_a_torn_journal_that_may_only_be_read_is_read_without_its_tail(tmp_path, monkeypatch):
+    path = tmp_path / "decisions.csv"
+    journal.append(path, row("a"))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'"2026')
+
+    def refuse(*_, **__):
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(journal.filelock.FileLock, "acquire", refuse)
+    lines = journal.read(path)
+    assert lines["sha256"].tolist() == ["a"]
+    assert lines.attrs["torn"] == '"2026'
+    assert path.read_bytes() == whole + b'"2026'
+
+
+def test_a_line_with_too_few_fields_is_named(tmp_path):
+    path = tmp_path / "decisions.csv"
+    journal.append(path, [row("a"), row("b")])
+    path.write_bytes(path.read_bytes() + b'"mended","by hand"\n' + path.read_bytes().splitlines(keepends=True)[1])
+    with pytest.raises(ValueError, match=r"record 4 should have 11 fields. Received 2"):
+        journal.read(path)
+
+
+def test_a_journal_saved_by_a_spreadsheet_is_still_read(tmp_path):
+    path = tmp_path / "decisions.csv"
+    journal.append(path, [row("a"), row("b", "drop")])
+    path.write_bytes(path.read_bytes().replace(b'"', b"").replace(b"\n", b"\r\n"))
+    journal.append(path, row("c"))
+    assert journal.read(path)["sha256"].tolist() == ["a", "b", "c"]
 
 
 def test_appending_to_a_torn_journal_sets_the_tail_aside_first(tmp_path):
