@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import false_discovery_control
 from sklearn import metrics as reference
 
 from nsfwlib import metrics
@@ -109,6 +110,16 @@ def test_exact_copies_in_groups_count_once():
     assert (widths[0] / widths[1]).between(0.7, 1.4).all()
 
 
+def test_cells_of_copied_images_are_as_unsure_as_those_of_single_ones():
+    groups = np.repeat(np.arange(200), 3)
+    labels, probs = made_up(600, groups=groups)
+    support = metrics.effective_support(labels, top(probs), class_names=NAMES, groups=groups)
+    matrix, single = (metrics.confusion(labels[::i], top(probs)[::i], class_names=NAMES) for i in (1, 3))
+    assert support == pytest.approx(single.sum(axis=1))
+    copies = metrics.confusion_intervals(matrix, support=support)
+    assert copies == pytest.approx(metrics.confusion_intervals(single), abs=1e-9)
+
+
 def test_group_correlation_is_one_for_copies_and_none_for_strangers():
     groups = np.repeat(np.arange(300), 2)
     rng = np.random.default_rng(0)
@@ -175,6 +186,14 @@ def test_bootstrapped_average_precision_with_equal_weights_is_that_of_scikit_lea
     curve = metrics._ThresholdBins(positive, score)
     found = curve.average_precision(np.ones((500, 1), np.float32), np.zeros(1))
     assert found[0] == pytest.approx(reference.average_precision_score(positive, score), abs=1e-6)
+
+
+def test_the_bootstrap_of_average_precision_adds_one_positive_that_is_ranked_last():
+    rng = np.random.default_rng(0)
+    positive, score = rng.random(300) < 0.3, rng.random(300)
+    found = metrics._ThresholdBins(positive, score).average_precision(np.ones((300, 1), np.float32), np.ones(1))
+    expected = reference.average_precision_score(np.r_[positive, True], np.r_[score, -1.0])
+    assert found[0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_every_score_lies_in_its_interval():
@@ -337,6 +356,14 @@ def test_operating_points_grant_their_wish_on_validation_and_are_reported_on_tes
     )
 
 
+def test_test_rows_have_no_say_in_the_threshold():
+    validation, test = two_sides(seed=1), two_sides(seed=2)
+    shifted = test[0], test[1] / 2
+    points = [metrics.operating_points(*rows, validation=validation, prevalence=[0.1]) for rows in (test, shifted)]
+    assert points[0]["threshold"].tolist() == points[1]["threshold"].tolist()
+    assert points[0]["recall"].tolist() != points[1]["recall"].tolist()
+
+
 def test_of_thresholds_that_grant_a_wish_the_most_useful_is_taken():
     unsafe, score = np.array([True] * 5 + [False] * 5), np.array([0.9, 0.8, 0.7, 0.6, 0.2, 0.65, 0.4, 0.3, 0.1, 0.05])
     wishes = [("precision", 0.75), ("recall", 0.8), ("fpr", 0.0)]
@@ -414,6 +441,7 @@ def test_a_planted_bad_slice_is_found_and_chance_ones_are_not():
     right = rng.random(3000) < np.where(attributes["source"] == "scan", 0.8, 0.93)
     table = metrics.slices(attributes, right)
     assert table.loc[0, ["attribute", "value"]].tolist() == ["source", "scan"]
+    assert table["q"].to_numpy() == pytest.approx(false_discovery_control(table["p"]))
     assert table.loc[0, "q"] < 0.001 and (table[table["attribute"].ne("source")]["q"] > 0.05).all()
 
 
