@@ -60,7 +60,7 @@ def scan(
 
     Columns: path, given_label, split, sha256, phash, phash_mirror, source, group (-1, see `group_duplicates`),
     width, height, format, bytes, frames, problem ("" if usable, a key of `images.REASONS`, or "skipped: …"),
-    detail, flags (oddities that exclude nothing, joined by "; "), brightness, contrast, sharpness, entropy,
+    detail, oddities (what excludes nothing, joined by "; "), brightness, contrast, sharpness, entropy,
     grey, transparent. `warnings_of` returns what a person should know.
 
     Args:

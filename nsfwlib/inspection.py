@@ -25,7 +25,7 @@ COLUMNS = {
     "frames": 0,
     "problem": "",
     "detail": "",
-    "flags": "",
+    "oddities": "",
     "brightness": float("nan"),
     "contrast": float("nan"),
     "sharpness": float("nan"),
@@ -57,7 +57,7 @@ def inspect(
     """All that the scan records of one file. Never raises: what is wrong stands in `problem`.
 
     Returns a dict with the keys of `COLUMNS` and `thumb`, the grey (32, 32) picture as bytes (b"" if unusable):
-    `problem` is "" or a key of `images.REASONS`, `detail` explains it, `flags` lists, joined by "; ", what is
+    `problem` is "" or a key of `images.REASONS`, `detail` explains it, `oddities` lists, joined by "; ", what is
     odd but excludes nothing. A file on the hash list is never decoded, or, where only the perceptual
     hash can tell, nothing of its picture is kept.
     """
@@ -96,7 +96,7 @@ def _facts(decoded: images.Decoded, data: bytes, source: images.Source) -> dict:
         "height": decoded.height,
         "frames": decoded.frames,
         "transparent": decoded.transparent,
-        "flags": "; ".join(flags),
+        "oddities": "; ".join(flags),
     }
 
 

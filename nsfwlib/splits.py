@@ -27,7 +27,7 @@ def assign_splits(
     Args:
         table: as `scan` returns it, its `group` filled.
         previous: an earlier result; its splits persist and newcomers join their group's. Where a group now
-            spans several of them, those before the last of train, val, test are set aside: split "", and a flag.
+            spans several of them, those before the last of train, val, test are set aside: split "", named in `oddities`.
         fractions: of train, val and test; they add up to 1.
 
     Raises:
@@ -97,9 +97,9 @@ def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[dict]:
     result.loc[joined.index, "split"] = joined
     aside = bridged.index[bridged].union(kept.index[kept == ""])
     result.loc[aside, "split"] = ""
-    fresh = aside[~result.loc[aside, "flags"].str.contains(SET_ASIDE, regex=False)]
-    flags = result.loc[fresh, "flags"]
-    result.loc[fresh, "flags"] = (flags + "; ").where(flags != "", "") + SET_ASIDE
+    fresh = aside[~result.loc[aside, "oddities"].str.contains(SET_ASIDE, regex=False)]
+    flags = result.loc[fresh, "oddities"]
+    result.loc[fresh, "oddities"] = (flags + "; ").where(flags != "", "") + SET_ASIDE
     if not bridged.any():
         return []
     listed = ", ".join(result.loc[bridged.index[bridged], "path"].head(5))

@@ -340,7 +340,7 @@ def table_of(labels, groups=None, splits=None):
     groups = range(n) if groups is None else groups
     table = pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "given_label": labels, "group": list(groups)})
     table["sha256"] = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(n)]
-    return table.assign(split=splits or "", problem="", flags="")
+    return table.assign(split=splits or "", problem="", oddities="")
 
 
 def test_splits_hold_groups_together_and_classes_in_proportion(rng):
@@ -381,7 +381,7 @@ def test_a_bridge_between_train_and_test_sets_the_train_side_aside_for_good():
     for _ in range(2):
         result = dataset.assign_splits(new, previous=old)
         assert result["split"][[train, test, 100]].tolist() == ["", "test", "test"]
-        assert "set aside" in result["flags"][train]
+        assert "set aside" in result["oddities"][train]
         assert result["split"].drop([train, 100]).tolist() == old["split"][:100].drop(train).tolist()
         old = result
     first = dataset.assign_splits(new, previous=dataset.assign_splits(table_of(["a"] * 100)))

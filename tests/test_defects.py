@@ -14,7 +14,7 @@ def verify(case: Case, folder) -> None:
     path.write_bytes(case.data)
     row = inspection.inspect(path)
     assert row["problem"] == case.problem, row
-    assert case.flag in row["flags"], row
+    assert case.flag in row["oddities"], row
     if case.problem not in ("", "too small"):
         with pytest.raises(images.ImageProblem) as caught:
             images.load_image(path)

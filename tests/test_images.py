@@ -59,7 +59,7 @@ def test_a_photograph_equals_pillows_decode_to_the_bit(path):
     np.testing.assert_array_equal(loaded, np.asarray(independently(path)))
     row = inspection.inspect(path, min_side=1)
     assert row["problem"] == ""
-    assert "damaged" not in row["flags"]
+    assert "damaged" not in row["oddities"]
 
 
 def test_what_pillow_cannot_read_says_so():
@@ -203,11 +203,11 @@ def test_rot_in_a_jpegs_data_is_flagged():
     from sklearn.datasets import load_sample_image
 
     data = encoded(Image.fromarray(load_sample_image("china.jpg")), "JPEG", quality=85)
-    assert inspection.inspect(data)["flags"] == ""
+    assert inspection.inspect(data)["oddities"] == ""
     middle = len(data) // 2
     noise = np.random.default_rng(0).bytes(512).replace(b"\xff", b"\0")
     rotten = data[:middle] + noise + data[middle + 512 :]  # one disk sector
-    assert "damaged data: Corrupt JPEG data" in inspection.inspect(rotten)["flags"]
+    assert "damaged data: Corrupt JPEG data" in inspection.inspect(rotten)["oddities"]
 
 
 def test_decoding_needs_neither_tensorflow_nor_pandas():

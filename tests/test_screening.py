@@ -61,7 +61,7 @@ def test_pdq_recognises_a_recompressed_smaller_mirrored_copy(folder, tmp_path):
     copy.save(folder / "neutral" / "copy.webp", quality=60)
     table = dataset.scan(folder, screen=tmp_path / "bad.csv", progress=False, workers=0).set_index("path")
     assert (table["problem"] == "screened").sum() == 2
-    assert table.loc["neutral/copy.webp", "flags"] == ""
+    assert table.loc["neutral/copy.webp", "oddities"] == ""
     assert table.loc["drawings/flower.jpg", "problem"] == ""
 
 
