@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from nsfwlib.intervals import effective_count, group_codes, group_correlation, jeffreys
+from nsfwlib.runs import write_json
 
 
 def confusion(labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str]) -> np.ndarray:
@@ -100,9 +101,7 @@ def save_incarnation(
         "interval": None if interval is None else [float(bound) for bound in interval],
         "images": int(matrix.sum()), "class_names": list(class_names), "counts": matrix.tolist(),
     }  # fmt: skip
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(record, path)
 
 
 def read_incarnations(paths: Sequence[Path]) -> pd.DataFrame:
