@@ -15,7 +15,7 @@ from nsfwlib import confusions, dataset, images, plots, runs, thresholds
 
 
 def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Published confusion matrices of the same classes, best last: `name` and `shares` (K, K); [] where there are none."""
+    """Published confusion matrices of the same classes, best last: `name` and `shares` (K, K); often []."""
     if not path or not Path(path).exists():
         return []
     records = confusions.read_incarnations([Path(path)]).sort_values("accuracy")
