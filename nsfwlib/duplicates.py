@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 from nsfwlib import likeness
 from nsfwlib.likeness import MIN_CORRELATION
 
-MAX_DISTANCE = 18  # bits of 64: beyond it even the second look finds more chance than copies
+MAX_DISTANCE = 16  # bits of 64: beyond it even the second look finds more chance than copies
 FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides
 _FREEDOM = 0.02  # aligned strangers correlate that much better than strangers left in place
 _HOPELESS = 0.35  # correlation below which aligning two thumbnails is not tried
