@@ -6,8 +6,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraint
 # The published weights are an npm package: without an npm on PATH, one comes from PyPI.
 NPM := $(if $(shell command -v npm),,npm)
 comma := ,
+DATA ?= data/demo
+RUN ?= runs/demo
 
-.PHONY: demo test nbval lab bench art lint clean
+.PHONY: demo test nbval lab review bench art lint clean
 
 demo: $(VENV)/base  ## the embedded data set through notebooks 01–04 into runs/demo/
 	$(BIN)/python -m nsfwlib.pipeline
@@ -17,18 +19,24 @@ test: $(VENV)/dev lint  ## everything that CI runs
 	$(MAKE) nbval
 
 nbval: $(VENV)/dev  ## the committed notebooks on their defaults, from an empty run_dir, beside the working tree
-	rm -rf build/nbval && mkdir -p build/nbval && cp -r notebooks build/nbval/
+	rm -rf build/nbval && mkdir -p build/nbval && cp -r notebooks _art build/nbval/
 	NSFWLIB_HEADLESS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
 		-p no:cacheprovider -c pyproject.toml build/nbval/notebooks
 
 lab: $(VENV)/base  ## JupyterLab on the notebooks
 	$(BIN)/python -m jupyterlab --notebook-dir=. notebooks
 
+review: $(VENV)/review  ## the review grid as a page for reviewers: make review DATA=… RUN=… REVIEWER=…
+	mkdir -p build && $(BIN)/papermill --prepare-only notebooks/review_page.ipynb build/review_page.ipynb \
+		-p data_dir "$(abspath $(DATA))" -p run_dir "$(abspath $(RUN))" -p reviewer "$(REVIEWER)"
+	$(BIN)/voila --no-browser --VoilaConfiguration.file_allowlist="[]" build/review_page.ipynb
+
 bench: $(VENV)/dev  ## side-by-side measurements against public peers
 	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 art: demo  ## copy the figures of the demo run that the README shows
-	cp runs/demo/figures/confusion.png runs/demo/figures/confusion_cleansing.png runs/demo/figures/noise.png _art/
+	cp runs/demo/figures/confusion.png runs/demo/figures/confusion.json runs/demo/figures/confusion_cleansing.png _art/
+	cp runs/demo/figures/noise.png _art/
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -45,6 +53,10 @@ $(VENV)/bin/python:
 $(VENV)/base: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV): about 2.5 GB, a few minutes."
 	$(PIP) -e '.$(if $(NPM),[$(NPM)])'
+	@touch $@
+
+$(VENV)/review: $(VENV)/base
+	$(PIP) -e '.[review]'
 	@touch $@
 
 $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
