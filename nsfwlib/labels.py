@@ -58,8 +58,10 @@ def find_label_issues(
 
     Returns:
         One row a label, in input order: `given`, `suggested` (the likeliest other class; for an unlabelled
-        row the likeliest), `score` (p_suggested - p_given, -1 … 1, higher = more suspect; NaN where there is
-        nothing to judge), `p_given`, `p_suggested`, `is_issue` (the default cut), `note`.
+        row the likeliest, for one that cannot be judged its own), `score` (p_suggested - p_given, -1 … 1,
+        higher = more suspect; NaN for unlabelled rows and rows that cannot be judged), `p_given` and
+        `p_suggested` (of the true class, after the corrections for classes and groups), `is_issue` (the default
+        cut), `note` (empty, or why the row is special).
 
     Raises:
         ValueError: lengths differ, a label is not in `classes`, or neither probabilities nor features came.
@@ -450,7 +452,10 @@ def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -
 def _nearest_approximately(
     unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_nearest`, from an inverted-file index: looks into the 32 cells nearest to each row."""
+    """As `_nearest`, from an inverted-file index: looks into the 32 cells nearest to each row.
+
+    A row whose group is larger than GROUP_ROOM may be left with fewer votes.
+    """
     try:
         import faiss
     except ImportError:
