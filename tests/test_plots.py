@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from nsfwlib import metrics, plots
+from nsfwlib import look, metrics, plots
 
 NAMES = ["drawings", "hentai", "neutral"]
 PUBLISHED = Path(__file__).parents[1] / "_art" / "published_confusion.json"
@@ -323,7 +323,7 @@ def test_slices_show_the_worst_first_and_fill_those_that_differ():
     right = np.r_[np.arange(200) % 20 > 0, np.arange(200) % 3 > 0]
     ax = plots.plot_slices(metrics.slices(attributes, right))
     assert ticks(ax.get_yticklabels())[0] == "source: scan  (200)"
-    assert ax.lines[0].get_mfc() == plots.ACCENT and len(ax.lines[0].get_xdata()) == 2
+    assert ax.lines[0].get_mfc() == look.ACCENT and len(ax.lines[0].get_xdata()) == 2
 
 
 def test_slices_too_small_for_a_conclusion_say_so():
@@ -396,14 +396,14 @@ def lightness(colour):
 
 
 def test_splits_are_told_apart_in_greyscale():
-    steps = np.diff(sorted(lightness(colour) for colour in plots.SPLIT_COLOURS.values()))
+    steps = np.diff(sorted(lightness(colour) for colour in look.SPLIT_COLOURS.values()))
     assert (steps > 20).all()
 
 
 def test_classes_are_told_apart_without_colour_by_their_markers():
-    looks = plots._class_looks([f"class {i}" for i in range(8)])
-    assert len({look["marker"] for look in looks.values()}) == 8
-    assert abs(lightness(plots.ACCENT) - lightness(plots.DARK)) > 15
+    looks = look.class_looks([f"class {i}" for i in range(8)])
+    assert len({found["marker"] for found in looks.values()}) == 8
+    assert abs(lightness(look.ACCENT) - lightness(look.DARK)) > 15
 
 
 def test_every_public_figure_documents_itself_and_returns_axes_or_a_figure():
