@@ -133,6 +133,7 @@ def scan_rates(n: int) -> pd.DataFrame:
                     "seconds": seconds,
                     "images/s": found["result"] / seconds,
                     "MB/s": size / seconds,
+                    "CPU s": found["cpu"],
                     "peak MB": found["peak_mb"],
                 }
             )
@@ -300,10 +301,21 @@ def work(job: list[str]) -> dict:
     hashes = job[0] == "grouping"
     result = group_hashes(int(job[1])) if hashes else CONTENDERS[job[1]](Path(job[2]), Path(job[3]))
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    busy = sum(part.ru_utime + part.ru_stime for part in usage)
+    peak = peak_memory()
     if hashes:
         result["peak MB"] = peak
-    return {"result": result, "seconds": seconds, "peak_mb": peak}
+    return {"result": result, "seconds": seconds, "cpu": busy, "peak_mb": peak}
+
+
+def peak_memory() -> float:
+    """Of this process in MB; Linux' ru_maxrss would count what its parent held when it started this one."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def tables(options: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -123,7 +123,7 @@ def inspect_files(
         work = ((i, paths[i]) for i in misses)
         try:
             for i, row in _run(work, len(misses), options, workers=workers, timeout=timeout):
-                if row["problem"] not in _PASSING:
+                if cache_dir is not None and row["problem"] not in _PASSING:
                     _store(cache, stamp, paths[i], keys[i], row)
                 if time.monotonic() - saved > 1:
                     cache.commit()

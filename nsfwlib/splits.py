@@ -27,7 +27,8 @@ def assign_splits(
     Args:
         table: as `scan` returns it, its `group` filled.
         previous: an earlier result; its splits persist and newcomers join their group's. Where a group now
-            spans several of them, those before the last of train, val, test are set aside: split "", named in `oddities`.
+            spans several of them, those before the last of train, val, test are set aside: split "", and a
+            word in `oddities`.
         fractions: of train, val and test; they add up to 1.
 
     Raises:
@@ -114,7 +115,8 @@ def _draw(rows: pd.DataFrame, fractions: Sequence[float], seed: int, *, known: p
     new = (rows["problem"] == "") & (rows["split"] == "")
     if known is not None:
         new &= known.isna()
-    labels = rows.groupby("group")["given_label"].agg(lambda column: column.value_counts().index[0])
+    votes = rows[new].groupby(["group", "given_label"]).size().sort_values(ascending=False, kind="stable")
+    labels = votes.reset_index().drop_duplicates("group").set_index("group")["given_label"]
     contents = rows[new].groupby("group")["sha256"].agg(["min", "size"])
     contents["order"] = [hashlib.sha256(f"{seed} {key}".encode()).digest() for key in contents["min"]]
     counts = rows[(rows["problem"] == "") & (rows["split"] != "")].groupby(["given_label", "split"]).size()
