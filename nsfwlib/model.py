@@ -199,6 +199,11 @@ def _block(model: keras.Model, name: str) -> keras.layers.Layer:
         raise ValueError(f"The backbone has no block {name!r}. Blocks it has: {', '.join(known)}.") from None
 
 
+def last_block(model: keras.Model) -> str:
+    """Name of the last block of the backbone, whose pooled output feeds the head ("mixed10" of InceptionV3)."""
+    return model.get_layer(FEATURES).input._keras_history.operation.name
+
+
 def freeze_backbone(model: keras.Model) -> None:
     """Leave only the head trainable. Compile again afterwards."""
     head = set(map(id, _head_layers(model)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,8 @@ from typing import Any
 import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
+
+from nsfwlib import runs
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STEPS = ("01_explore_data", "02_fine_tune", "03_cleanse_labels", "04_analyse_errors")
@@ -86,8 +87,7 @@ def _absolute(name: str, value: Any) -> Any:
 def summary(run_dir: Path) -> pd.Series:
     """The few numbers of a finished run that a person asks for first."""
     run_dir = Path(run_dir)
-    metrics = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))
-    cleansing = json.loads((run_dir / "cleansing.json").read_text(encoding="utf-8"))
+    metrics, cleansing = (runs.read_json(run_dir / f"{name}.json") for name in ("metrics", "cleansing"))
     table = pd.read_parquet(run_dir / "images.parquet", columns=["problem"])
     rows = {
         "images": f"{len(table):,}",
@@ -100,7 +100,9 @@ def summary(run_dir: Path) -> pd.Series:
         "test labels used for the two heads": metrics["test_labels"],
         "figures": str(run_dir / "figures"),
     }
-    return pd.Series({name: value for name, value in rows.items() if value is not None})
+    return pd.Series(
+        {name: f"{v:.3f}" if isinstance(v, float) else str(v) for name, v in rows.items() if v is not None}
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

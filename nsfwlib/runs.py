@@ -63,6 +63,11 @@ def write_table(table: pd.DataFrame, path: Path) -> Path:
     return partial.replace(path)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON record."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def write_json(content: Mapping[str, Any], path: Path) -> Path:
     """Write a JSON file whole or not at all; numpy scalars and paths are spelled as Python's."""
     partial = Path(f"{path}.partial")
