@@ -133,7 +133,7 @@ def _check_jpeg(data: bytes) -> Container:
     while True:
         position = data.find(b"\xff", position)
         if position < 0 or position + 1 >= len(data):
-            return Container(flags=(*flags, "truncated tail"))
+            return Container("truncated", "no end marker")
         marker, position = data[position + 1], position + 2
         if marker == 0xD9:
             # Multi-picture files (phones' depth maps, panoramas) carry further pictures behind the first.

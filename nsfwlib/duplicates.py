@@ -33,8 +33,8 @@ def group_near_duplicates(
 
     Perceptual hashes percolate: one false neighbour per image glues everything together. So where only the
     hashes are known, `max_distance` is lowered to the largest distance at which an image of this table has at
-    most 0.01 false neighbours (`safe_distance`). With `thumbs`, every pair that is not identical in hash
-    needs a second look at the pictures (`confirmed`), and `max_distance` is lowered only to bound the work.
+    most 0.01 false neighbours (`safe_distance`). With `thumbs`, every pair needs a second look at the pictures
+    (`confirmed`), and `max_distance` is lowered only to bound the work.
 
     Args:
         hashes: uint64 (N,), perceptual hashes.

@@ -256,7 +256,7 @@ def test_a_killed_scan_goes_on_where_it_stopped(tmp_path):
         draw(tmp_path / "data" / "neutral" / f"{i}.png", i)
     cache = tmp_path / "cache"
     known = 0
-    for _ in range(3):
+    for _ in range(2):
         process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "data", cache])
         began = time.monotonic()
         while _count(cache) <= known and process.poll() is None and time.monotonic() - began < 30:
@@ -319,7 +319,7 @@ def test_a_file_that_kills_or_holds_its_worker_costs_one_row(folder, monkeypatch
     draw(folder / "neutral" / "endless.png", 2)
     monkeypatch.setattr(scanning.inspection, "serve", deadly)
     paths = sorted(str(path) for path in folder.rglob("*.png"))
-    found = dict(scanning.inspect_files(paths, {}, workers=2, timeout=4))
+    found = dict(scanning.inspect_files(paths, {}, workers=2, timeout=3))
     problems = {Path(paths[i]).name: row["problem"] for i, row in found.items() if row["problem"]}
     assert problems == {"deadly.png": "crashed the decoder", "endless.png": "took too long"}
     assert len(found) == 10

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus import encoded, reference
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from nsfwlib import images, inspection
 
@@ -213,3 +213,11 @@ def test_rot_in_a_jpegs_data_is_flagged():
 def test_decoding_needs_neither_tensorflow_nor_pandas():
     code = "import sys, nsfwlib.images, nsfwlib.inspection; assert not {'tensorflow', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_truncated_files_are_refused_even_where_pillow_was_told_to_accept_them(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF"):
+        data = encoded(reference(), kind)
+        with pytest.raises(images.ImageProblem, match="truncated"):
+            images.load_image(data[: len(data) * 2 // 3])
