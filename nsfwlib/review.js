@@ -162,10 +162,16 @@ function render({ model, el }) {
     actionButtons.forEach((node, i) => node.setAttribute("aria-pressed", String(r?.decision === ACTIONS[i][0])));
   };
 
+  const section = () => page.sections[row()?.section];
+  const members = () => page.rows.filter((r) => r.section === row()?.section);
   const paintHead = () => {
-    const open = page.rows.filter((r) => !r.decision && isShown(r)).length;
-    accept.disabled = !page.rows.length;
-    const what = page.default === "keep" ? `keep ${open}` : `${open} as ${page.default}`;
+    const part = section();
+    const open = members().filter((r) => !r.decision && isShown(r)).length;
+    title.replaceChildren(...(part?.title ?? [["Nothing to review", true]]).map(([text, strong]) => make(strong ? "b" : "span", "", text)));
+    facts.textContent = part?.facts ?? "";
+    cells.forEach((cell, i) => cell.classList.toggle("nsfw-in", page.sections.length > 1 && page.rows[i].section === row()?.section));
+    accept.disabled = !part;
+    const what = part?.default === "keep" ? `keep ${open}` : `${open} as ${part?.default}`;
     accept.firstChild.textContent = open ? `Accept page: ${what}` : "Page done, go on";
   };
 
@@ -195,6 +201,7 @@ function render({ model, el }) {
     grid.setAttribute("aria-activedescendant", cells[cur].id);
     if (grid.contains(document.activeElement)) cells[cur].scrollIntoView({ block: "nearest" });
     paintSide();
+    paintHead();
   };
   const reveal = () => {
     if (!row() || waiting) return;
@@ -232,18 +239,20 @@ function render({ model, el }) {
     if (model.get("advance") && i + 1 < cells.length) select(i + 1);
   };
   const acceptPage = () => {
-    if (!page?.rows.length || waiting) return;
+    if (!row() || waiting) return;
     conceal();
-    const skip = page.rows.filter((r) => !isShown(r)).map((r) => r.path);
-    const number = send("accept", { page: page.page, skip, seconds: secondsSpent() });
-    waiting = true;
+    const part = section(), rows = members(), last = page.rows.indexOf(rows.at(-1));
+    const skip = rows.filter((r) => !isShown(r)).map((r) => r.path);
+    const number = send("accept", { page: part.page, skip, seconds: secondsSpent() });
     page.rows.forEach((r, i) => {
-      if (r.decision || !isShown(r)) return;
-      r.decision = page.default;
+      if (r.section !== row().section || r.decision || !isShown(r)) return;
+      r.decision = part.default;
       pending.set(r.path, [number, performance.now()]);
       paint(i);
     });
-    say(`Page accepted: ${page.default}`);
+    say(`Page accepted: ${part.default}`);
+    if (last + 1 < cells.length) select(last + 1);
+    else turn(1);
   };
   const turn = (step) => {
     if (!page || waiting) return;
@@ -375,12 +384,10 @@ function render({ model, el }) {
     cells = page.rows.map((r, i) => makeCell(r, i, buffers[i]));
     grid.replaceChildren(...cells);
     grid.style.setProperty("--cell", cells.length > 12 ? "108px" : "148px");
-    title.replaceChildren(...message.title.map(([text, strong]) => make(strong ? "b" : "span", "", text)));
-    facts.textContent = message.facts;
     cur = 0;
     page.rows.forEach((_, i) => paint(i));
     if (cells.length) select(Math.min(message.focus, cells.length - 1));
-    paintHead();
+    else paintHead();
     paintSide();
     root.dataset.page = String(page.page);
   };

@@ -131,13 +131,14 @@ class ReviewSession:
         """How many pages the queue has."""
         return len(self._pages)
 
-    def page(self, i: int) -> pd.DataFrame:
-        """The rows of page `i` in the order shown, and four columns more.
+    def page(self, *numbers: int) -> pd.DataFrame:
+        """The rows of a page (or of several, one after the other) in the order shown, and four columns more.
 
         decision: what is in force ("" = nothing); conflict: exact copies lie under two labels, so "keep" is refused;
-        alike: how many rows of the page belong to its near-duplicate group; escalated: see `is_escalated`.
+        alike: how many of the rows belong to its near-duplicate group; escalated: see `is_escalated`.
         """
-        rows = self.queue.iloc[self._page(i)].reset_index(drop=True)
+        positions = [self.page_rows(i) for i in numbers]
+        rows = self.queue.iloc[np.concatenate([np.arange(0), *positions])].reset_index(drop=True)
         rows["decision"] = [self.decision(sha256) for sha256 in rows["sha256"]]
         rows["conflict"] = rows["sha256"].isin(self._conflicting)
         groups = rows["group"] if "group" in rows else rows["path"]
@@ -155,24 +156,17 @@ class ReviewSession:
 
     def page_default(self, i: int) -> str:
         """What accepting page `i` says: its suggested class where most labels are likely wrong, else "keep"."""
-        rows = self._page(i)
+        rows = self.page_rows(i)
         if self.queue["is_control"].iloc[rows[0]] or self._p_error[rows].mean() <= 0.5:
             return "keep"
         return str(self.queue["suggested"].iloc[rows[0]])
 
     def pages(self) -> pd.DataFrame:
         """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
-        first = self.queue.iloc[[page[0] for page in self._pages]]
-        decided = self._decided()
-        starts = [page[0] for page in self._pages]
-        return pd.DataFrame(
-            {
-                **{name: first[name].to_numpy() for name in ("given", "suggested", "is_control")},
-                "rows": [len(page) for page in self._pages],
-                "decided": np.add.reduceat(decided.astype(int), starts) if starts else [],
-                "expected_errors": np.add.reduceat(self._p_error * ~decided, starts) if starts else [],
-            }
-        ).rename_axis("page")
+        starts, decided = [page[0] for page in self._pages], self._decided()
+        count = np.add.reduceat(decided.astype(int), starts) if starts else []
+        errors = np.add.reduceat(self._p_error * ~decided, starts) if starts else []
+        return self._page_table.assign(decided=count, expected_errors=errors)
 
     def first_open_page(self) -> int:
         """The first page with a row that nobody has decided; the last page when all are, 0 when there is none."""
@@ -255,19 +249,19 @@ class ReviewSession:
         firm = {"keep", *self.class_names}
         return sha256.map(lambda content: self.decision(content) in firm).to_numpy(bool)
 
-    def rerank(self, scores: pd.DataFrame, *, page_in_view: int | None = None) -> int:
-        """Order anew what nobody has touched: pages with a decision, control pages and the one in view stay first.
+    def rerank(self, scores: pd.DataFrame, *, in_view: Collection[int] = ()) -> list[int]:
+        """Order anew what nobody has touched: pages with a decision, control pages and those in view stay first.
 
         Args:
             scores: columns `path`, `score`, `suggested` and any other of the queue's to replace; rows it does not
                 list keep theirs.
-            page_in_view: must not change under the reviewer's eyes.
+            in_view: pages that must not change under the reviewer's eyes.
 
         Returns:
-            The number that the page in view has now (0 without one).
+            The numbers that the pages in view have now.
         """
         table = self.pages()
-        stays = ((table["decided"] > 0) | table["is_control"] | (table.index == page_in_view)).to_numpy(bool)
+        stays = ((table["decided"] > 0) | table["is_control"] | table.index.isin(list(in_view))).to_numpy(bool)
         kept = [page for page, stay in zip(self._pages, stays, strict=True) if stay]
         rest = np.concatenate([np.arange(0), *(p for p, stay in zip(self._pages, stays, strict=True) if not stay)])
         queue = self.queue.drop(columns=["page", "is_control"])
@@ -275,7 +269,7 @@ class ReviewSession:
         fresh = [rest[page] for page in make_pages(queue.iloc[rest], page_size=self.page_size)]
         control = [*table["is_control"][stays], *[False] * len(fresh)]
         self._set_pages(queue, kept + fresh, control)
-        return 0 if page_in_view is None else int(stays[:page_in_view].sum())
+        return [int(stays[:page].sum()) for page in in_view]
 
     # --- how far it is ---
 
@@ -329,6 +323,8 @@ class ReviewSession:
         self.queue = queue.iloc[np.concatenate([np.arange(0), *pages])].reset_index(drop=True)
         self.queue["page"] = np.repeat(np.arange(len(pages)), sizes)
         self.queue["is_control"] = np.repeat(np.asarray(control, bool), sizes)
+        first = self.queue.iloc[ends[:-1]].reset_index(drop=True)
+        self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
         self._position = pd.Index(self.queue["path"])
         self._p_error = error_probability(self.queue)
         self._codes, contents = pd.factorize(self.queue["sha256"])
@@ -363,7 +359,12 @@ class ReviewSession:
     def _decided(self) -> np.ndarray:
         return self._state[self._codes] > 0
 
-    def _page(self, i: int) -> np.ndarray:
+    def page_rows(self, i: int) -> np.ndarray:
+        """Which rows of `queue` make page `i`.
+
+        Raises:
+            IndexError: there is no such page.
+        """
         if not 0 <= i < self.n_pages:
             raise IndexError(f"page must be one of the {self.n_pages} pages, counted from 0. Received: {i}")
         return self._pages[i]

@@ -118,7 +118,8 @@ class ReviewGrid(ipywidgets.VBox):
         self.session, self.store = session, PictureStore(data_dir)
         self.neighbours, self.rescore, self.break_seconds = neighbours, rescore, 60 * break_minutes
         self.export_to = Path(export_to or session.journal.with_name(session.journal.stem + "_in_force.csv"))
-        self.page, self.revealed = session.first_open_page(), 0
+        self.screen, self.revealed = [session.first_open_page()], 0
+        self._contents: dict[str, str] = {}
         self._worked = self._since_break = 0.0
         self._last_seen = time.monotonic()
         self.view = PageView(
@@ -130,6 +131,8 @@ class ReviewGrid(ipywidgets.VBox):
         )
         self.add_class("nsfw-panel")
         self._make_escalated()
+        if session.n_pages:
+            self._fill_screen(self.screen[0])
         self._count()
 
     def __repr__(self) -> str:
@@ -195,7 +198,7 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _on_message(self, _: Any, message: Message, __: Any) -> None:
         handlers = {
-            "open": lambda m: self._send_page(focus=None),
+            "open": lambda m: self._send_page(),
             "decide": self._decide,
             "accept": self._accept,
             "undo": self._take_back,
@@ -220,16 +223,14 @@ class ReviewGrid(ipywidgets.VBox):
     def _accept(self, message: Message) -> None:
         self.session.accept_page(message["page"], skip=message["skip"], seconds=self._work(message))
         self._send_state(message)
-        self._go(1)
 
     def _take_back(self, message: Message) -> None:
         paths = self.session.undo() if message["op"] == "undo" else self.session.redo()
         if paths:
             page = self.session.page_of(paths[0])
-            if page != self.page:
-                self.page = page
-            shown = self.session.page(page)["path"].tolist()
-            self._send_page(focus=shown.index(paths[0]))
+            if page not in self.screen:
+                self._fill_screen(page)
+            self._send_page(focus=self.session.page(*self.screen)["path"].tolist().index(paths[0]))
         text = f"{message['op']}: {_count(len(paths), 'picture')}" if paths else f"nothing to {message['op']}"
         self._send_state(message, text=text)
 
@@ -268,25 +269,25 @@ class ReviewGrid(ipywidgets.VBox):
 
     # --- messages to the page ---
 
-    def _send_page(self, *, focus: int | None = 0) -> None:
+    def _send_page(self, *, focus: int | None = None) -> None:
+        """Send the pages in view; the first undecided picture has the focus if no other is named."""
         if not self.session.n_pages:
-            empty = {"page": 0, "rows": [], "default": "keep", "title": [["Nothing to review", True]], "facts": ""}
-            self.view.send({"t": "page", "focus": 0, **empty}, [])
+            self.view.send({"t": "page", "page": 0, "focus": 0, "rows": [], "sections": []}, [])
             return
-        rows = self.session.page(self.page)
-        still_open = np.flatnonzero(rows["decision"] == "")
+        rows = self.session.page(*self.screen)
+        self._contents = dict(zip(rows["path"], rows["sha256"], strict=True))
         if focus is None:
-            focus = int(still_open[0]) if len(still_open) else 0
+            focus = int((rows["decision"] != "").to_numpy().argmin())
         pictures = self._pictures(rows["path"], rows["given"], rows["suggested"], rows["escalated"])
         shown = [self._row(row, note) for row, (_, note) in zip(rows.to_dict("records"), pictures, strict=True)]
-        title, facts = self._heading(rows)
-        default = self.session.page_default(self.page)
-        message = {"t": "page", "page": self.page, "focus": focus, "rows": shown, "default": default}
-        self.view.send({**message, "title": title, "facts": facts}, [data for data, _ in pictures])
+        about = self.session.pages()
+        sections = [self._section(page, about.loc[page]) for page in self.screen]
+        message = {"t": "page", "page": self.screen[0], "focus": focus, "rows": shown, "sections": sections}
+        self.view.send(message, [data for data, _ in pictures])
         self._count()
-        following = self._next_page(1)
-        if following != self.page:
-            ahead = self.session.page(following)
+        following = self._screen_after(1)
+        if following != self.screen:
+            ahead = self.session.page(*following)
             ahead = ahead.loc[~ahead["escalated"], "path"]
             self.store.prefetch(ahead, blur=self.blur.value, grey=self.grey.value)
 
@@ -317,6 +318,7 @@ class ReviewGrid(ipywidgets.VBox):
             **{name: str(row[name]) for name in ("path", "given", "decision")},
             "suggested": suggested,
             "group": str(row.get("group", row["path"])),
+            "section": self.screen.index(row["page"]),
             "note": note,
             "remark": "two labels" if row["conflict"] else f"{row['alike']} alike" if row["alike"] > 1 else "",
             "p_given": float(p_given) if known else None,
@@ -324,25 +326,26 @@ class ReviewGrid(ipywidgets.VBox):
             "probs": probs.tolist() if probs is not None and suggested and np.isfinite(probs).all() else None,
         }
 
-    def _heading(self, rows: pd.DataFrame) -> tuple[list[tuple[str, bool]], str]:
-        first, about = rows.iloc[0], self.session.pages().loc[self.page]
-        facts = f"page {self.page + 1:,} of {self.session.n_pages:,} · {_count(len(rows), 'picture')}"
-        if first["is_control"]:
-            return [("Drawn at random: is the label right?", True)], facts
-        likely = ", looks like " if self.session.page_default(self.page) != "keep" else ", perhaps "
-        title = [("Filed under ", False), (first["given"], True), (likely, False), (first["suggested"], True)]
-        return title, f"{facts} · about {about['expected_errors']:.0f} of the undecided wrong"
+    def _section(self, page: int, about: pd.Series) -> Message:
+        default = self.session.page_default(page)
+        facts = f"page {page + 1:,} of {self.session.n_pages:,} · {_count(int(about['rows']), 'picture')}"
+        if about["is_control"]:
+            title = [("Drawn at random: is the label right?", True)]
+        else:
+            likely = ", perhaps " if default == "keep" else ", looks like "
+            title = [("Filed under ", False), (about["given"], True), (likely, False), (about["suggested"], True)]
+            facts += f" · about {about['expected_errors']:.0f} of the undecided wrong"
+        return {"page": page, "default": default, "title": title, "facts": facts}
 
     def _send_state(self, message: Message, *, text: str = "") -> None:
-        rows = self.session.page(self.page)
-        state = dict(zip(rows["path"], rows["decision"], strict=True))
+        state = {path: self.session.decision(sha256) for path, sha256 in self._contents.items()}
         self.view.send({"t": "state", "seq": message["seq"], "decisions": state, "text": text})
         self._count()
 
     # --- paging, filters, progress ---
 
-    def _next_page(self, step: int) -> int:
-        """The page after (or before) the one in view among those the filters let through; itself at the end."""
+    def _allowed(self) -> pd.Series:
+        """How many rows each page has that the filters let through."""
         pages = self.session.pages()
         wanted = pd.Series(True, pages.index)
         if self.pair.value:
@@ -350,31 +353,46 @@ class ReviewGrid(ipywidgets.VBox):
             wanted &= (pages["given"] == given) & (pages["suggested"] == suggested) & ~pages["is_control"]
         if self.open_only.value:
             wanted &= pages["decided"] < pages["rows"]
-        numbers = np.flatnonzero(wanted)
-        numbers = numbers[numbers > self.page][:1] if step > 0 else numbers[numbers < self.page][-1:]
-        return int(numbers[0]) if len(numbers) else self.page
+        return pages.loc[wanted, "rows"]
+
+    def _screen_after(self, step: int) -> list[int]:
+        """The pages to show after (or before) those in view: as many as make a full page together, one at least."""
+        allowed = self._allowed()
+        if step > 0:
+            allowed = allowed[allowed.index > self.screen[-1]]
+        else:
+            allowed = allowed[allowed.index < self.screen[0]][::-1]
+        first = allowed[: self.session.page_size]
+        fits = int((first.cumsum() <= self.session.page_size).sum())
+        return sorted(first.index[: max(fits, 1)].tolist()) or self.screen
+
+    def _fill_screen(self, page: int) -> None:
+        self.screen = [page - 1]
+        self.screen = self._screen_after(1)
+        if page not in self.screen:  # a filter hides it
+            self.screen = [page]
 
     def _go(self, step: int) -> None:
-        following = self._next_page(step)
+        following = self._screen_after(step)
         end = "This is the last page." if step > 0 else "This is the first page."
-        self.message.value = end if following == self.page else ""
-        self.page = following
-        self._send_page(focus=None)
+        self.message.value = end if following == self.screen else ""
+        self.screen = following
+        self._send_page()
 
     def _filter(self, _: Any = None) -> None:
-        here, self.page = self.page, -1
-        first = self._next_page(1)
-        self.page = first if first >= 0 else here
-        self._send_page(focus=None)
+        here, self.screen = self.screen, [-1]
+        following = self._screen_after(1)
+        self.screen = following if following != [-1] else here
+        self._send_page()
 
     def _rerank(self) -> None:
         self.message.value = "re-ranking …"
-        self.page = self.session.rerank(self.rescore(self.session), page_in_view=self.page)
-        self.pair.unobserve(self._filter, "value")  # the page in view must stay
+        self.screen = self.session.rerank(self.rescore(self.session), in_view=self.screen)
+        self.pair.unobserve(self._filter, "value")  # the pages in view must stay
         self._fill_pairs()
         self.pair.observe(self._filter, "value")
-        self.message.value = "re-ranked: the page in view has not changed"
-        self._send_page(focus=None)
+        self.message.value = "re-ranked: the pages in view have not changed"
+        self._send_page()
 
     def _export(self) -> None:
         table = self.session.decisions()

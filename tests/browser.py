@@ -158,8 +158,9 @@ def photograph(
         opened = Notebook(page, address, notebook.name)
         opened.command("application:toggle-left-area")
         opened.run_all(seconds=seconds)
-        page.locator(f"{selector} .nsfw-cell, {selector}").first.wait_for(timeout=30_000)
+        page.locator(selector).first.wait_for(timeout=30_000)
         if keys:
+            page.locator(f"{selector} .nsfw-cell").first.wait_for(timeout=30_000)
             page.locator(f"{selector} .nsfw-grid").first.focus()
         for key in keys:
             page.keyboard.press(key)

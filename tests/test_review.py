@@ -354,7 +354,7 @@ def test_reranking_never_changes_the_page_in_view(seed, view, decided):
         view %= session.n_pages
         before = session.page(view)
         scores = queue[["path", "suggested"]].assign(score=np.random.default_rng(seed).uniform(-1, 1, 60))
-        now = session.rerank(scores, page_in_view=view)
+        (now,) = session.rerank(scores, in_view=[view])
         pd.testing.assert_frame_equal(session.page(now).drop(columns="page"), before.drop(columns="page"))
         assert sorted(session.queue["path"]) == sorted(queue["path"])
         assert session.progress()["decided"] == len({queue["sha256"][row] for row in decided})

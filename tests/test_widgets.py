@@ -175,18 +175,42 @@ def test_a_refused_decision_is_explained_and_taken_back_in_the_browser(tmp_path)
     assert state["decisions"][path] == ""
 
 
-def test_accepting_a_page_turns_to_the_next(tmp_path):
+def test_accepting_a_page_decides_this_page_alone(tmp_path):
     browser = make_grid(tmp_path)
     browser.send("open")
     browser.send("accept", page=0, skip=[], seconds=3)
-    assert browser.last("page")[0]["page"] == 1
-    assert browser.grid.session.progress()["decided"] == len(browser.grid.session.page(0))
+    browser.send("go", step=1)
+    assert browser.last("page")[0]["page"] > 0
+    assert browser.grid.session.pages()["decided"].tolist()[:2] == [len(browser.grid.session.page(0)), 0]
+
+
+def test_small_pages_share_the_screen_as_far_as_they_fit(tmp_path):
+    browser = make_grid(tmp_path, n=40)
+    message = browser.send("open")[0][0]
+    screens = [[part["page"] for part in message["sections"]]]
+    while True:
+        browser.send("go", step=1)
+        message = browser.last("page")[0]
+        pages = [part["page"] for part in message["sections"]]
+        if pages == screens[-1]:
+            break
+        assert [message["sections"][row["section"]]["page"] for row in message["rows"]] == [
+            page for page in pages for _ in range(len(browser.grid.session.page(page)))
+        ]
+        screens.append(pages)
+    assert [page for screen in screens for page in screen] == list(range(browser.grid.session.n_pages))
+    sizes = browser.grid.session.pages()["rows"]
+    assert all(sizes[screen].sum() <= 6 for screen in screens)
+    assert any(len(screen) > 1 for screen in screens)
+    browser.send("go", step=-1)
+    assert browser.last("page")[0]["sections"][-1]["page"] == screens[-1][0] - 1
 
 
 def test_undo_turns_back_to_the_page_it_concerns(tmp_path):
     browser = make_grid(tmp_path)
     browser.send("open")
     browser.send("accept", page=0, skip=[], seconds=3)
+    browser.send("go", step=1)
     browser.send("undo")
     page = browser.last("page")[0]
     assert page["page"] == 0
@@ -202,10 +226,10 @@ def test_filters_choose_which_pages_are_turned_to(tmp_path):
     browser.send("open")
     pages = browser.grid.session.pages()
     browser.grid.pair.value = ("dog", "cat")
-    shown = [browser.last("page")[0]["page"]]
+    shown = [part["page"] for part in browser.last("page")[0]["sections"]]
     for _ in range(30):
         browser.send("go", step=1)
-        shown.append(browser.last("page")[0]["page"])
+        shown += [part["page"] for part in browser.last("page")[0]["sections"]]
     assert sorted(set(shown)) == pages.index[pages["given"] == "dog"].tolist()
     assert browser.grid.message.value == "This is the last page."
     browser.send("accept", page=shown[0], skip=[], seconds=0)
@@ -251,10 +275,11 @@ def test_a_control_page_shows_no_suggestion(tmp_path):
     )
     browser = Browser(widgets.ReviewGrid(session, tmp_path / "data"))
     browser.send("open")
-    browser.send("go", step=1)
+    while not browser.grid.session.pages().loc[browser.last("page")[0]["page"], "is_control"]:
+        browser.send("go", step=1)
     page = browser.last("page")[0]
     assert {(row["suggested"], row["probs"], row["p_given"]) for row in page["rows"]} == {("", None, None)}
-    assert page["default"] == "keep"
+    assert page["sections"][0]["default"] == "keep"
 
 
 def test_a_break_is_suggested_after_a_while(tmp_path):
@@ -323,6 +348,7 @@ def test_turning_the_page_of_a_long_queue_takes_less_than_a_blink(tmp_path, monk
     browser.send("open")
     took = []
     for _ in range(5):
+        time.sleep(0.4)  # a reviewer looks at the page, the next is made ready meanwhile
         start = time.perf_counter()
         browser.send("go", step=1)
         took.append(time.perf_counter() - start)
