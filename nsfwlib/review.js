@@ -53,7 +53,8 @@ function render({ model, el }) {
   const classes = model.get("classes");
   const shown = pictures();
   const id = `nsfw-${Math.random().toString(36).slice(2)}`;
-  const pending = new Map(); // path -> [number of its last message, when]
+  const pending = new Map(); // path, or "" for the page -> [number of its last message, when]
+  const later = []; // keys typed while an undo is on its way
   let page = null, cells = [], cur = 0, seq = 0, waiting = false, wanted = null, since = performance.now();
 
   // --- the parts ---
@@ -90,6 +91,7 @@ function render({ model, el }) {
   // --- talking to Python ---
   const send = (op, more = {}) => {
     seq += 1;
+    if (op !== "reveal" && op !== "details") root.dataset.pending = "?";
     try {
       model.send({ op, seq, ...more });
     } catch (error) {
@@ -213,7 +215,6 @@ function render({ model, el }) {
   const closeStrip = () => {
     strip.hidden = true;
     strip.replaceChildren();
-    shown.drop("strip");
     (strip.urls ?? []).forEach((name) => shown.drop(name));
   };
   const details = () => {
@@ -263,7 +264,12 @@ function render({ model, el }) {
   const takeBack = (op) => {
     if (!page || waiting) return;
     conceal();
-    send(op);
+    waiting = "undo"; // what is typed next is meant for the picture that comes back
+    pending.set("", [send(op), performance.now()]);
+  };
+  const goOn = () => {
+    waiting = false;
+    while (later.length && !waiting) later.shift()();
   };
 
   // --- keys ---
@@ -291,7 +297,8 @@ function render({ model, el }) {
     const handler = digit(event) ?? handlers[event.key];
     if (!handler) return;
     event.preventDefault();
-    handler();
+    if (waiting === "undo") later.push(handler);
+    else handler();
   });
   root.addEventListener("focusout", (event) => {
     if (!root.contains(event.relatedTarget)) conceal();
@@ -378,7 +385,7 @@ function render({ model, el }) {
     pending.clear();
     alarm("");
     wanted = null;
-    waiting = false;
+    waiting &&= waiting === "undo" && "undo";
     since = performance.now();
     page = message;
     cells = page.rows.map((r, i) => makeCell(r, i, buffers[i]));
@@ -390,11 +397,12 @@ function render({ model, el }) {
     else paintHead();
     paintSide();
     root.dataset.page = String(page.page);
+    if (!waiting) root.dataset.pending = "0";
   };
 
   // --- answers ---
   const settle = (message) => {
-    pending.delete("");
+    if ((pending.get("")?.[0] ?? 0) <= message.seq) pending.delete("");
     page.rows.forEach((r, i) => {
       const [number] = pending.get(r.path) ?? [0];
       if (number > message.seq || !(r.path in message.decisions)) return; // a later key is still on its way
@@ -407,7 +415,8 @@ function render({ model, el }) {
     if (!pending.size && notice.dataset.kind === "unsaved") alarm("");
     if (message.text) say(message.text);
     paintHead();
-    root.dataset.ack = String(message.seq);
+    root.dataset.pending = String(pending.size);
+    if (waiting === "undo") goOn();
   };
   const showSharp = (message, buffer) => {
     const img = cells[cur]?.querySelector("img");
@@ -433,6 +442,7 @@ function render({ model, el }) {
     else if (message.t === "problem") {
       waiting = false;
       alarm(message.text);
+      later.length = 0;
     } else if (!page) return;
     else if (message.t === "state") settle(message);
     else if (message.t === "reveal") showSharp(message, buffers[0]);

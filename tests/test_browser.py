@@ -105,9 +105,8 @@ def press(lab, *keys, delay=0):
 
 
 def settle(lab):
-    """Until everything sent has been answered."""
-    lab.page.wait_for_function("() => !document.querySelector('.nsfw-pending')")
-    lab.wait_ready()
+    """Until every decision sent has been answered."""
+    lab.page.wait_for_function("() => document.querySelector('.nsfw-review').dataset.pending === '0'")
 
 
 def decisions(lab):
@@ -148,6 +147,8 @@ def test_a_page_is_reviewed_by_keyboard_alone(grid):
     press(grid, "u", "u", "r")
     settle(grid)
     assert badges(grid)[:4] == ["✓ keep", "→ stripes", "✕ drop", "? unsure"]
+    press(grid, "u", "k")  # typed at once, it is meant for the picture that comes back
+    assert decisions(grid) == ["keep", "stripes", "drop", "keep"]
 
 
 def test_a_page_is_reviewed_by_mouse_alone(grid):
@@ -194,7 +195,6 @@ def test_a_picture_is_sharp_only_while_one_stays_on_it(grid):
     press(grid, "ArrowRight")
     assert revealed(grid) == 0
     press(grid, " ", "ArrowRight")  # left before the answer came
-    settle(grid)
     grid.page.wait_for_timeout(300)
     assert revealed(grid) == 0
     press(grid, " ")
@@ -217,8 +217,9 @@ def test_an_escalated_picture_is_gone_before_the_kernel_answers(grid):
         }"""
     )
     assert left == 0
-    press(grid, "ArrowLeft", " ")
     settle(grid)
+    press(grid, "ArrowLeft", " ")
+    grid.page.wait_for_timeout(300)
     assert revealed(grid) == 0
     assert grid.page.locator(".nsfw-large img").count() == 0
 
