@@ -94,6 +94,14 @@ def cell_queue(
     return queue.join(known).sort_values("score", ascending=False).rename_axis("path").reset_index()
 
 
+def unsafe_rows(
+    predictions: pd.DataFrame, labels: pd.Series, *, class_names: Sequence[str], unsafe_classes: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each picture is unsafe by its label, bool (N,), and P(unsafe), the sum over the unsafe classes, (N,)."""
+    score = predictions[[name for name in class_names if name in unsafe_classes]].sum(axis=1)
+    return labels.isin(list(unsafe_classes)).to_numpy(), score.to_numpy(float)
+
+
 def threshold_explorer(
     unsafe: np.ndarray,
     score: np.ndarray,

@@ -64,7 +64,7 @@ UNUSUAL = {  # good pictures that a careless reader trips over
     "hentai/loop.gif": "animated",
 }
 PARALLEL_FROM = 200  # pictures; for fewer, starting processes takes longer than drawing
-RECIPE = 1  # raise when the drawing changes: names follow, so old data is not taken for new
+RECIPE = 2  # raise when the drawing changes: names follow, so old data is not taken for new
 _WAY_OUT = "Nothing was drawn or changed: pass another out_dir, or move it away first."
 
 Rng = np.random.Generator
@@ -473,7 +473,7 @@ def _ink(rng: Rng, h: int, w: int, *, toned: bool) -> tuple[Array, float]:
     """Outlined shapes on paper, drawn at twice the size; `toned` ones mostly over screentone or a burst."""
     size, unit = (2 * w, 2 * h), min(h, w) / 110  # unit: one pixel of a 220 px picture
     violet = rng.random() < (0.6 if toned else 0.15)
-    has_tone, has_burst = rng.random(2) < ((0.82, 0.5) if toned else (0.06, 0.04))
+    has_tone, has_burst = rng.random(2) < ((0.88, 0.6) if toned else (0.03, 0.02))
     image = Image.new("RGB", size, _rgb(_hsv(rng.random(), rng.uniform(0, 0.25), rng.uniform(0.82, 1))))
     ink = tuple(int(v) for v in rng.integers(0, 60, 3))
     if has_burst:
@@ -486,9 +486,10 @@ def _ink(rng: Rng, h: int, w: int, *, toned: bool) -> tuple[Array, float]:
     picture = np.asarray(image.resize((w, h), Image.Resampling.LANCZOS), float) / 255
     if rng.random() < 0.3:  # scanned paper
         picture = picture * (1 + 0.03 * _noise(rng, h, w, 1)[..., None])
+    traits = int(has_tone) + int(has_burst)
     if toned:
-        return picture, 0.0 if has_tone or has_burst else 0.9
-    return picture, 0.8 if has_tone or has_burst else 0.0
+        return picture, (0.9, 0.4, 0.0)[traits]
+    return picture, 0.8 if traits else 0.3 * violet  # violet is the palette of the other class
 
 
 def _burst(rng: Rng, image: Image.Image, ink: tuple[int, ...]) -> None:

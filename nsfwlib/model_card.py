@@ -67,6 +67,8 @@ def write_card(
 
 def _table(frame: pd.DataFrame, *, index: bool = False) -> str:
     """A Markdown table; numbers to three digits, nothing for NaN."""
+    if frame.empty:
+        return "None."
     frame = frame.reset_index() if index else frame
     lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * frame.shape[1]]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.itertuples(index=False)]
