@@ -173,6 +173,17 @@ def test_likeness_is_one_for_copies_and_low_for_strangers(rng):
     assert likeness.quick(flat, flat)[0] < 0.1  # nothing to compare is no likeness
 
 
+@pytest.mark.parametrize("second_look", [likeness.quick, likeness.aligned])
+def test_the_same_bar_does_not_make_strangers_alike(second_look):
+    thumbs = np.stack([np.frombuffer(inspection.measure(p)["thumb"], np.uint8).reshape(32, 32) for p in photographs()])
+    thumbs = thumbs // 3
+    thumbs[:, 26:] = 255
+    alike = second_look(thumbs, np.roll(thumbs, 1, axis=0))
+    bare = likeness._correlation(thumbs.astype(np.float32), np.roll(thumbs, 1, axis=0).astype(np.float32))
+    assert (bare > duplicates.MIN_CORRELATION).mean() > 0.5  # the trap
+    assert alike.max() < duplicates.MIN_CORRELATION
+
+
 def images_table(**columns):
     n = len(columns["given_label"])
     defaults = {"path": [f"{i}.png" for i in range(n)], "sha256": [f"{i:064x}" for i in range(n)], "problem": ""}
