@@ -381,7 +381,8 @@ class ReviewSession:
             shown = self.queue.iloc[row]
             filed = self._known[shown["path"]][1]
             # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
-            means = shown["given"] if decision == "keep" and shown["given"] != filed else decision
+            restates = decision == "keep" and shown["given"] not in ("", filed)
+            means = shown["given"] if restates else decision
             lines.append(
                 {
                     "reviewer": self.reviewer,

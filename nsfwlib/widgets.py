@@ -311,8 +311,10 @@ class ReviewGrid(ipywidgets.VBox):
     def _row(self, row: Message, note: str) -> Message:
         probs = None if self.session.pred_probs is None else self.session.pred_probs.loc[row["path"]]
         suggested = "" if row["is_control"] else str(row["suggested"])
-        p_given = row.get("p_given", np.nan if probs is None else probs[row["given"]])
-        p_suggested = row.get("p_suggested", np.nan if probs is None else probs[row["suggested"]])
+        p_given, p_suggested = (
+            row.get(f"p_{name}", np.nan if probs is None else probs.get(row[name], np.nan))
+            for name in ("given", "suggested")
+        )
         known = suggested and np.isfinite(p_given) and np.isfinite(p_suggested)
         return {
             **{name: str(row[name]) for name in ("path", "given", "decision")},
@@ -333,7 +335,12 @@ class ReviewGrid(ipywidgets.VBox):
             title = [("Drawn at random: is the label right?", True)]
         else:
             likely = ", perhaps " if default == "keep" else ", looks like "
-            title = [("Filed under ", False), (about["given"], True), (likely, False), (about["suggested"], True)]
+            title = [
+                ("Filed under ", False),
+                (about["given"] or "no label", True),
+                (likely, False),
+                (about["suggested"], True),
+            ]
             facts += f" · about {about['expected_errors']:.0f} of the undecided wrong"
         return {"page": page, "default": default, "title": title, "facts": facts}
 

@@ -299,8 +299,11 @@ def test_keep_means_the_label_that_was_shown(queue, path):
 
 def test_rows_decided_out_of_the_data_stay_in_the_queue(queue, path):
     queue.loc[0, ["given", "score"]] = [None, np.nan]
-    session = open_session(queue, path)
+    images = make_queue().rename(columns={"given": "given_label"})
+    session = open_session(queue, path, images=images)
     assert queue["path"][0] in set(session.queue["path"])
+    session.decide(queue["path"][0], "keep")
+    assert in_force(path) == {queue["sha256"][0]: "keep"}
 
 
 def test_an_escalated_picture_and_its_near_duplicates_are_listed_and_not_shown(queue, path):

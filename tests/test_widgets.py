@@ -282,6 +282,17 @@ def test_a_control_page_shows_no_suggestion(tmp_path):
     assert page["sections"][0]["default"] == "keep"
 
 
+def test_a_row_without_a_label_is_shown(tmp_path):
+    queue = write_pictures(tmp_path / "data", 8)
+    queue.loc[0, ["given", "score"]] = [None, np.nan]
+    probs = np.full((8, 2), 0.5)
+    session = review.ReviewSession(queue, tmp_path / "decisions.csv", class_names=NAMES, pred_probs=probs)
+    page, buffers = Browser(widgets.ReviewGrid(session, tmp_path / "data")).send("open")[0]
+    row = next(row for row in page["rows"] if row["path"] == queue["path"][0])
+    assert (row["given"], row["p_given"]) == ("", None)
+    assert all(buffers)
+
+
 def test_a_break_is_suggested_after_a_while(tmp_path):
     browser = make_grid(tmp_path, break_minutes=1)
     rows = browser.send("open")[0][0]["rows"]
