@@ -15,6 +15,7 @@ FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides
 _FREEDOM = 0.02  # aligned strangers correlate that much better than strangers left in place
 _HOPELESS = 0.35  # correlation below which aligning two thumbnails is not tried
 _MAX_ALIGNED = 200_000  # pairs, the likeliest first: about a millisecond each
+_CROWDED = 8  # hashes a bucket: from here on a bucket at a time is faster than a flip at a time
 _OUTRIGHT = 1e9  # pairs that are compared one by one: seconds
 _PLAIN = 0.02  # contrast (standard deviation, 0–1) below which a picture is blank: its hash is noise
 
@@ -195,7 +196,9 @@ def _band_pairs(a: np.ndarray, b: np.ndarray, band: int, max_distance: int) -> t
     flips = keys[np.bitwise_count(keys.astype(np.uint16)) <= max_distance // 4]
     order_a, starts_a = _buckets(a, band)
     order_b, starts_b = _buckets(b, band)
-    found = []
+    if len(b) < _CROWDED << 16:
+        return _flip_by_flip(a, order_a, starts_a, b, order_b, starts_b, flips, max_distance)
+    found = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
     for key in np.flatnonzero(np.diff(starts_a)):
         near = key ^ flips
         if a is b:  # each pair of buckets once
@@ -206,6 +209,30 @@ def _band_pairs(a: np.ndarray, b: np.ndarray, band: int, max_distance: int) -> t
             rows = order_a[starts_a[key] : starts_a[key + 1]]
             found.append(_compare(a, rows, b, columns, max_distance))
     left, right = zip(*found, strict=True)
+    return np.concatenate(left), np.concatenate(right)
+
+
+def _flip_by_flip(
+    a: np.ndarray,
+    order_a: np.ndarray,
+    starts_a: np.ndarray,
+    b: np.ndarray,
+    order_b: np.ndarray,
+    starts_b: np.ndarray,
+    flips: np.ndarray,
+    max_distance: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As the loop over buckets, for buckets of a few hashes: all of a's against b's, one flip of the key at a time."""
+    sorted_a, sorted_b = a[order_a], b[order_b]
+    keys = np.repeat(np.arange(1 << 16), np.diff(starts_a))  # of each of the sorted a
+    left, right = [], []
+    for flip in flips:
+        first, last = starts_b[keys ^ flip], starts_b[(keys ^ flip) + 1]
+        i = np.repeat(np.arange(len(a)), last - first)
+        j = _ranges(first, last)
+        near = np.bitwise_count(sorted_a[i] ^ sorted_b[j]) <= max_distance
+        left.append(order_a[i[near]])
+        right.append(order_b[j[near]])
     return np.concatenate(left), np.concatenate(right)
 
 

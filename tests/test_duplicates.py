@@ -35,8 +35,10 @@ def test_near_pairs_are_those_that_comparing_all_finds(distance, seed, n):
     assert sorted(zip(left, right, strict=True)) == sorted(zip(*expected, strict=True))
 
 
+@pytest.mark.parametrize("crowded", [0, 8])
 @pytest.mark.parametrize("distance", [0, 3, 7, 11, 15])
-def test_the_bands_find_every_pair_that_comparing_all_finds(distance, monkeypatch):
+def test_the_bands_find_every_pair_that_comparing_all_finds(distance, crowded, monkeypatch):
+    monkeypatch.setattr(duplicates, "_CROWDED", crowded)
     hashes = random_hashes(3000)
     hashes[1500:] = np.concatenate([with_flips(hashes[k * 100 : k * 100 + 100], k) for k in range(15)])
     expected = duplicates.near_pairs(hashes, hashes, max_distance=distance)
