@@ -37,6 +37,7 @@ from nsfwlib import dataset, journal, scanning
 
 MODES = ("move", "copy", "link")
 COLUMNS = ("path", "given_label", "decision", "action", "target", "reason", "sha256")
+LOCK_SECONDS = 5
 _HEADER = {"nsfwlib": "move log", "version": 1}
 _STAYS = {
     "": "no decision",
@@ -188,7 +189,7 @@ def _up_to_date(table: pd.DataFrame, decided: pd.Series, data_dir: Path, state: 
     """The rows with `decision`, current `label`, and `path` as it is after earlier moves; `scanned` as it was."""
     rows = table[["path", "given_label", "split", "sha256", "problem"]].reset_index(drop=True)
     rows["scanned"] = rows["path"]
-    rows["decision"] = rows["sha256"].where(rows["sha256"] != "").map(decided).fillna("")
+    rows["decision"] = rows["sha256"].where(rows["sha256"] != "").map(decided).astype(object).fillna("")
     moved = {_table_path(op["src"], data_dir): op["dst"] for op in state.placed.values() if op["how"] == "move"}
     rows["label"] = dataset.current_labels(table, decided.rename("decision").rename_axis("sha256").reset_index()).array
     rows["path"] = [_follow(path, moved, data_dir) for path in rows["path"]] if moved else rows["path"]
@@ -528,7 +529,7 @@ class _State:
 def _opened(path: Path) -> Iterator[tuple[_Log, _State]]:
     """The log, locked, ready for writing, and its state; a step that was under way is settled first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(f"{path}.lock", timeout=5)
+    lock = filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
     try:
         lock.acquire()
     except filelock.Timeout:
@@ -577,9 +578,9 @@ def _append(log: _Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
             data = data[os.write(log.fd, data) :]
         if sync:
             os.fsync(log.fd)
-    except OSError:
+    except OSError as error:
         os.ftruncate(log.fd, size)  # a full disk must not leave half a line
-        raise
+        raise OSError(error.errno, f"The move log cannot be written: {_sentence(error)}") from error
 
 
 def _written(value: Any, folder: Path) -> Any:
