@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -114,21 +115,26 @@ def threshold_explorer(
     """Sliders for threshold and prevalence over the curves and the expected counts; drawn anew as they move."""
     curve = thresholds.threshold_curve(unsafe, score, groups=groups)
     wide = {"layout": {"width": "420px"}, "style": {"description_width": "80px"}, "continuous_update": False}
-    sliders = {
-        "threshold": ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **wide),
-        "prevalence": ipywidgets.FloatLogSlider(
-            prevalence, min=-4, max=-0.3, step=0.1, description="prevalence", **wide
-        ),
-    }
+    sliders = [
+        ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **wide),
+        ipywidgets.FloatLogSlider(prevalence, min=-4, max=-0.3, step=0.1, description="prevalence", **wide),
+    ]
+    # An image widget: an output widget would keep headless runs waiting.
+    picture = ipywidgets.Image(format="png")
 
-    def draw(threshold: float, prevalence: float) -> None:
+    def draw(_: Any = None) -> None:
         point = thresholds.at_threshold(
-            unsafe, score, threshold, prevalence=prevalence, groups=groups, uploads=uploads, draws=1000
+            unsafe, score, sliders[0].value, prevalence=sliders[1].value, groups=groups, uploads=uploads, draws=1000
         )
-        plots.plot_threshold(curve, point.iloc[0], uploads=uploads)
-        plt.show()
+        figure, png = plots.plot_threshold(curve, point.iloc[0], uploads=uploads), io.BytesIO()
+        figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
+        plt.close(figure)
+        picture.value = png.getvalue()
 
-    return ipywidgets.VBox([*sliders.values(), ipywidgets.interactive_output(draw, sliders)])
+    for slider in sliders:
+        slider.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([*sliders, picture])
 
 
 def cached_robustness(

@@ -64,7 +64,7 @@ UNUSUAL = {  # good pictures that a careless reader trips over
     "hentai/loop.gif": "animated",
 }
 PARALLEL_FROM = 200  # pictures; for fewer, starting processes takes longer than drawing
-RECIPE = 2  # raise when the drawing changes: names follow, so old data is not taken for new
+RECIPE = 1  # raise when the drawing changes: names follow, so old data is not taken for new
 _WAY_OUT = "Nothing was drawn or changed: pass another out_dir, or move it away first."
 
 Rng = np.random.Generator
@@ -230,7 +230,7 @@ def _misfile(draft: Path, truth: pd.DataFrame, rng: Rng) -> pd.DataFrame:
             count = round(rate * total)
             planted += count
             free = truth[truth["true_label"].eq(label) & truth["noise"].eq("")]
-            hardest = free[free["ambiguity"].gt(0)].nlargest(3 * count, "ambiguity").index
+            hardest = free[free["ambiguity"].gt(0)].nlargest(total // 3, "ambiguity").index
             # Half of all so far: a pair with too few hard pictures is made up for by the next.
             hard = min((planted + 1) // 2 - planted_hard, count, len(hardest))
             planted_hard += hard
@@ -473,7 +473,7 @@ def _ink(rng: Rng, h: int, w: int, *, toned: bool) -> tuple[Array, float]:
     """Outlined shapes on paper, drawn at twice the size; `toned` ones mostly over screentone or a burst."""
     size, unit = (2 * w, 2 * h), min(h, w) / 110  # unit: one pixel of a 220 px picture
     violet = rng.random() < (0.6 if toned else 0.15)
-    has_tone, has_burst = rng.random(2) < ((0.88, 0.6) if toned else (0.03, 0.02))
+    has_tone, has_burst = rng.random(2) < ((0.93, 0.72) if toned else (0.015, 0.01))
     image = Image.new("RGB", size, _rgb(_hsv(rng.random(), rng.uniform(0, 0.25), rng.uniform(0.82, 1))))
     ink = tuple(int(v) for v in rng.integers(0, 60, 3))
     if has_burst:
