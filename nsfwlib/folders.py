@@ -5,7 +5,7 @@ move log, one JSON object a line. A step is in the log, and the log on disk, bef
 
 | line | meaning |
 |---|---|
-| `{"id", "how", "src", "dst", "sha256", "ino", "mtime_ns", "undoes"}` | this is about to happen |
+| `{"id", "how", "src", "dst", "sha256", "was", "mtime_ns", "undoes"}` | this is about to happen; `was`: see `copied` |
 | `{"copied": [ino, size, mtime_ns]}` | across file systems: the copy is on disk, verified, under a temporary name |
 | `{"done": id}`, `{"failed": id, "why"}` | how it ended |
 | `{"mkdir"}`, `{"rmdir"}` | folders made for it, and removed again |
@@ -108,8 +108,10 @@ def apply_decisions(
         table = images
         if table is None:
             table = dataset.scan(data_dir, cache_dir=cache_dir, progress=progress)
-        make = _plan_moves if mode == "move" else _plan_export
-        return make(_up_to_date(table, decided, data_dir, state), data_dir, goal, mode, state)
+        rows = _up_to_date(table, decided, data_dir, state)
+        if mode == "move":
+            return _plan_moves(rows, data_dir, goal)
+        return _plan_export(rows, data_dir, goal, mode, state)
 
     if dry_run:
         state = _replay(_read(log)[0])
@@ -204,34 +206,41 @@ def _follow(path: str, moved: Mapping[str, Path], data_dir: Path) -> str:
     return path
 
 
-def _plan_moves(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: "_State") -> pd.DataFrame:
-    depth = _depth(rows["scanned"])
+def _plan_moves(rows: pd.DataFrame, data_dir: Path, goal: Path) -> pd.DataFrame:
+    depth, dropped = _depth(rows["scanned"]), _table_path(goal, data_dir) + "/"
     labels = zip((path.split("/") for path in rows["scanned"]), rows["given_label"], strict=True)
     class_of = {p[depth]: label for p, label in labels if len(p) > depth + 1}
     folder_of = {label: folder for folder, label in class_of.items()} | {f: f for f, c in class_of.items() if f == c}
     taken: set[str] = set()
     steps = []
     for row in rows.itertuples():
-        why, p = _why_not(row), row.path.split("/")
-        if not why and row.path.startswith("/"):
+        p = row.path.split("/")
+        here = p[depth] if len(p) > depth + 1 else ""
+        why = _why_not_moved(row, class_of.get(here, here))
+        if not why and row.path.startswith(dropped):
             why = "dropped before: roll_back brings it back"
-        if not why and row.decision != "drop":
-            if class_of.get(p[depth], p[depth]) == row.decision:
-                why = "lies in the folder of its class"
-            elif not _is_folder_name(row.decision):
-                why = f"{row.decision!r} cannot be the name of a class folder"
         if why:
             steps.append(("unchanged", "", why))
             continue
-        if row.decision == "drop":
-            action, wanted, why = "drop", _table_path(goal, data_dir) + "/" + row.path, "decided: drop"
-        else:
-            folder = folder_of.get(row.decision, row.decision)
-            action, wanted = "move", "/".join([*p[:depth], folder, *p[depth + 1 :]])
-            why = f"decided: {row.decision}" + ("" if folder in class_of else ", a new folder")
-        target, note = _free_name(wanted, p[depth], data_dir, taken)
-        steps.append((action, target, why + note))
+        folder = folder_of.get(row.decision, row.decision)
+        wanted = dropped + row.path if row.decision == "drop" else "/".join([*p[:depth], folder, *p[depth + 1 :]])
+        target, note = _free_name(wanted, here, data_dir, taken)
+        if row.decision != "drop" and folder not in class_of:
+            note += "; a new folder"
+        action = "drop" if row.decision == "drop" else "move"
+        steps.append((action, target, f"decided: {row.decision}{note}"))
     return _as_plan(rows, steps)
+
+
+def _why_not_moved(row: Any, label: str) -> str:
+    """Why a file that lies in the folder of `label` stays there, "" if it is to move."""
+    if row.decision in _STAYS:
+        return row.problem or _STAYS[row.decision]
+    if row.decision == "drop":
+        return row.problem if row.problem == "screened" else ""
+    if row.problem or row.decision == label:
+        return row.problem or "lies in the folder of its class"
+    return "" if _is_folder_name(row.decision) else f"{row.decision!r} cannot be the name of a class folder"
 
 
 def _plan_export(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: "_State") -> pd.DataFrame:
@@ -285,13 +294,6 @@ def _depth(paths: pd.Series) -> int:
     """At which part of a path the class folder stands: 1 under splits, else 0; the rule of `dataset.scan`."""
     parts = [path.split("/", 2) for path in paths]
     return int(any(len(p) == 3 and p[0].lower() in dataset.SPLIT_FOLDERS for p in parts))
-
-
-def _why_not(row: Any) -> str:
-    """Why a file stays where it is, "" if there is something to do."""
-    if row.decision in _STAYS:
-        return row.problem or _STAYS[row.decision]
-    return row.problem if row.problem == "screened" or row.decision != "drop" else ""
 
 
 def _is_folder_name(label: str) -> bool:
@@ -370,7 +372,11 @@ def _do(op: dict, log: "_Log") -> str:
     try:
         _act(op, log)
     except OSError as error:
-        if not _settle(op, log, why=_sentence(error)):
+        try:
+            done = _settle(op, log, why=_sentence(error))
+        except OSError as worse:  # no further step before this one is settled
+            raise OSError(errno.EIO, _sentence(worse)) from error
+        if not done:
             raise
     else:
         _append(log, {"done": op["id"]})
@@ -378,7 +384,7 @@ def _do(op: dict, log: "_Log") -> str:
 
 
 def _unfit(op: dict) -> str:
-    """Why this file may not be touched, "" if it is what was decided on; notes its inode and time in `op`."""
+    """Why this file may not be touched, "" if it is what was decided on; notes its inode, size and time in `op`."""
     src = op["src"]
     if op.get("leads_to"):
         led = src.is_symlink() and src.readlink() == op["leads_to"]
@@ -390,7 +396,7 @@ def _unfit(op: dict) -> str:
         return "is no regular file"
     if _sha256(src) != op["sha256"]:
         return "its bytes are not those that were decided on: scan and decide again"
-    op["ino"] = status.st_ino
+    op["was"] = _identity(status)
     op.setdefault("mtime_ns", status.st_mtime_ns)
     return ""
 
@@ -447,12 +453,14 @@ def _settle(op: dict, log: "_Log", *, why: str) -> bool:
     done = _arrived(op)
     _part(op).unlink(missing_ok=True)
     if done and op["how"] == "move" and os.path.lexists(op["src"]):
+        stays = "copied" in op and _identity(op["src"].lstat()) != op["was"]  # changed since it was copied
         try:
-            if "copied" in op and _sha256(op["src"]) != op["sha256"]:
-                raise FileExistsError(errno.EEXIST, "the original was changed meanwhile")
-            op["src"].unlink()
-        except OSError:
-            op["dst"].unlink()  # the original has to stay, so the copy goes
+            if not stays:
+                op["src"].unlink(missing_ok=True)
+        except PermissionError:
+            stays = True
+        if stays:
+            op["dst"].unlink()
             done = False
     _append(log, {"done": op["id"]} if done else {"failed": op["id"], "why": why})
     return done
@@ -472,7 +480,7 @@ def _arrived(op: dict) -> bool:
         return _identity(there) == op["copied"]
     if how == "copy":
         return False
-    return os.path.samestat(src.lstat(), there) if os.path.lexists(src) else there.st_ino == op["ino"]
+    return os.path.samestat(src.lstat(), there) if os.path.lexists(src) else there.st_ino == op["was"][0]
 
 
 def _undoing(op: dict) -> dict:
