@@ -21,7 +21,7 @@ def assign_splits(
     """Fill `split` with train, val and test: whole groups, stratified by class → a new table.
 
     The draw depends on the seed and the contents alone, not on the order of rows. Rows with a problem get "".
-    Splits that the folders gave are kept, leaks included (see `duplicates.leaks`); where they gave train and
+    Unlabelled pictures go to train. Splits that the folders gave are kept, leaks included (see `duplicates.leaks`); where they gave train and
     test alone, val is drawn from train. `attrs["warnings"]` says what was decided.
 
     Args:
@@ -124,7 +124,8 @@ def _draw(rows: pd.DataFrame, fractions: Sequence[float], seed: int, *, known: p
     for label, members in contents.groupby(labels.reindex(contents.index)):
         held = [int(counts.get((label, split), 0)) for split in SPLITS]
         members = members.sort_values("order")
-        picks = _deal(members["size"].tolist(), list(fractions), held)
+        # Unlabelled pictures go to train: test is never reviewed, so there they would stay unlabelled.
+        picks = _deal(members["size"].tolist(), list(fractions), held) if label else ["train"] * len(members)
         chosen |= dict(zip(members.index, picks, strict=True))
     rows.loc[new, "split"] = rows.loc[new, "group"].map(chosen)
 

@@ -360,6 +360,12 @@ def test_splits_depend_on_seed_and_content_not_on_the_order_of_rows(rng):
     assert not one.equals(dataset.assign_splits(table, seed=2).set_index("path")["split"])
 
 
+def test_unlabelled_pictures_go_where_a_person_can_label_them():
+    result = dataset.assign_splits(table_of(["a"] * 30 + ["b"] * 30 + [""] * 30))
+    assert set(result.loc[result["given_label"] == "", "split"]) == {"train"}
+    assert set(result.loc[result["given_label"] == "a", "split"]) == {"train", "val", "test"}
+
+
 def test_a_class_of_three_is_in_every_split():
     result = dataset.assign_splits(table_of(["a"] * 3 + ["b"] * 50))
     assert set(result["split"][:3]) == {"train", "val", "test"}

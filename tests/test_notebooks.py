@@ -94,6 +94,8 @@ def test_a_second_run_loads_what_is_still_valid(executed):
 def test_real_photographs_and_drawings_of_every_form_go_all_the_way_unanswered(tmp_path):
     data = real_input.make_folder(tmp_path / "shipped")
     (data / "graphics" / "broken.jpg").write_bytes(b"<html>404</html>")
+    (data / "unlabelled").mkdir()
+    (data / "photographs" / "coins-PNG.png").rename(data / "unlabelled" / "new.png")
     pipeline.run_notebooks(
         pipeline.STEPS, tmp_path / "run", progress=False, data_dir=data, cache_dir=tmp_path / "cache",
         head_epochs=5, fine_tune_epochs=0, blocks=["mixed4"],
@@ -104,6 +106,10 @@ def test_real_photographs_and_drawings_of_every_form_go_all_the_way_unanswered(t
     cleansing = json.loads((tmp_path / "run" / "cleansing.json").read_text())
     assert cleansing == {"found": "0 in 0 pictures looked at", "changed": 0, "simulated": False}
     assert not (tmp_path / "shipped_decisions.csv").exists()
+    issues = pd.read_parquet(tmp_path / "run" / "label_issues.parquet").set_index("path")
+    assert issues.loc["unlabelled/new.png", "suggested"] in ("graphics", "photographs"), (
+        "it enters review by prediction"
+    )
 
 
 def bad_folder(kind, folder):
