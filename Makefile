@@ -34,9 +34,13 @@ review: $(VENV)/review  ## the review grid as a page for reviewers: make review 
 bench: $(VENV)/dev  ## side-by-side measurements against public peers
 	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-art: demo  ## copy the figures of the demo run that the README shows
-	cp runs/demo/figures/confusion.png runs/demo/figures/confusion.json runs/demo/figures/confusion_cleansing.png _art/
-	cp runs/demo/figures/noise.png _art/
+art: demo $(VENV)/dev  ## redraw the figures that the README shows from the demo run; the grid needs a Chromium
+	$(BIN)/python _art/redraw.py runs/demo
+	rm -rf build/art && mkdir -p build/art && $(BIN)/papermill --prepare-only \
+		notebooks/review_page.ipynb build/art/review_page.ipynb -p data_dir "$(abspath data/demo)" \
+		-p run_dir "$(abspath runs/demo)" -p journal_file "$(abspath build/art/decisions.csv)"
+	$(BIN)/python tests/browser.py build/art/review_page.ipynb .nsfw-panel _art/review_grid.png \
+		--keys 1 d Enter "?" Enter " "
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -1,0 +1,34 @@
+"""Draw the figures that the README shows from a finished demo run: python _art/redraw.py [RUN_DIR].
+
+Each confusion matrix keeps its numbers beside its picture, so that incarnations can stand side by side.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("agg")
+from nsfwlib import metrics, plots
+
+ART = Path(__file__).parent
+
+
+def main(run_dir: Path) -> None:
+    """Copy the run's matrix and its figures, redraw every matrix in this folder, and their accuracies in a row."""
+    shutil.copy(run_dir / "figures" / "confusion.json", ART / f"{run_dir.name}.json")
+    for name in ("confusion_cleansing", "noise", "map", "suspicion"):
+        shutil.copy(run_dir / "figures" / f"{name}.png", ART / f"{name}.png")
+    incarnations = metrics.read_incarnations(sorted(ART.glob("*.json")))
+    for row in incarnations.itertuples():
+        title = f"{row.name}: accuracy {row.accuracy:.1%}" + (f" of {row.images:,} images" if row.images else "")
+        ax = plots.plot_confusion(row.matrix, class_names=row.class_names, title=title)
+        stem = "".join(c if c.isalnum() else "_" for c in row.name).strip("_")
+        ax.figure.savefig(ART / f"confusion_{stem}.png", dpi=110, bbox_inches="tight")
+    ax = plots.plot_incarnations(incarnations)
+    ax.figure.savefig(ART / "incarnations.png", dpi=110, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo"))
