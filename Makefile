@@ -24,7 +24,7 @@ nbval: $(VENV)/dev  ## the committed notebooks on their defaults, from an empty 
 		-p no:cacheprovider -c pyproject.toml build/nbval/notebooks
 
 lab: $(VENV)/base  ## JupyterLab on the notebooks
-	$(BIN)/python -m jupyterlab --notebook-dir=. notebooks
+	$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 review: $(VENV)/review  ## the review grid as a page for reviewers: make review DATA=… RUN=… REVIEWER=…
 	mkdir -p build && $(BIN)/papermill --prepare-only notebooks/review_page.ipynb build/review_page.ipynb \
