@@ -49,7 +49,7 @@ _LISTED = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # what image_dataset_from_d
 _ENDS_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # the next file would fare no better
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _SENTENCES = {
-    errno.ENOENT: "vanished since the scan: scan again",
+    errno.ENOENT: "vanished, it is not where it was: scan again",
     errno.EEXIST: "something else has taken its new name by now: plan again",
     errno.EACCES: "no permission to change it or its folder",
     errno.EPERM: "no permission to change it or its folder",
@@ -432,6 +432,7 @@ def _rename(src: Path, dst: Path) -> None:
         if os.path.lexists(dst):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(dst)) from None
         src.rename(dst)
+        _sync_folder(dst.parent)
     else:
         _sync_folder(dst.parent)
         src.unlink()
