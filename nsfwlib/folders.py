@@ -33,7 +33,8 @@ import filelock
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib import dataset, journal, scanning
+from nsfwlib import dataset, scanning
+from nsfwlib.journal import decisions
 
 MODES = ("move", "copy", "link")
 COLUMNS = ("path", "given_label", "decision", "action", "target", "reason", "sha256")
@@ -62,7 +63,7 @@ _SENTENCES = {
 
 def apply_decisions(
     data_dir: Path,
-    decisions: Path | pd.DataFrame | None,
+    journal: Path | pd.DataFrame | None,
     *,
     dry_run: bool = True,
     mode: str = "move",
@@ -81,11 +82,12 @@ def apply_decisions(
     `image_dataset_from_directory` reads, and fastai's `from_folder(…, valid="val")`.
 
     Nothing is ever overwritten: where a name is taken, `a.jpg` from the folder `porn` becomes `a.from-porn.jpg`. A
-    file is touched only if its bytes are those that were decided on. What could not be done says why in `reason`,
+    file is touched only if its bytes are those that were decided on, links to files stay, and so does what was
+    escalated, which is not exported either. What could not be done says why in `reason`,
     and a warning counts it. A call that was killed is finished by the next one.
 
     Args:
-        decisions: the journal, or its decisions in force; None exports the given labels.
+        journal: of decisions, or its decisions in force as a table; None exports the given labels.
         log: the move log; beside the data (`<data_dir>_moves.jsonl`), or beside `out_dir`, by default.
         quarantine: for dropped files, outside of `data_dir`; `<data_dir>_dropped` by default.
         images: from `dataset.scan`; it may be older than earlier moves. Scanned anew, with `cache_dir`, if None.
@@ -102,7 +104,7 @@ def apply_decisions(
     data_dir = Path(data_dir).resolve()
     goal = _goal(data_dir, mode, out_dir, quarantine)
     log = Path(log) if log is not None else _beside(data_dir if mode == "move" else goal, "_moves.jsonl")
-    decided = _decided(decisions, mode)
+    decided = _decided(journal, mode)
 
     def plan(state: _State) -> pd.DataFrame:
         table = images
@@ -177,14 +179,13 @@ def _beside(folder: Path, ending: str) -> Path:
     return folder.with_name(folder.name + ending)
 
 
-def _decided(decisions: Path | pd.DataFrame | None, mode: str) -> pd.Series:
-    if decisions is None and mode != "move":
+def _decided(journal: Path | pd.DataFrame | None, mode: str) -> pd.Series:
+    if journal is None and mode != "move":
         return pd.Series(dtype=str)
-    if not isinstance(decisions, pd.DataFrame):
-        if decisions is None or not Path(decisions).exists():
-            raise FileNotFoundError(f"There is no decisions journal {decisions}: there is nothing to apply.")
-        decisions = journal.decisions(decisions)
-    return decisions.drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
+    if journal is None or not (isinstance(journal, pd.DataFrame) or Path(journal).exists()):
+        raise FileNotFoundError(f"There is no decisions journal {journal}: there is nothing to apply.")
+    table = journal if isinstance(journal, pd.DataFrame) else decisions(journal)
+    return table.drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
 
 
 def _up_to_date(table: pd.DataFrame, decided: pd.Series, data_dir: Path, state: "_State") -> pd.DataFrame:
@@ -312,10 +313,9 @@ def _free_name(wanted: str, origin: str, data_dir: Path, taken: set[str]) -> tup
     return target, "" if n == 1 else f"; {path.name} is taken"
 
 
-def _table_path(path: str | Path, data_dir: Path) -> str:
+def _table_path(path: Path, data_dir: Path) -> str:
     """As in the images table: relative to data_dir where it lies below, else absolute."""
-    path = Path(path)
-    return dataset.table_path(str(path.relative_to(data_dir) if path.is_relative_to(data_dir) else path))
+    return dataset.table_path(str(path).removeprefix(f"{data_dir}{os.sep}"))
 
 
 def _shown(path: Path | None) -> str:
