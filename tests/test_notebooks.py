@@ -98,7 +98,7 @@ def test_real_photographs_and_drawings_of_every_form_go_all_the_way_unanswered(t
     (data / "photographs" / "coins-PNG.png").rename(data / "unlabelled" / "new.png")
     pipeline.run_notebooks(
         pipeline.STEPS, tmp_path / "run", progress=False, data_dir=data, cache_dir=tmp_path / "cache",
-        head_epochs=5, fine_tune_epochs=0, blocks=["mixed4"],
+        head_epochs=5, fine_tune_epochs=0, blocks=["mixed4"], robustness_pictures=0, heat_map_pictures=0,
     )  # fmt: skip
     table = pd.read_parquet(tmp_path / "run" / "images.parquet")
     assert table["problem"].ne("").sum() == 1
