@@ -21,8 +21,9 @@ def assign_splits(
     """Fill `split` with train, val and test: whole groups, stratified by class → a new table.
 
     The draw depends on the seed and the contents alone, not on the order of rows. Rows with a problem get "".
-    Unlabelled pictures go to train. Splits that the folders gave are kept, leaks included (see `duplicates.leaks`); where they gave train and
-    test alone, val is drawn from train. `attrs["warnings"]` says what was decided.
+    Unlabelled pictures go to train, where a person may label them. Splits that the folders gave are kept, leaks
+    included (see `duplicates.leaks`); where they gave train and test alone, val is drawn from train.
+    `attrs["warnings"]` says what was decided.
 
     Args:
         table: as `scan` returns it, its `group` filled.
