@@ -56,16 +56,25 @@ def what_changed(before: pd.Series, after: pd.Series) -> pd.DataFrame:
     return pd.crosstab(was[changed], now[changed], rownames=["was"], colnames=["is"])
 
 
-def what_review_cost(session: ReviewSession) -> pd.Series:
-    """Work done and what it found: pictures, errors found, errors believed left, minutes, errors a minute."""
+def estimated_errors(current: pd.Series, pred_probs: np.ndarray, *, class_names: Sequence[str]) -> float:
+    """How many labels are wrong, as the confident joint has it: its sum off the diagonal."""
+    joint = labels.noise_matrix(current, pred_probs, classes=list(class_names)).to_numpy()
+    return float(joint.sum() - np.trace(joint))
+
+
+def what_review_cost(session: ReviewSession, *, estimated: float) -> pd.Series:
+    """Work done and what it found: pictures, errors found, errors estimated left, minutes, errors a minute.
+
+    `estimated` is the number of errors in the queue before review, as from `estimated_errors`.
+    """
     progress = session.progress()
-    minutes = progress["seconds"] / 60
+    minutes, found = progress["seconds"] / 60, progress["errors_found"]
     return pd.Series(
         {
             "pictures decided": progress["decided"],
-            "errors found": progress["errors_found"],
-            "errors believed left": round(progress["expected_left"]),
+            "errors found": found,
+            "errors estimated left": max(0, round(estimated - found)),
             "minutes": round(minutes, 1),
-            "errors found a minute": round(progress["errors_found"] / minutes, 1) if minutes else float("nan"),
+            "errors found a minute": round(found / minutes, 1) if minutes else float("nan"),
         }
     )

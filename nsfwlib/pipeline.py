@@ -93,16 +93,21 @@ def summary(run_dir: Path) -> pd.Series:
         "images": f"{len(table):,}",
         "problems found": f"{table['problem'].ne('').sum():,} files left out",
         "label issues found": cleansing["found"],
-        "accuracy of 02's model, given test labels": metrics["fine_tuned_given"],
-        "  against the planted truth": metrics.get("fine_tuned_truth"),
-        "head trained on given labels, test": metrics["head_before"],
-        "head trained on cleaned labels, test": metrics["head_after"],
-        "test labels used for the two heads": metrics["test_labels"],
+        "02's model, test, given labels": metrics["fine_tuned_given"],
+        "02's model, test, planted truth": metrics.get("fine_tuned_truth"),
+        f"head on given labels, test ({metrics['test_labels']})": _head(metrics, "before"),
+        f"head on cleaned labels, test ({metrics['test_labels']})": _head(metrics, "after"),
+        "02's model, validation, given labels": metrics["validation"]["given labels"],
+        "02's model, validation, cleaned labels": metrics["validation"]["corrected labels"],
         "figures": str(run_dir / "figures"),
     }
     return pd.Series(
         {name: f"{v:.3f}" if isinstance(v, float) else str(v) for name, v in rows.items() if v is not None}
     )
+
+
+def _head(metrics: dict[str, Any], when: str) -> str:
+    return f"{metrics[f'head_{when}']:.3f} (log-loss {metrics[f'head_{when}_log_loss']:.3f})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

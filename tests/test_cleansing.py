@@ -75,8 +75,16 @@ def test_the_cost_of_review_is_what_was_decided(planted, tmp_path):
     session = ReviewSession(cleansing.review_queue(issues), tmp_path / "j.csv", class_names=CLASSES)
     session.decide("0.png", "a", seconds=30)
     session.decide("1.png", "keep", seconds=30)
-    cost = cleansing.what_review_cost(session)
-    assert cost[["pictures decided", "errors found", "minutes", "errors found a minute"]].tolist() == [2, 1, 1.0, 1.0]
+    cost = cleansing.what_review_cost(session, estimated=6.2)
+    assert cost.tolist() == [2, 1, 5, 1.0, 1.0]
+
+
+def test_the_estimated_number_of_errors_is_near_the_planted_one(planted, tmp_path):
+    table, features, truth = planted
+    _, probs = cleansing.judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    labelled = table["given_label"].ne("")
+    estimated = cleansing.estimated_errors(table["given_label"], probs, class_names=CLASSES)
+    assert abs(estimated - table["given_label"].ne(truth)[labelled].sum()) <= 2
 
 
 def test_wrong_answers_of_validation_become_pages_of_one_cell_worst_first():
