@@ -143,14 +143,14 @@ def cached_robustness(
     """`robustness.robustness` of the run's model on these pictures; kept in the run until model or sample changes."""
     from nsfwlib import model, robustness
 
+    if not len(paths):
+        return pd.DataFrame()
     kept, weights = Path(run_dir) / "robustness.parquet", Path(run_dir) / "model.keras"
     key = f"{weights.stat().st_mtime_ns}:{','.join(paths)}:{','.join(labels)}"
     if kept.exists():
         table = pd.read_parquet(kept)
         if table.attrs.get("key") == key:
             return table
-    if not len(paths):
-        return pd.DataFrame()
     classifier = model.load_model(weights)
     pictures = [images.load_image(dataset.file_path(data_dir, path)) for path in paths]
     table = robustness.robustness(
