@@ -77,7 +77,7 @@ def append(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str, Any]]) ->
             file.truncate(start)  # a full disk must not leave half an action behind
             raise
     if start == 0:
-        _fsync_folder(path.parent)
+        fsync_folder(path.parent)
     return start, start + len(data)
 
 
@@ -291,7 +291,8 @@ def _set_torn_tail_aside(path: Path, file: io.FileIO) -> bytes:
     return torn
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut; no effect where a system knows no such thing."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nsfwlib import dataset, folders, journal
+from nsfwlib import dataset, folders, journal, moves
 
 MTIME = 1_500_000_000_123_456_789
 
@@ -856,6 +856,6 @@ def test_a_file_of_another_kind_is_not_taken_for_a_log(six):
 
 def test_two_programs_cannot_use_one_log_at_a_time(six, monkeypatch):
     root, table, decided = six
-    monkeypatch.setattr(folders, "LOCK_SECONDS", 0.05)
-    with folders._opened(root / "data_moves.jsonl"), pytest.raises(TimeoutError, match="Another program"):
+    monkeypatch.setattr(moves, "LOCK_SECONDS", 0.05)
+    with moves.opened(root / "data_moves.jsonl"), pytest.raises(TimeoutError, match="Another program"):
         apply(root, table, decided)
