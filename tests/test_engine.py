@@ -1,0 +1,91 @@
+import keras
+import numpy as np
+import pytest
+
+from nsfwlib import engine
+from nsfwlib import model as m
+
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    """A MobileNetV2 of 64 pixels whose BatchNorm holds statistics of its own, as trained ones do."""
+    made = m.build_classifier(NAMES, weights=None, backbone="MobileNetV2", image_size=64)
+    rng = np.random.default_rng(0)
+    for layer in made.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            gamma, beta, mean, variance = layer.get_weights()
+            layer.set_weights(
+                [gamma * rng.uniform(0.8, 1.2, gamma.shape), beta + rng.normal(0, 0.1, beta.shape), mean, variance]
+            )
+    return made
+
+
+@pytest.fixture
+def pixels(rng):
+    return rng.integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "onnxruntime"])
+def test_every_engine_gives_the_answers_of_plain_keras(classifier, pixels, name, tmp_path):
+    forward = engine.forward_pass(classifier, engine=name, cache_dir=tmp_path)
+    expected = classifier.predict(pixels.astype(np.float32), verbose=0)
+    assert np.abs(forward(pixels)[0] - expected).max() < 1e-5
+    assert np.abs(forward(pixels[:1].astype(np.float32))[0] - expected[:1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "onnxruntime"])
+def test_every_engine_gives_pooled_blocks_in_the_order_asked_for(classifier, pixels, name, tmp_path):
+    blocks = ["out_relu", "block_5_add"]
+    found = engine.forward_pass(classifier, blocks, engine=name, cache_dir=tmp_path)(pixels)
+    expected = m.feature_model(classifier, blocks).predict(pixels.astype(np.float32), verbose=0)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape and ours.dtype == np.float32
+        assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+def test_the_onnx_file_is_converted_once_for_the_same_weights(classifier, pixels, tmp_path, monkeypatch):
+    first = engine.forward_pass(classifier, engine="onnxruntime", cache_dir=tmp_path)(pixels)[0]
+    monkeypatch.setattr(engine, "onnx_file", None)
+    again = engine.forward_pass(classifier, engine="onnxruntime", cache_dir=tmp_path)(pixels)[0]
+    assert np.array_equal(first, again)
+
+
+def test_half_precision_keeps_the_features_to_a_hundredth_and_the_weights_as_they_were(classifier, pixels):
+    features = m.feature_model(classifier, ["out_relu"])
+    half = engine.in_half_precision(features)
+    expected, found = (part(pixels.astype(np.float32), training=False)[0].numpy() for part in (features, half))
+    assert np.abs(found - expected).max() < 1e-2 * np.abs(expected).max()
+    assert not np.array_equal(found, expected), "nothing was computed in half precision"
+    assert all(weights.dtype == np.float32 for weights in half.get_weights())
+
+
+def test_probabilities_of_the_half_precision_copy_are_float32_and_sum_to_one(classifier, pixels):
+    found = engine.in_half_precision(classifier)(pixels.astype(np.float32), training=False).numpy()
+    assert found.dtype == np.float32
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+def test_identity_follows_all_that_shapes_the_answers(classifier):
+    whole, block = engine.identity(classifier), engine.identity(classifier, "out_relu")
+    m.set_temperature(classifier, 2.0)
+    assert engine.identity(classifier) != whole
+    assert engine.identity(classifier, "out_relu") == block
+    m.set_temperature(classifier, 1.0)
+    assert engine.identity(classifier) == whole
+    scale = classifier.get_layer("rescaling").scale
+    m.set_rescaling(classifier, 1 / 255, 0.0)
+    assert engine.identity(classifier, "out_relu") != block
+    m.set_rescaling(classifier, scale, -1.0)
+
+
+def test_an_unknown_engine_lists_those_there_are(classifier):
+    with pytest.raises(ValueError, match=r"auto, tensorflow, onnxruntime.*'torch'"):
+        engine.forward_pass(classifier, engine="torch")
+
+
+def test_a_missing_onnxruntime_says_what_to_install(classifier, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r"pip install 'nsfwlib\[onnx\]'"):
+        engine.forward_pass(classifier, engine="onnxruntime")
