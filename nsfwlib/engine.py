@@ -154,7 +154,7 @@ def identity(model: keras.Model, output: str | None = None) -> str:
     `output` is the name of a block, the probabilities by default (then with temperature and class names).
     """
     part = model if output is None else keras.Model(model.input, classifiers.block_output(model, output))
-    constants = [part.get_layer("rescaling"), *([part.get_layer("temperature")] if output is None else [])]
+    constants = [layer for layer in part.layers if layer.name in ("rescaling", "temperature")]
     head = [list(model.input_shape[1:])]
     head += [float(value) for layer in constants for value in (layer.scale, layer.offset)] + ["pillow-bilinear"]
     digest = hashlib.sha256(json.dumps(head).encode())
