@@ -23,6 +23,7 @@ def draw_audit(
     suspicion: Sequence[float],
     *,
     agreements: int = 100,
+    disagreements: int | None = None,
     reviewed: Sequence[bool] | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -36,6 +37,8 @@ def draw_audit(
         predicted: (N,) predicted labels.
         suspicion: (N,) higher is more suspect, such as 1 − P(label).
         agreements: how many agreements to look at.
+        disagreements: how many disagreements; None takes all, as accuracy needs it. A sample does for the share of
+            label errors in a large set.
         reviewed: (N,) rows whose truth is known already; they are a stratum of their own and cost nothing.
         seed: of the sample.
 
@@ -57,16 +60,17 @@ def draw_audit(
     stratum[worst], stratum[labels != predicted], stratum[known] = STRATA[2], STRATA[1], STRATA[0]
     audit = pd.DataFrame({"stratum": stratum, "order": np.random.default_rng(seed).permutation(len(labels))})
     audit["order"] = audit.groupby("stratum")["order"].rank().astype(int) - 1
-    return enlarge_audit(audit, agreements=agreements)
+    return enlarge_audit(audit, agreements=agreements, disagreements=disagreements)
 
 
-def enlarge_audit(audit: pd.DataFrame, *, agreements: int) -> pd.DataFrame:
-    """The same audit with so many agreements picked; what was picked stays picked, strata stay as they were."""
+def enlarge_audit(audit: pd.DataFrame, *, agreements: int, disagreements: int | None = None) -> pd.DataFrame:
+    """The same audit with so many picked; what was picked stays picked, strata and order stay as they were."""
     size = audit["stratum"].value_counts().reindex(STRATA, fill_value=0)
     few = min(agreements // 2, size[STRATA[2]])
     rest = min(agreements - few, size[STRATA[3]])
     few = min(agreements - rest, size[STRATA[2]])
-    quota = audit["stratum"].map({STRATA[0]: 0, STRATA[1]: size[STRATA[1]], STRATA[2]: few, STRATA[3]: rest})
+    quota = {STRATA[0]: 0, STRATA[1]: size[STRATA[1]] if disagreements is None else disagreements}
+    quota = audit["stratum"].map(quota | {STRATA[2]: few, STRATA[3]: rest})
     return audit.assign(picked=audit["order"].lt(quota.astype(int)) | audit.get("picked", False))
 
 
@@ -113,7 +117,8 @@ def audited_accuracy(
     """Accuracy against the truth, from an audited sample of noisily labelled rows.
 
     Args:
-        truth: (N,) class that a reviewer gave; None or NaN where nobody looked or could tell.
+        truth: (N,) class that a reviewer gave; None or NaN where nobody looked or could tell. Anything that is no
+            class, such as "drop", is a verdict, too: no prediction is right there.
         predicted: (N,) predicted labels.
         audit: as from `draw_audit`, in the same order.
         groups: (N,) near-duplicate group of each row.
@@ -172,7 +177,7 @@ def audited_share(
     low, high = np.quantile(_stratified_draws(size * shrink, hits, seen, seed=seed), tails(level))
     value = np.nan if blind or not among.any() else float((size * np.nan_to_num(shares)).sum() / size.sum())
     low, high = np.fmin(low, value), np.fmax(high, value)  # ½ a hit and ½ a miss keep draws off 0 and 1
-    notes = [f"{(due & ~known).sum():,} picked images are not reviewed yet."] if (due & ~known).any() else []
+    notes = [f"{(due & ~known).sum():,} picked images have no verdict yet."] if (due & ~known).any() else []
     notes += [f"No image was audited in: {', '.join(blind)}."] if blind else []
     return {
         "value": value, "low": float(low), "high": float(high), "audited": int(known.sum()),
@@ -218,13 +223,17 @@ def audited_confusion(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Estimated confusion matrix against the truth: (K, K) numbers of images, and (K, K, 2) intervals of row shares.
 
-    Each audited row stands for the rows of its stratum and predicted label that it was drawn from; intervals are
-    Jeffreys' on Kish's effective count. Arguments as in `audited_accuracy`.
+    Images whose truth is no class are not in it: the sum is the estimated number of those that have one. Each audited
+    row stands for the rows of its stratum and predicted label that it was drawn from; intervals are Jeffreys' on
+    Kish's effective count. Arguments as in `audited_accuracy`.
     """
     truth = np.asarray(truth, dtype=object)
     counts = (audit["picked"] | audit["stratum"].eq(STRATA[0])).to_numpy() & ~pd.isna(truth)
     predicted = np.asarray(predicted, dtype=object)
-    weight = _audit_weights(audit["stratum"].to_numpy(), predicted, counts)
+    weight = np.zeros(len(truth))
+    weight[counts] = _audit_weights(audit["stratum"].to_numpy(), predicted, counts)
+    counts &= np.isin(truth.astype(str), list(class_names))
+    weight = weight[counts]
     rows, columns = class_codes(truth[counts], class_names), class_codes(predicted[counts], class_names, "predictions")
     members = group_codes(groups, len(truth))[counts]
     k = len(class_names)

@@ -18,6 +18,8 @@ def judge_labels(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Suspect labels of the images table as it stands: decisions applied, confirmed rows trusted.
 
+    Labels of `test` judge nothing, corrected or not: its rows are judged by the others, as an audit needs it.
+
     Args:
         table: the images table with `path`, `sha256`, `given_label`, `split`, `group`; usable rows.
         features: block → (N, D) features of a network never trained on these labels.
@@ -33,8 +35,9 @@ def judge_labels(
     decided = decisions_in_force(journal)
     firm = decided.loc[decided["decision"].isin(["keep", *class_names]), "sha256"]
     options = {"classes": list(class_names), "groups": table["group"], "seed": seed}
-    trusted = table["sha256"].isin(firm).to_numpy()
-    pred_probs = labels.out_of_sample_probs(current, features, trusted=trusted, **options)
+    trusted, is_test = table["sha256"].isin(firm).to_numpy(), table["split"].eq("test").to_numpy()
+    judging = current.mask(is_test)
+    pred_probs = labels.out_of_sample_probs(judging, features, trusted=trusted & ~is_test, **options)
     issues = labels.find_label_issues(current, pred_probs, trusted=trusted, **options)
     return pd.concat([table[["path", "sha256", "split", "group"]], issues], axis=1), pred_probs
 

@@ -4,11 +4,14 @@ The decisions journal is one append-only CSV file, one line a decision, and the 
 Lines are never changed: an undo is a line of its own. A decision belongs to the content (`sha256`), so it holds for
 every exact copy and survives renamed and moved files.
 
+**The label in force on a picture is its last decision or resolution that is not undone, whoever took it.** A second
+look never is: it only measures agreement, and where it differs somebody has to resolve it.
+
 | column | meaning |
 |---|---|
 | `time` | UTC, ISO 8601 |
 | `reviewer` | who decided, as they call themselves; may be empty |
-| `kind` | `decision`, or `undo` / `redo` of an action |
+| `kind` | `decision`; `second`: a blind second look; `resolution` of a disagreement; `undo` / `redo` of an action |
 | `action` | lines decided in one go (one picture, or a whole page) share it; undo and redo name it |
 | `sha256`, `path` | of the picture; the path is where it lay when it was decided |
 | `given_label`, `suggested`, `score` | what was shown |
@@ -37,6 +40,7 @@ COLUMNS = (
     "given_label", "decision", "suggested", "score", "seconds",
 )  # fmt: skip
 IN_FORCE = ("sha256", "path", "given_label", "decision", "reviewer", "time", "suggested", "score")
+LABELLING = ("decision", "resolution")  # the kinds of lines that give a label
 LOCK_SECONDS = 60
 
 
@@ -116,31 +120,41 @@ def decisions(path: Path) -> pd.DataFrame:
 
 
 def in_force(lines: pd.DataFrame) -> pd.DataFrame:
-    """From all lines (as from `read`) to one row a `sha256`: the last decision whose action is not undone.
+    """From all lines (as from `read`) to one row a `sha256`: the last decision or resolution that is not undone.
 
-    An action is undone when its last mark is `undo`; `redo` puts it back where it was. It does not matter who
-    decided. Lines of any other kind are left alone.
+    It does not matter who decided. Second looks and lines of any other kind are left alone.
+    """
+    labelling = standing(lines, *LABELLING)
+    return labelling.drop_duplicates("sha256", keep="last")[list(IN_FORCE)].reset_index(drop=True)
+
+
+def standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
+    """The lines of these kinds whose action is not undone, in the order written.
+
+    An action is undone when its last mark is `undo`; `redo` puts it back where it was.
     """
     marks = lines[lines["kind"].isin(["undo", "redo"])].drop_duplicates("action", keep="last")
     undone = marks.loc[marks["kind"] == "undo", "action"]
-    standing = lines[(lines["kind"] == "decision") & ~lines["action"].isin(undone)]
-    return standing.drop_duplicates("sha256", keep="last")[list(IN_FORCE)].reset_index(drop=True)
+    return lines[lines["kind"].isin(kinds) & ~lines["action"].isin(undone)]
 
 
 class Replay:
     """What the lines of a journal amount to, line by line: the same rule as `in_force`, kept up to date in memory.
 
-    `decisions` maps sha256 to the decision in force; `done` and `undone` hold one reviewer's actions, last one last,
-    so that undo and redo go on where an earlier sitting ended; `seconds` is the time looked at.
+    `decisions` maps sha256 to the decision in force, `looks` to this reviewer's own second look,
+    `resolutions` to what ended a disagreement. `done` and `undone` are this reviewer's actions, last one last, so that
+    undo and redo go on where an earlier sitting ended; `seconds` is the time looked at.
     """
 
     def __init__(self, lines: pd.DataFrame, *, reviewer: str = "") -> None:
         self.reviewer = reviewer
         self.decisions: dict[str, str] = {}
+        self.looks: dict[str, str] = {}
+        self.resolutions: dict[str, str] = {}
         self.done: list[str] = []
         self.undone: list[str] = []
         self.seconds = 0.0
-        self._history: dict[str, list[tuple[str, str]]] = {}
+        self._history: dict[str, list[tuple[str, str, str]]] = {}  # sha256 → kind, action, decision
         self._content: dict[str, list[str]] = {}
         self._void: set[str] = set()
         for line in lines.to_dict("records"):
@@ -149,8 +163,8 @@ class Replay:
     def feed(self, line: Mapping[str, Any]) -> list[str]:
         """Take in one more line; returns the sha256 whose decision may have changed."""
         kind, action, own = line["kind"], line["action"], line["reviewer"] == self.reviewer
-        if kind == "decision":
-            self._history.setdefault(line["sha256"], []).append((action, line["decision"]))
+        if kind in LABELLING or (kind == "second" and own):  # nobody's second look is another's business
+            self._history.setdefault(line["sha256"], []).append((kind, action, line["decision"]))
             self._content.setdefault(action, []).append(line["sha256"])
             self.seconds += np.nan_to_num(line.get("seconds") or 0.0)
             if own and action not in self.done[-1:]:
@@ -171,11 +185,12 @@ class Replay:
         return changed
 
     def _settle(self, sha256: str) -> None:
-        self.decisions.pop(sha256, None)
-        for action, decision in reversed(self._history[sha256]):
-            if action not in self._void:
-                self.decisions[sha256] = decision
-                return
+        standing = [(kind, decision) for kind, action, decision in self._history[sha256] if action not in self._void]
+        results = ((self.decisions, LABELLING), (self.looks, ("second",)), (self.resolutions, ("resolution",)))
+        for result, kinds in results:
+            found = [decision for kind, decision in standing if kind in kinds]
+            result.pop(sha256, None)
+            result.update({sha256: found[-1]} if found else {})
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:

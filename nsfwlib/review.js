@@ -7,6 +7,7 @@ const ACTIONS = [
   ["unsure", "?", "?"],
   ["escalate", "e", "!"],
 ];
+const KEEP = "keep"; // says nothing where no label is shown
 const MARK = Object.fromEntries(ACTIONS.map(([name, , mark]) => [name, mark]));
 const KEYS = [
   ["1 … 9", "give this class"], ["k", "keep the given label"], ["d", "drop from the data"], ["?", "unsure"],
@@ -50,7 +51,8 @@ function pictures() {
 }
 
 function render({ model, el }) {
-  const classes = model.get("classes");
+  const classes = model.get("classes"), blind = model.get("blind");
+  const actions = ACTIONS.filter(([action]) => !blind || action !== KEEP);
   const shown = pictures();
   const id = `nsfw-${Math.random().toString(36).slice(2)}`;
   const pending = new Map(); // path, or "" for the page -> [number of its last message, when]
@@ -119,15 +121,14 @@ function render({ model, el }) {
   // --- painting ---
   const row = () => page?.rows[cur];
   const isShown = (r) => !r.note && r.decision !== "escalate";
-  const words = (r) => (r.decision ? `${MARK[r.decision] ?? "→"} ${r.decision}` : r.suggested ? `${r.given} → ${r.suggested}` : r.given);
+  const words = (r) => (r.decision ? `${MARK[r.decision] ?? "→"} ${r.decision}` : r.words[0]);
 
   const paint = (i) => {
     const r = page.rows[i], cell = cells[i];
     cell.dataset.decision = r.decision ? (MARK[r.decision] ? r.decision : "relabel") : "";
     cell.classList.toggle("nsfw-pending", pending.has(r.path));
     cell.querySelector(".nsfw-badge").textContent = words(r);
-    const hint = r.suggested ? `, might be ${r.suggested}` : "";
-    cell.setAttribute("aria-label", [`Picture ${i + 1} of ${cells.length}, filed under ${r.given}${hint}`,
+    cell.setAttribute("aria-label", [`Picture ${i + 1} of ${cells.length}, ${r.words[1]}`,
       r.decision || "undecided", r.note, r.remark].filter(Boolean).join(", "));
     if (r.decision === "escalate") {
       page.rows.forEach((other, j) => {
@@ -153,15 +154,15 @@ function render({ model, el }) {
       large.replaceChildren(img);
     } else large.replaceChildren(make("span", "nsfw-none", r?.note || "not shown"));
     large.classList.toggle("nsfw-revealed", Boolean(r && shown.get("sharp")));
-    name.textContent = r ? r.path : "";
-    name.title = r ? r.path : "";
+    name.textContent = r ? r.name : "";
+    name.title = r ? r.name : "";
     classButtons.forEach((node, i) => {
       node.style.setProperty("--p", percent(r?.probs?.[i]));
       node.lastChild.previousSibling.textContent = r?.probs ? r.probs[i].toFixed(2) : "";
       node.dataset.is = !r ? "" : classes[i] === r.given ? "given" : classes[i] === r.suggested ? "suggested" : "";
       node.setAttribute("aria-pressed", String(r?.decision === classes[i]));
     });
-    actionButtons.forEach((node, i) => node.setAttribute("aria-pressed", String(r?.decision === ACTIONS[i][0])));
+    actionButtons.forEach((node, i) => node.setAttribute("aria-pressed", String(r?.decision === actions[i][0])));
   };
 
   const section = () => page.sections[row()?.section];
@@ -174,7 +175,7 @@ function render({ model, el }) {
     cells.forEach((cell, i) => cell.classList.toggle("nsfw-in", page.sections.length > 1 && page.rows[i].section === row()?.section));
     accept.disabled = !part;
     const what = part?.default === "keep" ? `keep ${open}` : `${open} as ${part?.default}`;
-    accept.firstChild.textContent = open ? `Accept page: ${what}` : "Page done, go on";
+    accept.firstChild.textContent = blind ? "Go on" : open ? `Accept page: ${what}` : "Page done, go on";
   };
 
   const say = (text) => {
@@ -241,6 +242,7 @@ function render({ model, el }) {
   };
   const acceptPage = () => {
     if (!row() || waiting) return;
+    if (blind) return turn(1);
     conceal();
     const part = section(), rows = members(), last = page.rows.indexOf(rows.at(-1));
     const skip = rows.filter((r) => !isShown(r)).map((r) => r.path);
@@ -285,7 +287,7 @@ function render({ model, el }) {
       conceal();
     },
   };
-  ACTIONS.forEach(([action, key]) => (handlers[key] = () => decide(action)));
+  actions.forEach(([action, key]) => (handlers[key] = () => decide(action)));
   const digit = (event) => {
     const typed = /^[1-9]$/.exec(event.key)?.[0] ?? (!event.shiftKey && /^Digit([1-9])$/.exec(event.code)?.[1]);
     return typed && classes[typed - 1] !== undefined ? () => decide(classes[typed - 1]) : undefined;
@@ -322,7 +324,7 @@ function render({ model, el }) {
     classBox.append(node);
     return node;
   });
-  const actionButtons = ACTIONS.map(([action, key]) => button(action, key, () => decide(action), `nsfw-${action}`));
+  const actionButtons = actions.map(([action, key]) => button(action, key, () => decide(action), `nsfw-${action}`));
   actionBox.append(...actionButtons, button("reveal", "space", reveal), button("neighbours", "n", details),
     button("undo", "u", () => takeBack("undo")), button("redo", "r", () => takeBack("redo")));
   const accept = button("Accept page", "Enter", acceptPage, "nsfw-primary");
@@ -336,7 +338,7 @@ function render({ model, el }) {
   side.append(large, name, classBox, actionBox);
   foot.append(status, button("keys and guidelines", "h", toggleHelp, "nsfw-quiet"));
   const keyList = make("dl");
-  KEYS.forEach(([key, meaning]) => keyList.append(make("dt", "", key), make("dd", "", meaning)));
+  KEYS.filter(([key]) => !blind || key !== "k").forEach(([key, meaning]) => keyList.append(make("dt", "", key), make("dd", "", meaning)));
   const guide = make("div", "nsfw-guide");
   guide.innerHTML = model.get("guidelines"); // rendered from Markdown in Python, raw HTML escaped there
   help.append(keyList, guide, button("close", "Esc", toggleHelp, "nsfw-quiet"));

@@ -17,7 +17,9 @@ from nsfwlib import journal as journal_file
 from nsfwlib import metrics
 
 ACTIONS = ("keep", "drop", "unsure", "escalate")
-REQUIRED = ("path", "sha256", "given", "suggested", "score")
+# How a session is held, and the kind of line that it writes to the journal. All but the first are blind.
+MODES = {"review": "decision", "audit": "decision", "second": "second", "disagreement": "resolution"}
+REQUIRED = ("path", "sha256", "given", "suggested", "score")  # and "about" in a disagreement: "porn / sexy"
 # How uneven a page may be. Measured on digits with planted errors and on the demo: with these values a budget of one
 # picture an error finds 2 points less to 2 more than the bare ranking, with an evenness of 0.8 it is 4 to 11 less.
 EVENNESS = 0.95  # the share of errors expected on a page, as a part of that of its best pictures
@@ -93,9 +95,15 @@ class ReviewSession:
         control_every: after so many pages comes one drawn at random from the whole queue, shown without
             suggestion, so that the base rate of errors is known; 0 = never.
         seed: of that draw.
+        mode: "review", or a blind one: "audit" (a frozen sample, see `audits`; the only way in for the test split),
+            "second" (what others decided, shown again to `reviewer`), "disagreement" (to be resolved).
 
     `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
     the session began comes last.
+
+    Blind: the queue's order is kept, and neither label nor suggestion, probability, file name or neighbour is shown,
+    for whoever sees a label tends to confirm it. So "keep" means nothing and no page can be accepted: every picture
+    is given a class. In a disagreement the two answers are shown (`about`), in alphabetical order, without names.
     """
 
     def __init__(
@@ -110,13 +118,17 @@ class ReviewSession:
         images: pd.DataFrame | None = None,
         control_every: int = 0,
         seed: int = 0,
+        mode: str = "review",
     ) -> None:
         self.class_names = [str(name) for name in class_names]
         self.journal, self.reviewer, self.page_size = Path(journal), reviewer, page_size
-        _check_queue(queue, self.class_names)
+        self.mode, self.blind = mode, mode != "review"
+        _check_mode(mode, reviewer)
+        _check_queue(queue, self.class_names, test_may_enter=mode == "audit")
         queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
-        self.pred_probs = _checked_probs(pred_probs, queue, self.class_names)
+        self.pred_probs = None if self.blind else _checked_probs(pred_probs, queue, self.class_names)
         self.images = _known_images(queue, images)
+        self._classes_of = _classes_of(queue)
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
         columns = [self.images[name] for name in ("sha256", "given_label")]
@@ -125,8 +137,13 @@ class ReviewSession:
         self._words = ["", *self.class_names, *ACTIONS]
         self._read_journal()
         decided = queue["sha256"].map(self.decision) != ""
-        still_open = queue.assign(score=queue["score"].mask(decided))
-        self._set_pages(queue, *_with_control_pages(still_open, page_size, control_every, seed))
+        if self.blind:
+            queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
+            pages = [np.arange(start, len(queue))[:page_size] for start in range(0, len(queue), page_size)]
+            self._set_pages(queue, pages, [False] * len(pages))
+        else:
+            still_open = queue.assign(score=queue["score"].mask(decided))
+            self._set_pages(queue, *_with_control_pages(still_open, page_size, control_every, seed))
 
     # --- what is shown ---
 
@@ -159,8 +176,13 @@ class ReviewSession:
         return int(self.queue["page"].iloc[self._row_of(path)])
 
     def page_default(self, i: int) -> str:
-        """What accepting page `i` says: its suggested class where most labels are likely wrong, else "keep"."""
+        """What accepting page `i` says: its suggested class where most labels are likely wrong, else "keep".
+
+        "" in a blind session: there, a page cannot be accepted.
+        """
         rows = self.page_rows(i)
+        if self.blind:
+            return ""
         if self.queue["is_control"].iloc[rows[0]] or self._p_error[rows].mean() <= 0.5:
             return "keep"
         return str(self.queue["suggested"].iloc[rows[0]])
@@ -178,8 +200,19 @@ class ReviewSession:
         return int(still_open[0]) if len(still_open) else max(0, self.n_pages - 1)
 
     def decision(self, sha256: str) -> str:
-        """The decision in force on this content; "" when there is none."""
-        return self._replay.decisions.get(sha256, "")
+        """The decision in force on this content; "" when there is none.
+
+        In mode "second" this reviewer's own second look, in mode "disagreement" the resolution; an escalation always.
+        """
+        in_force = self._replay.decisions.get(sha256, "")
+        if in_force == "escalate":
+            return in_force
+        shown = {"second": self._replay.looks, "disagreement": self._replay.resolutions}.get(self.mode)
+        return in_force if shown is None else shown.get(sha256, "")
+
+    def classes_of(self, path: str) -> set[str]:
+        """The classes that a picture in the queue may show, blind or not: whoever avoids a class is spared it."""
+        return self._classes_of.get(path, set())
 
     def is_escalated(self, path: str) -> bool:
         """Whether the picture at `path` may not be shown: it, or a near-duplicate of it, was escalated.
@@ -206,6 +239,8 @@ class ReviewSession:
         row = self._row_of(path)
         if decision not in self._words[1:]:
             raise ValueError(f"decision must be one of {self._words[1:]}. Received: {decision!r}")
+        if decision == "keep" and self.blind:
+            raise ValueError("No label is shown here, so 'keep' says nothing: give the picture a class.")
         if decision == "keep" and self.queue["sha256"].iloc[row] in self._conflicting:
             raise ValueError(
                 "Exact copies of this picture lie under two labels, so 'keep' says nothing: give it a class."
@@ -222,6 +257,8 @@ class ReviewSession:
             The page as it stands afterwards.
         """
         page, decision = self.page(i), self.page_default(i)
+        if self.blind:
+            raise ValueError("No label is shown here, so a page cannot be accepted: give each picture a class.")
         rows = page[(page["decision"] == "") & ~page["path"].isin(skip)].drop_duplicates("sha256")
         if decision == "keep":
             rows = rows[~rows["sha256"].isin(self._conflicting)]
@@ -263,7 +300,12 @@ class ReviewSession:
 
         Returns:
             The numbers that the pages in view have now.
+
+        Raises:
+            ValueError: a column is missing, or the session is blind: its order is part of the sample.
         """
+        if self.blind:
+            raise ValueError(f"The order of a session in mode {self.mode!r} stays as it was drawn.")
         table = self.pages()
         stays = ((table["decided"] > 0) | table["is_control"] | table.index.isin(list(in_view))).to_numpy(bool)
         kept = [page for page, stay in zip(self._pages, stays, strict=True) if stay]
@@ -347,7 +389,7 @@ class ReviewSession:
         """Bring the arrays behind the counts up to date: for some contents, or for all."""
         if changed is None:
             self._state = np.zeros(len(self._code_of), np.int32)
-            changed = self._replay.decisions
+            changed = self._code_of
         for sha256 in changed:
             if sha256 in self._code_of:
                 self._state[self._code_of[sha256]] = self._word(self.decision(sha256))
@@ -390,7 +432,8 @@ class ReviewSession:
             lines.append(
                 {
                     "reviewer": self.reviewer,
-                    "kind": "decision",
+                    # An escalation is no opinion to compare: it hides the picture from everybody at once.
+                    "kind": "decision" if decision == "escalate" else MODES[self.mode],
                     "action": action,
                     "sha256": shown["sha256"],
                     "path": shown["path"],
@@ -499,11 +542,27 @@ def _checked_probs(
     return pd.DataFrame(values, pd.Index(queue["path"]), class_names)
 
 
-def _check_queue(queue: pd.DataFrame, class_names: list[str]) -> None:
+def _classes_of(queue: pd.DataFrame) -> dict[str, set[str]]:
+    answers = queue["about"].str.split(" / ") if "about" in queue else [[]] * len(queue)
+    classes = zip(queue["given"], queue["suggested"], answers, strict=True)
+    return {
+        path: {given, suggested, *more} - {""}
+        for path, (given, suggested, more) in zip(queue["path"], classes, strict=True)
+    }
+
+
+def _check_mode(mode: str, reviewer: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
+    if mode == "second" and not reviewer:
+        raise ValueError("A second look needs to know whose it is. Received no reviewer: pass reviewer='your name'.")
+
+
+def _check_queue(queue: pd.DataFrame, class_names: list[str], *, test_may_enter: bool) -> None:
     missing = [name for name in REQUIRED if name not in queue]
     if missing:
         raise ValueError(f"queue needs the columns {list(REQUIRED)}. Missing: {missing}")
-    if "split" in queue and (queue["split"] == "test").any():
+    if "split" in queue and (queue["split"] == "test").any() and not test_may_enter:
         paths = queue.loc[queue["split"] == "test", "path"]
         raise ValueError(
             f"The test split never enters this queue. Received {len(paths)} rows of it (first: {paths.iloc[0]!r}). "

@@ -25,6 +25,11 @@ from nsfwlib.review import ReviewSession
 HERE = Path(__file__).parent
 THUMBNAIL, REVEALED = 192, 640  # pixels on the long side
 LUMA = np.array([0.299, 0.587, 0.114])
+BLIND_TITLES = {
+    "audit": "Which class is it? The label is not shown",
+    "second": "A second look: which class is it?",
+    "disagreement": "Two people disagree: which class is it?",
+}
 GAP_SECONDS = 300  # longer than that between two keys counts as a break
 Message = dict[str, Any]
 
@@ -80,6 +85,7 @@ class PageView(anywidget.AnyWidget):
     _css = HERE / "review.css"
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     advance = traitlets.Bool(True).tag(sync=True)
+    blind = traitlets.Bool(False).tag(sync=True)
     guidelines = traitlets.Unicode("").tag(sync=True)
 
 
@@ -123,7 +129,10 @@ class ReviewGrid(ipywidgets.VBox):
         self._worked = self._since_break = 0.0
         self._last_seen = time.monotonic()
         self.view = PageView(
-            classes=session.class_names, advance=advance, guidelines=_rendered(guidelines) if guidelines else ""
+            classes=session.class_names,
+            advance=advance,
+            blind=session.blind,
+            guidelines=_rendered(guidelines) if guidelines else "",
         )
         self.view.on_msg(self._on_message)
         super().__init__(
@@ -148,19 +157,24 @@ class ReviewGrid(ipywidgets.VBox):
         self.open_only = ipywidgets.ToggleButton(description="open pages only", layout={"width": "auto"})
         self.message = ipywidgets.HTML()
         export = _button("Export", lambda: self._export())
-        again = [_button("Re-rank", lambda: self._rerank())] if self.rescore else []
+        again = [_button("Re-rank", lambda: self._rerank())] if self.rescore and not self.session.blind else []
         for control in (self.pair, self.open_only):
             control.observe(self._filter, "value")
         return ipywidgets.HBox([self.pair, self.open_only, *again, export, self.message])
 
     def _fill_pairs(self) -> None:
         pages = self.session.pages()
-        pages = pages[~pages["is_control"]].groupby(["given", "suggested"], observed=True, sort=False).size()
+        pages = (
+            pages[~pages["is_control"] & (not self.session.blind)]
+            .groupby(["given", "suggested"], observed=True, sort=False)
+            .size()
+        )
         options = [
             (f"{given} → {suggested}, {_count(n, 'page')}", (given, suggested))
             for (given, suggested), n in pages.items()
         ]
-        self.pair.options = [("all pairs, most to find first", ()), *options]
+        everything = "all, in the order drawn" if self.session.blind else "all pairs, most to find first"
+        self.pair.options = [(everything, ()), *options]
         self.pair.index = 0
 
     def _make_exposure(self, blur: float, grey: float, hidden: Collection[str]) -> ipywidgets.HBox:
@@ -246,7 +260,7 @@ class ReviewGrid(ipywidgets.VBox):
     def _details(self, message: Message) -> None:
         rows = self._alike(message["path"])
         rows = rows[~rows["path"].map(self.session.is_escalated).astype(bool)]
-        pictures = self._pictures(rows["path"], rows["label"], rows["label"], [False] * len(rows))
+        pictures = self._pictures(rows["path"], [{label} for label in rows["label"]], [False] * len(rows))
         shown = [
             {"label": row.label, "why": row.why, "note": note}
             for row, (_, note) in zip(rows.itertuples(), pictures, strict=True)
@@ -254,9 +268,14 @@ class ReviewGrid(ipywidgets.VBox):
         self.view.send({"t": "details", "path": message["path"], "rows": shown}, [data for data, _ in pictures])
 
     def _alike(self, path: str) -> pd.DataFrame:
-        """The other members of the near-duplicate group, then the neighbours that voted: path, label, why."""
+        """The other members of the near-duplicate group, then the neighbours that voted: path, label, why.
+
+        Nothing in a blind session: their labels would say what this one's is.
+        """
         known = self.session.images
         members = known.iloc[:0]
+        if self.session.blind:
+            return members.assign(label="", why="")
         if "group" in known:
             group = known.loc[known["path"] == path, "group"]
             members = known[known["group"].isin(group) & (known["path"] != path)]
@@ -278,7 +297,8 @@ class ReviewGrid(ipywidgets.VBox):
         self._contents = dict(zip(rows["path"], rows["sha256"], strict=True))
         if focus is None:
             focus = int((rows["decision"] != "").to_numpy().argmin())
-        pictures = self._pictures(rows["path"], rows["given"], rows["suggested"], rows["escalated"])
+        classes = [self.session.classes_of(path) for path in rows["path"]]
+        pictures = self._pictures(rows["path"], classes, rows["escalated"])
         shown = [self._row(row, note) for row, (_, note) in zip(rows.to_dict("records"), pictures, strict=True)]
         about = self.session.pages()
         sections = [self._section(page, about.loc[page]) for page in self.screen]
@@ -294,15 +314,14 @@ class ReviewGrid(ipywidgets.VBox):
     def _pictures(
         self,
         paths: Collection[str],
-        given: Collection[str],
-        suggested: Collection[str],
+        classes: Collection[set[str]],
         escalated: Collection[bool],
     ) -> list[tuple[bytes, str]]:
         """Blurred JPEG bytes and "" for what may be shown, else b"" and the reason, in the order of `paths`."""
         hidden = {name for name, switch in self.hide.items() if switch.value}
         notes = [
-            "escalated" if secret else "class hidden" if {label, other} & hidden else ""
-            for label, other, secret in zip(given, suggested, escalated, strict=True)
+            "escalated" if secret else "class hidden" if names & hidden else ""
+            for names, secret in zip(classes, escalated, strict=True)
         ]
         visible = [path for path, note in zip(paths, notes, strict=True) if not note]
         made = iter(self.store.page(visible, blur=self.blur.value, grey=self.grey.value))
@@ -319,19 +338,37 @@ class ReviewGrid(ipywidgets.VBox):
         return {
             **{name: str(row[name]) for name in ("path", "given", "decision")},
             "suggested": suggested,
+            "words": self._words(row, suggested),
+            "name": "" if self.session.blind else str(row["path"]),
             "group": str(row.get("group", row["path"])),
             "section": self.screen.index(row["page"]),
             "note": note,
-            "remark": "two labels" if row["conflict"] else f"{row['alike']} alike" if row["alike"] > 1 else "",
+            "remark": self._remark(row),
             "p_given": float(p_given) if known else None,
             "p_suggested": float(p_suggested) if known else None,
             "probs": probs.tolist() if probs is not None and suggested and np.isfinite(probs).all() else None,
         }
 
+    def _words(self, row: Message, suggested: str) -> list[str]:
+        """What stands under an undecided picture, and how it is read out."""
+        if self.session.mode == "disagreement":
+            return [str(row["about"]), f"called {row['about'].replace(' / ', ' and ')}"]
+        if self.session.blind:
+            return ["", "label not shown"]
+        spoken = f"filed under {row['given']}" + (f", might be {suggested}" if suggested else "")
+        return [f"{row['given']} → {suggested}" if suggested else str(row["given"]), spoken]
+
+    def _remark(self, row: Message) -> str:
+        if row["conflict"] and not self.session.blind:
+            return "two labels"
+        return f"{row['alike']} alike" if row["alike"] > 1 else ""
+
     def _section(self, page: int, about: pd.Series) -> Message:
         default = self.session.page_default(page)
         facts = f"page {page + 1:,} of {self.session.n_pages:,} · {_count(int(about['rows']), 'picture')}"
-        if about["is_control"]:
+        if self.session.blind:
+            title = [(BLIND_TITLES[self.session.mode], True)]
+        elif about["is_control"]:
             title = [("Drawn at random: is the label right?", True)]
         else:
             likely = ", perhaps " if default == "keep" else ", looks like "
@@ -421,9 +458,10 @@ class ReviewGrid(ipywidgets.VBox):
         p = self.session.progress()
         self.bar.value = p["decided"]
         rate = f" ({60 * p['errors_found'] / p['seconds']:.1f} a minute)" if p["seconds"] > 60 else ""
+        errors = [f"{_count(p['errors_found'], 'error')} found{rate}, about {p['expected_left']:,.0f} left"]
         parts = [
             f"{p['decided']:,} of {p['rows']:,} decided",
-            f"{_count(p['errors_found'], 'error')} found{rate}, about {p['expected_left']:,.0f} left",
+            *errors[: not self.session.blind],
             f"{p['unsure']:,} unsure",
             f"this sitting: {self.revealed:,} revealed, {self._worked / 60:.0f} min",
         ]

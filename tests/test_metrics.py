@@ -620,7 +620,7 @@ def test_unfinished_audits_say_how_much_is_missing():
     seen = np.where(audit["picked"] & (audit["order"] < 20), truth, None)
     found = metrics.audited_accuracy(seen, predicted, audit)
     missing = int(audit["picked"].sum()) - 60
-    assert found["note"] == f"{missing} picked images are not reviewed yet." and 0.6 < found["value"] < 1
+    assert found["note"] == f"{missing} picked images have no verdict yet." and 0.6 < found["value"] < 1
 
 
 def test_a_stratum_that_nobody_looked_at_leaves_the_accuracy_unknown():

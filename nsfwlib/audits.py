@@ -1,0 +1,233 @@
+"""Which pictures does an audit show, and what has it found so far? The sample of `audit`, frozen as files of the run.
+
+An audit is drawn once per model, before anyone looks: `audit_<split>.parquet` has one row a picture, and
+`audit_<split>.json` says whose predictions it is about. It can grow, but never be drawn again for other predictions:
+whoever may redraw until the number is pleasant has measured nothing. What reviewers decide goes to the journal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nsfwlib import runs
+from nsfwlib.audit import STRATA, audit_plan, audited_accuracy, audited_confusion, draw_audit, enlarge_audit
+from nsfwlib.intervals import effective_count, group_correlation, jeffreys
+from nsfwlib.journal import decisions as decisions_in_force
+
+COLUMNS = ("path", "sha256", "group", "split", "label", "predicted", "stratum", "order", "picked")
+
+
+def candidates(
+    table: pd.DataFrame,
+    labels: pd.Series,
+    pred_probs: np.ndarray,
+    journal: Path,
+    *,
+    class_names: Sequence[str],
+    predicted: pd.Series | None = None,
+) -> pd.DataFrame:
+    """The rows that an audit is drawn from: labels and predictions, how suspect each label is, what was reviewed.
+
+    Args:
+        table: rows of the images table (`path`, `sha256`, `group`, `split`) of one split.
+        labels: in force, with the table's index; rows without one are left out.
+        pred_probs: (N, K) out-of-sample probabilities of a judge that is not the model: 1 − P(label) is suspicion.
+        journal: the decisions journal; what it holds counts as reviewed before.
+        class_names: of the columns.
+        predicted: the model's answers, indexed by path; rows without one are left out. The judge's by default.
+    """
+    names = np.asarray(class_names, dtype=object)
+    codes = pd.Categorical(labels, list(class_names)).codes
+    probs = np.nan_to_num(np.asarray(pred_probs, float), nan=1 / len(names))
+    rows = table[["path", "sha256", "group", "split"]].assign(label=labels)
+    rows["predicted"] = names[probs.argmax(axis=1)] if predicted is None else rows["path"].map(predicted)
+    rows["suspicion"] = 1 - probs[np.arange(len(rows)), codes]
+    rows["reviewed"] = rows["sha256"].map(verdicts(journal, class_names=class_names)).notna()
+    return rows[(codes >= 0) & rows["predicted"].notna()].reset_index(drop=True)
+
+
+def freeze(
+    run_dir: Path,
+    split: str,
+    rows: pd.DataFrame,
+    *,
+    about: str,
+    agreements: int = 100,
+    disagreements: int | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Draw the audit of a split and keep it in the run; if it is there already, return that one, enlarged if need be.
+
+    Args:
+        run_dir: of the model.
+        split: "test", "val" or "train".
+        rows: as from `candidates`.
+        about: what is audited, such as `fingerprint` of the predictions: another one needs another run.
+        agreements: how many rows on which label and prediction agree; a smaller number never shrinks an audit.
+        disagreements: how many of the others; None takes all, as accuracy needs it.
+        seed: of the draw.
+
+    Returns:
+        One row a picture, columns `COLUMNS`.
+
+    Raises:
+        ValueError: an audit of something else is frozen here.
+    """
+    audit = load(run_dir, split, about=about)
+    if audit is None:
+        drawn = draw_audit(
+            rows["label"], rows["predicted"], rows["suspicion"], reviewed=rows["reviewed"],
+            agreements=agreements, disagreements=disagreements, seed=seed,
+        )  # fmt: skip
+        audit = pd.concat([rows.drop(columns=["suspicion", "reviewed"]), drawn], axis=1)[list(COLUMNS)]
+        _write(audit, run_dir, split, {"about": about, "seed": seed, "drawn": _now(), "disagreements": disagreements})
+    larger = enlarge_audit(audit, agreements=agreements, disagreements=disagreements)
+    if larger["picked"].sum() > audit["picked"].sum():
+        _write(larger, run_dir, split, record(run_dir, split) | {"enlarged": _now()})
+    return larger
+
+
+def load(run_dir: Path, split: str, *, about: str | None = None) -> pd.DataFrame | None:
+    """The frozen audit of a split; None where none was drawn.
+
+    Raises:
+        ValueError: it is about something else than `about`, such as an older model's predictions.
+    """
+    table, file = _files(run_dir, split)
+    if not table.exists() or not file.exists():
+        return None
+    frozen = record(run_dir, split)["about"]
+    if about is not None and about != frozen:
+        raise ValueError(
+            f"The audit of {split} in {run_dir} was drawn for {frozen}. Received: {about}. An audit belongs to one "
+            f"model: give the new one a new run_dir, or give this audit up for good by deleting {table.name} and "
+            f"{file.name}."
+        )
+    return pd.read_parquet(table)
+
+
+def record(run_dir: Path, split: str) -> dict[str, Any]:
+    """What is known of a frozen audit: about, seed, drawn, strata and picked (numbers of pictures by stratum)."""
+    return runs.read_json(_files(run_dir, split)[1])
+
+
+def fingerprint(predictions: pd.DataFrame) -> str:
+    """16 hex digits that change with any prediction: rows indexed by path, one column a class."""
+    probs = predictions.select_dtypes("number").sort_index()
+    digest = hashlib.sha256("\n".join([*probs.index, *probs.columns]).encode())
+    digest.update(np.ascontiguousarray(probs.to_numpy(np.float32)).tobytes())
+    return f"predictions {digest.hexdigest()[:16]}"
+
+
+def costs(audit: pd.DataFrame, *, agreements: Sequence[int] = (25, 50, 100, 200, 400)) -> pd.DataFrame:
+    """What an audit of accuracy costs and buys, before anyone looks: `agreements`, `pictures`, `width` in points.
+
+    Sizes beyond the agreements there are come once. See `audit.audit_plan` for what is assumed.
+    """
+    plan = audit_plan(audit, agreements=agreements)
+    return plan.drop_duplicates("agreements").reset_index(drop=True)
+
+
+def queue(audit: pd.DataFrame) -> pd.DataFrame:
+    """The picked rows as the queue of a `review.ReviewSession` in mode "audit", strata mixed evenly.
+
+    Within each stratum the order is the random one of the draw, so that whoever stops early has seen a random sample
+    of all of them. Neither stratum nor prediction goes along.
+    """
+    picked = audit[audit["picked"]]
+    place = (picked["order"] + 0.5) / picked.groupby("stratum")["order"].transform("max").add(1)
+    rows = picked.assign(place=place).sort_values(["place", "sha256"])
+    rows = rows.assign(given=rows["label"], suggested="", score=np.nan)
+    return rows[["path", "sha256", "given", "suggested", "score", "group", "split"]].reset_index(drop=True)
+
+
+def verdicts(journal: Path, *, class_names: Sequence[str]) -> pd.Series:
+    """What people said, by sha256: a class, or "drop". Unsure and escalated pictures have no verdict."""
+    decided = decisions_in_force(journal).set_index("sha256")
+    verdict = decided["decision"].mask(decided["decision"].eq("keep"), decided["given_label"])
+    return verdict[verdict.isin([*class_names, "drop"])]
+
+
+def truth(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> pd.Series:
+    """The verdict on each row of the audit, None where there is none; "drop" where a picture belongs to no class.
+
+    A picture to drop has no right answer: it counts against the model's accuracy, and its label as an error.
+    """
+    found = audit["sha256"].map(verdicts(journal, class_names=class_names)).astype(object)
+    return found.where(found.notna(), None)
+
+
+def accuracies(
+    audit: pd.DataFrame,
+    verdict: pd.Series,
+    *,
+    labels: Sequence[str] | None = None,
+    planted: Sequence[str] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Accuracy as the labels have it, as the audit has it, and where it is known the true one: for `plot_intervals`.
+
+    Args:
+        audit: as from `load`.
+        verdict: as from `truth`.
+        labels: (N,) given labels; those at the time of the draw by default.
+        planted: (N,) true class of every row, known for the demo alone; counted, so without an interval.
+        seed: of the interval's draws.
+
+    Returns:
+        `name`, `value`, `low`, `high`, `pictures` (looked at), `note`.
+    """
+    predicted = audit["predicted"].to_numpy(object)
+    given = np.asarray(audit["label"] if labels is None else labels, dtype=object)
+    rows = [{"name": "believing the labels"} | _share(given == predicted, audit["group"])]
+    found = audited_accuracy(verdict, predicted, audit, groups=audit["group"], seed=seed)
+    rows.append({"name": "audited", "pictures": found["audited"]} | found)
+    if planted is not None:
+        value = float((np.asarray(planted, dtype=object) == predicted).mean())
+        rows.append({"name": "planted truth", "value": value, "low": value, "high": value})
+    table = pd.DataFrame(rows, columns=["name", "value", "low", "high", "pictures", "note"])
+    return table.fillna({"note": "", "pictures": 0}).astype({"pictures": int})
+
+
+def confusion(audit: pd.DataFrame, verdict: pd.Series, *, class_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Estimated confusion matrix against the truth, as `audit.audited_confusion` has it; pictures to drop left out."""
+    return audited_confusion(verdict, audit["predicted"], audit, class_names=class_names, groups=audit["group"])
+
+
+def progress(audit: pd.DataFrame, verdict: pd.Series) -> str:
+    """How far an audit is, in one sentence."""
+    due, seen = int(audit["picked"].sum()), int((audit["picked"] & verdict.notna()).sum())
+    before = int(audit["stratum"].eq(STRATA[0]).sum())
+    known = f", {before:,} were reviewed before it was drawn" if before else ""
+    return f"{seen:,} of {due:,} pictures of the audit have a verdict{known}; it stands for {len(audit):,}."
+
+
+def _share(right: np.ndarray, groups: pd.Series) -> dict[str, float]:
+    worth = effective_count(groups, len(right), correlation=group_correlation(right, groups))
+    low, high = jeffreys(right.mean() * worth, worth)
+    return {"value": float(right.mean()), "low": float(low), "high": float(high)}
+
+
+def _files(run_dir: Path, split: str) -> tuple[Path, Path]:
+    return Path(run_dir) / f"audit_{split}.parquet", Path(run_dir) / f"audit_{split}.json"
+
+
+def _write(audit: pd.DataFrame, run_dir: Path, split: str, facts: dict[str, Any]) -> None:
+    table, file = _files(run_dir, split)
+    counts = {
+        "strata": audit["stratum"].value_counts().to_dict(),
+        "picked": audit.loc[audit["picked"], "stratum"].value_counts().to_dict(),
+    }
+    runs.write_table(audit, table)
+    runs.write_json(facts | counts, file)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
