@@ -56,13 +56,16 @@ def forward_pass(
     if engine == "onnxruntime":
         return _onnx_forward(model, outputs, cache_dir, threads)
     part = classifiers.feature_model(model, outputs) if outputs else model
-    return _folded(in_half_precision(part) if tf.config.list_physical_devices("GPU") else part)
+    return folded(in_half_precision(part) if tf.config.list_physical_devices("GPU") else part)
 
 
-def _folded(part: keras.Model) -> Forward:
-    """Weights as constants of the graph, so that TensorFlow's optimiser can fold BatchNorm into the convolutions."""
-    trainable = [np.asarray(variable) for variable in part.trainable_variables]
-    others = [np.asarray(variable) for variable in part.non_trainable_variables]
+def folded(part: keras.Model) -> Forward:
+    """The model with its weights as constants, so that TensorFlow can fold BatchNorm into the convolutions.
+
+    RGB 0–255, uint8 or float32 (B, S, S, 3), to a list of float32 arrays, one an output.
+    """
+    trainable = [keras.ops.convert_to_numpy(variable) for variable in part.trainable_variables]
+    others = [keras.ops.convert_to_numpy(variable) for variable in part.non_trainable_variables]
 
     def graph(pixels: tf.Tensor) -> list[tf.Tensor]:
         found, _ = part.stateless_call(trainable, others, tf.cast(pixels, tf.float32), training=False)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from nsfwlib import feature_store, model, training
+from nsfwlib import feature_store, features, images, model, training
 
 SIZE = 64
 LOW, TOP, WIDTH = "block_6_project", "out_relu", 1280  # MobileNetV2: small, and compiled in seconds
@@ -42,7 +42,7 @@ def features_of(classifier, data, cache_dir, **options):
 
 def test_features_equal_the_backbones_output(classifier, data, tmp_path):
     features = features_of(classifier, data, tmp_path, blocks=LOW, batch_size=5)
-    pixels = np.stack([training.images.load_image(data[1] / p, size=SIZE) for p in data[0]["path"]])
+    pixels = np.stack([images.load_image(data[1] / p, size=SIZE) for p in data[0]["path"]])
     expected = model.feature_model(classifier, [LOW]).predict(pixels, verbose=0)
     assert features.dtype == np.float16 and features.shape == (24, 64)
     assert np.allclose(features, expected, rtol=1e-2, atol=1e-3)
@@ -64,7 +64,7 @@ def test_cached_features_need_no_picture(classifier, data, tmp_path, monkeypatch
 
 
 def test_an_interrupted_pass_keeps_what_it_computed(classifier, data, tmp_path, monkeypatch):
-    batches = training.decoded_batches
+    batches = features.decoded_batches
 
     def interrupted(*args, **kwargs):
         for i, batch in enumerate(batches(*args, **kwargs)):
@@ -72,7 +72,7 @@ def test_an_interrupted_pass_keeps_what_it_computed(classifier, data, tmp_path, 
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(training, "decoded_batches", interrupted)
+    monkeypatch.setattr(features, "decoded_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         features_of(classifier, data, tmp_path, batch_size=4)
     folder = next((tmp_path / "features").iterdir())
@@ -168,6 +168,6 @@ def test_predictions_come_in_the_order_of_the_table_with_nan_for_what_cannot_be_
     table, folder = data
     asked = pd.concat([table[::-5], table.head(1).assign(path="gone.png")], ignore_index=True)
     found = training.predict(classifier, asked, folder, batch_size=2, progress=False)
-    pixels = np.stack([training.images.load_image(folder / p, size=SIZE) for p in asked["path"][:-1]])
+    pixels = np.stack([images.load_image(folder / p, size=SIZE) for p in asked["path"][:-1]])
     assert np.allclose(found[:-1], classifier.predict(pixels, verbose=0), atol=1e-5)
     assert np.isnan(found[-1]).all()
