@@ -1,0 +1,310 @@
+"""What does a model say of these files? Any folder, any size, on this machine or on a Ray cluster.
+
+Pictures are decoded ahead of the model, answers go to a work file beside the table as they come, and the table is
+written at the end: memory is flat, a broken file is a row, an interrupt or a kill loses seconds.
+
+    python -m nsfwlib.scoring FOLDER --model published --out scores.parquet
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from platformdirs import user_cache_path
+from tqdm.auto import tqdm
+
+from nsfwlib import scoring_files, scoring_store, scoring_stream
+
+if TYPE_CHECKING:
+    import keras
+
+COMMIT_SECONDS = 2  # what a kill may cost
+ENGINES = ("local", "ray")
+
+
+def score(
+    model: keras.Model | Path | str,
+    source: Any,
+    *,
+    out: Path,
+    engine: str = "local",
+    runtime: str = "auto",
+    data_dir: Path | None = None,
+    filesystem: Any = None,
+    class_names: Sequence[str] | None = None,
+    rescaling: tuple[float, float] = (1 / 255, 0.0),
+    frames: int = 8,
+    batch_size: int = 16,
+    workers: int | None = None,
+    cluster: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score every file of `source` → the table at `out`, one row a file, in the order of the source.
+
+    Columns: `path`; `sha256` of the bytes; `frames` that were scored; one probability a class, for an animation the
+    mean over its frames; `<class>_max`, the highest over its frames; `predicted`, the class with the highest
+    probability; `problem` ("" or a key of `images.REASONS`; then there are no probabilities) and `detail`;
+    `scored_by`, which changes with the model and with `frames`.
+
+    An interrupted call is taken up by the same call. Contents that are scored are not scored again: not after an
+    interrupt, not the second copy of a file, not those of a finished table with `resume`.
+
+    Args:
+        model: "published" (the 2019 InceptionV3), a `.keras` file, or a loaded model.
+        source: a folder, a glob, a file, a list of files, a table with the column `path`, or a URL that fsspec knows.
+        out: a .parquet, .csv or .jsonl file.
+        engine: "local", or "ray" for the machines of a cluster; the answers are the same.
+        runtime: "auto", "tensorflow" or "onnxruntime", see `engine.forward_pass`.
+        data_dir: what the paths of a list or table are relative to.
+        filesystem: an fsspec or pyarrow file system on which `source` lies.
+        class_names: wraps a model that this kit did not make: the classes, in the order of its outputs.
+        rescaling: of a wrapped model: (scale, offset) from raw RGB 0–255 to what it expects.
+        frames: at most so many frames of an animated GIF, WebP, APNG or AVIF, evenly spaced.
+        batch_size: pictures a forward pass.
+        workers: threads that decode, of each process; by default the cores, at most four.
+        cluster: options of `scoring_ray.answers`: address, actors, cpus, gpus.
+        resume: take over the scores of a finished `out`; the table then has the files of this `source`.
+        overwrite: replace a finished `out`, and a work file of another model.
+        progress: show a bar with rate and time left.
+
+    Raises:
+        FileExistsError: `out` is there, and neither `resume` nor `overwrite` is asked for.
+        FileNotFoundError: there is no such source or model file.
+        ValueError: an option out of range, an empty source, a model that is not ours without `class_names`, a work
+            file or table of another model.
+        OSError: the disk is full or read-only. What was scored stays in the work file.
+    """
+    out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
+    _check_options(engine, frames=frames, batch_size=batch_size)
+    files, rows = scoring_files.open_source(source, data_dir=data_dir, filesystem=filesystem)
+    from nsfwlib import engine as engines  # TensorFlow takes seconds: not before the arguments are known to be right
+
+    classifier = resolve_model(model, class_names=class_names, rescaling=rescaling)
+    names = _class_names(classifier)
+    scored_by = f"{engines.identity(classifier)}-{frames}"
+    options = {"size": classifier.input_shape[1], "frames": frames, "batch_size": batch_size, "workers": workers}
+    run = _engine(engine, files, classifier, runtime, options, cluster or {})
+    try:
+        with contextlib.closing(scoring_store.open_store(out, scored_by, discard=overwrite)) as store:
+            if resume and out.exists():
+                scoring_store.add_finished(store, out, names, scored_by)
+            scoring_store.add_files(store, rows)
+            if not scoring_store.count_files(store)[0]:
+                raise ValueError(f"Expected files to score. Received none: {source} is empty.")
+            _keep(store, run(scoring_store.todo(store), skip=scoring_store.Known(store)), progress)
+            scoring_store.write(scoring_store.tables(store, names, scored_by), out)
+    except (sqlite3.Error, OSError) as error:
+        raise _disk_error(error, out) from error
+    scoring_store.work_file(out).unlink(missing_ok=True)
+    return scoring_store.read(out)
+
+
+def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
+    if out.suffix not in scoring_store.FORMATS:
+        raise ValueError(f"out must end in {', '.join(scoring_store.FORMATS)}. Received: {out.name!r}.")
+    if out.exists() and not (resume or overwrite):
+        raise FileExistsError(
+            f"{out} exists. Take over its scores with resume=True (--resume), or replace it with overwrite=True "
+            "(--overwrite)."
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionError(f"{out.parent} cannot be written ({error.strerror}). Choose another out.") from error
+    return out
+
+
+def _check_options(engine: str, **counts: int) -> None:
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be one of {', '.join(ENGINES)}. Received: {engine!r}.")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {count}.")
+
+
+def resolve_model(
+    model: keras.Model | Path | str,
+    *,
+    class_names: Sequence[str] | None = None,
+    rescaling: tuple[float, float] = (1 / 255, 0.0),
+) -> keras.Model:
+    """A classifier of this kit's kind: loaded, fetched, or a foreign one wrapped with its class names.
+
+    Args:
+        model: "published", a model file (`.keras`; with `class_names` Keras' old `.h5`, too), or a loaded model.
+        class_names: of a foreign model, in the order of its outputs.
+        rescaling: of a foreign model: it is given rgb · scale + offset.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no classifier of pictures, or a foreign one without `class_names`.
+    """
+    from nsfwlib import model as classifiers
+    from nsfwlib import published
+
+    if isinstance(model, str) and model == "published":
+        return published.published_model()
+    if class_names is not None:
+        return _wrapped(_load_foreign(model), class_names, rescaling)
+    found = classifiers.load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
+    try:
+        classifiers.class_names(found)
+    except ValueError as error:
+        raise ValueError(f"{error} Or pass class_names in the order of its outputs, and its rescaling.") from None
+    return found
+
+
+def _load_foreign(model: keras.Model | Path | str) -> keras.Model:
+    import keras
+
+    if not isinstance(model, str | os.PathLike):
+        return model
+    if not Path(model).is_file():
+        raise FileNotFoundError(f"There is no model file {model}.")
+    try:
+        return keras.models.load_model(model, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds
+        raise ValueError(f"{model} is no model that Keras {keras.__version__} loads: {error}") from error
+
+
+def _wrapped(foreign: keras.Model, class_names: Sequence[str], rescaling: tuple[float, float]) -> keras.Model:
+    """`foreign` between this kit's rescaling and named classes, after a look at what it answers."""
+    import keras
+
+    from nsfwlib import model as classifiers
+
+    shape, names = foreign.input_shape, classifiers._checked_names(class_names)
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or not shape[1] or shape[3] != 3:
+        raise ValueError(f"Expected a model of square RGB pictures (B, S, S, 3). Received one of shape {shape}.")
+    if foreign.output_shape != (None, len(names)):
+        raise ValueError(
+            f"Expected {len(names)} probabilities, one for each of {', '.join(names)}. Received a model whose output "
+            f"has the shape {foreign.output_shape}."
+        )
+    inputs = keras.Input(shape[1:], name="rgb")
+    x = foreign(keras.layers.Rescaling(*rescaling, name="rescaling")(inputs))
+    label = ".".join([classifiers._CLASSES, *map(classifiers._escape, names)])
+    wrapped = keras.Model(inputs, keras.layers.Identity(name=label, dtype="float32")(x), name="wrapped")
+    answer = wrapped(np.random.default_rng(0).integers(0, 256, (2, *shape[1:])).astype(np.float32), training=False)
+    sums = np.asarray(answer).sum(axis=1)
+    if np.asarray(answer).min() < -1e-3 or not np.allclose(sums, 1, atol=1e-2):
+        raise ValueError(f"Expected probabilities, which sum to 1. Received answers that sum to {sums.round(2)}.")
+    return wrapped
+
+
+def _class_names(classifier: keras.Model) -> list[str]:
+    from nsfwlib import model as classifiers
+
+    names = classifiers.class_names(classifier)
+    columns = [*names, *(f"{name}_max" for name in names), *scoring_store.FIXED]
+    clash = sorted({name for name in columns if columns.count(name) > 1})
+    if clash:
+        raise ValueError(f"No class can be called like another column of the table. Rename: {', '.join(clash)}.")
+    return names
+
+
+def _engine(
+    name: str,
+    files: scoring_files.Files,
+    classifier: keras.Model,
+    runtime: str,
+    options: dict[str, Any],
+    cluster: Mapping[str, Any],
+) -> Callable[..., Iterator[list[scoring_stream.Answer]]]:
+    """A function of the work to be done that yields the answers, here or on the cluster."""
+    if name == "ray":
+        from nsfwlib import scoring_ray
+
+        return partial(scoring_ray.answers, files=files, model=classifier, runtime=runtime, **options, **cluster)
+    from nsfwlib import engine
+
+    forward = engine.forward_pass(classifier, engine=runtime, cache_dir=user_cache_path("nsfwlib"))
+    return partial(scoring_stream.answers, files=files, forward=forward, **options)
+
+
+def _keep(store: sqlite3.Connection, found: Iterator[list[scoring_stream.Answer]], progress: bool) -> None:
+    """Answers into the work file as they come; what came before an interrupt is kept, too."""
+    total, done = scoring_store.count_files(store)
+    saved = time.monotonic()
+    with tqdm(total=total, initial=done, desc="scores", unit="img", disable=not progress) as bar:
+        try:
+            for answers in found:
+                scoring_store.add_answers(store, answers)
+                bar.update(len(answers))
+                if time.monotonic() - saved > COMMIT_SECONDS:
+                    store.commit()
+                    saved = time.monotonic()
+        finally:
+            found.close()
+            store.commit()
+
+
+def _disk_error(error: Exception, out: Path) -> OSError:
+    work = scoring_store.work_file(out)
+    kept = f" What was scored stays in {work}: the same call goes on from there." if work.exists() else ""
+    if "locked" in str(error):
+        return OSError(f"{work} is in use by another process that scores into {out}. Wait for it, or choose another.")
+    return OSError(f"{out} could not be written: {error}.{kept}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m nsfwlib.scoring`: score a folder, a glob, files or a table; progress goes to standard error."""
+    parser = argparse.ArgumentParser(prog="python -m nsfwlib.scoring", description=main.__doc__)
+    parser.add_argument("source", nargs="+", help="a folder, a glob, files, a table with the column path, or a URL")
+    parser.add_argument("--model", default="published", help='a .keras file, or "published" (default: %(default)s)')
+    parser.add_argument("--out", type=Path, default=Path("scores.parquet"), help="%(default)s; .csv and .jsonl, too")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: the machines of a cluster")
+    parser.add_argument("--runtime", choices=("auto", "tensorflow", "onnxruntime"), default="auto")
+    parser.add_argument("--data-dir", type=Path, help="what the paths of a table are relative to")
+    parser.add_argument("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
+    parser.add_argument("--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0))
+    parser.add_argument("--frames", type=int, default=8, help="of an animation, at most (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--workers", type=int, help="threads that decode")
+    parser.add_argument("--address", help="of a Ray cluster; default: this machine, or $RAY_ADDRESS")
+    parser.add_argument("--actors", type=int, help="models on the Ray cluster; default: as many as fit")
+    parser.add_argument("--gpus", type=float, default=0, help="of each Ray actor (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="take over the scores of a finished table")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished table")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    options = vars(parser.parse_args(arguments))
+    source, quiet = options.pop("source"), options.pop("quiet")
+    cluster = {name: options.pop(name) for name in ("address", "actors", "gpus")}
+    cluster = {name: value for name, value in cluster.items() if value}
+    try:
+        options = {**options, "rescaling": tuple(options["rescaling"]), "cluster": cluster, "progress": not quiet}
+        table = score(options.pop("model"), source[0] if len(source) == 1 else source, **options)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. The same command goes on from here.\n")
+        return 130
+    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if not quiet:
+        sys.stderr.write(f"{summary(table)}\n{options['out']}\n")
+    return 0
+
+
+def summary(table: pd.DataFrame) -> str:
+    """One line: how many files, of what predicted class, and how many could not be scored."""
+    counts = table.loc[table["problem"].eq(""), "predicted"].value_counts()
+    parts = [f"{len(table):,} files", *(f"{count:,} {name}" for name, count in counts.items())]
+    problems = int(table["problem"].ne("").sum())
+    return ", ".join([*parts, f"{problems:,} with a problem"] if problems else parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,372 @@
+"""How do many machines share the work? Ray Data spreads the files, one model an actor; the answers are the same.
+
+Actors, whole machines or their results may be lost on the way. Ray restarts what it can; what has no answer at the
+end of a round is given out again in the next, to the machines that are there then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from nsfwlib import scoring_files, scoring_stream
+from nsfwlib.scoring_stream import Answer
+
+if TYPE_CHECKING:
+    import keras
+
+LARGEST_BLOCK = 512  # files that an actor is given at a time, at most: what a lost machine may cost
+STALLED_SECONDS = 600  # without any answer: a model that loads for longer than that is no model
+_REDUCE = {
+    "scores": (scoring_stream.mean_and_highest, np.float32),
+    "features": (scoring_stream.first_frame, np.float16),
+}
+
+
+def answers(
+    work: Iterable[tuple[int, str]],
+    *,
+    files: scoring_files.Files,
+    model: keras.Model,
+    size: int,
+    blocks: Sequence[str] | None = None,
+    runtime: str = "auto",
+    frames: int = 1,
+    batch_size: int = 16,
+    workers: int | None = None,
+    skip: Any = (),
+    address: str | None = None,
+    actors: int | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
+) -> Iterator[list[Answer]]:
+    """`scoring_stream.answers` on the machines of a Ray cluster, in the order in which they are ready.
+
+    Args:
+        work: (position, path) of each file; every machine must reach it under that path.
+        files: where they lie.
+        model: sent to the actors as a saved file.
+        size: side of its pictures.
+        blocks: pooled features of these blocks in place of probabilities.
+        runtime: as in `engine.forward_pass`.
+        frames: at most so many frames of an animation.
+        batch_size: pictures a forward pass.
+        workers: threads that decode in each actor; as many as it has cores by default.
+        skip: sha256 of contents that need no answer. If there are any, all files are hashed first.
+        address: of the cluster; by default `$RAY_ADDRESS`, or else the cores of this machine.
+        actors: models at a time; by default as many as the cluster has room for.
+        cpus: cores of each actor, for decoding and computing.
+        gpus: of each actor.
+
+    Raises:
+        ImportError: Ray is not installed.
+        RuntimeError: the cluster cannot be reached, has no room for one actor, or no machine gives an answer.
+    """
+    task = "features" if blocks else "scores"
+    widths = _widths(model, blocks)
+    with _connected(address) as ray:
+        if len(skip):
+            known, work = _split_known(work, files, skip, ray, cpus)
+            yield from known
+        settings = {"size": size, "frames": frames, "batch_size": batch_size, "workers": workers or max(1, int(cpus))}
+        arguments = {
+            "model": ray.put(_saved(model)),
+            "files": files,
+            "task": task,
+            "blocks": blocks,
+            "runtime": runtime,
+            "threads": max(1, int(cpus)),
+            "settings": settings,
+        }
+        room = {"actors": actors, "num_cpus": cpus, "num_gpus": gpus}
+        for table in _rounds(ray, list(work), _Scorer, arguments, least=batch_size, **room):
+            yield _answers(table, widths, _REDUCE[task][1])
+
+
+def feature_batches(
+    model: keras.Model,
+    blocks: Sequence[str],
+    paths: Sequence[str],
+    data_dir: Path,
+    *,
+    keys: Sequence[str],
+    batch_size: int = 32,
+    **cluster: Any,
+) -> Iterator[tuple[np.ndarray, list[np.ndarray], list[str]]]:
+    """Bottleneck features over Ray: (positions, one float16 (n, D) a block, problems), in any order.
+
+    Args:
+        model: a classifier.
+        blocks: names of its blocks.
+        paths: of the images table, relative to `data_dir`.
+        data_dir: a folder that every machine reaches under this path.
+        keys: sha256 of what each file should hold; one that has changed since is a problem.
+        batch_size: pictures a forward pass.
+        cluster: address, actors, cpus, gpus, runtime as in `answers`.
+    """
+    files = scoring_files.Files(str(Path(data_dir).absolute()))
+    options = {"size": model.input_shape[1], "blocks": list(blocks), "batch_size": batch_size, **cluster}
+    for found in answers(enumerate(paths), files=files, model=model, **options):
+        good = [answer for answer in found if answer.values is not None and answer.sha256 == keys[answer.position]]
+        positions = {answer.position for answer in good}
+        problems = [
+            f"{paths[answer.position]}: {answer.problem or 'changed since the scan; scan again'}"
+            for answer in found
+            if answer.position not in positions
+        ]
+        values = [np.stack(block) for block in zip(*(answer.values for answer in good), strict=True)]
+        yield np.array([answer.position for answer in good], int), values, problems
+
+
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[Any]:
+    """Ray, connected: to the cluster that this process is connected to already, or for as long as this lasts."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ImportError("engine='ray' needs Ray. Run: pip install 'nsfwlib[ray]'") from None
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            raise RuntimeError(f"The Ray cluster {address or ''} cannot be reached: {error}") from error
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    context = ray.data.DataContext.get_current()
+    before = context.enable_progress_bars, context.max_errored_blocks, context.execution_no_progress_timeout_s
+    logger.setLevel(logging.CRITICAL)  # a lost machine is a screen of tracebacks; we say it in a line
+    context.enable_progress_bars, context.max_errored_blocks = False, -1
+    context.execution_no_progress_timeout_s = STALLED_SECONDS
+    try:
+        yield ray
+    finally:
+        logger.setLevel(level)
+        context.enable_progress_bars, context.max_errored_blocks, context.execution_no_progress_timeout_s = before
+        if ours:
+            ray.shutdown()
+
+
+def _rounds(
+    ray: Any,
+    work: list[tuple[int, str]],
+    function: type,
+    arguments: dict[str, Any],
+    *,
+    least: int,
+    actors: int | None,
+    num_cpus: float,
+    num_gpus: float,
+) -> Iterator[pa.Table]:
+    """Tables of answers, one a file, for as many rounds as some have none and each round brings some."""
+    left, idle = dict(work), 0
+    while left:
+        count = min(actors or len(left), _room(ray, num_cpus, num_gpus))
+        rows = int(np.clip(len(left) // (16 * count), least, LARGEST_BLOCK))
+        before, error = len(left), None
+        try:
+            data = ray.data.from_arrow(_cut(left, rows)).map_batches(
+                function,
+                fn_constructor_kwargs=arguments,
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=1, max_size=count, initial_size=count, max_tasks_in_flight_per_actor=2
+                ),
+                num_cpus=num_cpus,
+                num_gpus=num_gpus or None,
+                ray_remote_args_fn=_restarts,
+            )
+            for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
+                new = [left.pop(position, None) is not None for position in table["position"].to_pylist()]
+                _raise_failure(table)
+                if any(new):
+                    yield table.filter(pa.array(new))
+        except ray.exceptions.RayError as caught:
+            error = caught
+        idle = idle + 1 if len(left) == before else 0
+        if idle == 2:
+            raise RuntimeError(f"The Ray cluster gave no answer for {len(left):,} files: {_last_line(error)}")
+        if left:
+            warnings.warn(
+                f"{len(left):,} files have no answer yet: a worker or its results were lost. They are given out again.",
+                stacklevel=2,
+            )
+
+
+def _restarts() -> dict[str, int]:
+    """Files are given out again by the next round: an actor that finds no machine would hold them for ever."""
+    return {"max_restarts": -1, "max_task_retries": 0}
+
+
+def _room(ray: Any, num_cpus: float, num_gpus: float) -> int:
+    """Actors that the machines of the cluster have room for at this moment."""
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wants = {"CPU": num_cpus, "GPU": num_gpus}
+    count = sum(int(min(node.get(kind, 0) / want for kind, want in wants.items() if want)) for node in alive)
+    if not count:
+        has = {kind: sum(node.get(kind, 0) for node in alive) for kind in wants}
+        raise RuntimeError(f"The Ray cluster has no machine with room for an actor of {wants}. It has {has} in all.")
+    return count
+
+
+def _cut(work: dict[int, str], rows: int) -> list[pa.Table]:
+    positions, paths = np.fromiter(work, np.int64, len(work)), list(work.values())
+    return [
+        pa.table({"position": positions[start : start + rows], "path": pa.array(paths[start : start + rows])})
+        for start in range(0, len(paths), rows)
+    ]
+
+
+class _Scorer:
+    """What an actor holds: the model. Called with a table of positions and paths, it answers with one of answers."""
+
+    def __init__(
+        self,
+        model: Any,
+        files: scoring_files.Files,
+        task: str,
+        blocks: Sequence[str] | None,
+        runtime: str,
+        threads: int,
+        settings: dict[str, Any],
+    ) -> None:
+        import ray
+
+        from nsfwlib import engine
+
+        engine.tf.config.threading.set_intra_op_parallelism_threads(threads)
+        engine.tf.config.threading.set_inter_op_parallelism_threads(1)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.keras"
+            path.write_bytes(ray.get(model))
+            loaded = engine.keras.models.load_model(path, compile=False, safe_mode=True)
+        forward = engine.forward_pass(loaded, blocks, engine=runtime, cache_dir=_cache_dir(), threads=threads)
+        self.reduce, self.dtype = _REDUCE[task]
+        self.options = {"files": files, "forward": forward, **settings}
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        work = zip(table["position"].to_pylist(), table["path"].to_pylist(), strict=True)
+        try:
+            found = [a for batch in scoring_stream.answers(work, reduce=self.reduce, **self.options) for a in batch]
+        except Exception as error:  # ours to report: Ray would take it for a lost machine and try again
+            return _failure(table, error)
+        return _table(found, self.dtype)
+
+
+class _Hasher:
+    """What an actor of the first pass does: sha256 of each file, nothing decoded."""
+
+    def __init__(self, files: scoring_files.Files) -> None:
+        self.files = files
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        found = []
+        for position, path in zip(table["position"].to_pylist(), table["path"].to_pylist(), strict=True):
+            picture = scoring_files.load_picture(self.files, path, size=1, frames=1, skip=_Everything())
+            found.append(Answer(position, picture.sha256, 0, None, picture.problem, picture.detail))
+        return _table(found, np.float32)
+
+
+class _Everything:
+    def __contains__(self, sha256: str) -> bool:
+        return True
+
+
+def _split_known(
+    work: Iterable[tuple[int, str]], files: scoring_files.Files, skip: Any, ray: Any, cpus: float
+) -> tuple[Iterator[list[Answer]], list[tuple[int, str]]]:
+    """Answers for the files whose content is scored, and the rest of the work."""
+    paths, known, rest = dict(work), [], []
+    room = {"actors": None, "num_cpus": min(1, cpus), "num_gpus": 0}
+    for table in _rounds(ray, list(paths.items()), _Hasher, {"files": files}, least=64, **room):
+        for answer in _answers(table, [], np.float32):
+            if answer.problem or answer.sha256 in skip:
+                known.append(answer)
+            else:
+                rest.append((answer.position, paths[answer.position]))
+    return iter([known]), sorted(rest)
+
+
+def _saved(model: keras.Model) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        return path.read_bytes()
+
+
+def _widths(model: keras.Model, blocks: Sequence[str] | None) -> list[int]:
+    if not blocks:
+        return [model.output_shape[-1]] * 2
+    from nsfwlib import model as classifiers
+
+    return [output.shape[-1] for output in classifiers.feature_model(model, list(blocks)).outputs]
+
+
+def _cache_dir() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("nsfwlib")
+
+
+_SCHEMA = pa.schema(
+    {
+        "position": pa.int64(),
+        "sha256": pa.string(),
+        "frames": pa.int32(),
+        "values": pa.binary(),
+        "problem": pa.string(),
+        "detail": pa.string(),
+        "failure": pa.string(),
+    }
+)
+
+
+def _table(found: list[Answer], dtype: type) -> pa.Table:
+    rows = [
+        {**a._asdict(), "values": np.concatenate(a.values).astype(dtype).tobytes() if a.values else None, "failure": ""}
+        for a in found
+    ]
+    return pa.Table.from_pylist(rows, _SCHEMA)
+
+
+def _failure(table: pa.Table, error: Exception) -> pa.Table:
+    text = f"{type(error).__name__}: {error}"
+    return pa.Table.from_pylist([{"position": p, "failure": text} for p in table["position"].to_pylist()], _SCHEMA)
+
+
+def _raise_failure(table: pa.Table) -> None:
+    failure = table["failure"][0].as_py() if len(table) else ""
+    if failure:
+        raise RuntimeError(f"A worker of the Ray cluster failed. {failure}")
+
+
+def _answers(table: pa.Table, widths: list[int], dtype: type) -> list[Answer]:
+    ends = np.cumsum(widths)[:-1]
+    return [
+        Answer(
+            row["position"],
+            row["sha256"],
+            row["frames"],
+            None if row["values"] is None else np.split(np.frombuffer(row["values"], dtype), ends),
+            row["problem"],
+            row["detail"],
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def _last_line(error: BaseException | None) -> str:
+    return "every worker was lost" if error is None else str(error).strip().splitlines()[-1]
