@@ -204,7 +204,8 @@ def audited_label_errors(
     wrong = 1 - _same(truth, labels)
     kinds = [("", "", wrong, None)]
     kinds += [(name, "", wrong, labels == name) for name in class_names]
-    pairs = sorted({(a, b) for a, b in zip(labels[wrong == 1], truth[wrong == 1], strict=True)})
+    seen = (wrong == 1) & (audit["picked"] | audit["stratum"].eq(STRATA[0])).to_numpy()
+    pairs = sorted({(a, b) for a, b in zip(labels[seen], truth[seen], strict=True)})
     kinds += [(a, b, np.where(np.isnan(wrong), np.nan, truth == b), labels == a) for a, b in pairs]
     return pd.DataFrame([
         {"label": a, "truth": b} | audited_share(outcome, audit, among=rows, groups=groups, level=level, seed=seed)

@@ -118,6 +118,31 @@ def record(run_dir: Path, split: str) -> dict[str, Any]:
     return runs.read_json(_files(run_dir, split)[1])
 
 
+def of_run(run_dir: Path, split: str) -> pd.DataFrame | None:
+    """The frozen audit of a run's predictions on `split`; None where none was drawn.
+
+    Raises:
+        ValueError: it was drawn for other predictions than those of the run now.
+    """
+    predictions = predictions_of(run_dir, split)
+    return load(run_dir, split, about=None if predictions is None else fingerprint(predictions))
+
+
+def predictions_of(run_dir: Path, split: str) -> pd.DataFrame | None:
+    """The model's predictions on a split, indexed by path, one column a class; None before 02 or where it has none."""
+    file = Path(run_dir) / "predictions.parquet"
+    if not file.exists():
+        return None
+    table = pd.read_parquet(file).set_index("path").dropna()
+    table = table[table["split"].eq(split)].drop(columns="split")
+    return table if len(table) else None
+
+
+def given_labels(table: pd.DataFrame) -> str:
+    """What an audit of labels is about: these pictures under these folders' names."""
+    return f"labels {runs.fingerprint(table, table['given_label'])}"
+
+
 def fingerprint(predictions: pd.DataFrame) -> str:
     """16 hex digits that change with any prediction: rows indexed by path, one column a class."""
     probs = predictions.select_dtypes("number").sort_index()
@@ -201,12 +226,15 @@ def confusion(audit: pd.DataFrame, verdict: pd.Series, *, class_names: Sequence[
     return audited_confusion(verdict, audit["predicted"], audit, class_names=class_names, groups=audit["group"])
 
 
-def progress(audit: pd.DataFrame, verdict: pd.Series) -> str:
-    """How far an audit is, in one sentence."""
+def progress(audit: pd.DataFrame | None, verdict: pd.Series | None) -> str:
+    """How far an audit is, in a sentence; what to do where there is none."""
+    if audit is None or verdict is None:
+        return "No audit has been drawn: notebook 03 does it after 02, so that accuracy need not believe the labels."
     due, seen = int(audit["picked"].sum()), int((audit["picked"] & verdict.notna()).sum())
     before = int(audit["stratum"].eq(STRATA[0]).sum())
-    known = f", {before:,} were reviewed before it was drawn" if before else ""
-    return f"{seen:,} of {due:,} pictures of the audit have a verdict{known}; it stands for {len(audit):,}."
+    known = f", and {before:,} were reviewed before it was drawn" if before else ""
+    begin = "" if seen or before else " No audit has been done yet: notebook 03 has it in its grid."
+    return f"{seen:,} of {due:,} pictures of the audit have a verdict{known}; it stands for {len(audit):,}.{begin}"
 
 
 def _share(right: np.ndarray, groups: pd.Series) -> dict[str, float]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nsfwlib import dataset, labels
+from nsfwlib import agreement, audits, dataset, labels, runs
+from nsfwlib.audit import audited_label_errors
 from nsfwlib.journal import decisions as decisions_in_force
+from nsfwlib.journal import read as read_journal
 from nsfwlib.review import ReviewSession
 
 
@@ -81,3 +84,94 @@ def what_review_cost(session: ReviewSession, *, estimated: float) -> pd.Series:
             "errors found a minute": round(found / minutes, 1) if minutes else float("nan"),
         }
     )
+
+
+def draw_audits(
+    run_dir: Path,
+    sizes: Mapping[str, int],
+    table: pd.DataFrame,
+    current: pd.Series,
+    pred_probs: np.ndarray,
+    journal: Path,
+    *,
+    class_names: Sequence[str],
+    seed: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """The frozen audits of these splits, drawn if they are not there; without `predictions.parquet` only `train`.
+
+    Args:
+        run_dir: of the model.
+        sizes: split → how many pictures to look at. For "test" and "val" besides all on which label and model
+            disagree; for "train" in all, a third of them from those on which the judge disagrees.
+        table: the images table; usable rows.
+        current: labels in force, in its order.
+        pred_probs: (N, K) of the judge, in its order.
+        journal: the decisions journal, as it is before anyone looks at the sample.
+        class_names: the K classes.
+        seed: of the draws.
+
+    Raises:
+        ValueError: an audit of other predictions is in the run, or there is no such split.
+    """
+    unknown = sorted(set(sizes) - set(dataset.SPLITS))
+    if unknown:
+        raise ValueError(f"Audits are of {', '.join(dataset.SPLITS)}. Received: {', '.join(unknown)}.")
+    frozen = {}
+    for split, n in sizes.items():
+        rows = table["split"].eq(split)
+        about, predicted, options = audits.given_labels(table[rows]), None, {"agreements": n}
+        if split == "train":
+            options = {"agreements": n - n // 3, "disagreements": n // 3}
+        elif (predictions := audits.predictions_of(run_dir, split)) is not None:
+            about, predicted = audits.fingerprint(predictions), predictions.idxmax(axis=1)
+        else:
+            continue
+        drawn_from = audits.candidates(
+            table[rows], current[rows], pred_probs[rows], journal, class_names=class_names, predicted=predicted
+        )
+        frozen[split] = audits.freeze(run_dir, split, drawn_from, about=about, seed=seed, **options)
+    return frozen
+
+
+def audit_costs(frozen: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What audits of a model's accuracy cost and buy, by split: `agreements`, `pictures`, `width` in points."""
+    plans = [audits.costs(audit).assign(split=split) for split, audit in frozen.items() if split != "train"]
+    return pd.concat(plans or [pd.DataFrame(columns=["split"])]).set_index("split")
+
+
+def audit_session(audit: pd.DataFrame, journal: Path, **options: Any) -> ReviewSession:
+    """The picked pictures of an audit, to be answered blind; `options` as of `ReviewSession`."""
+    return ReviewSession(audits.queue(audit), journal, mode="audit", **options)
+
+
+def label_errors(audit: pd.DataFrame, given: pd.Series, journal: Path, *, class_names: Sequence[str]) -> pd.DataFrame:
+    """Share of wrong labels, over all, by class and by pair, as an audit has it: for `plots.plot_intervals`.
+
+    Args:
+        audit: as from `draw_audits`.
+        given: labels to judge, indexed by path.
+        journal: holds the verdicts.
+        class_names: the classes.
+
+    Returns:
+        `name` and the columns of `audit.audited_label_errors`; "drop" as a truth means that there is no class.
+    """
+    verdict = audits.truth(audit, journal, class_names=class_names)
+    judged = audit["path"].map(given)
+    found = audited_label_errors(verdict, judged, audit, class_names=class_names, groups=audit["group"])
+    pair = found["label"] + found["truth"].map(lambda name: f" → {name}" if name else "")
+    return found.assign(name=pair.mask(found["label"].eq(""), "all labels"))
+
+
+def reviewer_agreement(journal: Path, table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """`agreement.agreement` of a journal, near-duplicates counted as the images table groups them; empty without."""
+    answers = agreement.opinions(read_journal(journal))
+    groups = table.drop_duplicates("sha256").set_index("sha256")["group"]
+    return agreement.agreement(answers, groups=groups, seed=seed) if len(answers) else pd.DataFrame()
+
+
+def journal_in_use(run_dir: Path, journal: Path) -> Path:
+    """The journal that notebook 03 wrote to: that of the simulated reviewer in the run, or the real one."""
+    record = Path(run_dir) / "cleansing.json"
+    simulated = record.exists() and runs.read_json(record)["simulated"]
+    return Path(run_dir) / "simulated_decisions.csv" if simulated else Path(journal)
