@@ -27,6 +27,7 @@ BACKBONES = {
     "ConvNeXtTiny": (1.0, 0.0, 224),
 }
 FEATURES = "features"  # the layer of pooled backbone output, where the head begins
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 _CLASSES = "classes"  # the last layer; its name carries the class names
 
 
@@ -43,8 +44,8 @@ def build_classifier(
 
     Args:
         class_names: K names, at least two, in the order of the outputs.
-        weights: of the backbone: "nsfwjs" (the published model of 2019), "imagenet" (Keras' download), a file that
-            `load_model` reads, or None (random).
+        weights: of the backbone: "nsfwjs" (published with InceptionV3 and MobileNetV2), "imagenet" (Keras' download), a
+            file that `load_model` reads, or None (random).
         backbone: a key of `BACKBONES`.
         head: "original" (Dropout 0.4, Dense 256, Dropout 0.5, Dense 128, Dropout 0.25, softmax; the scripts of 2019
             lost the first dropout to a typo), or "logistic" (softmax alone).
@@ -56,9 +57,10 @@ def build_classifier(
     names = _checked_names(class_names)
     if backbone not in BACKBONES:
         raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}. Received: {backbone!r}.")
-    if weights == "nsfwjs" and backbone != "InceptionV3":
+    if weights == "nsfwjs" and backbone not in ("InceptionV3", "MobileNetV2"):
         raise ValueError(
-            f"weights='nsfwjs' are an InceptionV3. Received: backbone={backbone!r}. Use weights='imagenet'."
+            "weights='nsfwjs' are an InceptionV3 or a MobileNetV2. "
+            f"Received: backbone={backbone!r}. Use weights='imagenet'."
         )
     scale, offset, size = BACKBONES[backbone]
     keras.utils.set_random_seed(seed)
@@ -297,18 +299,60 @@ def save_model(model: keras.Model, path: Path) -> None:
     partial.replace(path)
 
 
-def load_model(path: Path) -> keras.Model:
-    """Load a classifier that `save_model` wrote.
+def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras.Model:
+    """Load a classifier: a `.keras` that `save_model` wrote, or a Keras 2 `.h5` of 2019.
+
+    No code in the file is ever executed. An `.h5` is wrapped to the contract of this kit, see `legacy.load_legacy`.
+
+    Args:
+        path: the file.
+        class_names: for an `.h5`, which has none: its K classes in the order of the outputs; by default those of 2019.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no Keras model of this kit.
+        ValueError: the file is no model of this kit, or carries code.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no model file {path}. Train one with 02_fine_tune, or use weights='nsfwjs'.")
-    if path.is_dir() or not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no `.keras` file. Expected a model saved by Keras 3. Save it as `.keras` first.")
-    model = keras.models.load_model(path, compile=False, safe_mode=True)
-    class_names(model)
+    if path.is_dir():
+        raise ValueError(_folder_advice(path))
+    if path.read_bytes()[:8] == _HDF5:
+        from nsfwlib import legacy
+
+        return legacy.load_legacy(path, class_names=class_names)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019. Received: another format.")
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds; the first line says which layer or part is at fault
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} was not loaded: {reason} Expected a classifier that nsfwlib saved; code in a model file is never "
+            "run."
+        ) from error
+    _checked_contract(model, path)
     return model
+
+
+def _folder_advice(path: Path) -> str:
+    if (path / "saved_model.pb").exists():
+        return (
+            f"{path} is a SavedModel folder, which Keras 3 cannot load as a model. Load it with Keras 2 "
+            "(`pip install tf-keras`; `tf_keras.models.load_model(folder).save('model.h5')`) and give the `.h5` here, "
+            "or use it as it is with `keras.layers.TFSMLayer`."
+        )
+    return f"{path} is a folder. Expected a `.keras` or `.h5` file."
+
+
+def _checked_contract(model: keras.Model, path: Path) -> None:
+    """A ValueError unless `model` has what the kit's functions rely on."""
+    class_names(model)
+    names = {layer.name for layer in model.layers}
+    missing = [name for name in ("rescaling", FEATURES, "temperature") if name not in names]
+    shape = model.input_shape
+    if missing or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+        raise ValueError(
+            f"{path} is no classifier of this kit. Expected layers 'rescaling', '{FEATURES}' and 'temperature' and "
+            f"square RGB input. Received: input {shape}, without {', '.join(missing) or 'any missing layer'}."
+        )

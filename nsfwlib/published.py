@@ -28,23 +28,28 @@ if TYPE_CHECKING:
 
 PACKAGE, VERSION = "nsfwjs", "4.4.0"  # MIT licence
 INTEGRITY = "sha512-krC1fgeTLXtZwgdpKJ0jm7hqv0gTSRQQRL+FhOaxaJ9Wj92t42BO3csO2odwgTAgZgf2RvkwPtp0R8Aa7dc+MA=="
+MODELS = {"InceptionV3": "inception_v3", "MobileNetV2": "mobilenet_v2"}  # folders in the package
 CLASS_NAMES = ("drawings", "hentai", "neutral", "porn", "sexy")  # the order of its outputs
 _TOKEN = re.compile(
     r"""(?P<string>"(?:[^"\\]|\\.)*")|(?P<key>[A-Za-z_$][\w$]*)(?=:)|(?P<bool>![01])|(?P<point>(?<![\w.])\.\d)"""
 )
 
 
-def published_model() -> keras.Model:
-    """The published InceptionV3 of 2019: raw RGB 0–255 (B, 299, 299, 3) in, probabilities (B, 5) out.
+def published_model(backbone: str = "InceptionV3") -> keras.Model:
+    """The published classifier: raw RGB 0–255 (B, S, S, 3) in, probabilities (B, 5) out.
 
-    The first call fetches 25 MB with npm into the user's cache folder; later calls work offline.
+    `backbone` is "InceptionV3" (the model of 2019, S = 299) or "MobileNetV2" (smaller, S = 224). The
+    first call fetches 25 MB with npm into the user's cache folder; later calls work offline.
 
     Raises:
+        ValueError: there is no published model of that backbone.
         RuntimeError: npm is missing, the package cannot be fetched, or it is not the pinned one.
     """
     from nsfwlib import model
 
-    classifier = model.build_classifier(CLASS_NAMES, weights=None)
+    if backbone not in MODELS:
+        raise ValueError(f"backbone must be one of {', '.join(MODELS)}. Received: {backbone!r}.")
+    classifier = model.build_classifier(CLASS_NAMES, weights=None, backbone=backbone)
     weights = load_backbone(classifier)
     for layer, name in zip(model.head_dense_layers(classifier), ("dense_1", "dense_2", "dense_3"), strict=True):
         layer.set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
@@ -52,11 +57,17 @@ def published_model() -> keras.Model:
 
 
 def load_backbone(classifier: keras.Model) -> dict[str, np.ndarray]:
-    """Load the published backbone and its rescaling into an InceptionV3 classifier; returns all published tensors."""
+    """Load the published backbone and its rescaling into a classifier; returns all published tensors."""
     from nsfwlib import model
 
-    _, weights = read_layers_model(fetch_package(), "inception_v3")
-    model.set_backbone_weights(classifier, inception_weights(weights))
+    small = any(layer.name == "Conv1" for layer in classifier.layers)
+    _, weights = read_layers_model(fetch_package(), MODELS["MobileNetV2" if small else "InceptionV3"])
+    if small:
+        for name, values in _by_layer(weights).items():
+            if not name.startswith("dense"):
+                classifier.get_layer(name).set_weights(values)
+    else:
+        model.set_backbone_weights(classifier, inception_weights(weights))
     model.set_rescaling(classifier, 1 / 255, 0.0)  # the scripts of 2019 divided by 255
     return weights
 
@@ -64,13 +75,19 @@ def load_backbone(classifier: keras.Model) -> dict[str, np.ndarray]:
 def inception_weights(weights: dict[str, np.ndarray]) -> dict[str, list[list[np.ndarray]]]:
     """The published tensors as `model.set_backbone_weights` wants them: layer kind → weights in creation order."""
     count = sum(name.endswith("/moving_mean") for name in weights)
-    norms = [f"batch_normalization_{i}" for i in range(1, count + 1)]
-    return {
-        "Conv2D": [[weights[f"conv2d_{i}/kernel"]] for i in range(1, count + 1)],
-        "BatchNormalization": [
-            [weights[f"{name}/{part}"] for part in ("beta", "moving_mean", "moving_variance")] for name in norms
-        ],
-    }
+    layers = _by_layer(weights)
+    kinds = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}
+    return {kind: [layers[f"{stem}_{i}"] for i in range(1, count + 1)] for kind, stem in kinds.items()}
+
+
+def _by_layer(weights: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+    """Tensors named "layer/weight" by layer, each in the order in which Keras keeps a layer's weights."""
+    order = ("kernel", "depthwise_kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance")
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name, values in weights.items():
+        layer, _, weight = name.rpartition("/")
+        layers.setdefault(layer, {})[weight] = values
+    return {layer: [some[weight] for weight in order if weight in some] for layer, some in layers.items()}
 
 
 def fetch_package(*, cache_dir: Path | None = None, timeout: float = 600) -> Path:

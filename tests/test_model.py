@@ -128,7 +128,7 @@ def test_a_missing_model_file_says_what_to_do(tmp_path):
 
 def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "x.keras").write_text("<html>")
-    with pytest.raises(ValueError, match=r"is no `\.keras` file"):
+    with pytest.raises(ValueError, match=r"is no model file\. Expected `\.keras`"):
         m.load_model(tmp_path / "x.keras")
 
 
