@@ -138,11 +138,9 @@ def second_queue(
         labelling["reviewer"].ne(reviewer) & labelling["kind"].eq("decision") & labelling["decision"].ne("escalate")
     ]
     rows = table[table["sha256"].isin(open_to["sha256"]) & table["split"].ne("test")].drop_duplicates("sha256")
-    first = rows.groupby("group")["sha256"].transform("min")
-    whole = table.groupby("group")["sha256"].min()
-    first = rows["group"].map(whole).fillna(first)
-    chance = first.map(lambda content: _unit(f"{seed} {content}"))
-    rows = rows.assign(place=chance)[chance < share].sort_values(["place", "sha256"])
+    chance = rows["group"].map(table.groupby("group")["sha256"].min()).map(lambda first: _unit(f"{seed} {first}"))
+    rows = rows[chance < share]
+    rows = rows.assign(place=[_unit(f"{seed} place {sha256}") for sha256 in rows["sha256"]]).sort_values("place")
     return _as_queue(rows)
 
 

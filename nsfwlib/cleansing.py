@@ -144,6 +144,38 @@ def audit_session(audit: pd.DataFrame, journal: Path, **options: Any) -> ReviewS
     return ReviewSession(audits.queue(audit), journal, mode="audit", **options)
 
 
+def open_session(
+    run_dir: Path, journal: Path, *, mode: str = "review", share: float = 0.1, control_every: int = 0, **options: Any
+) -> ReviewSession:
+    """The session that a reviewer's page shows, from what notebook 03 left in the run.
+
+    Args:
+        run_dir: holds `images.parquet`, `label_issues.parquet`, `pred_probs.parquet` and the frozen audits.
+        journal: the decisions journal.
+        mode: as of `ReviewSession`.
+        share: of what others decided, for mode "second".
+        control_every: pages drawn at random, for mode "review".
+        options: further ones of `ReviewSession`, such as `reviewer`.
+    """
+    table = runs.read_table(run_dir, "images.parquet", made_by="01_explore_data")
+    table = table[table["problem"].eq("") & table["split"].ne("")].reset_index(drop=True)
+    made_by = "03_cleanse_labels"
+    probs = runs.read_table(run_dir, "pred_probs.parquet", made_by=made_by).set_index("path")
+    options |= {"class_names": list(probs.columns), "images": table, "mode": mode}
+    if mode == "second":
+        queue = agreement.second_queue(table, read_journal(journal), reviewer=options.get("reviewer", ""), share=share)
+    elif mode == "disagreement":
+        queue = agreement.disagreement_queue(table, read_journal(journal))
+    elif mode == "audit":
+        frozen = [audits.load(run_dir, split) for split in dataset.SPLITS]
+        queues = [audits.queue(audit) for audit in frozen if audit is not None]
+        queue = pd.concat(queues or [pd.DataFrame(columns=agreement.QUEUE)], ignore_index=True)
+    else:
+        queue = review_queue(runs.read_table(run_dir, "label_issues.parquet", made_by=made_by))
+        options |= {"pred_probs": probs.loc[queue["path"]].to_numpy(), "control_every": control_every}
+    return ReviewSession(queue, journal, **options)
+
+
 def label_errors(audit: pd.DataFrame, given: pd.Series, journal: Path, *, class_names: Sequence[str]) -> pd.DataFrame:
     """Share of wrong labels, over all, by class and by pair, as an audit has it: for `plots.plot_intervals`.
 
