@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import sqlite3
 import sys
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 COMMIT_SECONDS = 2  # what a kill may cost
 ENGINES = ("local", "ray")
+RUNTIMES = ("auto", "tensorflow", "onnxruntime")
 
 
 def score(
@@ -88,8 +90,9 @@ def score(
         OSError: the disk is full or read-only. What was scored stays in the work file.
     """
     out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
-    _check_options(engine, frames=frames, batch_size=batch_size)
+    _check_options(engine, runtime, frames=frames, batch_size=batch_size)
     files, rows = scoring_files.open_source(source, data_dir=data_dir, filesystem=filesystem)
+    rows = _some(rows, source)
     from nsfwlib import engine as engines  # TensorFlow takes seconds: not before the arguments are known to be right
 
     classifier = resolve_model(model, class_names=class_names, rescaling=rescaling)
@@ -102,8 +105,6 @@ def score(
             if resume and out.exists():
                 scoring_store.add_finished(store, out, names, scored_by)
             scoring_store.add_files(store, rows)
-            if not scoring_store.count_files(store)[0]:
-                raise ValueError(f"Expected files to score. Received none: {source} is empty.")
             _keep(store, run(scoring_store.todo(store), skip=scoring_store.Known(store)), progress)
             scoring_store.write(scoring_store.tables(store, names, scored_by), out)
     except (sqlite3.Error, OSError) as error:
@@ -127,9 +128,17 @@ def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
     return out
 
 
-def _check_options(engine: str, **counts: int) -> None:
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}. Received: {engine!r}.")
+def _some(rows: Iterator[scoring_files.Row], source: Any) -> Iterator[scoring_files.Row]:
+    first = next(rows, None)
+    if first is None:
+        raise ValueError(f"Expected files to score. Received none: {source} is empty.")
+    return itertools.chain([first], rows)
+
+
+def _check_options(engine: str, runtime: str, **counts: int) -> None:
+    for name, value, known in (("engine", engine, ENGINES), ("runtime", runtime, RUNTIMES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}. Received: {value!r}.")
     for name, count in counts.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1. Received: {count}.")
@@ -267,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="published", help='a .keras file, or "published" (default: %(default)s)')
     parser.add_argument("--out", type=Path, default=Path("scores.parquet"), help="%(default)s; .csv and .jsonl, too")
     parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: the machines of a cluster")
-    parser.add_argument("--runtime", choices=("auto", "tensorflow", "onnxruntime"), default="auto")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="auto")
     parser.add_argument("--data-dir", type=Path, help="what the paths of a table are relative to")
     parser.add_argument("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
     parser.add_argument("--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0))

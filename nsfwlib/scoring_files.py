@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import io
@@ -17,6 +18,7 @@ from PIL import Image
 
 from nsfwlib import dataset, images, scanning
 
+DAMAGED = "damaged animation"  # the flag of images.decode where frames cannot be counted
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 FRAME_PIXELS = 40 * images.MAX_PIXELS  # a frame needs those before it: so many pixels are decoded for one animation
 Row = tuple[str, str, str]  # path as tables write it, problem, detail
@@ -96,15 +98,17 @@ def open_source(source: Any, *, data_dir: Path | None = None, filesystem: Any = 
         return Files(), iter([(dataset.table_path(text), "", "")])
     if glob.has_magic(text):
         found = sorted(p for p in glob.iglob(text, recursive=True) if Path(p).is_file())  # noqa: PTH207 - any pattern
-        return _open_list(found, None, None, text)
+        return _open_list(found or _no_match(text), None, None)
     raise FileNotFoundError(f"There is no folder, file or glob {text}. Name a folder of images, or quote the glob.")
 
 
-def _open_list(
-    paths: list, data_dir: Path | None, filesystem: Any, name: str = "the list"
-) -> tuple[Files, Iterator[Row]]:
+def _no_match(pattern: str) -> list:
+    raise FileNotFoundError(f"There is no file that matches {pattern}.")
+
+
+def _open_list(paths: list, data_dir: Path | None, filesystem: Any) -> tuple[Files, Iterator[Row]]:
     if not paths:
-        raise ValueError(f"Expected files to score. Received none: {name} is empty.")
+        raise ValueError("Expected files to score. Received none: the list is empty.")
     texts = [os.fspath(path) for path in paths]
     if filesystem is None and "://" in texts[0]:
         filesystem = _url_filesystem(texts[0])[0]
@@ -125,7 +129,7 @@ def _table_rows(table: pd.DataFrame) -> Iterator[Row]:
 def _open_remote(text: str, filesystem: Any) -> tuple[Files, Iterator[Row]]:
     filesystem, root = _url_filesystem(text) if filesystem is None else (_fsspec(filesystem), text)
     if glob.has_magic(root):
-        return _open_list(sorted(filesystem.glob(root)), None, filesystem, text)
+        return _open_list(sorted(filesystem.glob(root)) or _no_match(text), None, filesystem)
     if filesystem.isdir(root):
         root = root.rstrip("/")
         return Files(root, filesystem), _walk_remote(filesystem, root)
@@ -194,21 +198,35 @@ def load_frames(data: bytes, *, size: int, frames: int) -> tuple[np.ndarray, str
     """
     decoded = images.decode(data)
     first = np.asarray(_resized(decoded.picture, size))
-    if frames < 2 or decoded.frames < 2 or decoded.format not in ANIMATED:
+    moving = decoded.frames > 1 or DAMAGED in decoded.flags
+    if frames < 2 or not moving or decoded.format not in ANIMATED:
         return first[None], ""
-    reach = max(1, min(decoded.frames, FRAME_PIXELS // (decoded.width * decoded.height)))
-    wanted = np.unique(np.linspace(0, reach - 1, min(frames, reach)).round().astype(int))
     found = [first]
     with Image.open(io.BytesIO(data), formats=[decoded.format]) as animation:
-        for number in wanted[1:]:
+        count = _count_frames(animation, decoded)
+        reach = max(1, min(count, FRAME_PIXELS // (decoded.width * decoded.height)))
+        for number in np.unique(np.linspace(0, reach - 1, min(frames, reach)).round().astype(int))[1:].tolist():
             try:
-                animation.seek(int(number))
-                animation.load()
+                animation.seek(number)
                 picture, _ = images._to_rgb(animation.copy(), [])
             except Exception as error:  # as in images.decode: decoders raise many kinds
-                return np.stack(found), f"frame {number} of {decoded.frames} cannot be read ({error})"
+                return np.stack(found), f"frame {number + 1} of {count} cannot be read ({error})"
             found.append(np.asarray(_resized(picture, size)))
-    return np.stack(found), "" if reach == decoded.frames else f"only the first {reach} of {decoded.frames} frames"
+    if DAMAGED in decoded.flags:
+        return np.stack(found), f"damaged after {count} frames"
+    return np.stack(found), "" if reach == count else f"sampled from the first {reach} of {count} frames"
+
+
+def _count_frames(animation: Image.Image, decoded: images.Decoded) -> int:
+    """How many frames there are; of a damaged animation, how many come before the damage."""
+    if DAMAGED not in decoded.flags:
+        return decoded.frames
+    count, most = 1, max(1, FRAME_PIXELS // (decoded.width * decoded.height))
+    with contextlib.suppress(Exception):
+        while count < most:
+            animation.seek(count)
+            count += 1
+    return count
 
 
 def _resized(picture: Image.Image, size: int) -> Image.Image:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from nsfwlib import scoring_files, scoring_stream
+from nsfwlib import scoring_actors, scoring_files
 from nsfwlib.scoring_stream import Answer
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 LARGEST_BLOCK = 512  # files that an actor is given at a time, at most: what a lost machine may cost
 STALLED_SECONDS = 600  # without any answer: a model that loads for longer than that is no model
-_REDUCE = {
-    "scores": (scoring_stream.mean_and_highest, np.float32),
-    "features": (scoring_stream.first_frame, np.float16),
-}
 
 
 def answers(
@@ -88,8 +84,8 @@ def answers(
             "settings": settings,
         }
         room = {"actors": actors, "num_cpus": cpus, "num_gpus": gpus}
-        for table in _rounds(ray, list(work), _Scorer, arguments, least=batch_size, **room):
-            yield _answers(table, widths, _REDUCE[task][1])
+        for table in _rounds(ray, list(work), scoring_actors.Scorer, arguments, least=batch_size, **room):
+            yield scoring_actors.from_table(table, widths, scoring_actors.REDUCE[task][1])
 
 
 def feature_batches(
@@ -191,7 +187,6 @@ def _rounds(
             )
             for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
                 new = [left.pop(position, None) is not None for position in table["position"].to_pylist()]
-                _raise_failure(table)
                 if any(new):
                     yield table.filter(pa.array(new))
         except ray.exceptions.RayError as caught:
@@ -230,69 +225,14 @@ def _cut(work: dict[int, str], rows: int) -> list[pa.Table]:
     ]
 
 
-class _Scorer:
-    """What an actor holds: the model. Called with a table of positions and paths, it answers with one of answers."""
-
-    def __init__(
-        self,
-        model: Any,
-        files: scoring_files.Files,
-        task: str,
-        blocks: Sequence[str] | None,
-        runtime: str,
-        threads: int,
-        settings: dict[str, Any],
-    ) -> None:
-        import ray
-
-        from nsfwlib import engine
-
-        engine.tf.config.threading.set_intra_op_parallelism_threads(threads)
-        engine.tf.config.threading.set_inter_op_parallelism_threads(1)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.keras"
-            path.write_bytes(ray.get(model))
-            loaded = engine.keras.models.load_model(path, compile=False, safe_mode=True)
-        forward = engine.forward_pass(loaded, blocks, engine=runtime, cache_dir=_cache_dir(), threads=threads)
-        self.reduce, self.dtype = _REDUCE[task]
-        self.options = {"files": files, "forward": forward, **settings}
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        work = zip(table["position"].to_pylist(), table["path"].to_pylist(), strict=True)
-        try:
-            found = [a for batch in scoring_stream.answers(work, reduce=self.reduce, **self.options) for a in batch]
-        except Exception as error:  # ours to report: Ray would take it for a lost machine and try again
-            return _failure(table, error)
-        return _table(found, self.dtype)
-
-
-class _Hasher:
-    """What an actor of the first pass does: sha256 of each file, nothing decoded."""
-
-    def __init__(self, files: scoring_files.Files) -> None:
-        self.files = files
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        found = []
-        for position, path in zip(table["position"].to_pylist(), table["path"].to_pylist(), strict=True):
-            picture = scoring_files.load_picture(self.files, path, size=1, frames=1, skip=_Everything())
-            found.append(Answer(position, picture.sha256, 0, None, picture.problem, picture.detail))
-        return _table(found, np.float32)
-
-
-class _Everything:
-    def __contains__(self, sha256: str) -> bool:
-        return True
-
-
 def _split_known(
     work: Iterable[tuple[int, str]], files: scoring_files.Files, skip: Any, ray: Any, cpus: float
 ) -> tuple[Iterator[list[Answer]], list[tuple[int, str]]]:
     """Answers for the files whose content is scored, and the rest of the work."""
     paths, known, rest = dict(work), [], []
     room = {"actors": None, "num_cpus": min(1, cpus), "num_gpus": 0}
-    for table in _rounds(ray, list(paths.items()), _Hasher, {"files": files}, least=64, **room):
-        for answer in _answers(table, [], np.float32):
+    for table in _rounds(ray, list(paths.items()), scoring_actors.Hasher, {"files": files}, least=64, **room):
+        for answer in scoring_actors.from_table(table, [], np.float32):
             if answer.problem or answer.sha256 in skip:
                 known.append(answer)
             else:
@@ -313,59 +253,6 @@ def _widths(model: keras.Model, blocks: Sequence[str] | None) -> list[int]:
     from nsfwlib import model as classifiers
 
     return [output.shape[-1] for output in classifiers.feature_model(model, list(blocks)).outputs]
-
-
-def _cache_dir() -> Path:
-    from platformdirs import user_cache_path
-
-    return user_cache_path("nsfwlib")
-
-
-_SCHEMA = pa.schema(
-    {
-        "position": pa.int64(),
-        "sha256": pa.string(),
-        "frames": pa.int32(),
-        "values": pa.binary(),
-        "problem": pa.string(),
-        "detail": pa.string(),
-        "failure": pa.string(),
-    }
-)
-
-
-def _table(found: list[Answer], dtype: type) -> pa.Table:
-    rows = [
-        {**a._asdict(), "values": np.concatenate(a.values).astype(dtype).tobytes() if a.values else None, "failure": ""}
-        for a in found
-    ]
-    return pa.Table.from_pylist(rows, _SCHEMA)
-
-
-def _failure(table: pa.Table, error: Exception) -> pa.Table:
-    text = f"{type(error).__name__}: {error}"
-    return pa.Table.from_pylist([{"position": p, "failure": text} for p in table["position"].to_pylist()], _SCHEMA)
-
-
-def _raise_failure(table: pa.Table) -> None:
-    failure = table["failure"][0].as_py() if len(table) else ""
-    if failure:
-        raise RuntimeError(f"A worker of the Ray cluster failed. {failure}")
-
-
-def _answers(table: pa.Table, widths: list[int], dtype: type) -> list[Answer]:
-    ends = np.cumsum(widths)[:-1]
-    return [
-        Answer(
-            row["position"],
-            row["sha256"],
-            row["frames"],
-            None if row["values"] is None else np.split(np.frombuffer(row["values"], dtype), ends),
-            row["problem"],
-            row["detail"],
-        )
-        for row in table.to_pylist()
-    ]
 
 
 def _last_line(error: BaseException | None) -> str:

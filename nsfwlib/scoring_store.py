@@ -6,6 +6,7 @@ cost nothing. The finished table is streamed out of it and takes its name only w
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
@@ -222,8 +223,9 @@ def read_parts(out: Path) -> Iterator[pd.DataFrame]:
         with pd.read_csv(out, chunksize=_ROWS, dtype=texts, keep_default_na=False, na_values={}) as parts:
             yield from (part.apply(_numbers) for part in parts)
     else:
-        with pd.read_json(out, lines=True, chunksize=_ROWS, dtype=texts, convert_dates=False) as parts:
-            yield from (part.apply(_numbers) for part in parts)
+        with out.open(encoding="utf-8") as file:
+            while lines := list(itertools.islice(file, _ROWS)):
+                yield pd.DataFrame(map(json.loads, lines)).apply(_numbers)
 
 
 def _numbers(column: pd.Series) -> pd.Series:

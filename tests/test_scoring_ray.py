@@ -1,0 +1,140 @@
+"""On a real cluster of two nodes, one of which is killed in the middle."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+pytest.importorskip("ray")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+from nsfwlib import model, scoring, scoring_files, scoring_ray, scoring_store, training
+
+NAMES, SIZE, FILES = ["cat", "dog", "owl"], 32, 300
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return model.build_classifier(NAMES, weights=None, backbone="MobileNetV2", image_size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for i in range(FILES):
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i:04}.png")
+    (folder / "copy.png").write_bytes((folder / "0000.png").read_bytes())
+    (folder / "broken.png").write_bytes(b"no picture")
+    frames = [Image.fromarray(np.full((40, 40, 3), 50 * i, np.uint8)) for i in range(5)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(classifier, folder, tmp_path_factory):
+    return scoring.score(classifier, folder, out=tmp_path_factory.mktemp("out") / "local.parquet", progress=False)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes of one core each, and this process connected to them; (the cluster, its second node)."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+    yield cluster, second
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def on_ray(classifier, folder, out, **options):
+    return scoring.score(classifier, folder, out=out, engine="ray", progress=False, **options)
+
+
+def test_features_over_the_cluster_are_those_of_this_machine(cluster, classifier, folder, tmp_path, local):
+    table = local[local["problem"].eq("")].head(40).reset_index(drop=True)
+    here = training.bottleneck_features(
+        classifier, table, folder, cache_dir=tmp_path, blocks="out_relu", progress=False
+    )
+    keys = table["sha256"].tolist()
+    paths = [*table["path"].iloc[:-1], "broken.png"]
+    found, problems = np.full_like(here, np.nan), []
+    for positions, (values,), bad in scoring_ray.feature_batches(
+        classifier, ["out_relu"], paths, folder, keys=keys, batch_size=8
+    ):
+        found[positions] = values
+        problems += bad
+    assert np.allclose(found[:-1], here[:-1], atol=1e-3) and np.isnan(found[-1]).all()
+    assert problems == ["broken.png: not an image"]
+
+
+def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
+    cluster, classifier, folder, tmp_path, local, monkeypatch
+):
+    nodes, second = cluster
+    answered, killed = [], threading.Event()
+    real = scoring_store.add_answers
+
+    def watched(store, answers):
+        answered.extend(answer.position for answer in answers)
+        if not killed.is_set():
+            nodes.remove_node(second, allow_graceful=False)
+            killed.set()
+        return real(store, answers)
+
+    monkeypatch.setattr(scoring_store, "add_answers", watched)
+    table = on_ray(classifier, folder, tmp_path / "scores.parquet", batch_size=8)
+    assert killed.is_set() and len(answered) < 3 * FILES
+    assert sorted(answered) == list(range(len(local))), "every image has exactly one answer"
+    pd.testing.assert_frame_equal(table, local, rtol=1e-4, atol=1e-6)
+
+
+def test_resuming_hashes_over_the_cluster_and_computes_what_is_new_alone(
+    cluster, classifier, folder, tmp_path, local, monkeypatch
+):
+    out = tmp_path / "scores.parquet"
+    old = local[~local["path"].isin(["0003.png", "0004.png"])]
+    old.to_parquet(out)
+    computed, real = [], scoring_store.add_answers
+    monkeypatch.setattr(
+        scoring_store,
+        "add_answers",
+        lambda store, answers: (
+            computed.extend(a.position for a in answers if a.values is not None) or real(store, answers)
+        ),
+    )
+    table = on_ray(classifier, folder, out, resume=True)
+    assert table["path"][computed].tolist() == ["0003.png", "0004.png"]
+    pd.testing.assert_frame_equal(table, local, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cluster_without_room_says_what_it_has(cluster, classifier, folder, tmp_path):
+    with pytest.raises(RuntimeError, match=r"no machine with room for an actor of .*'GPU': 8.*It has"):
+        on_ray(classifier, folder, tmp_path / "scores.parquet", cluster={"gpus": 8})
+
+
+def test_a_failing_model_is_an_error_and_not_a_lost_machine(cluster, classifier, folder):
+    files = scoring_files.Files(str(folder))
+    with pytest.raises(RuntimeError, match=r"worker of the Ray cluster failed\. ValueError: engine must be one of"):
+        list(scoring_ray.answers([(0, "0000.png")], files=files, model=classifier, size=SIZE, runtime="none"))
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path, folder):
+    code = (
+        "import sys; from nsfwlib import scoring, model\n"
+        f"m = model.build_classifier({NAMES}, weights=None, backbone='MobileNetV2', image_size={SIZE})\n"
+        f"model.save_model(m, {str(tmp_path / 'm.keras')!r})\n"
+        f"sys.exit(scoring.main([{str(folder)!r}, '--model', {str(tmp_path / 'm.keras')!r}, '--engine', 'ray', "
+        "'--address', '127.0.0.1:1', '--out', 's.parquet']))"
+    )
+    environment = {**os.environ, "RAY_raylet_start_wait_time_s": "3"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 2 and "cannot be reached" in done.stderr.splitlines()[-1]
