@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def freeze(
 ) -> pd.DataFrame:
     """Draw the audit of a split and keep it in the run; if it is there already, return that one, enlarged if need be.
 
+    One that was drawn for something else is replaced, with a warning, only if nobody has looked at any of its pictures.
+
     Args:
         run_dir: of the model.
         split: "test", "val" or "train".
@@ -78,9 +81,13 @@ def freeze(
         One row a picture, columns `COLUMNS`.
 
     Raises:
-        ValueError: an audit of something else is frozen here.
+        ValueError: an audit of something else is frozen here, and somebody has begun to answer it.
     """
-    audit = load(run_dir, split, about=about)
+    audit = load(run_dir, split)
+    if audit is not None and record(run_dir, split)["about"] != about:
+        begun = audit.loc[audit["picked"], "sha256"].isin(rows.loc[rows["reviewed"], "sha256"])
+        audit = load(run_dir, split, about=about) if begun.any() else None
+        warnings.warn(f"The audit of {split} was of an older model, and nobody had begun it: drawn anew.", stacklevel=2)
     if audit is None:
         drawn = draw_audit(
             rows["label"], rows["predicted"], rows["suspicion"], reviewed=rows["reviewed"],
