@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+from tqdm.auto import tqdm
 
 from nsfwlib import scoring_actors, scoring_files
 from nsfwlib.scoring_stream import Answer
@@ -88,39 +91,52 @@ def answers(
             yield scoring_actors.from_table(table, widths, scoring_actors.REDUCE[task][1])
 
 
-def feature_batches(
+def compute_features(
     model: keras.Model,
-    blocks: Sequence[str],
-    paths: Sequence[str],
+    table: pd.DataFrame,
     data_dir: Path,
     *,
-    keys: Sequence[str],
+    cache_dir: Path,
+    blocks: str | Sequence[str],
     batch_size: int = 32,
+    progress: bool = True,
     **cluster: Any,
-) -> Iterator[tuple[np.ndarray, list[np.ndarray], list[str]]]:
-    """Bottleneck features over Ray: (positions, one float16 (n, D) a block, problems), in any order.
+) -> list[str]:
+    """The bottleneck-feature pass on a cluster: `features.block_features` finds all of it in `cache_dir` afterwards.
 
     Args:
         model: a classifier.
-        blocks: names of its blocks.
-        paths: of the images table, relative to `data_dir`.
+        table: rows of the images table; what is in the cache already is not computed.
         data_dir: a folder that every machine reaches under this path.
-        keys: sha256 of what each file should hold; one that has changed since is a problem.
+        cache_dir: of this machine, which alone writes there. What has come when a call is interrupted is kept.
+        blocks: names of the backbone's blocks.
         batch_size: pictures a forward pass.
-        cluster: address, actors, cpus, gpus, runtime as in `answers`.
+        progress: show a bar.
+        cluster: runtime, workers, address, actors, cpus, gpus as in `answers`.
+
+    Returns:
+        A sentence for each file that is broken or has changed since the scan.
     """
+    from nsfwlib import feature_store, features
+
+    blocks = [blocks] if isinstance(blocks, str) else list(blocks)
+    missing = features.missing_rows(model, table, cache_dir=cache_dir, blocks=blocks)
+    if not len(missing):
+        return []
+    folders = [folder for folder, _ in features._folders(model, cache_dir, blocks)]
+    keys, paths, problems = missing["sha256"].to_numpy(), missing["path"].to_numpy(), []
     files = scoring_files.Files(str(Path(data_dir).absolute()))
-    options = {"size": model.input_shape[1], "blocks": list(blocks), "batch_size": batch_size, **cluster}
-    for found in answers(enumerate(paths), files=files, model=model, **options):
-        good = [answer for answer in found if answer.values is not None and answer.sha256 == keys[answer.position]]
-        positions = {answer.position for answer in good}
-        problems = [
-            f"{paths[answer.position]}: {answer.problem or 'changed since the scan; scan again'}"
-            for answer in found
-            if answer.position not in positions
-        ]
-        values = [np.stack(block) for block in zip(*(answer.values for answer in good), strict=True)]
-        yield np.array([answer.position for answer in good], int), values, problems
+    options = {"size": model.input_shape[1], "blocks": blocks, "batch_size": batch_size, **cluster}
+    with tqdm(total=len(missing), desc="features", unit="img", disable=not progress) as bar:
+        for found in answers(enumerate(paths.tolist()), files=files, model=model, **options):
+            good = [a for a in found if a.values is not None and a.sha256 == keys[a.position]]
+            for folder, values in zip(folders, zip(*(answer.values for answer in good), strict=True), strict=False):
+                feature_store.append(folder, [answer.sha256 for answer in good], np.stack(values))
+            fine = {answer.position for answer in good}
+            bad = [answer for answer in found if answer.position not in fine]
+            problems += [f"{paths[a.position]}: {a.problem or 'changed since the scan; scan again'}" for a in bad]
+            bar.update(len(found))
+    return problems
 
 
 @contextlib.contextmanager
@@ -135,6 +151,7 @@ def _connected(address: str | None) -> Iterator[Any]:
         raise ImportError("engine='ray' needs Ray. Run: pip install 'nsfwlib[ray]'") from None
     ours = not ray.is_initialized()
     if ours:
+        _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:
@@ -153,6 +170,17 @@ def _connected(address: str | None) -> Iterator[Any]:
         context.enable_progress_bars, context.max_errored_blocks, context.execution_no_progress_timeout_s = before
         if ours:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:  # none, "auto", "local"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise RuntimeError(f"The Ray cluster {address} cannot be reached: {error}") from error
 
 
 def _rounds(

@@ -49,7 +49,7 @@ def open_store(out: Path, scored_by: str, *, discard: bool = False) -> sqlite3.C
         ValueError: the work file was begun with another model or other frames.
         sqlite3.Error: it cannot be written, or another process is writing it.
     """
-    store = sqlite3.connect(work_file(out), timeout=5, check_same_thread=False)
+    store = sqlite3.connect(work_file(out), timeout=1, check_same_thread=False)
     try:
         store.execute("PRAGMA locking_mode=EXCLUSIVE")
         store.executescript(_TABLES)

@@ -1,8 +1,6 @@
 """On a real cluster of two nodes, one of which is killed in the middle."""
 
 import os
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -13,7 +11,7 @@ from PIL import Image
 pytest.importorskip("ray")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from nsfwlib import model, scoring, scoring_files, scoring_ray, scoring_store, training
+from nsfwlib import features, model, scoring, scoring_files, scoring_ray, scoring_store
 
 NAMES, SIZE, FILES = ["cat", "dog", "owl"], 32, 300
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -60,20 +58,17 @@ def on_ray(classifier, folder, out, **options):
 
 
 def test_features_over_the_cluster_are_those_of_this_machine(cluster, classifier, folder, tmp_path, local):
-    table = local[local["problem"].eq("")].head(40).reset_index(drop=True)
-    here = training.bottleneck_features(
-        classifier, table, folder, cache_dir=tmp_path, blocks="out_relu", progress=False
+    table = local[local["problem"].eq("")].drop_duplicates("sha256").head(40).reset_index(drop=True)
+    here = features.block_features(
+        classifier, table, folder, cache_dir=tmp_path / "here", blocks=["out_relu"], progress=False
     )
-    keys = table["sha256"].tolist()
-    paths = [*table["path"].iloc[:-1], "broken.png"]
-    found, problems = np.full_like(here, np.nan), []
-    for positions, (values,), bad in scoring_ray.feature_batches(
-        classifier, ["out_relu"], paths, folder, keys=keys, batch_size=8
-    ):
-        found[positions] = values
-        problems += bad
-    assert np.allclose(found[:-1], here[:-1], atol=1e-3) and np.isnan(found[-1]).all()
-    assert problems == ["broken.png: not an image"]
+    table.loc[0, "sha256"] = "0" * 64  # as if the file had changed since the scan
+    options = {"cache_dir": tmp_path / "cluster", "blocks": ["out_relu"], "progress": False}
+    problems = scoring_ray.compute_features(classifier, table, folder, batch_size=8, **options)
+    assert problems == [f"{table['path'][0]}: changed since the scan; scan again"]
+    assert len(features.missing_rows(classifier, table, cache_dir=tmp_path / "cluster", blocks=["out_relu"])) == 1
+    found = features.block_features(classifier, table, folder, **options)["out_relu"]
+    assert np.allclose(found[1:], here["out_relu"][1:], atol=1e-2) and np.isnan(found[0]).all()
 
 
 def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
@@ -127,14 +122,7 @@ def test_a_failing_model_is_an_error_and_not_a_lost_machine(cluster, classifier,
         list(scoring_ray.answers([(0, "0000.png")], files=files, model=classifier, size=SIZE, runtime="none"))
 
 
-def test_a_cluster_that_is_not_there_is_one_line(tmp_path, folder):
-    code = (
-        "import sys; from nsfwlib import scoring, model\n"
-        f"m = model.build_classifier({NAMES}, weights=None, backbone='MobileNetV2', image_size={SIZE})\n"
-        f"model.save_model(m, {str(tmp_path / 'm.keras')!r})\n"
-        f"sys.exit(scoring.main([{str(folder)!r}, '--model', {str(tmp_path / 'm.keras')!r}, '--engine', 'ray', "
-        "'--address', '127.0.0.1:1', '--out', 's.parquet']))"
-    )
-    environment = {**os.environ, "RAY_raylet_start_wait_time_s": "3"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
-    assert done.returncode == 2 and "cannot be reached" in done.stderr.splitlines()[-1]
+def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(RuntimeError, match=r"127\.0\.0\.1:1 cannot be reached"), scoring_ray._connected("127.0.0.1:1"):
+        pass
