@@ -171,12 +171,13 @@ def queue(audit: pd.DataFrame) -> pd.DataFrame:
     """The picked rows as the queue of a `review.ReviewSession` in mode "audit", strata mixed evenly.
 
     Within each stratum the order is the random one of the draw, so that whoever stops early has seen a random sample
-    of all of them. Neither stratum nor prediction goes along.
+    of all of them. The stratum does not go along; the session shows neither label nor prediction, and knows them only
+    so that whoever hides a class is spared its pictures.
     """
     picked = audit[audit["picked"]]
     place = (picked["order"] + 0.5) / picked.groupby("stratum")["order"].transform("max").add(1)
     rows = picked.assign(place=place).sort_values(["place", "sha256"])
-    rows = rows.assign(given=rows["label"], suggested="", score=np.nan)
+    rows = rows.assign(given=rows["label"], suggested=rows["predicted"], score=np.nan)
     return rows[["path", "sha256", "given", "suggested", "score", "group", "split"]].reset_index(drop=True)
 
 

@@ -41,7 +41,9 @@ def judge_labels(
     trusted, is_test = table["sha256"].isin(firm).to_numpy(), table["split"].eq("test").to_numpy()
     judging = current.mask(is_test)
     pred_probs = labels.out_of_sample_probs(judging, features, trusted=trusted & ~is_test, **options)
-    issues = labels.find_label_issues(current, pred_probs, trusted=trusted, **options)
+    ranked = labels.find_label_issues(judging, pred_probs, trusted=trusted & ~is_test, **options)
+    of_test = labels.find_label_issues(current, pred_probs, trusted=trusted, **options)
+    issues = pd.concat([ranked[~is_test], of_test[is_test]]).loc[table.index]
     return pd.concat([table[["path", "sha256", "split", "group"]], issues], axis=1), pred_probs
 
 

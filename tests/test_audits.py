@@ -97,10 +97,12 @@ def test_what_was_reviewed_before_is_a_stratum_of_its_own_and_is_not_asked_for(t
     assert "200 were reviewed before" in audits.progress(audit, verdict)
 
 
-def test_the_queue_gives_nothing_away_and_its_beginning_is_a_sample_of_all_strata(tmp_path):
+def test_the_session_gives_nothing_away_and_its_beginning_is_a_sample_of_all_strata(tmp_path):
     audit = freeze(tmp_path, make_split()[0], agreements=100)
     queue = audits.queue(audit)
-    assert not {"stratum", "predicted", "order", "picked", "label"} & set(queue) and queue["suggested"].eq("").all()
+    session = cleansing.audit_session(audit, tmp_path / "j.csv", class_names=NAMES)
+    assert not {"stratum", "predicted", "order", "picked", "label"} & set(session.queue)
+    assert session.queue[["given", "suggested"]].eq("").all(axis=None)
     shares = audit.loc[audit["picked"], "stratum"].value_counts(normalize=True)
     strata = queue["sha256"].map(audit.set_index("sha256")["stratum"])
     begin = strata.head(len(queue) // 3).value_counts(normalize=True)

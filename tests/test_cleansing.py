@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
 
-from nsfwlib import analysis, cleansing, model_card
+from nsfwlib import analysis, cleansing, journal, model_card, runs
 from nsfwlib.review import ReviewSession
 
 CLASSES = ["a", "b", "c"]
@@ -61,6 +61,65 @@ def test_a_confirmed_label_is_not_suspected_again(planted, tmp_path):
     assert before["is_issue"][0] and not after["is_issue"][0]
     session.rerank(after)
     assert session.progress()["decided"] == 1 and session.progress()["rows"] == len(cleansing.review_queue(before))
+
+
+def test_labels_of_test_judge_nothing_whatever_an_audit_said_of_them(planted, tmp_path):
+    table, features, _ = planted
+    before, probs = cleansing.judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    is_test = table["split"].eq("test")
+    audited = table[is_test].head(12)
+    lines = [{"sha256": content, "given_label": "a", "decision": "c"} for content in audited["sha256"]]
+    journal.append(tmp_path / "j.csv", lines)
+    after, same = cleansing.judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    np.testing.assert_array_equal(probs, same)
+    pd.testing.assert_series_equal(before["suggested"][~is_test], after["suggested"][~is_test])
+
+
+@pytest.fixture
+def run(planted, tmp_path):
+    """What notebooks 01 and 03 leave behind, with an audit of `train`, and a journal with three decisions of Ada."""
+    table, features, _ = planted
+    issues, probs = cleansing.judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    runs.write_table(table, tmp_path / "images.parquet")
+    runs.write_table(issues, tmp_path / "label_issues.parquet")
+    probs = pd.DataFrame(probs, columns=CLASSES)
+    runs.write_table(probs.assign(path=table["path"]), tmp_path / "pred_probs.parquet")
+    options = {"class_names": CLASSES}
+    cleansing.draw_audits(
+        tmp_path, {"train": 20}, table, table["given_label"], probs.to_numpy(), tmp_path / "j.csv", **options
+    )
+    session = cleansing.open_session(tmp_path, tmp_path / "j.csv", reviewer="Ada")
+    for path in session.queue["path"][:3]:
+        session.decide(path, "a")
+    return tmp_path
+
+
+def test_a_reviewers_page_opens_in_every_mode(run):
+    pages = {
+        mode: cleansing.open_session(run, run / "j.csv", mode=mode, reviewer="Bob", share=1.0)
+        for mode in ("review", "audit", "second", "disagreement")
+    }
+    assert [len(session.queue) for session in pages.values()] == [96, 20, 3, 0]
+    assert pages["review"].pred_probs is not None and not pages["review"].queue["split"].eq("test").any()
+    pages["second"].decide(pages["second"].queue["path"][0], "b")
+    open_now = cleansing.open_session(run, run / "j.csv", mode="disagreement", reviewer="Cem")
+    assert open_now.queue["about"].tolist() == ["a / b"]
+
+
+def test_agreement_of_a_run_counts_groups_and_is_empty_before_any_second_look(run, planted):
+    assert cleansing.reviewer_agreement(run / "j.csv", planted[0]).empty
+    second = cleansing.open_session(run, run / "j.csv", mode="second", reviewer="Bob", share=1.0)
+    for path in second.queue["path"]:
+        second.decide(path, "a")
+    found = cleansing.reviewer_agreement(run / "j.csv", planted[0])
+    assert found["between"].tolist() == ["all", "Ada and Bob"] and found["agree"].eq(1).all()
+
+
+def test_the_journal_in_use_is_that_of_the_simulated_reviewer_where_there_was_one(tmp_path):
+    real = tmp_path / "real.csv"
+    assert cleansing.journal_in_use(tmp_path, real) == real
+    runs.write_json({"simulated": True}, tmp_path / "cleansing.json")
+    assert cleansing.journal_in_use(tmp_path, real) == tmp_path / "simulated_decisions.csv"
 
 
 def test_what_changed_counts_relabelled_and_dropped():

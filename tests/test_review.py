@@ -507,3 +507,56 @@ class Reviewing(RuleBasedStateMachine):
 
 TestReviewing = Reviewing.TestCase
 TestReviewing.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+
+
+# --- blind sessions
+
+
+def test_a_blind_session_shows_neither_label_nor_suggestion_and_keeps_the_order_drawn(queue, path):
+    session = open_session(queue, path, mode="audit", page_size=7, pred_probs=np.full((60, 3), 1 / 3))
+    assert session.queue["path"].tolist() == queue["path"].tolist() and session.pred_probs is None
+    assert session.queue[["given", "suggested"]].eq("").all(axis=None) and session.queue["score"].isna().all()
+    assert [len(session.page(i)) for i in range(session.n_pages)] == [7] * 8 + [4]
+    with pytest.raises(ValueError, match="stays as it was drawn"):
+        session.rerank(queue[["path", "score", "suggested"]])
+
+
+def test_in_a_blind_session_each_picture_needs_a_class(queue, path):
+    session = open_session(queue, path, mode="audit")
+    with pytest.raises(ValueError, match="'keep' says nothing"):
+        session.decide(queue["path"][0], "keep")
+    with pytest.raises(ValueError, match="a page cannot be accepted"):
+        session.accept_page(0)
+    assert session.page_default(0) == "" and not path.exists()
+    session.decide(queue["path"][0], "emu")
+    line = journal.read(path).iloc[0]
+    assert (line["kind"], line["given_label"], line["suggested"]) == ("decision", queue["given"][0], "")
+    assert np.isnan(line["score"])
+
+
+def test_test_rows_enter_review_through_an_audit_alone(queue, path):
+    queue["split"] = "test"
+    assert open_session(queue, path, mode="audit").n_pages
+    for mode in ("review", "second", "disagreement"):
+        with pytest.raises(ValueError, match="test split never enters"):
+            open_session(queue, path, mode=mode, reviewer="Ada")
+
+
+def test_what_was_decided_already_comes_last_in_a_blind_session(queue, path):
+    first = open_session(queue, path)
+    for where in queue["path"][:3]:
+        first.decide(where, "dog")
+    session = open_session(queue, path, mode="audit")
+    assert session.queue["path"].tolist() == [*queue["path"][3:], *queue["path"][:3]]
+    assert session.progress()["decided"] == 3 and session.first_open_page() == 0
+
+
+def test_an_unknown_mode_is_refused(queue, path):
+    with pytest.raises(ValueError, match="mode must be one of review, audit, second, disagreement"):
+        open_session(queue, path, mode="secret")
+
+
+def test_a_blind_session_still_knows_which_classes_to_spare_whom(queue, path):
+    queue["about"] = "cat / emu"
+    session = open_session(queue.assign(suggested="", given="dog"), path, mode="disagreement")
+    assert session.classes_of(queue["path"][0]) == {"cat", "dog", "emu"} and session.classes_of("nowhere") == set()

@@ -375,3 +375,52 @@ def test_a_message_that_makes_no_sense_does_no_harm(tmp_path, message):
     browser = make_grid(tmp_path)
     browser.grid.view._handle_custom_msg({"seq": 1, **message}, [])
     assert not (tmp_path / "decisions.csv").exists()
+
+
+def blind_grid(folder, mode="audit", **options):
+    queue = write_pictures(folder / "data", 12).assign(split="train", group=lambda rows: rows.index // 2)
+    more = {"reviewer": "Bob"} if mode == "second" else {}
+    if mode == "disagreement":
+        queue["about"] = "cat / dog"
+    session = review.ReviewSession(
+        queue, folder / "decisions.csv", class_names=NAMES, page_size=6, mode=mode,
+        pred_probs=np.full((12, 2), 0.5), **more,
+    )  # fmt: skip
+    neighbours = review.nearest(np.eye(12), queue.rename(columns={"given": "given_label"}))
+    return Browser(widgets.ReviewGrid(session, folder / "data", neighbours=neighbours, rescore=lambda _: 0, **options))
+
+
+@pytest.mark.parametrize("mode", ["audit", "second", "disagreement"])
+def test_a_blind_page_gives_no_label_away(tmp_path, mode):
+    browser = blind_grid(tmp_path, mode)
+    browser.send("open")
+    page, pictures = browser.last("page")
+    for row in page["rows"]:
+        assert (row["given"], row["suggested"], row["name"], row["probs"], row["p_given"]) == ("", "", "", None, None)
+    shown = "cat / dog" if mode == "disagreement" else ""
+    assert {row["words"][0] for row in page["rows"]} == {shown} and all(pictures)
+    assert page["sections"][0]["default"] == "" and "wrong" not in page["sections"][0]["facts"]
+    browser.send("details", path=page["rows"][0]["path"])
+    assert browser.last("details")[0]["rows"] == [], "neighbours have labels"
+    assert "error" not in browser.grid.counts.value and browser.grid.view.blind
+    assert [label for label, _ in browser.grid.pair.options] == ["all, in the order drawn"]
+
+
+def test_keep_and_accept_are_refused_in_a_blind_grid_and_a_class_is_taken(tmp_path):
+    browser = blind_grid(tmp_path)
+    browser.send("open")
+    path = browser.last("page")[0]["rows"][0]["path"]
+    browser.send("decide", path=path, decision="keep", seconds=1)
+    assert "give the picture a class" in browser.last("problem")[0]["text"]
+    browser.send("accept", page=0, skip=[], seconds=1)
+    assert "cannot be accepted" in browser.last("problem")[0]["text"]
+    browser.send("decide", path=path, decision="dog", seconds=1)
+    assert browser.last("state")[0]["decisions"][path] == "dog"
+    assert journal.decisions(tmp_path / "decisions.csv")["decision"].tolist() == ["dog"]
+
+
+def test_a_hidden_class_is_spared_in_a_blind_grid_too(tmp_path):
+    browser = blind_grid(tmp_path, hidden=["cat"])
+    browser.send("open")
+    page, pictures = browser.last("page")
+    assert {row["note"] for row in page["rows"]} == {"class hidden"} and not any(pictures)
