@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from nsfwlib.features import decoded_batches
 
 import keras  # isort: skip
 import tensorflow as tf  # isort: skip
+
+MARK_SECONDS = 10  # what a kill may cost
 
 
 def upper_model(model: keras.Model, block: str) -> keras.Model:
@@ -78,7 +81,7 @@ def store_boundary(
         )
     rows = np.memmap(data, np.float16, "r+" if start else "w+", shape=shape)
     if start < len(paths):
-        forward = engine.folded(part)
+        forward, marked = engine.folded(part), time.monotonic()
         with tqdm(total=len(paths), initial=start, desc=f"up to {block}", unit="img", disable=not progress) as bar:
             for positions, pixels, problems in decoded_batches(
                 paths[start:], size=part.input_shape[1], batch_size=batch_size
@@ -89,8 +92,9 @@ def store_boundary(
                     seen = pixels if augment is None else augment(pixels, (seed + view, int(start + positions[0])))
                     rows[view * len(paths) + start + positions] = forward(seen)[0]
                 bar.update(len(positions))
-                if bar.n % (20 * batch_size) < batch_size:
-                    _mark(rows, state, bar.n)
+                if time.monotonic() - marked > MARK_SECONDS:
+                    _mark(rows, state, start + int(positions[-1]) + 1)
+                    marked = time.monotonic()
         _mark(rows, state, len(paths))
     return np.memmap(data, np.float16, "r", shape=shape)
 

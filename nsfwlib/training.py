@@ -186,7 +186,7 @@ def fine_tune(
 
     The weights of the lowest validation loss are kept, those of stage 1 included: where fine-tuning does not help,
     nothing is lost. A killed run that is started again with the same arguments goes on at its epoch. Several visible
-    GPUs share each batch; on GPUs it computes in mixed precision.
+    GPUs share each batch; on those that have bfloat16 it computes in mixed precision.
 
     Args:
         model: a classifier whose head is trained (`train_head`).
@@ -305,10 +305,19 @@ def _compiled_copy(model: keras.Model, optimizer: keras.Optimizer, label_smoothi
         compile_classifier(model, optimizer, label_smoothing)
         return model
     with strategy.scope():
-        copy = engine.in_half_precision(model)
-        optimizer = keras.optimizers.LossScaleOptimizer(type(optimizer).from_config(optimizer.get_config()))
-        compile_classifier(copy, optimizer, label_smoothing)
+        copy = engine.in_half_precision(model, _training_policy())
+        compile_classifier(copy, type(optimizer).from_config(optimizer.get_config()), label_smoothing)
     return copy
+
+
+def _training_policy() -> str:
+    """bfloat16 where every GPU has it in hardware (from Ampere on), else float32.
+
+    float16 needs a scaled loss, and Keras' LossScaleOptimizer makes weights NaN under MirroredStrategy (3.15).
+    """
+    gpus = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    modern = all(gpu.get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus)
+    return "mixed_bfloat16" if modern else "float32"
 
 
 def _strategy() -> tf.distribute.Strategy:
