@@ -131,7 +131,7 @@ def plot_score_histogram(score: pd.Series, *, points: pd.DataFrame | None = None
         points: as from `operating_points`.
         ax: where to draw; a new figure by default.
     """
-    ax = look.new_axes(ax, (7, 3.4))
+    ax = look.new_axes(ax, (8, 3.4))
     scored = score.dropna()
     ax.set(xlabel="unsafe score (sum of the unsafe classes' probabilities)", ylabel="files (log)", xlim=(0, 1))
     ax.set_title(f"Scores of {len(scored):,} files")
@@ -147,5 +147,5 @@ def plot_score_histogram(score: pd.Series, *, points: pd.DataFrame | None = None
         for i, (threshold, rows) in enumerate(points.groupby("threshold")):
             label = f"{threshold:.3g}: {', '.join(rows['wish'].unique())}"
             ax.axvline(threshold, color=look.ACCENT, lw=1.5, ls=looks[i % len(looks)], label=label)
-        ax.legend(loc="upper right", fontsize=8, title="threshold", frameon=True, framealpha=1, edgecolor="white")
+        ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, title="threshold")
     return ax

@@ -28,8 +28,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS files
     (position INTEGER PRIMARY KEY, path TEXT, sha256 BLOB, problem TEXT, detail TEXT, done INTEGER);
-CREATE TABLE IF NOT EXISTS scores
-    (sha256 BLOB PRIMARY KEY, frames INTEGER, scores BLOB, problem TEXT, detail TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS scores (sha256 BLOB PRIMARY KEY, frames INTEGER, scores BLOB, detail TEXT) WITHOUT ROWID;
 """
 
 
@@ -110,13 +109,12 @@ def add_answers(store: sqlite3.Connection, answers: Sequence[Answer]) -> None:
     """Keep what was answered; on disk with the next commit. An answer that comes twice is kept once."""
     contents, files = [], []
     for answer in answers:
-        sha256 = bytes.fromhex(answer.sha256) or None
-        if sha256 and (answer.values is not None or answer.problem):
-            scores = b"" if answer.values is None else np.concatenate(answer.values).astype(np.float32).tobytes()
-            contents.append((sha256, answer.frames, scores, answer.problem, answer.detail))
-        own = ("", "") if sha256 else (answer.problem, answer.detail)
-        files.append((sha256, *own, answer.position))
-    store.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?)", contents)
+        sha256 = bytes.fromhex(answer.sha256)
+        if answer.values is not None:
+            scores = np.concatenate(answer.values).astype(np.float32).tobytes()
+            contents.append((sha256, answer.frames, scores, answer.detail))
+        files.append((sha256, answer.problem, answer.detail if answer.problem else "", answer.position))
+    store.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)", contents)
     store.executemany("UPDATE files SET sha256 = ?, problem = ?, detail = ?, done = 1 WHERE position = ?", files)
 
 
@@ -133,14 +131,15 @@ def add_finished(store: sqlite3.Connection, out: Path, class_names: Sequence[str
                 "another out, or replace it with overwrite=True."
             )
         columns = [*class_names, *(f"{name}_max" for name in class_names)]
-        part = part[part["sha256"].ne("")]
+        part = part[part["problem"].eq("")]  # a reader installed since may solve a problem
         values = part[columns].to_numpy(np.float32)
-        rows = zip(part["sha256"], part["frames"], values, part["problem"], part["detail"], strict=True)
         store.executemany(
-            "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)",
             (
-                (bytes.fromhex(sha256), int(frames), b"" if problem else row.tobytes(), problem, detail)
-                for sha256, frames, row, problem, detail in rows
+                (bytes.fromhex(sha256), int(frames), row.tobytes(), detail)
+                for sha256, frames, row, detail in zip(
+                    part["sha256"], part["frames"], values, part["detail"], strict=True
+                )
             ),
         )
     store.commit()
@@ -148,8 +147,8 @@ def add_finished(store: sqlite3.Connection, out: Path, class_names: Sequence[str
 
 def tables(store: sqlite3.Connection, class_names: Sequence[str], scored_by: str) -> Iterator[pa.Table]:
     """The finished table, some thousand rows at a time, in the order of the source."""
-    query = """SELECT path, files.sha256, frames, scores, files.problem || coalesce(scores.problem, ''),
-        files.detail || coalesce(scores.detail, '') FROM files LEFT JOIN scores USING (sha256) ORDER BY position"""
+    query = """SELECT path, files.sha256, frames, scores, problem, files.detail || coalesce(scores.detail, '')
+        FROM files LEFT JOIN scores USING (sha256) ORDER BY position"""
     cursor = store.execute(query)
     while rows := cursor.fetchmany(_ROWS):
         yield _table(rows, list(class_names), scored_by)
