@@ -436,7 +436,8 @@ function render({ model, el }) {
       item.append(thumbnail(`strip ${i}`, buffers[i], r.note), make("figcaption", "", r.label), make("small", "", r.why));
       strip.append(item);
     });
-    if (!message.rows.length) strip.append(make("span", "nsfw-none", "No neighbours or near-duplicates known."));
+    const nothing = blind ? "Not shown here: they would give the label away." : "No neighbours or near-duplicates known.";
+    if (!message.rows.length) strip.append(make("span", "nsfw-none", nothing));
     strip.hidden = false;
   };
   const onMessage = (message, buffers) => {

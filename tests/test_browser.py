@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from nsfwlib import dataset, review, widgets
 
-def make(case, *, n=0, low=0.2, page_size=12, **options):
+def make(case, *, n=0, low=0.2, page_size=12, mode="review", **options):
     files = sorted(Path("data").rglob("*.png"))
     paths = [dataset.table_path(str(file.relative_to("data"))) for file in files]
     given = np.array([path.split("/")[0] for path in paths])
@@ -39,7 +39,8 @@ def make(case, *, n=0, low=0.2, page_size=12, **options):
     probs[np.arange(len(queue)), code] = (0.9 - score) / 2
     probs[np.arange(len(queue)), (code + 1) % len(names)] = 0.9 - (0.9 - score) / 2
     session = review.ReviewSession(
-        queue, Path(f"{case}.csv"), class_names=names, page_size=page_size, pred_probs=probs, reviewer="Ada"
+        queue.assign(about=queue["given"] + " / " + queue["suggested"]), Path(f"{case}.csv"), class_names=names,
+        page_size=page_size, pred_probs=probs, reviewer="Ada", mode=mode,
     )
     neighbours = review.nearest(probs, queue.rename(columns={"given": "given_label"}), k=4)
     return widgets.ReviewGrid(session, Path("data"), neighbours=neighbours, **options)
@@ -364,3 +365,28 @@ def test_help_and_neighbours_open_and_close(grid):
     assert grid.page.locator(".nsfw-item").count() == 4
     press(grid, "ArrowRight")
     assert grid.page.locator(".nsfw-item").count() == 0
+
+
+KINDS = {"audit": "decision", "second": "second", "disagreement": "resolution"}
+
+
+@pytest.mark.parametrize("mode", KINDS)
+def test_a_blind_page_shows_pictures_alone_and_each_is_given_a_class(lab, mode):
+    blind = show(lab, f"blind_{mode}", mode=mode)
+    before = badges(blind)
+    assert all(" / " in badge if mode == "disagreement" else badge == "" for badge in before)
+    panel = blind.page.locator(".nsfw-review").inner_html()
+    assert ".png" not in panel and "filed under" not in panel, "file names and labels stay away"
+    assert blind.page.get_by_role("button", name="keep").count() == 0
+    press(blind, "k")
+    assert badges(blind) == before
+    press(blind, "2", "d", "?", "n")
+    settle(blind)
+    blind.page.wait_for_selector(".nsfw-strip:not([hidden])")
+    assert "give the label away" in blind.page.locator(".nsfw-strip").inner_text()
+    assert badges(blind)[:3] == ["→ rings", "✕ drop", "? unsure"]
+    lines = journal.read(blind.journal)
+    assert lines["kind"].tolist() == [KINDS[mode]] * 3 and lines["suggested"].eq("").all()
+    press(blind, "Enter")
+    wait_page(blind, 1)
+    assert len(journal.read(blind.journal)) == 3, "Enter turns the page and accepts nothing"
