@@ -61,6 +61,8 @@ def _options(
 
     engine.tf.config.threading.set_intra_op_parallelism_threads(threads)
     engine.tf.config.threading.set_inter_op_parallelism_threads(1)
+    for gpu in engine.tf.config.list_physical_devices("GPU"):  # actors may share one
+        engine.tf.config.experimental.set_memory_growth(gpu, True)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         path.write_bytes(ray.get(model))

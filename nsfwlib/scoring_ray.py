@@ -72,6 +72,8 @@ def answers(
     """
     task = "features" if blocks else "scores"
     widths = _widths(model, blocks)
+    if files.filesystem is None:  # actors work in folders of their own
+        files = scoring_files.Files(str(Path(files.root).absolute()))
     with _connected(address) as ray:
         if len(skip):
             known, work = _split_known(work, files, skip, ray, cpus)
@@ -125,7 +127,7 @@ def compute_features(
         return []
     folders = [folder for folder, _ in features._folders(model, cache_dir, blocks)]
     keys, paths, problems = missing["sha256"].to_numpy(), missing["path"].to_numpy(), []
-    files = scoring_files.Files(str(Path(data_dir).absolute()))
+    files = scoring_files.Files(str(data_dir))
     options = {"size": model.input_shape[1], "blocks": blocks, "batch_size": batch_size, **cluster}
     with tqdm(total=len(missing), desc="features", unit="img", disable=not progress) as bar:
         for found in answers(enumerate(paths.tolist()), files=files, model=model, **options):
@@ -143,7 +145,6 @@ def compute_features(
 def _connected(address: str | None) -> Iterator[Any]:
     """Ray, connected: to the cluster that this process is connected to already, or for as long as this lasts."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
         import ray.data

@@ -6,12 +6,13 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from PIL import Image
 
 pytest.importorskip("ray")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from nsfwlib import features, model, scoring, scoring_files, scoring_ray, scoring_store
+from nsfwlib import features, scoring, scoring_files, scoring_ray, scoring_store
 
 NAMES, SIZE, FILES = ["cat", "dog", "owl"], 32, 300
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -19,14 +20,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 
 @pytest.fixture(scope="module")
 def classifier():
-    return model.build_classifier(NAMES, weights=None, backbone="MobileNetV2", image_size=SIZE)
+    return tiny.lively_classifier(NAMES, size=SIZE)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for i in range(FILES):
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{i:04}.png")
+        pixels = rng.integers(0, 256, 3) + rng.normal(0, 20, (40, 50, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:04}.png")
     (folder / "copy.png").write_bytes((folder / "0000.png").read_bytes())
     (folder / "broken.png").write_bytes(b"no picture")
     frames = [Image.fromarray(np.full((40, 40, 3), 50 * i, np.uint8)) for i in range(5)]
@@ -57,18 +59,22 @@ def on_ray(classifier, folder, out, **options):
     return scoring.score(classifier, folder, out=out, engine="ray", progress=False, **options)
 
 
+def test_the_pictures_differ_in_what_they_are_taken_for(local):
+    assert local[NAMES].std().min() > 0.02
+
+
 def test_features_over_the_cluster_are_those_of_this_machine(cluster, classifier, folder, tmp_path, local):
     table = local[local["problem"].eq("")].drop_duplicates("sha256").head(40).reset_index(drop=True)
     here = features.block_features(
-        classifier, table, folder, cache_dir=tmp_path / "here", blocks=["out_relu"], progress=False
+        classifier, table, folder, cache_dir=tmp_path / "here", blocks=[tiny.BLOCK], progress=False
     )
     table.loc[0, "sha256"] = "0" * 64  # as if the file had changed since the scan
-    options = {"cache_dir": tmp_path / "cluster", "blocks": ["out_relu"], "progress": False}
+    options = {"cache_dir": tmp_path / "cluster", "blocks": [tiny.BLOCK], "progress": False}
     problems = scoring_ray.compute_features(classifier, table, folder, batch_size=8, **options)
     assert problems == [f"{table['path'][0]}: changed since the scan; scan again"]
-    assert len(features.missing_rows(classifier, table, cache_dir=tmp_path / "cluster", blocks=["out_relu"])) == 1
-    found = features.block_features(classifier, table, folder, **options)["out_relu"]
-    assert np.allclose(found[1:], here["out_relu"][1:], atol=1e-2) and np.isnan(found[0]).all()
+    assert len(features.missing_rows(classifier, table, cache_dir=tmp_path / "cluster", blocks=[tiny.BLOCK])) == 1
+    found = features.block_features(classifier, table, folder, **options)[tiny.BLOCK]
+    assert np.allclose(found[1:], here[tiny.BLOCK][1:], atol=1e-2) and np.isnan(found[0]).all()
 
 
 def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
@@ -86,7 +92,8 @@ def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
         return real(store, answers)
 
     monkeypatch.setattr(scoring_store, "add_answers", watched)
-    table = on_ray(classifier, folder, tmp_path / "scores.parquet", batch_size=8)
+    monkeypatch.chdir(folder.parent)  # the actors are not there
+    table = on_ray(classifier, folder.name, tmp_path / "scores.parquet", batch_size=8)
     assert killed.is_set() and len(answered) < 3 * FILES
     assert sorted(answered) == list(range(len(local))), "every image has exactly one answer"
     pd.testing.assert_frame_equal(table, local, rtol=1e-4, atol=1e-6)
