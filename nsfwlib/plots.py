@@ -15,7 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from nsfwlib.evaluation_plots import (
     plot_calibration,
@@ -42,11 +42,12 @@ from nsfwlib.look import (
     plain_log_ticks,
     styled,
 )
+from nsfwlib.training_plots import plot_history, plot_learning_curve
 
 __all__ = [
     "plot_calibration", "plot_class_scores", "plot_confusion", "plot_confusion_pair", "plot_contact_sheet",
     "plot_counts", "plot_feature_map", "plot_formats", "plot_heat_maps", "plot_history", "plot_incarnations",
-    "plot_intervals", "plot_noise_matrix", "plot_operating_points", "plot_precision_recall", "plot_problems",
+    "plot_intervals", "plot_learning_curve", "plot_noise_matrix", "plot_operating_points", "plot_precision_recall", "plot_problems",
     "plot_recall_at_budget", "plot_robustness", "plot_roc", "plot_scores", "plot_sizes", "plot_slices",
     "plot_threshold",
 ]  # fmt: skip
@@ -209,50 +210,6 @@ def plot_heat_maps(
             share, cmap="inferno", alpha=0.65 * np.clip(share, 0, 1), extent=(-0.5, width - 0.5, height - 0.5, -0.5),
             interpolation="bilinear", vmin=0, vmax=1,
         )  # fmt: skip
-    return fig
-
-
-@styled
-def plot_history(history: pd.DataFrame) -> Figure:
-    """Loss and accuracy of all stages of training along one axis of epochs.
-
-    Args:
-        history: one row an epoch in order: `stage`, `loss`, `accuracy`, `val_loss`, `val_accuracy`.
-    """
-    epochs = np.arange(1, len(history) + 1)
-    stage = history["stage"].to_numpy()
-    fig, axes = plt.subplots(1, 2, figsize=(10, 3.4))
-    best = int(np.nanargmin(history["val_loss"])) if history["val_loss"].notna().any() else None
-    for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
-        for column, label, look in (
-            (name, "training", {"color": MID, "ls": "--", "marker": "s"}),
-            (f"val_{name}", "validation", {"color": DARK, "ls": "-", "marker": "o"}),
-        ):
-            ax.plot(epochs, history[column], label=label, ms=4, **look)
-        for i in np.flatnonzero(stage[1:] != stage[:-1]):
-            ax.axvline(i + 1.5, color=INK, lw=0.8, ls=":")
-        for i in np.flatnonzero(np.r_[True, stage[1:] != stage[:-1]][: len(stage)]):
-            ax.text(i + 0.6, 1.01, stage[i], transform=ax.get_xaxis_transform(), fontsize=8, va="bottom")
-        if best is not None:
-            value = history[f"val_{name}"].iloc[best]
-            ax.plot(
-                best + 1,
-                value,
-                "o",
-                ms=10,
-                mfc="none",
-                mec=ACCENT,
-                mew=1.5,
-                label=f"lowest val. loss: {value:.3f}",
-            )
-        ax.set(xlabel="epoch (all stages)", xlim=(0.5, len(history) + 0.5))
-        ax.margins(y=0.15)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].set(ylabel="loss (cross-entropy, nats)", title="Loss\n")
-    axes[1].set(ylabel="share of images right", title="Accuracy\n")
-    axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    for ax, place in zip(axes, ("upper right", "lower right"), strict=True):
-        ax.legend(loc=place, fontsize="small")
     return fig
 
 

@@ -135,10 +135,18 @@ def history():
 
 
 def test_history_runs_through_all_stages_and_rings_the_lowest_validation_loss(history):
-    loss, accuracy = plots.plot_history(history).axes
+    loss, accuracy, rate = plots.plot_history(history).axes
+    assert rate.get_yscale() == "log" and len(rate.lines[0].get_ydata()) == len(history)
     assert drawn(loss, "validation").get_xydata().tolist() == [[1, 1.4], [2, 1.1], [3, 0.9], [4, 0.85], [5, 0.95]]
     assert drawn(accuracy, "lowest val. loss: 0.700").get_xydata().tolist() == [[4, 0.7]]
     assert texts(loss) == ["head", "fine-tuning"]
+
+
+def test_a_learning_curve_has_a_dot_a_fit_and_a_mean_a_size():
+    curve = pd.DataFrame({"images": [10, 100, 11], "repeat": [0, 0, 1], "accuracy": [0.5, 0.9, 0.7]})
+    dots, mean = plots.plot_learning_curve(curve).lines
+    assert len(dots.get_xdata()) == 3
+    assert list(mean.get_ydata()) == [0.6, 0.9]
 
 
 def test_history_without_validation_is_drawn_too(history):
