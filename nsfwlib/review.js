@@ -338,7 +338,9 @@ function render({ model, el }) {
   side.append(large, name, classBox, actionBox);
   foot.append(status, button("keys and guidelines", "h", toggleHelp, "nsfw-quiet"));
   const keyList = make("dl");
-  KEYS.filter(([key]) => !blind || key !== "k").forEach(([key, meaning]) => keyList.append(make("dt", "", key), make("dd", "", meaning)));
+  const blindKeys = { k: "", Enter: "turn the page", n: "" }; // what these say where no label is shown
+  KEYS.map(([key, meaning]) => [key, blind ? blindKeys[key] ?? meaning : meaning]).filter(([, meaning]) => meaning)
+    .forEach(([key, meaning]) => keyList.append(make("dt", "", key), make("dd", "", meaning)));
   const guide = make("div", "nsfw-guide");
   guide.innerHTML = model.get("guidelines"); // rendered from Markdown in Python, raw HTML escaped there
   help.append(keyList, guide, button("close", "Esc", toggleHelp, "nsfw-quiet"));
