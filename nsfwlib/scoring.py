@@ -114,6 +114,8 @@ def score(
 def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
     if out.suffix not in scoring_store.FORMATS:
         raise ValueError(f"out must end in {', '.join(scoring_store.FORMATS)}. Received: {out.name!r}.")
+    if resume and overwrite:
+        raise ValueError("Expected one of resume and overwrite. Received both: keep the old scores, or replace them.")
     if out.exists() and not (resume or overwrite):
         raise FileExistsError(
             f"{out} exists. Take over its scores with resume=True (--resume), or replace it with overwrite=True "
@@ -203,8 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--address", help="of a Ray cluster; default: this machine, or $RAY_ADDRESS")
     parser.add_argument("--actors", type=int, help="models on the Ray cluster; default: as many as fit")
     parser.add_argument("--gpus", type=float, default=0, help="of each Ray actor (default: %(default)s)")
-    parser.add_argument("--resume", action="store_true", help="take over the scores of a finished table")
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished table")
+    finished = parser.add_mutually_exclusive_group()
+    finished.add_argument("--resume", action="store_true", help="take over the scores of a finished table")
+    finished.add_argument("--overwrite", action="store_true", help="replace a finished table")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     options = vars(parser.parse_args(arguments))
     source, quiet = options.pop("source"), options.pop("quiet")

@@ -155,8 +155,8 @@ def _connected(address: str | None) -> Iterator[Any]:
         _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
-            raise RuntimeError(f"The Ray cluster {address or ''} cannot be reached: {error}") from error
+        except Exception as error:  # Ray raises many kinds, plain Exception among them
+            raise RuntimeError(f"Ray cannot be started, or the cluster not be reached: {error}") from error
     logger = logging.getLogger("ray.data")
     level = logger.level
     context = ray.data.DataContext.get_current()

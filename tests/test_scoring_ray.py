@@ -45,14 +45,27 @@ def local(classifier, folder, tmp_path_factory):
 def cluster():
     """Two nodes of one core each, and this process connected to them; (the cluster, its second node)."""
     import ray
-    from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    second = cluster.add_node(num_cpus=1)
+    cluster, second = start_two_nodes()
     ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
     yield cluster, second
     ray.shutdown()
     cluster.shutdown()
+
+
+def start_two_nodes(attempts=4):
+    """On a busy machine a node may miss the 30 seconds in which Ray wants it to have started."""
+    from ray.cluster_utils import Cluster
+
+    for attempt in range(attempts):
+        cluster = Cluster()
+        try:
+            cluster.add_node(num_cpus=1, include_dashboard=False)
+            return cluster, cluster.add_node(num_cpus=1)
+        except Exception:
+            cluster.shutdown()
+            if attempt == attempts - 1:
+                raise
 
 
 def on_ray(classifier, folder, out, **options):
