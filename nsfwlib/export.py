@@ -56,7 +56,8 @@ def export(
         model: a classifier: raw RGB 0–255 (B, S, S, 3) → probabilities (B, K).
         out_dir: a folder that does not exist yet.
         formats: keys of `FORMATS`.
-        pictures: photographs to compare on, at least two; by default those that installed packages ship.
+        pictures: photographs to compare on, at least two, the first ones of more than `views`; by default those that
+            installed packages ship.
         representative: photographs from which int8 takes the ranges of its numbers; by default every second one of
             `pictures`, and the comparison then uses the others.
         views: how many pixel arrays to compare: the pictures, and windows of them.
@@ -88,12 +89,13 @@ def export(
         raise ValueError(f"pictures must be two or more photographs. Received: {len(pictures)}.")
     if representative is None:
         pictures, representative = pictures[::2], pictures[1::2]
+    pictures, representative = pictures[:views], list(representative)[:views]
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}.") as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
         size = classifiers.image_size(model)
-        calibration = parity.views(list(representative), size=size, count=views, seed=seed + 1)
+        calibration = parity.views(representative, size=size, count=views, seed=seed + 1)
         source = Source(model, calibration, Path(scratch))
         for name in names:
             _write(name, source, whole / name)
@@ -203,6 +205,5 @@ def _record(source: Source, whole: Path, table: pd.DataFrame) -> None:
     table.to_csv(whole / "parity.csv")
     settings = {"model": engine.identity(source.model), "formats": list(table.index[1:])}
     versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
-    runs.write_json(
-        {"settings": settings, "versions": versions, "class_names": source.class_names}, whole / "export.json"
-    )
+    facts = {"settings": settings, "versions": versions, "class_names": source.class_names}
+    runs.write_json(facts, whole / "export.json")

@@ -60,7 +60,7 @@ def views(pictures: Sequence[Path], *, size: int, count: int, seed: int = 0) -> 
         ImageProblem: a picture cannot be read.
     """
     whole = [load_image(path, size=size) for path in pictures[:count]]
-    large = [load_image(path, size=2 * size) for path in pictures]
+    large = [load_image(path, size=2 * size) for path in pictures[:count]]
     rng, found = np.random.default_rng(seed), whole
     while len(found) < count:
         picture = large[len(found) % len(large)]
@@ -212,9 +212,13 @@ def plot_parity(table: pd.DataFrame) -> Figure:
         "Time, ms an image",
     )
     differences, changed = table["largest_difference"], table["changed_argmax"]
-    texts = [f"{d:.0e}, {c} changed" for d, c in zip(differences, changed, strict=True)]
+    texts = [f"{d:.0e}, {c} changed" if d else "0" for d, c in zip(differences, changed, strict=True)]
     _bars(axes[2], differences.clip(lower=_FLOOR), texts, "Largest difference of a probability")
-    axes[2].set(xscale="log", xlim=(_FLOOR, 1), xlabel="orange: tolerance; answers that changed class")
+    axes[2].set(
+        xscale="log",
+        xlim=(_FLOOR, 1),
+        xlabel=f"orange: tolerance; changed: another answer, of {table['pictures'].iloc[0]}",
+    )
     limits = table["tolerance"].where(table["tolerated"].eq("largest_difference"))
     axes[2].plot(limits, np.arange(len(table)), "|", color=look.ACCENT, ms=16, mew=2)
     axes[0].set_yticks(np.arange(len(table)), table.index)

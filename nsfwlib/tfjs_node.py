@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -49,14 +49,8 @@ def install(*, cache_dir: Path | None = None, timeout: float = 600) -> Path:
             return modules
         command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder), *PACKAGES]
         (folder / "package.json").write_text('{"private": true}')
-        finished = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env=_environment(npm), cwd=folder
-        )
-        if finished.returncode:
-            raise RuntimeError(
-                f"npm could not install {', '.join(PACKAGES)}. Check the network and the registry. npm said:\n"
-                + "\n".join(finished.stderr.strip().splitlines()[-5:])
-            )
+        problem = f"npm could not install {', '.join(PACKAGES)}. Check the network and the registry"
+        _run(command, problem, timeout=timeout, env=_environment(npm), cwd=folder)
         done.write_text(json.dumps(PACKAGES))
     return modules
 
@@ -86,11 +80,20 @@ def ask(
         listed = Path(folder) / "manifest.json"
         listed.write_text(json.dumps(manifest))
         command = [node, str(_SCRIPT), str(model), str(size), str(listed)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"nsfwjs did not load {model}. Node said: {done.stderr.strip()[-500:]}")
-    answers = json.loads(done.stdout[done.stdout.rindex('{"backend"') :])
+        said = _run(command, f"nsfwjs did not answer with {model}", timeout=timeout, env=environment)
+    answers = json.loads(said[said.rindex('{"backend"') :])
     return Answers(np.array(answers["probabilities"], np.float32), np.array(answers["milliseconds"]))
+
+
+def _run(command: list[str], problem: str, *, timeout: float, **where: Any) -> str:
+    """What the command prints, or a RuntimeError with the end of what it says against it."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, **where)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{problem}: no answer within {timeout:.0f} s.") from None
+    if done.returncode:
+        raise RuntimeError(f"{problem}. It said:\n" + "\n".join(done.stderr.strip().splitlines()[-5:]))
+    return done.stdout
 
 
 def find(name: str) -> str:

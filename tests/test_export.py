@@ -27,7 +27,7 @@ def required(fetch):
     """What a peer's test needs, or a skip that says why; under CI it must be there."""
     try:
         return fetch()
-    except RuntimeError as reason:
+    except (RuntimeError, subprocess.CalledProcessError) as reason:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(reason))
@@ -213,6 +213,19 @@ def test_a_layer_that_browsers_do_not_have_is_an_error(tmp_path):
         tfjs.write(keras.Model(inputs, x), tmp_path)
 
 
+def test_a_web_export_that_nsfwjs_cannot_load_is_one_sentence(tmp_path, node_modules):
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(RuntimeError, match=r"nsfwjs did not answer with .*It said:"):
+        tfjs_node.ask(tmp_path, pixels(1), size=64, node_modules=node_modules)
+
+
+def test_without_node_the_error_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(tfjs_node.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(RuntimeError, match=r"no npm was found on PATH\. Install Node\.js, or `pip install"):
+        tfjs_node.install(cache_dir=tmp_path)
+
+
 def test_an_unknown_format_lists_those_there_are(small, tmp_path):
     with pytest.raises(ValueError, match=r"some of savedmodel, .*tfjs_uint8\. Received: 'coreml'"):
         export.export(small, tmp_path / "out", ["onnx", "coreml"])
@@ -298,6 +311,7 @@ def test_the_published_model_equals_nsfwjs_in_node(node_modules):
     assert np.abs(theirs.probabilities - ours).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_the_notebook_exports_the_published_model_and_asks_nsfwjs_itself(executed, node_modules):
     table = pd.read_csv(executed / "exports" / "parity.csv", index_col="format")
     assert table.loc["tfjs", "runtime"] == "nsfwjs in Node (wasm)" and table["ms_per_image"].gt(0).all()
@@ -317,6 +331,7 @@ def assert_china_is_neutral(answer):
     assert answer["neutral"] == pytest.approx(0.998, abs=5e-3) and sum(answer.values()) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("i", range(3))
 def test_a_python_snippet_of_the_notebook_runs_as_it_is(executed, i):
     code = snippets("python")[i]
@@ -324,6 +339,7 @@ def test_a_python_snippet_of_the_notebook_runs_as_it_is(executed, i):
     assert_china_is_neutral(fresh_process(code, executed / "exports"))
 
 
+@pytest.mark.slow
 def test_the_web_snippet_of_the_notebook_runs_as_it_is(executed, node_modules, tmp_path):
     npm = tfjs_node.find("npm")
     fetch = subprocess.run([npm, "install", "--ignore-scripts", "--prefix", tmp_path, "jpeg-js@0.4.4"], cwd=tmp_path)
