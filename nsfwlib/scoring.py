@@ -73,8 +73,8 @@ def score(
         class_names: wraps a model that this kit did not make: the classes, in the order of its outputs.
         rescaling: of a wrapped model: (scale, offset) from raw RGB 0–255 to what it expects.
         frames: at most so many frames of an animated GIF, WebP, APNG or AVIF, evenly spaced.
-        batch_size: pictures a forward pass.
-        workers: threads that decode, of each process; by default the cores, at most four.
+        batch_size: pictures a forward pass; on a GPU a few hundred are faster.
+        workers: threads that decode, of each process; by default the cores, at most eight.
         cluster: options of `scoring_ray.answers`: address, actors, cpus, gpus.
         resume: take over the scores of a finished `out`; the table then has the files of this `source`.
         overwrite: replace a finished `out`, and a work file of another model.

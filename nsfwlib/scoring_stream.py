@@ -62,14 +62,14 @@ def answers(
         size: S.
         frames: at most so many frames of an animation.
         batch_size: pictures a forward pass, a few more where an animation does not fit.
-        workers: threads that decode; by default the cores, at most four.
+        workers: threads that decode; by default the cores, at most eight.
         skip: sha256 of contents that need no answer.
         reduce: what becomes of the outputs of one file's frames.
 
     Raises:
         FloatingPointError: the model's answer is not finite.
     """
-    workers = workers or min(4, os.cpu_count() or 1)
+    workers = workers or min(8, os.cpu_count() or 1)
     work = iter(work)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         queue: deque = deque()
