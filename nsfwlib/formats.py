@@ -148,6 +148,16 @@ FORMATS = {
 }
 
 
+_LIMITS = {
+    "tflite_float16": "weights in half precision",
+    "tflite_int8": "weights and activations in 8 bits, their ranges taken from the representative photographs: "
+    "probabilities move by hundredths, so choose thresholds anew on this file",
+    "tfjs_uint16": "kernels quantised to 16 bits per tensor",
+    "tfjs_uint8": "kernels quantised to 8 bits per tensor: probabilities move by hundredths, so choose thresholds anew "
+    "on this file",
+}
+
+
 def preprocessing(name: str, source: Source) -> dict[str, Any]:
     """What an application must do before it asks the export."""
     web, size = name.startswith("tfjs"), source.size
@@ -160,6 +170,8 @@ def preprocessing(name: str, source: Source) -> dict[str, Any]:
         "resize": f"Pillow BILINEAR (antialiased), stretched to {size} × {size}, aspect ratio not kept",
         "output": {"dtype": "float32", "shape": ["batch", len(source.class_names)], "order": "classes.json"},
     }
+    if name in _LIMITS:
+        facts["limits"] = _LIMITS[name]
     if name == "savedmodel":
         facts["signatures"] = {
             "serving_default": "pixels: uint8 (batch, S, S, 3) → probabilities",

@@ -106,6 +106,7 @@ def test_every_format_is_written_within_its_tolerance_and_says_what_it_takes(exp
         assert json.loads((folder / name / "classes.json").read_text(encoding="utf-8")) == NAMES
         facts = json.loads((folder / name / "preprocessing.json").read_text(encoding="utf-8"))
         assert facts["input"]["shape"] == ["batch", 64, 64, 3] and facts["range"] in ([0, 255], [0, 1])
+        assert ("limits" in facts) == ("16" in name or "8" in name), "what is quantised says so"
     on_disk = pd.read_csv(folder / "parity.csv", index_col="format")
     assert on_disk["largest_difference"].round(6).equals(table["largest_difference"].round(6))
 
