@@ -9,7 +9,7 @@ import papermill
 import pytest
 import real_input
 
-from nsfwlib import demo, model, pipeline
+from nsfwlib import demo, model, pipeline, rounds
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0*.ipynb"))
 
@@ -35,7 +35,8 @@ def test_every_artefact_of_the_house_plan_is_there(executed):
     for name in (
         "images.parquet", "model.keras", "history.csv", "predictions.parquet", "run.json", "pred_probs.parquet",
         "label_issues.parquet", "labels.parquet", "metrics.json", "figures/confusion.png",
-        "figures/confusion_cleansing.png", "figures/noise.png", "figures/history.png",
+        "figures/confusion_cleansing.png", "figures/noise.png", "figures/history.png", "audit_test.parquet",
+        "audit_test.json", "audit_train.parquet", "figures/audited.png", "figures/confusion_audited.png",
     ):  # fmt: skip
         assert (run / name).stat().st_size > 100, name
 
@@ -48,8 +49,40 @@ def test_the_simulated_reviewer_finds_planted_errors_and_leaves_no_trace_in_the_
     changed = labels["label"].notna() & labels["label"].ne(labels["given_label"])
     assert cleansing["simulated"] and changed.sum() >= 2
     assert labels.loc[changed, "label"].eq(truth.loc[labels.index[changed], "true_label"]).all()
-    assert labels.loc[labels["split"].eq("test"), "label"].eq(labels["given_label"][labels["split"].eq("test")]).all()
+    audit = pd.read_parquet(folder / "run" / "audit_test.parquet").set_index("path")
+    untouched = labels.index[labels["split"].eq("test")].difference(audit.index[audit["picked"]])
+    assert labels.loc[untouched, "label"].eq(labels.loc[untouched, "given_label"]).all()
     assert not (folder / "demo_decisions.csv").exists()
+
+
+def test_the_audited_accuracy_of_the_executed_run_is_near_the_planted_one(executed):
+    run = executed[0] / "run"
+    audited = pd.DataFrame(json.loads((run / "metrics.json").read_text())["audited"]).set_index("name")
+    audit = pd.read_parquet(run / "audit_test.parquet")
+    planted = demo.read_truth(executed[0] / "demo").set_index("path").loc[audit["path"], "true_label"].to_numpy()
+    assert audited.loc["planted truth", "value"] == pytest.approx((audit["predicted"] == planted).mean())
+    assert audited.loc["audited", "low"] <= audited.loc["planted truth", "value"] <= audited.loc["audited", "high"]
+    assert audited.loc["audited", "pictures"] == audit["picked"].sum()
+
+
+@pytest.mark.slow
+def test_a_second_round_on_the_decided_labels_is_examined_on_the_same_pictures(executed):
+    folder, parameters = executed
+    parameters = {name: value for name, value in parameters.items() if name not in ("data_dir", "demo_images")}
+    table = rounds.second_round(
+        folder / "demo", folder / "run", out_dir=folder / "cleansed", run_dir=folder / "second", progress=False,
+        **parameters | {"fine_tune_epochs": 0, "robustness_pictures": 0, "heat_map_pictures": 0, "baseline_run": ""},
+    )  # fmt: skip
+    first, second = (pd.read_parquet(folder / run / "images.parquet") for run in ("run", "second"))
+    test_of = [set(rows.loc[rows["split"].eq("test"), "sha256"]) for rows in (first, second)]
+    dropped = test_of[0] - test_of[1]
+    assert not test_of[1] - test_of[0] and len(dropped) <= 5, "placeholders may be dropped, nothing else"
+    audit = pd.read_parquet(folder / "second" / "audit_test.parquet")
+    assert audit["stratum"].eq("reviewed before").sum() >= 0.5 * len(audit), "the first audit costs nothing again"
+    assert (table["low"] <= table["planted truth"]).all() and (table["planted truth"] <= table["high"]).all()
+    assert table["believing the labels"].between(0, 1).all() and table["pictures"].gt(0).all()
+    errors = [len(demo.planted_errors(demo.read_truth(folder / name))) for name in ("demo", "cleansed")]
+    assert errors[1] < errors[0] / 2
 
 
 def test_the_raw_folder_is_as_it_was_drawn(executed, tmp_path):
