@@ -91,7 +91,7 @@ def freeze(
     if audit is None:
         drawn = draw_audit(
             rows["label"], rows["predicted"], rows["suspicion"], reviewed=rows["reviewed"],
-            agreements=agreements, disagreements=disagreements, seed=seed,
+            agreements=agreements, disagreements=disagreements, seed=_own_seed(seed, split, about),
         )  # fmt: skip
         audit = pd.concat([rows.drop(columns=["suspicion", "reviewed"]), drawn], axis=1)[list(COLUMNS)]
         _write(audit, run_dir, split, {"about": about, "seed": seed, "drawn": _now(), "disagreements": disagreements})
@@ -243,6 +243,11 @@ def progress(audit: pd.DataFrame | None, verdict: pd.Series | None) -> str:
     known = f", and {before:,} were reviewed before it was drawn" if before else ""
     begin = "" if seen or before else " No audit has been done yet: notebook 03 has it in its grid."
     return f"{seen:,} of {due:,} pictures of the audit have a verdict{known}; it stands for {len(audit):,}.{begin}"
+
+
+def _own_seed(seed: int, split: str, about: str) -> int:
+    """Another draw for each model: drawn alike, a second audit would shun what the first one left of a stratum."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {split} {about}".encode()).digest()[:8], "big")
 
 
 def _share(right: np.ndarray, groups: pd.Series) -> dict[str, float]:

@@ -232,3 +232,28 @@ def test_pairs_come_from_the_sample_alone(tmp_path):
     given = rows.set_index("path")["label"]
     found = cleansing.label_errors(audit, given, tmp_path / "j.csv", class_names=NAMES)
     assert found["truth"].eq("").all(), "what was found elsewhere is no random sample"
+
+
+def test_a_second_audit_on_labels_that_the_first_corrected_is_not_flattered(tmp_path):
+    errors, covered, naive = [], [], []
+    for seed in range(60):
+        rows, true = make_split(500, seed=seed, noise=0.2)
+        learnt = (rows["label"] != true) & (np.random.default_rng(seed).random(500) < 0.5)
+        rows["predicted"] = rows["predicted"].mask(learnt, rows["label"])  # a model that knows wrong labels by heart
+        (first := tmp_path / f"{seed}a").mkdir()
+        seen = freeze(first, rows, agreements=60, seed=seed)["picked"].to_numpy()
+        rng = np.random.default_rng(1000 + seed)
+        fresh = np.where(rng.random(500) < 0.95, true, rng.choice(NAMES, 500))
+        again = rows.assign(
+            label=np.where(seen, true, rows["label"]), reviewed=seen,
+            predicted=np.where(rng.random(500) < 0.85, rows["predicted"], fresh),
+        )  # fmt: skip
+        (second := tmp_path / f"{seed}b").mkdir()
+        audit = freeze(second, again, about="model 2", agreements=60, seed=seed)
+        verdict = pd.Series(np.where(audit["picked"] | seen, true, None))
+        found = audits.accuracies(audit, verdict, seed=seed).set_index("name")
+        truth = (again["predicted"] == true).mean()
+        errors.append(found.loc["audited", "value"] - truth)
+        covered.append(found.loc["audited", "low"] <= truth <= found.loc["audited", "high"])
+        naive.append(found.loc["believing the labels", "value"] - truth)
+    assert abs(np.mean(errors)) < 0.005 and np.mean(covered) >= 0.91 and np.mean(naive) > 0.02
