@@ -160,6 +160,7 @@ def _engine(
     from nsfwlib import engine
 
     forward = engine.forward_pass(classifier, engine=runtime, cache_dir=user_cache_path("nsfwlib"))
+    forward = scoring_stream.warm(forward, options["size"])
     return partial(scoring_stream.answers, files=files, forward=forward, **options)
 
 

@@ -69,7 +69,7 @@ def _options(
         loaded = engine.keras.models.load_model(path, compile=False, safe_mode=True)
     cache_dir = user_cache_path("nsfwlib")
     forward = engine.forward_pass(loaded, blocks, engine=runtime, cache_dir=cache_dir, threads=threads)
-    return {"files": files, "forward": forward, **settings}
+    return {"files": files, "forward": scoring_stream.warm(forward, settings["size"]), **settings}
 
 
 class Hasher:

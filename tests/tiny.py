@@ -1,6 +1,7 @@
 """A small classifier of the kit's contract whose answers differ from picture to picture, unlike those of random deep ones."""
 
 import keras
+import numpy as np
 
 from nsfwlib import model
 
@@ -15,6 +16,6 @@ def lively_classifier(class_names, *, size, seed=0):
     x = keras.layers.Conv2D(8, 5, 3, activation="relu", kernel_initializer=spread, name=BLOCK)(x)
     x = keras.layers.GlobalAveragePooling2D(name=model.FEATURES)(x)
     classifier = keras.Model(inputs, model._head(x, list(class_names), "logistic"), name="classifier")
-    kernel, bias = classifier.get_layer("logits").get_weights()
-    classifier.get_layer("logits").set_weights([kernel * 4, bias])
+    kernel = np.random.default_rng(seed).normal(0, 0.8, (8, len(class_names)))
+    classifier.get_layer("logits").set_weights([kernel, np.zeros(len(class_names))])
     return classifier
