@@ -130,7 +130,9 @@ def _ours(table: pd.DataFrame, data_dir: Path, cache_dir: Path, names: list[str]
     return time.perf_counter() - started, history["val_accuracy"].iloc[history["val_loss"].argmin()]
 
 
-def _recipe_of_2019(table: pd.DataFrame, data_dir: Path, names: list[str], target: float) -> tuple[int, float, float]:
+def _recipe_of_2019(
+    table: pd.DataFrame, data_dir: Path, names: list[str], target: float, most: int
+) -> tuple[int, float, float]:
     """Frozen backbone and head in one model, augmented pictures through all of it every epoch, until `target`."""
     layers = keras.layers
     change = keras.Sequential(
