@@ -173,6 +173,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         else:
             projected = _project(values, valid, self.mean_, self.directions_)
             probs[:, self.model_.classes_] = self.model_.predict_proba(projected)
+        probs /= probs.sum(axis=1, keepdims=True)  # float32's rounding would pass for a wrong sum
         probs[~valid] = np.nan
         return probs
 
