@@ -1,4 +1,4 @@
-# demo · test · lab · bench · art · lint: each sets up what it needs.
+# demo · second-round · test · lab · bench · art · lint: each sets up what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,11 +8,15 @@ NPM := $(if $(shell command -v npm),,npm)
 comma := ,
 DATA ?= data/demo
 RUN ?= runs/demo
+MODE ?= review
 
-.PHONY: demo test nbval lab review bench art lint clean
+.PHONY: demo second-round test nbval lab review bench art lint clean
 
 demo: $(VENV)/base  ## the embedded data set through notebooks 01–04 into runs/demo/
 	$(BIN)/python -m nsfwlib.pipeline
+
+second-round: $(VENV)/base  ## the demo twice, the second time on a copy with the decisions applied; one table
+	$(BIN)/python benchmarks/second_round.py
 
 test: $(VENV)/dev lint  ## everything that CI runs
 	$(BIN)/python -m pytest
@@ -26,13 +30,13 @@ nbval: $(VENV)/dev  ## the committed notebooks on their defaults, from an empty 
 lab: $(VENV)/base  ## JupyterLab on the notebooks
 	$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
-review: $(VENV)/review  ## the review grid as a page for reviewers: make review DATA=… RUN=… REVIEWER=…
+review: $(VENV)/review  ## the review grid as a page for reviewers: make review DATA=… RUN=… REVIEWER=… MODE=…
 	mkdir -p build && $(BIN)/papermill --prepare-only notebooks/review_page.ipynb build/review_page.ipynb \
-		-p data_dir "$(abspath $(DATA))" -p run_dir "$(abspath $(RUN))" -p reviewer "$(REVIEWER)"
+		-p data_dir "$(abspath $(DATA))" -p run_dir "$(abspath $(RUN))" -p reviewer "$(REVIEWER)" -p mode "$(MODE)"
 	$(BIN)/voila --no-browser --VoilaConfiguration.file_allowlist="[]" build/review_page.ipynb
 
 bench: $(VENV)/dev  ## side-by-side measurements against public peers
-	for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out benchmarks/second_round.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 art: demo $(VENV)/dev  ## redraw the figures that the README shows from the demo run; the grid needs a Chromium
 	$(BIN)/python _art/redraw.py runs/demo
