@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from nsfwlib import dataset, demo, duplicates, engine, features, published, training
+from nsfwlib import dataset, demo, engine, features, published, training
 from nsfwlib import model as classifiers
 
 import keras  # isort: skip
@@ -47,7 +47,7 @@ def stand_in(work_dir: Path, per_class: int) -> tuple[pd.DataFrame, Path]:
     if not data_dir.exists():
         demo.make_demo(data_dir, images_per_class=per_class, seed=0)
     table = dataset.scan(data_dir, cache_dir=work_dir / "cache", progress=False)
-    table["group"] = duplicates.group_duplicates(table)
+    table["group"] = dataset.group_duplicates(table)
     truth = pd.read_csv(data_dir.with_name("demo_truth.csv")).set_index("path")["true_label"]
     return table[table["problem"].eq("")].assign(truth=table["path"].map(truth)).reset_index(drop=True), data_dir
 
