@@ -47,7 +47,8 @@ from nsfwlib.training_plots import plot_history, plot_learning_curve
 __all__ = [
     "plot_calibration", "plot_class_scores", "plot_confusion", "plot_confusion_pair", "plot_contact_sheet",
     "plot_counts", "plot_feature_map", "plot_formats", "plot_heat_maps", "plot_history", "plot_incarnations",
-    "plot_intervals", "plot_learning_curve", "plot_noise_matrix", "plot_operating_points", "plot_precision_recall", "plot_problems",
+    "plot_intervals", "plot_learning_curve", "plot_noise_matrix", "plot_operating_points", "plot_precision_recall",
+    "plot_problems",
     "plot_recall_at_budget", "plot_robustness", "plot_roc", "plot_scores", "plot_sizes", "plot_slices",
     "plot_threshold",
 ]  # fmt: skip
