@@ -5,13 +5,15 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from tiny import awakened
 
 from nsfwlib import model as m
 
 
 @pytest.fixture(scope="module")
 def small():
-    return m.build_classifier(["cat", "dog", "x/ü_1.z"], weights=None, backbone="MobileNetV2", image_size=32)
+    names = ["cat", "dog", "x/ü_1.z"]
+    return awakened(m.build_classifier(names, weights=None, backbone="MobileNetV2", image_size=32))
 
 
 @pytest.fixture(scope="module")

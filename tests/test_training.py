@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tiny import awakened
 
 from nsfwlib import feature_store, features, images, model, training
 
@@ -31,7 +32,8 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def classifier():
-    return model.build_classifier(["bright", "dark"], weights=None, backbone="MobileNetV2", image_size=SIZE)
+    made = model.build_classifier(["bright", "dark"], weights=None, backbone="MobileNetV2", image_size=SIZE)
+    return awakened(made)
 
 
 def features_of(classifier, data, cache_dir, **options):

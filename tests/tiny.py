@@ -1,4 +1,4 @@
-"""A small classifier of the kit's contract whose answers differ from picture to picture, unlike those of random deep ones."""
+"""Small classifiers whose answers differ from picture to picture: those of random deep networks hardly do."""
 
 import keras
 import numpy as np
@@ -18,4 +18,19 @@ def lively_classifier(class_names, *, size, seed=0):
     classifier = keras.Model(inputs, model._head(x, list(class_names), "logistic"), name="classifier")
     kernel = np.random.default_rng(seed).normal(0, 0.8, (8, len(class_names)))
     classifier.get_layer("logits").set_weights([kernel, np.zeros(len(class_names))])
+    return classifier
+
+
+def awakened(classifier):
+    """A random network whose BatchNorm knows pictures: without that nothing of them would reach its last layers."""
+    norms = [layer for layer in classifier.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    trainable, momentum = [layer.trainable for layer in norms], [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.trainable, layer.momentum = True, 0.0
+    size = classifier.input_shape[1]
+    level = np.array([40, 180] * 8)[:, None, None, None]
+    noise = np.random.default_rng(0).normal(level, 20, (16, size, size, 3))
+    classifier(np.clip(noise, 0, 255).astype(np.float32), training=True)
+    for layer, trains, pace in zip(norms, trainable, momentum, strict=True):
+        layer.trainable, layer.momentum = trains, pace
     return classifier
