@@ -38,7 +38,7 @@ def train_head(
     splits: pd.Series,
     *,
     epochs: int = 60,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     learning_rate: float = 1e-3,
     patience: int = 8,
     label_smoothing: float = 0.0,
@@ -54,7 +54,7 @@ def train_head(
         labels: N class names; missing ones are left out.
         splits: N of "train", "val", "test"; `test` is not looked at.
         epochs: at most so many; early stopping after `patience` epochs without a lower validation loss.
-        batch_size: rows a step.
+        batch_size: rows a step; by default 128, and more where an epoch would have over 500 steps, up to 2,048.
         learning_rate: of Adam.
         patience: epochs.
         label_smoothing: 0 … 1, spread evenly over the classes (Szegedy et al. 2016, section 7).
@@ -83,6 +83,7 @@ def train_head(
     classifiers.seed_dropout(model, seed=seed)
     head = classifiers.head_model(model)
     compile_classifier(head, keras.optimizers.Adam(learning_rate), label_smoothing)
+    batch_size = batch_size or int(np.clip(len(rows["train"]) // 500, 128, 2048))
     parts = {
         split: _rows_dataset(features, targets[split], rows[split], batch_size, split == "train", seed)
         for split in rows
