@@ -1,6 +1,5 @@
 """What fine-tuning survives: kills, losses that are no number, full disks, several devices."""
 
-import hashlib
 import subprocess
 import sys
 import textwrap
@@ -9,8 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
-from tiny import awakened
+from tiny import awakened, bright_and_dark
 
 from nsfwlib import boundary, feature_store, features, images, model, training
 
@@ -19,16 +17,9 @@ SIZE, FROM, TOP = 64, "block_13_project_BN", "out_relu"  # a late boundary of Mo
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two easy classes, bright and dark, 12 pictures each; (images table, folder)."""
-    folder, rng, rows = tmp_path_factory.mktemp("data"), np.random.default_rng(0), []
-    for label, level in (("bright", 180), ("dark", 40)):
-        (folder / label).mkdir()
-        for i in range(12):
-            path = folder / label / f"{i}.png"
-            Image.fromarray(np.clip(rng.normal(level, 20, (40, 50, 3)), 0, 255).astype(np.uint8)).save(path)
-            split = "train" if i < 8 else "val" if i < 10 else "test"
-            rows.append((f"{label}/{i}.png", label, split, hashlib.sha256(path.read_bytes()).hexdigest(), ""))
-    return pd.DataFrame(rows, columns=["path", "given_label", "split", "sha256", "problem"]), folder
+    """(images table, folder)"""
+    folder = tmp_path_factory.mktemp("data")
+    return bright_and_dark(folder), folder
 
 
 def build():

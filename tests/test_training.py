@@ -1,12 +1,9 @@
-import hashlib
-
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from PIL import Image
-from tiny import awakened
+from tiny import awakened, bright_and_dark
 
 from nsfwlib import feature_store, features, images, model, training
 
@@ -16,18 +13,9 @@ LOW, TOP, WIDTH = "block_6_project", "out_relu", 1280  # MobileNetV2: small, and
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two easy classes: bright pictures and dark ones, 12 each; (images table, folder)."""
-    folder, rng, rows = tmp_path_factory.mktemp("data"), np.random.default_rng(0), []
-    for label, level in (("bright", 180), ("dark", 40)):
-        (folder / label).mkdir()
-        for i in range(12):
-            pixels = np.clip(rng.normal(level, 20, (40, 50, 3)), 0, 255).astype(np.uint8)
-            path = folder / label / f"{i}.png"
-            Image.fromarray(pixels).save(path)
-            split = "train" if i < 8 else "val" if i < 10 else "test"
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            rows.append((f"{label}/{i}.png", label, split, sha256, ""))
-    return pd.DataFrame(rows, columns=["path", "given_label", "split", "sha256", "problem"]), folder
+    """(images table, folder)"""
+    folder = tmp_path_factory.mktemp("data")
+    return bright_and_dark(folder), folder
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,11 @@
 """Small classifiers whose answers differ from picture to picture: those of random deep networks hardly do."""
 
+import hashlib
+
 import keras
 import numpy as np
+import pandas as pd
+from PIL import Image
 
 from nsfwlib import model
 
@@ -34,3 +38,16 @@ def awakened(classifier):
     for layer, trains, pace in zip(norms, trainable, momentum, strict=True):
         layer.trainable, layer.momentum = trains, pace
     return classifier
+
+
+def bright_and_dark(folder):
+    """Two easy classes, bright pictures and dark ones, 12 each, drawn into `folder`; their images table."""
+    rng, rows = np.random.default_rng(0), []
+    for label, level in (("bright", 180), ("dark", 40)):
+        (folder / label).mkdir()
+        for i in range(12):
+            path = folder / label / f"{i}.png"
+            Image.fromarray(np.clip(rng.normal(level, 20, (40, 50, 3)), 0, 255).astype(np.uint8)).save(path)
+            split = "train" if i < 8 else "val" if i < 10 else "test"
+            rows.append((f"{label}/{i}.png", label, split, hashlib.sha256(path.read_bytes()).hexdigest(), ""))
+    return pd.DataFrame(rows, columns=["path", "given_label", "split", "sha256", "problem"])
