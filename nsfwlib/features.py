@@ -6,9 +6,10 @@ import errno
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,6 +88,7 @@ def bottleneck_features(
     views: Sequence[str] = ("plain",),
     batch_size: int = 32,
     engine_name: str = "auto",
+    cluster: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> np.ndarray:
     """Pooled backbone outputs of every row of the images table: float16 (N, ΣD), the blocks side by side.
@@ -101,14 +103,16 @@ def bottleneck_features(
         blocks: layer names, e.g. "mixed4" (768 wide) or ("mixed4", "mixed10"); see `model.feature_model`.
         views: of `VIEWS`. Several make (V·N, ΣD): all rows in the first view, then all in the second …
         batch_size: pictures a forward pass; on a GPU a few hundred are faster.
-        engine_name: see `engine.forward_pass`.
+        engine_name: see `engine.forward_pass`; or "ray" for the machines of a cluster (plain views only).
+        cluster: options of `scoring_ray.compute_features`: address, actors, cpus, gpus.
         progress: show a progress bar where there is something to compute.
 
     Raises:
-        ValueError: the backbone has no such block, or there is no such view.
+        ValueError: the backbone has no such block, there is no such view, or Ray is asked for another than "plain".
         OSError: the disk is full; what was computed before is kept.
     """
-    options = {"batch_size": batch_size, "views": views, "engine_name": engine_name, "progress": progress}
+    where = {"engine_name": engine_name, "cluster": cluster}
+    options = {"views": views, "batch_size": batch_size, **where, "progress": progress}
     parts = block_features(model, table, data_dir, cache_dir=cache_dir, blocks=blocks, **options)
     arrays = list(parts.values())
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
@@ -124,16 +128,25 @@ def block_features(
     views: Sequence[str] = ("plain",),
     batch_size: int = 32,
     engine_name: str = "auto",
+    cluster: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> dict[str, np.ndarray]:
     """`bottleneck_features`, block by block: name → float16 (V·N, D). Several blocks or views cost one decoding."""
     blocks = [blocks] if isinstance(blocks, str) else list(blocks)
     if not views or not set(views) <= set(VIEWS):
         raise ValueError(f"views must be some of {', '.join(VIEWS)}. Received: {list(views)}.")
+    if engine_name == "ray" and tuple(views) != ("plain",):
+        raise ValueError(f"engine_name='ray' computes the view plain alone. Received: {list(views)}.")
     folders = _folders(model, cache_dir, blocks)
     missing = missing_rows(model, table, cache_dir=cache_dir, blocks=blocks, views=views)
-    if len(missing):
-        forward = engine.forward_pass(model, blocks, engine=engine_name, cache_dir=cache_dir)
+    if len(missing) and engine_name == "ray":
+        from nsfwlib import scoring_ray  # Ray is an extra
+
+        where = {"cache_dir": cache_dir, "blocks": blocks, **(cluster or {})}
+        scoring_ray.compute_features(model, missing, data_dir, batch_size=batch_size, progress=progress, **where)
+    elif len(missing):
+        count = len(missing) * len(views)
+        forward = engine.forward_pass(model, blocks, engine=engine_name, cache_dir=cache_dir, pictures=count)
         size = classifiers.image_size(model)
         _compute(forward, missing, Path(data_dir), folders, views, size, batch_size, progress)
     found = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import operator
 import sqlite3
 import sys
 import time
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
 from nsfwlib import scoring_files, scoring_models, scoring_store, scoring_stream
@@ -48,6 +48,7 @@ def score(
     batch_size: int = 16,
     workers: int | None = None,
     cluster: Mapping[str, Any] | None = None,
+    cache_dir: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -67,7 +68,9 @@ def score(
         source: a folder, a glob, a file, a list of files, a table with the column `path`, or a URL that fsspec knows.
         out: a .parquet, .csv or .jsonl file.
         engine: "local", or "ray" for the machines of a cluster; the answers are the same.
-        runtime: "auto", "tensorflow" or "onnxruntime", see `engine.forward_pass`.
+        runtime: "tensorflow", "onnxruntime" (the `onnx` extra), or "auto": ONNX Runtime where it is installed, the
+            model is given by name or file and there is no GPU. It converts a model once, in half a minute, and from
+            then on starts ten seconds sooner than TensorFlow, with the same answers.
         data_dir: what the paths of a list or table are relative to.
         filesystem: an fsspec or pyarrow file system on which `source` lies.
         class_names: wraps a model that this kit did not make: the classes, in the order of its outputs.
@@ -76,6 +79,7 @@ def score(
         batch_size: pictures a forward pass; on a GPU a few hundred are faster.
         workers: threads that decode, of each process; by default the cores, at most eight.
         cluster: options of `scoring_ray.answers`: address, actors, cpus, gpus.
+        cache_dir: where converted models are kept; the user's cache folder by default.
         resume: take over the scores of a finished `out`; the table then has the files of this `source`.
         overwrite: replace a finished `out`, and a work file of another model.
         progress: show a bar with rate and time left.
@@ -91,19 +95,20 @@ def score(
     _check_options(engine, runtime, frames=frames, batch_size=batch_size)
     files, rows = scoring_files.open_source(source, data_dir=data_dir, filesystem=filesystem)
     rows = _some(rows, source)
-    from nsfwlib import engine as engines  # TensorFlow takes seconds: not before the arguments are known to be right
-
-    classifier = scoring_models.resolve_model(model, class_names=class_names, rescaling=rescaling)
-    names = scoring_models.table_classes(classifier)
-    scored_by = f"{engines.identity(classifier)}-{frames}"
-    options = {"size": classifier.input_shape[1], "frames": frames, "batch_size": batch_size, "workers": workers}
-    run = _engine(engine, files, classifier, runtime, options, cluster or {})
+    options = {"cache_dir": cache_dir, "class_names": class_names, "rescaling": rescaling, "progress": progress}
+    ready = scoring_models.make_ready(model, runtime="tensorflow" if engine == "ray" else runtime, **options)
+    names = scoring_models.check_columns(ready.class_names)
+    scored_by = f"{ready.identity}-{frames}"
+    options = {"size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
+    run = _engine(engine, files, ready, runtime, options, cluster or {})
     try:
         with contextlib.closing(scoring_store.open_store(out, scored_by, discard=overwrite)) as store:
             if resume and out.exists():
                 scoring_store.add_finished(store, out, names, scored_by)
             scoring_store.add_files(store, rows)
-            _keep(store, run(scoring_store.todo(store), skip=scoring_store.Known(store)), progress)
+            pictures = operator.sub(*scoring_store.count_files(store))
+            found = run(scoring_store.todo(store), skip=scoring_store.Known(store), pictures=pictures)
+            _keep(store, found, progress)
             scoring_store.write(scoring_store.tables(store, names, scored_by), out)
     except (sqlite3.Error, OSError) as error:
         raise _disk_error(error, out) from error
@@ -147,7 +152,7 @@ def _check_options(engine: str, runtime: str, **counts: int) -> None:
 def _engine(
     name: str,
     files: scoring_files.Files,
-    classifier: keras.Model,
+    ready: scoring_models.Ready,
     runtime: str,
     options: dict[str, Any],
     cluster: Mapping[str, Any],
@@ -156,12 +161,15 @@ def _engine(
     if name == "ray":
         from nsfwlib import scoring_ray
 
-        return partial(scoring_ray.answers, files=files, model=classifier, runtime=runtime, **options, **cluster)
-    from nsfwlib import engine
+        return partial(scoring_ray.answers, files=files, model=ready.classifier, runtime=runtime, **options, **cluster)
 
-    forward = engine.forward_pass(classifier, engine=runtime, cache_dir=user_cache_path("nsfwlib"))
-    forward = scoring_stream.warm(forward, options["size"])
-    return partial(scoring_stream.answers, files=files, forward=forward, **options)
+    def run(
+        work: Iterator[tuple[int, str]], *, skip: scoring_store.Known, pictures: int
+    ) -> Iterator[list[scoring_stream.Answer]]:
+        forward = scoring_stream.warm(ready.forward(runtime, pictures), ready.size)
+        yield from scoring_stream.answers(work, files=files, forward=forward, skip=skip, **options)
+
+    return run
 
 
 def _keep(store: sqlite3.Connection, found: Iterator[list[scoring_stream.Answer]], progress: bool) -> None:
@@ -196,13 +204,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="published", help='a .keras file, or "published" (default: %(default)s)')
     parser.add_argument("--out", type=Path, default=Path("scores.parquet"), help="%(default)s; .csv and .jsonl, too")
     parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: the machines of a cluster")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="auto")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="auto: ONNX Runtime where it is installed")
     parser.add_argument("--data-dir", type=Path, help="what the paths of a table are relative to")
     parser.add_argument("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
     parser.add_argument("--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0))
     parser.add_argument("--frames", type=int, default=8, help="of an animation, at most (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--workers", type=int, help="threads that decode")
+    parser.add_argument("--cache-dir", type=Path, help="where converted models are kept")
     parser.add_argument("--address", help="of a Ray cluster; default: this machine, or $RAY_ADDRESS")
     parser.add_argument("--actors", type=int, help="models on the Ray cluster; default: as many as fit")
     parser.add_argument("--gpus", type=float, default=0, help="of each Ray actor (default: %(default)s)")

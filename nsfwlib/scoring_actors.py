@@ -52,6 +52,7 @@ def _options(
     blocks: Sequence[str] | None,
     runtime: str,
     threads: int,
+    pictures: int | None,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """The model, loaded from the cluster's memory, as options of the stream."""
@@ -67,8 +68,8 @@ def _options(
         path = Path(folder) / "model.keras"
         path.write_bytes(ray.get(model))
         loaded = engine.keras.models.load_model(path, compile=False, safe_mode=True)
-    cache_dir = user_cache_path("nsfwlib")
-    forward = engine.forward_pass(loaded, blocks, engine=runtime, cache_dir=cache_dir, threads=threads)
+    options = {"cache_dir": user_cache_path("nsfwlib"), "pictures": pictures, "threads": threads}
+    forward = engine.forward_pass(loaded, blocks, engine=runtime, **options)
     return {"files": files, "forward": scoring_stream.warm(forward, settings["size"]), **settings}
 
 

@@ -1,18 +1,100 @@
-"""Which model scores? The published one, one of this kit's, or a foreign one wrapped to this kit's contract."""
+"""Which model scores? The published one, one of this kit's, or a foreign one wrapped to this kit's contract.
+
+A model given by name or file is converted to ONNX at its first use where that can be done: from then on it answers
+without TensorFlow, which alone takes ten seconds to start.
+"""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from platformdirs import user_cache_path
+from tqdm.auto import tqdm
 
-from nsfwlib import scoring_store
+from nsfwlib import onnx_models, scoring_store
+from nsfwlib.onnx_models import Forward
 
 if TYPE_CHECKING:
     import keras
+
+
+class Ready(NamedTuple):
+    """A model that can score. `classifier` is None where its ONNX file in `cache_dir` is all that is needed."""
+
+    class_names: list[str]
+    size: int
+    identity: str
+    cache_dir: Path
+    classifier: keras.Model | None
+
+    def forward(self, runtime: str, pictures: int) -> Forward:
+        """What computes about so many pictures; see `engine.forward_pass`."""
+        if self.classifier is None:
+            return onnx_models.open_file(onnx_models.path_of(self.cache_dir, [self.identity]))
+        from nsfwlib import engine
+
+        return engine.forward_pass(self.classifier, engine=runtime, cache_dir=self.cache_dir, pictures=pictures)
+
+
+def make_ready(
+    model: keras.Model | Path | str,
+    *,
+    runtime: str,
+    cache_dir: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    rescaling: tuple[float, float] = (1 / 255, 0.0),
+    progress: bool = True,
+) -> Ready:
+    """`resolve_model`, or what was noted of the same name or file when it was converted.
+
+    Args:
+        model: as in `resolve_model`, as are `class_names`, `rescaling` and the errors.
+        runtime: "tensorflow" never converts; "onnxruntime" and "auto" do what is not wrapped, on a CPU.
+        cache_dir: where converted models are kept; the user's cache folder by default.
+        progress: show that a model is being converted.
+
+    Raises:
+        ImportError: ONNX Runtime is asked for and not installed.
+    """
+    if runtime == "onnxruntime":
+        onnx_models.require()
+    cache_dir = Path(cache_dir or user_cache_path("nsfwlib"))
+    given_by_name = isinstance(model, str | os.PathLike) and (model == "published" or Path(model).is_file())
+    convert = runtime != "tensorflow" and given_by_name and class_names is None and onnx_models.usable()
+    key = onnx_models.key_of(model) if convert else ""
+    if key and (kept := onnx_models.recall(cache_dir, key)):
+        return Ready(*kept, cache_dir, None)
+    classifier = resolve_model(model, class_names=class_names, rescaling=rescaling)
+    from nsfwlib import engine
+    from nsfwlib import model as classifiers
+
+    kept = onnx_models.Kept(classifiers.class_names(classifier), classifier.input_shape[1], engine.identity(classifier))
+    if key and _convert(classifier, cache_dir, must=runtime == "onnxruntime", progress=progress):
+        onnx_models.note(cache_dir, key, kept)
+    return Ready(*kept, cache_dir, classifier)
+
+
+def _convert(classifier: keras.Model, cache_dir: Path, *, must: bool, progress: bool) -> bool:
+    """Convert what can be converted; what cannot is scored by TensorFlow, unless it `must`."""
+    from nsfwlib import engine
+
+    if not must and not onnx_models.convertible():
+        return False
+    try:
+        with tqdm(total=1, desc="converting to ONNX, once for this model", disable=not progress) as bar:
+            engine.converted(classifier, cache_dir=cache_dir)
+            bar.update()
+    except Exception as error:  # of the converter, which raises many kinds
+        if must:
+            raise
+        warnings.warn(f"The model was not converted to ONNX, and TensorFlow scores: {error}", stacklevel=4)
+        return False
+    return True
 
 
 def resolve_model(
@@ -97,17 +179,14 @@ def _wrapped(foreign: keras.Model, class_names: Sequence[str], rescaling: tuple[
     return wrapped
 
 
-def table_classes(classifier: keras.Model) -> list[str]:
-    """Class names, after a check that a table of scores can have columns called so.
+def check_columns(class_names: Sequence[str]) -> list[str]:
+    """The class names, if a table of scores can have columns called so.
 
     Raises:
         ValueError: one is called like another column.
     """
-    from nsfwlib import model as classifiers
-
-    names = classifiers.class_names(classifier)
-    columns = [*names, *(f"{name}_max" for name in names), *scoring_store.FIXED]
+    columns = [*class_names, *(f"{name}_max" for name in class_names), *scoring_store.FIXED]
     clash = sorted({name for name in columns if columns.count(name) > 1})
     if clash:
         raise ValueError(f"No class can be called like another column of the table. Rename: {', '.join(clash)}.")
-    return names
+    return list(class_names)

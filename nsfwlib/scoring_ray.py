@@ -43,6 +43,7 @@ def answers(
     batch_size: int = 16,
     workers: int | None = None,
     skip: Any = (),
+    pictures: int | None = None,
     address: str | None = None,
     actors: int | None = None,
     cpus: float = 1,
@@ -61,6 +62,7 @@ def answers(
         batch_size: pictures a forward pass.
         workers: threads that decode in each actor; as many as it has cores by default.
         skip: sha256 of contents that need no answer. If there are any, all files are hashed first.
+        pictures: about how many there are, all actors together; see `engine.forward_pass`.
         address: of the cluster; by default `$RAY_ADDRESS`, or else the cores of this machine.
         actors: models at a time; by default as many as the cluster has room for.
         cpus: cores of each actor, for decoding and computing.
@@ -86,6 +88,7 @@ def answers(
             "blocks": blocks,
             "runtime": runtime,
             "threads": max(1, int(cpus)),
+            "pictures": pictures and pictures // (actors or _room(ray, cpus, gpus)),
             "settings": settings,
         }
         room = {"actors": actors, "num_cpus": cpus, "num_gpus": gpus}
@@ -130,7 +133,8 @@ def compute_features(
     files = scoring_files.Files(str(data_dir))
     options = {"size": model.input_shape[1], "blocks": blocks, "batch_size": batch_size, **cluster}
     with tqdm(total=len(missing), desc="features", unit="img", disable=not progress) as bar:
-        for found in answers(enumerate(paths.tolist()), files=files, model=model, **options):
+        work = enumerate(paths.tolist())
+        for found in answers(work, files=files, model=model, pictures=len(paths), **options):
             good = [a for a in found if a.values is not None and a.sha256 == keys[a.position]]
             for folder, values in zip(folders, zip(*(answer.values for answer in good), strict=True), strict=False):
                 feature_store.append(folder, [answer.sha256 for answer in good], np.stack(values))

@@ -467,7 +467,7 @@ def predict(
     model: keras.Model, table: pd.DataFrame, data_dir: Path, *, batch_size: int = 32, progress: bool = True
 ) -> np.ndarray:
     """Probabilities float32 (N, K) of the rows of the images table; NaN where a picture cannot be read."""
-    forward = engine.forward_pass(model)
+    forward = engine.forward_pass(model, pictures=len(table))
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
     paths = [dataset.file_path(data_dir, path) for path in table["path"]]
     with tqdm(total=len(paths), desc="predictions", unit="img", disable=not progress) as bar:
@@ -510,7 +510,8 @@ def forecast(
     for _ in decoded_batches(paths, size=classifiers.image_size(model), batch_size=sample):
         pass
     decode = (time.perf_counter() - started) / len(paths)
-    whole, lower = (_seconds(engine.forward_pass(model, [block]), pixels) for block in (blocks[-1], fine_tune_from))
+    passes = (engine.forward_pass(model, [block], pictures=sample) for block in (blocks[-1], fine_tune_from))
+    whole, lower = (_seconds(forward, pixels) for forward in passes)
     missing = len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks))
     train, held_out = usable["split"].eq("train").sum(), usable["split"].ne("train").sum()
     val = usable["split"].eq("val").sum()

@@ -20,9 +20,12 @@ def pixels(rng):
     return rng.integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", ["tensorflow", "onnxruntime"])
-def test_every_engine_gives_the_answers_of_plain_keras(classifier, pixels, name, tmp_path):
-    forward = engine.forward_pass(classifier, engine=name, cache_dir=tmp_path)
+FEW, MANY = 1, engine.FOLDING_PAYS
+
+
+@pytest.mark.parametrize(("name", "pictures"), [("tensorflow", FEW), ("tensorflow", MANY), ("onnxruntime", FEW)])
+def test_every_engine_gives_the_answers_of_plain_keras(classifier, pixels, name, pictures, tmp_path):
+    forward = engine.forward_pass(classifier, engine=name, cache_dir=tmp_path, pictures=pictures)
     expected = classifier.predict(pixels.astype(np.float32), verbose=0)
     assert np.ptp(expected, axis=0).max() > 1e-3, "the answers differ from picture to picture"
     assert np.abs(forward(pixels)[0] - expected).max() < 1e-5
@@ -44,6 +47,15 @@ def test_the_onnx_file_is_converted_once_for_the_same_weights(classifier, pixels
     monkeypatch.setattr(engine, "onnx_file", None)
     again = engine.forward_pass(classifier, engine="onnxruntime", cache_dir=tmp_path)(pixels)[0]
     assert np.array_equal(first, again)
+    monkeypatch.setattr(engine, "folded", None)
+    if engine.onnx_models.usable():
+        assert np.array_equal(first, engine.forward_pass(classifier, cache_dir=tmp_path)(pixels)[0])
+
+
+def test_auto_is_tensorflow_where_nothing_was_converted(classifier, pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "onnx_file", None)
+    expected = classifier.predict(pixels.astype(np.float32), verbose=0)
+    assert np.allclose(engine.forward_pass(classifier, cache_dir=tmp_path)(pixels)[0], expected, atol=1e-5)
 
 
 def test_half_precision_keeps_the_published_features_to_a_hundredth_and_the_weights_as_they_were():

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,8 +136,83 @@ def test_an_animation_cut_in_its_middle_is_scored_as_far_as_it_goes(tmp_path):
 
 def test_the_model_may_be_a_file(classifier, model_file, folder, tmp_path):
     a = score(classifier, folder, tmp_path / "a.parquet")
-    b = score(model_file, folder, tmp_path / "b.parquet")
+    b = score(model_file, folder, tmp_path / "b.parquet", runtime="tensorflow")
     pd.testing.assert_frame_equal(a, b)
+
+
+# ------------------------------------------------------------------------------------------------ ONNX Runtime
+@pytest.fixture(scope="module")
+def converted(model_file, tmp_path_factory):
+    """A cache folder in which the model has been converted by a first call."""
+    folder = tmp_path_factory.mktemp("converted")
+    draw(folder / "one.png", 0)
+    score(model_file, folder / "one.png", folder / "scores.parquet", cache_dir=folder)
+    return folder
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+from nsfwlib import scoring
+sys.modules["tensorflow"] = sys.modules["keras"] = None
+raise SystemExit(scoring.main(sys.argv[1:]))
+"""
+
+
+def test_a_model_file_is_converted_once_and_then_scores_without_tensorflow(
+    classifier, model_file, folder, tmp_path, converted
+):
+    by_keras = score(classifier, folder, tmp_path / "keras.parquet")
+    arguments = [str(folder), "--model", str(model_file), "--out", str(tmp_path / "onnx.parquet")]
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments, "--cache-dir", str(converted)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(scoring_store.read(tmp_path / "onnx.parquet"), by_keras, rtol=0, atol=1e-4)
+
+
+def test_another_model_under_the_same_name_is_not_mistaken_for_the_converted_one(
+    model_file, folder, tmp_path, converted
+):
+    other = tmp_path / model_file.name
+    model.save_model(tiny.lively_classifier(NAMES, size=SIZE, seed=1), other)
+    expect = score(other, folder, tmp_path / "a.parquet", runtime="tensorflow")
+    shutil.copytree(converted, tmp_path / "cache")
+    found = score(other, folder, tmp_path / "b.parquet", cache_dir=tmp_path / "cache")
+    pd.testing.assert_frame_equal(found, expect, rtol=0, atol=1e-4)
+    first = score(model_file, folder, tmp_path / "c.parquet", cache_dir=tmp_path / "cache")
+    assert set(first["scored_by"]).isdisjoint(found["scored_by"])
+
+
+def test_a_damaged_converted_file_is_removed_and_made_anew(model_file, folder, tmp_path, converted):
+    cache = tmp_path / "cache"
+    shutil.copytree(converted, cache)
+    (kept,) = (cache / "onnx").glob("*.onnx")
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.raises(RuntimeError, match="damaged and was removed"):
+        score(model_file, folder, tmp_path / "a.parquet", cache_dir=cache)
+    assert len(score(model_file, folder, tmp_path / "a.parquet", cache_dir=cache)) == 16 and kept.exists()
+
+
+def test_a_model_that_cannot_be_converted_is_scored_by_tensorflow_with_a_warning(
+    classifier, model_file, folder, tmp_path, monkeypatch
+):
+    def refuse(*args, **options):
+        raise ValueError("no such operator")
+
+    monkeypatch.setattr(engine, "onnx_file", refuse)
+    with pytest.warns(UserWarning, match="TensorFlow scores: no such operator"):
+        found = score(model_file, folder, tmp_path / "a.parquet", cache_dir=tmp_path)
+    pd.testing.assert_frame_equal(found, score(classifier, folder, tmp_path / "b.parquet"))
+    with pytest.raises(ValueError, match="no such operator"):
+        score(model_file, folder, tmp_path / "c.parquet", cache_dir=tmp_path, runtime="onnxruntime")
+
+
+def test_a_missing_onnxruntime_is_an_error_before_anything_is_written(model_file, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    out = tmp_path / "scores.parquet"
+    with pytest.raises(ImportError, match=r"pip install 'nsfwlib\[onnx\]'"):
+        score(model_file, folder, out, runtime="onnxruntime")
+    assert not list(tmp_path.glob("scores*"))
+    assert len(score(model_file, folder, out)) == 16, "auto does without it"
 
 
 # ------------------------------------------------------------------------------------------------ sources
@@ -251,7 +327,7 @@ from pathlib import Path
 from nsfwlib import engine, scoring
 scoring.COMMIT_SECONDS = 0
 engine.forward_pass = lambda *a, **k: lambda pixels: time.sleep(0.2) or [pixels.mean((1, 2)) / pixels.mean((1, 2)).sum(1, keepdims=True)]
-scoring.score(*map(Path, sys.argv[1:3]), out=Path(sys.argv[3]), batch_size=1, progress=False)
+scoring.score(*map(Path, sys.argv[1:3]), out=Path(sys.argv[3]), runtime="tensorflow", batch_size=1, progress=False)
 """
 
 
@@ -265,13 +341,12 @@ def test_a_kill_loses_next_to_nothing(model_file, folder, tmp_path, forwarded, m
     process.wait()
     kept = scored_so_far(out)
     assert kept >= 3 and not out.exists()
-    table = score(model_file, folder, out)
+    table = score(model_file, folder, out, runtime="tensorflow")
     assert sum(forwarded) <= 12 - (kept - 2) and len(table) == 16 and table["problem"].ne("").sum() == 3
 
 
 def scored_so_far(out):
     """Rows in a copy of the work file as a kill would leave it."""
-    import shutil
     import sqlite3
 
     work = scoring_store.work_file(out)
@@ -478,7 +553,7 @@ def test_pictures_are_decoded_no_further_ahead_than_three_batches(folder, monkey
 # ------------------------------------------------------------------------------------------------ the command
 def test_the_command_writes_a_table_and_speaks_on_standard_error(model_file, folder, tmp_path, capsys):
     out = tmp_path / "scores.csv"
-    assert scoring.main([str(folder), "--model", str(model_file), "--out", str(out)]) == 0
+    assert scoring.main([str(folder), "--model", str(model_file), "--out", str(out), "--runtime", "tensorflow"]) == 0
     shown = capsys.readouterr()
     assert shown.out == "" and "img/s" in shown.err and "16 files" in shown.err and "3 with a problem" in shown.err
     assert len(pd.read_csv(out)) == 16
