@@ -27,7 +27,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nsfwlib import demo, labels
+from nsfwlib import demo, heads, labels
 
 RATES = (0.02, 0.05, 0.1, 0.2, 0.3)
 KINDS = ("uniform", "pair", "ambiguous")
@@ -81,10 +81,11 @@ def demo_features(work_dir):
     table = demo.make_demo(data_dir, images_per_class=150, seed=0)
     table = table[table["true_label"] != ""].reset_index(drop=True)
     if not cached.exists():
-        from nsfwlib import dataset, published, training
+        from nsfwlib import dataset, published
+        from nsfwlib.features import bottleneck_features
 
         images = table[["path"]].merge(dataset.scan(data_dir, progress=False), on="path", how="left")
-        features = training.bottleneck_features(
+        features = bottleneck_features(
             published.published_model(), images, data_dir, cache_dir=work_dir, blocks=tuple(BLOCKS), progress=False
         )
         np.savez(cached, paths=table["path"].to_numpy(str), features=features)
@@ -126,9 +127,9 @@ def tuned_head_probs(data, given):
     """The head alone, over all blocks side by side: out of fold by group, its strength by log-loss."""
     features = np.concatenate(data.blocks, axis=1)
     valid = np.ones(len(given), bool)
-    x = labels._project(features, valid, *labels._components(features, valid, 0))
+    x = heads.project(features, valid, *heads.components(features, valid, 0))
     groups = np.unique(data.groups, return_inverse=True)[1]
-    return labels._head_probs(x, given, valid, data.truth.max() + 1, groups, 0)[0]
+    return heads.out_of_fold_probs(x, given, valid, data.truth.max() + 1, groups, 0)[0]
 
 
 def cleanlab_suspicion(given, probs, method):

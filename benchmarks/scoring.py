@@ -355,7 +355,8 @@ def memory(asked, folder):
     rows = []
     for count in asked.memory:
         part = first_files(draw_jpegs(asked.work / "jpegs", count), count, asked.work)
-        rows.append({"what": "ours, InceptionV3", **measure(asked.peers, "ours", part, runtime="tensorflow")})
+        for runtime, name in (("tensorflow", "TensorFlow"), ("onnxruntime", "ONNX Runtime")):
+            rows.append({"what": f"ours, {name}", **measure(asked.peers, "ours", part, runtime=runtime)})
         needed = 2.2 * count + 3000  # the list, the array made of it, TensorFlow
         if needed > available_mb():
             rows.append({"what": "nsfw-detector 1.1.1", "images": count, "note": f"not run: needs {needed:,.0f} MB"})
@@ -378,7 +379,7 @@ def memory(asked, folder):
         )
         if count == asked.links:
             rows.append({"what": "ours, tiny model, copies skipped", **measure(asked.peers, "ours", part, tiny=True)})
-    columns = ("what", "images", "rate", "peak_mb", "note")
+    columns = ("what", "images", "total", "rate", "peak_mb", "note")
     return [{k: row.get(k) for k in columns} for row in rows] or [
         {"what": "ask for it: --memory 1000 10000 --links 100000"}
     ]

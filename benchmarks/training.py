@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from nsfwlib import dataset, demo, engine, features, published, training
+from nsfwlib import dataset, demo, engine, features, fine_tuning, published, training
 from nsfwlib import model as classifiers
 
 import keras  # isort: skip
@@ -77,7 +77,7 @@ def compare_rates(table: pd.DataFrame, data_dir: Path, work_dir: Path) -> None:
 
     def whole() -> None:
         with tempfile.TemporaryDirectory() as cache:
-            training.block_features(model, rows, data_dir, cache_dir=Path(cache), blocks=blocks, progress=False)
+            features.block_features(model, rows, data_dir, cache_dir=Path(cache), blocks=blocks, progress=False)
 
     for function in bare.values():
         function()
@@ -127,7 +127,7 @@ def _ours(table: pd.DataFrame, data_dir: Path, cache_dir: Path, names: list[str]
     model = classifiers.build_classifier(names)
     rows = table[table["split"].isin(["train", "val"])].reset_index(drop=True)
     started = time.perf_counter()
-    found = training.bottleneck_features(model, rows, data_dir, cache_dir=cache_dir, progress=False)
+    found = features.bottleneck_features(model, rows, data_dir, cache_dir=cache_dir, progress=False)
     history = training.train_head(model, found, rows["given_label"], rows["split"])
     return time.perf_counter() - started, history["val_accuracy"].iloc[history["val_loss"].argmin()]
 
@@ -186,7 +186,7 @@ def compare_stages(table: pd.DataFrame, data_dir: Path, work_dir: Path) -> None:
             rows.append((step, seed, right[held_out["val"]].mean(), right[held_out["test"]].mean(), loss))
 
         model = classifiers.build_classifier(names, seed=seed)
-        found = training.bottleneck_features(model, parts, data_dir, cache_dir=features_dir, progress=False)
+        found = features.bottleneck_features(model, parts, data_dir, cache_dir=features_dir, progress=False)
         old = classifiers.head_model(published.published_model())
         note("published head", old.predict(found.astype(np.float32), verbose=0))
         history = training.train_head(model, found, parts["given_label"], parts["split"], seed=seed)
@@ -194,7 +194,7 @@ def compare_stages(table: pd.DataFrame, data_dir: Path, work_dir: Path) -> None:
         note("stage 1", head.predict(found.astype(np.float32), verbose=0), history["val_loss"].min())
         options = {"work_dir": work_dir / "checkpoints", "stored_views": 2, "learning_rate": 3e-3, "verbose": 0}
         before = history["val_loss"].min()
-        history = training.fine_tune(model, parts, parts["given_label"], data_dir, epochs=6, seed=seed, **options)
+        history = fine_tuning.fine_tune(model, parts, parts["given_label"], data_dir, epochs=6, seed=seed, **options)
         probs = training.predict(model, parts, data_dir, progress=False)
         note("stage 2, best epoch kept", probs, min(before, history["val_loss"].min()))
     result = pd.DataFrame(rows, columns=["step", "seed", "val", "test", "val loss (given labels)"])

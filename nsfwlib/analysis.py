@@ -63,13 +63,13 @@ def baseline_answers(
 def _published_answers(
     rows: pd.DataFrame, data_dir: Path, cache_dir: Path, class_names: Sequence[str]
 ) -> pd.Series | None:
-    from nsfwlib import model, published, training
+    from nsfwlib import features, model, published
 
     if list(class_names) != list(published.CLASS_NAMES):
         return None
     classifier = published.published_model()
-    features = training.bottleneck_features(classifier, rows, data_dir, cache_dir=cache_dir)
-    probs = model.head_model(classifier).predict(np.asarray(features, np.float32), verbose=0)
+    found = features.bottleneck_features(classifier, rows, data_dir, cache_dir=cache_dir)
+    probs = model.head_model(classifier).predict(np.asarray(found, np.float32), verbose=0)
     return pd.Series(np.array(class_names)[probs.argmax(axis=1)], index=pd.Index(rows["path"]))
 
 

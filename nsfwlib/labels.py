@@ -10,27 +10,28 @@ joint cuts. Near-duplicates under different labels testify against one another.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import LogisticRegression
-from sklearn.utils.extmath import randomized_svd
 
-EPS = 1e-6  # the least probability any member gives a class
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the head's C, from strong to weak regularisation
-DIMENSIONS = 256  # wider blocks are projected on this many principal components
+from nsfwlib.heads import (
+    EPS,
+    FOLDS,
+    UNLABELLED,
+    components,
+    encode,
+    group_codes,
+    group_folds,
+    normalised,
+    out_of_fold_probs,
+    project,
+    valid_rows,
+)
+from nsfwlib.neighbours import neighbours, vote
+
 TINY_CLASS = 10  # below so many rows no ranking can be believed
-UNLABELLED = -1
-FOLDS = 5
-SAMPLE = 50_000  # rows that the head's C is chosen on
-COMPONENT_SAMPLE = 20_000  # rows that the principal components are found on
-EXACT_ROWS = 100_000  # beyond, neighbours come from an approximate index
-CELLS = 64  # of the index, that are searched: 78 % of the exact neighbours even in ten unstructured clouds
-CANDIDATES = 80  # rows the index proposes; the k nearest of other groups are picked from them exactly
 WITNESS = 0.25  # weight of a divided group's other labels: near-duplicates are no independent witnesses
-CHUNK = 16_384  # rows at a time where a whole float32 copy would not fit
 
 Features = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
@@ -67,8 +68,8 @@ def find_label_issues(
     Raises:
         ValueError: lengths differ, a label is not in `classes`, or neither probabilities nor features came.
     """
-    codes, classes = _encode(labels, classes)
-    trusted, groups = _flags(trusted, len(codes)), _group_codes(groups, len(codes))
+    codes, classes = encode(labels, classes)
+    trusted, groups = _flags(trusted, len(codes)), group_codes(groups, len(codes))
     if pred_probs is None and features is None:
         raise ValueError("Expected pred_probs or features. Received neither: pass one of them.")
     probs = None if pred_probs is None else _checked_probs(pred_probs, len(codes), classes)
@@ -98,8 +99,8 @@ def out_of_sample_probs(
     Rows without one valid block of features are NaN. In the neighbours' second vote a row's own label has no
     vote; what is left of it is its share in the heads that helped to judge its neighbours.
     """
-    codes, classes = _encode(labels, classes)
-    groups, trusted = _group_codes(groups, len(codes)), _flags(trusted, len(codes))
+    codes, classes = encode(labels, classes)
+    groups, trusted = group_codes(groups, len(codes)), _flags(trusted, len(codes))
     return _estimate(codes, [], features, len(classes), groups, trusted, seed)
 
 
@@ -109,96 +110,11 @@ def noise_matrix(labels: Any, pred_probs: np.ndarray, *, classes: Sequence[Hasha
     Counts after Northcutt et al. 2021 (Confident Learning), scaled so that a row sums to its class size;
     unlabelled rows and rows whose probabilities are not valid are not counted.
     """
-    codes, classes = _encode(labels, classes)
+    codes, classes = encode(labels, classes)
     probs = _checked_probs(pred_probs, len(codes), classes)
     joint = _confident_joint(codes, probs)
     names = pd.Index(classes)
     return pd.DataFrame(joint, names.rename("given"), names.rename("estimated"))
-
-
-def fit_head(
-    features: np.ndarray,
-    labels: Any,
-    *,
-    classes: Sequence[Hashable] | None = None,
-    C: float | None = None,
-    groups: Any = None,
-    seed: int = 0,
-) -> LinearHead:
-    """Fit the head that judges labels on all valid rows, to compare heads before and after cleansing.
-
-    `features` is (N, D) (concatenate blocks); unlabelled rows and rows with NaN are left out.
-    With `C=None` the strength is chosen by out-of-fold log-loss, folds by `groups`.
-    """
-    codes, classes = _encode(labels, classes)
-    values = np.asarray(features)
-    valid = _valid_rows(values) & (codes != UNLABELLED)
-    if not valid.any():
-        raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
-    if C is None:
-        projected = _project(values, valid, *_components(values, valid, seed))
-        C = _head_probs(projected, codes, valid, len(classes), _group_codes(groups, len(codes)), seed)[1]
-    names = np.array(classes, object)
-    return LinearHead(C=C, classes=classes).fit(values[valid], names[codes[valid]])
-
-
-class LinearHead(ClassifierMixin, BaseEstimator):
-    """Multinomial logistic regression on standardised principal components, with an explicit class order.
-
-    `classes_` is `classes` as given, in that order; a class without rows keeps its column, at zero.
-    """
-
-    def __init__(self, C: float = 0.01, classes: Sequence[Hashable] | None = None) -> None:
-        self.C = C
-        self.classes = classes
-
-    def fit(self, X: np.ndarray, y: Any) -> LinearHead:
-        """Fit on (N, D) features and N labels."""
-        codes, classes = _encode(y, self.classes)
-        self.classes_ = np.array(classes)
-        values, valid = np.asarray(X), np.ones(len(X), bool)
-        self.mean_, self.directions_ = _components(values, valid, 0)
-        present = np.unique(codes)
-        self.only_ = present[0] if len(present) == 1 else None
-        if self.only_ is None:
-            self.model_ = _logistic(self.C).fit(_project(values, valid, self.mean_, self.directions_), codes)
-        return self
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Probabilities (N, K), columns in the order of `classes_`; NaN for rows that are not finite."""
-        values = np.asarray(X)
-        valid, probs = _valid_rows(values), np.zeros((len(values), len(self.classes_)))
-        if self.only_ is not None:
-            probs[:, self.only_] = 1
-        else:
-            projected = _project(values, valid, self.mean_, self.directions_)
-            probs[:, self.model_.classes_] = self.model_.predict_proba(projected)
-        probs /= probs.sum(axis=1, keepdims=True)  # float32's rounding would pass for a wrong sum
-        probs[~valid] = np.nan
-        return probs
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """The likeliest class of each row."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
-
-
-def _encode(labels: Any, classes: Sequence[Hashable] | None) -> tuple[np.ndarray, list]:
-    """Labels as codes into `classes`; unlabelled rows are UNLABELLED."""
-    values = pd.Series(np.asarray(labels, object)) if not isinstance(labels, pd.Series) else labels
-    values = values.astype(object).reset_index(drop=True)
-    empty = values.isna() | (values == "")
-    names = sorted(values[~empty].unique()) if classes is None else list(classes)
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"Expected at least one class, each named once. Received: {names}. Pass classes=…")
-    codes = pd.Index(names).get_indexer(pd.Index(values))
-    codes[empty.to_numpy()] = UNLABELLED
-    unknown = values[(codes == UNLABELLED) & ~empty.to_numpy()]
-    if len(unknown):
-        raise ValueError(
-            f"Expected labels in {names}. Received: {unknown.iloc[0]!r} (row {unknown.index[0]}, "
-            f"{len(unknown)} such rows). Pass classes=… with every class, or leave the label empty."
-        )
-    return codes, names
 
 
 def _flags(flags: Any, n: int) -> np.ndarray:
@@ -206,18 +122,6 @@ def _flags(flags: Any, n: int) -> np.ndarray:
     if flags.shape != (n,):
         raise ValueError(f"Expected trusted to hold {n} booleans. Received shape {flags.shape}.")
     return flags
-
-
-def _group_codes(groups: Any, n: int) -> np.ndarray:
-    """Group ids as 0 … G-1; a row without a group is one of its own."""
-    if groups is None:
-        return np.arange(n)
-    codes = pd.factorize(np.asarray(groups, object))[0]
-    if len(codes) != n:
-        raise ValueError(f"Expected {n} groups, one a label. Received: {len(codes)}.")
-    alone = codes < 0
-    codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
-    return codes
 
 
 def _checked_probs(pred_probs: np.ndarray, n: int, classes: list) -> np.ndarray:
@@ -230,12 +134,7 @@ def _checked_probs(pred_probs: np.ndarray, n: int, classes: list) -> np.ndarray:
         )
     bad = ~np.isfinite(probs).all(axis=1) | (probs < 0).any(axis=1) | (probs.sum(axis=1) <= 0)
     probs[bad] = np.nan
-    return _normalised(probs)
-
-
-def _normalised(probs: np.ndarray) -> np.ndarray:
-    probs = np.clip(probs, EPS, None)
-    return probs / probs.sum(axis=1, keepdims=True)
+    return normalised(probs)
 
 
 def _estimate(
@@ -254,23 +153,23 @@ def _estimate(
             raise ValueError(
                 f"Expected features {name} of shape ({len(codes)}, D), a row a label. Received shape {np.shape(block)}."
             )
-        valid = _valid_rows(block)
-        x = _project(block, valid, *_components(block, valid, seed))
-        heads.append(_head_probs(x, codes, valid, n_classes, groups, seed)[0])
-        x = _project(block, valid, *_components(block, valid, seed, standardise=False))
-        neighbourhoods.append(_neighbours(x, codes, valid, groups))
+        valid = valid_rows(block)
+        x = project(block, valid, *components(block, valid, seed))
+        heads.append(out_of_fold_probs(x, codes, valid, n_classes, groups, seed)[0])
+        x = project(block, valid, *components(block, valid, seed, standardise=False))
+        neighbourhoods.append(neighbours(x, codes, valid, groups))
     given = np.eye(n_classes + 1, dtype=np.float32)[codes, :n_classes]
-    votes = [_vote(near, given) for near in neighbourhoods]
+    votes = [vote(near, given) for near in neighbourhoods]
     weights = _weights([*heads, *votes], codes)
     first = _mix([*heads, *votes], weights)
     second = np.full_like(first, np.nan)
-    fold = _folds(np.where(np.isfinite(first[:, 0]), codes, UNLABELLED), groups, seed)
+    fold = group_folds(np.where(np.isfinite(first[:, 0]), codes, UNLABELLED), groups, seed)
     for k in range(FOLDS):
         # What the neighbours of fold k believe must not rest on the votes of fold k.
-        votes = [_vote(near, given, fold != k) for near in neighbourhoods]
+        votes = [vote(near, given, fold != k) for near in neighbourhoods]
         beliefs = _beliefs(codes, _mix([*heads, *votes], weights), first, trusted)
         rows = np.flatnonzero(fold == k)
-        votes = [_vote(near, beliefs, rows=rows) for near in neighbourhoods]
+        votes = [vote(near, beliefs, rows=rows) for near in neighbourhoods]
         second[rows] = _mix(votes, np.full(len(votes), 1 / len(votes)))
     return np.where(np.isfinite(second), (first + second) / 2, first)
 
@@ -291,198 +190,6 @@ def _blocks(features: Features) -> list[tuple[str, np.ndarray]]:
     if isinstance(features, (list, tuple)) and len(features) and np.ndim(features[0]) == 2:
         return [(str(i), np.asarray(block)) for i, block in enumerate(features)]
     return [("", np.asarray(features))]
-
-
-def _chunks(n: int) -> list[slice]:
-    return [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
-
-
-def _valid_rows(values: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.isfinite(values[rows]).all(axis=1) for rows in _chunks(len(values))] or [[]]) > 0
-
-
-def _components(
-    values: np.ndarray, valid: np.ndarray, seed: int, *, standardise: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and directions (D, D') that standardise, then rotate on at most DIMENSIONS components.
-
-    Neither a logistic head under an L2 penalty nor a cosine notices a rotation, only the truncation.
-    """
-    rows = np.flatnonzero(valid)
-    if not len(rows):
-        raise ValueError(f"Expected features with finite rows. Received {len(values)} rows, none of them finite.")
-    if len(rows) > COMPONENT_SAMPLE:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, COMPONENT_SAMPLE, replace=False))
-    sample = values[rows].astype(np.float32)
-    mean, scale = sample.mean(axis=0), sample.std(axis=0)
-    scale[scale == 0] = 1
-    if not standardise:
-        mean, scale = np.zeros_like(mean), np.ones_like(scale)
-    if sample.shape[1] <= DIMENSIONS:
-        return mean, np.diag(1 / scale)
-    sample = (sample - mean) / scale
-    basis = randomized_svd(sample, DIMENSIONS, n_iter=2, power_iteration_normalizer="LU", random_state=seed)[2]
-    return mean, (basis / scale).T
-
-
-def _project(values: np.ndarray, valid: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """(N, D') float32, a chunk of rows at a time; rows that are not valid become zero."""
-    projected = np.zeros((len(values), directions.shape[1]), np.float32)
-    for rows in _chunks(len(values)):
-        keep = valid[rows]
-        projected[rows][keep] = (values[rows][keep].astype(np.float32) - mean) @ directions
-    return projected
-
-
-def _logistic(C: float) -> LogisticRegression:
-    return LogisticRegression(C=C, max_iter=200, tol=1e-3, warm_start=True)
-
-
-def _folds(codes: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """The fold (0 … 4) of each row: stratified by label, a group never crosses folds."""
-    first = np.unique(groups, return_index=True)[1]
-    order = np.random.default_rng(seed).permutation(len(first))
-    order = order[np.argsort(codes[first][order], kind="stable")]
-    fold = np.empty(len(first), int)
-    fold[order] = np.arange(len(first)) % FOLDS
-    return fold[groups]
-
-
-def _head_probs(
-    x: np.ndarray, codes: np.ndarray, valid: np.ndarray, n_classes: int, groups: np.ndarray, seed: int
-) -> tuple[np.ndarray, float]:
-    """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss."""
-    usable = valid & (codes != UNLABELLED)
-    fold = _folds(np.where(usable, codes, UNLABELLED), groups, seed)
-    rows = np.flatnonzero(usable)
-    judged = valid
-    if len(rows) > SAMPLE:
-        judged = np.zeros(len(x), bool)
-        judged[np.random.default_rng(seed).choice(rows, SAMPLE, replace=False)] = True
-    models = [_logistic(STRENGTHS[0]) for _ in range(FOLDS)]
-    best, least = None, np.inf
-    for strength in STRENGTHS:
-        probs = _out_of_fold(models, strength, x, codes, judged, usable & judged, fold, n_classes)
-        rows = np.flatnonzero(usable & judged)
-        loss = -np.log(probs[rows, codes[rows]]).mean() if len(rows) else 0.0
-        if loss >= least:
-            break  # the loss has one minimum in C: weaker heads cost the most and win nothing
-        best, least, chosen = probs, loss, strength
-    if judged is not valid:
-        best = _out_of_fold(models, chosen, x, codes, valid, usable, fold, n_classes)
-    best[~valid] = np.nan
-    return best, chosen
-
-
-def _out_of_fold(
-    models: list[LogisticRegression],
-    strength: float,
-    x: np.ndarray,
-    codes: np.ndarray,
-    judged: np.ndarray,
-    usable: np.ndarray,
-    fold: np.ndarray,
-    n_classes: int,
-) -> np.ndarray:
-    """Probabilities of the judged rows, each from the model of its fold, started where it stopped before."""
-    probs = np.full((len(codes), n_classes), EPS)
-    for k, model in enumerate(models):
-        train, test = np.flatnonzero(usable & (fold != k)), np.flatnonzero(judged & (fold == k))
-        present = np.unique(codes[train])
-        if len(present) > 1 and len(test):
-            model.set_params(C=strength).fit(x[train], codes[train])
-            probs[test[:, None], present] = model.predict_proba(x[test])
-        else:
-            probs[test[:, None], present] = 1
-    return _normalised(probs)
-
-
-class _Neighbours(NamedTuple):
-    """The nearest labelled rows of other groups, in one block of features."""
-
-    indices: np.ndarray  # int32 (N, k)
-    votes: np.ndarray  # float32 (N, k), how much each counts; 0: there is none
-    valid: np.ndarray  # bool (N,), rows whose features are finite
-
-
-def _neighbours(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups: np.ndarray, k: int = 20) -> _Neighbours:
-    """The k nearest by cosine. Normalises `x` in place; a vote decays with the distance over its median."""
-    usable = np.flatnonzero(valid & (codes != UNLABELLED))
-    if not len(usable):
-        return _Neighbours(np.zeros((len(x), 1), np.int32), np.zeros((len(x), 1), np.float32), valid)
-    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    search = _nearest if len(usable) <= EXACT_ROWS else _nearest_approximately
-    similar, indices = search(x, usable, groups, min(k, len(usable)))
-    found = similar > -1.5
-    distance = np.where(found, 1 - similar, 0)
-    width = max(np.median(distance[found]), EPS) if found.any() else 1.0
-    return _Neighbours(indices, np.exp(-distance / width) * found, valid)
-
-
-def _vote(
-    near: _Neighbours,
-    beliefs: np.ndarray,
-    voters: np.ndarray | None = None,
-    *,
-    rows: np.ndarray | slice = slice(None),
-) -> np.ndarray:
-    """Weighted mean (rows, K) of the neighbours' beliefs (N, K), of `voters` (N,) only."""
-    indices, votes = near.indices[rows], near.votes[rows]
-    if voters is not None:
-        votes = votes * voters[indices]
-    columns = [(votes * belief[indices]).sum(axis=1) for belief in np.ascontiguousarray(beliefs.T)]
-    probs = np.stack(columns, axis=1).astype(float) + EPS
-    probs /= probs.sum(axis=1, keepdims=True)
-    probs[~near.valid[rows]] = np.nan
-    return probs
-
-
-def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Similarity and row index (N, k) of the nearest usable rows of other groups; -2: there is none."""
-    base, others = unit[usable].T, groups[usable]
-    similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
-    step = max(64, 20_000_000 // len(usable))
-    for start in range(0, len(unit), step):
-        block = slice(start, start + step)
-        scores = unit[block] @ base
-        scores[groups[block, None] == others] = -2
-        best = np.argpartition(scores, -k, axis=1)[:, -k:]
-        similar[block], indices[block] = np.take_along_axis(scores, best, axis=1), usable[best]
-    return similar, indices
-
-
-def _nearest_approximately(
-    unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `_nearest`, from an inverted-file index: looks into the CELLS cells nearest to each row.
-
-    In the cells, wide vectors are compared by 4-bit codes; the best CANDIDATES of them are then compared exactly. A row
-    whose group holds more than CANDIDATES - k rows may be left with fewer votes.
-    """
-    try:
-        import faiss
-    except ImportError:
-        raise ImportError(
-            f"Expected faiss for the neighbours of more than {EXACT_ROWS} rows. Received {len(usable)} rows "
-            "and no faiss. Run: pip install 'nsfwlib[ann]'"
-        ) from None
-    n_cells, width = int(2 * len(usable) ** 0.5), unit.shape[1]
-    codes = f"PQ{width // 2}x4fs" if width == DIMENSIONS else "Flat"
-    index = faiss.index_factory(width, f"IVF{n_cells},{codes}", faiss.METRIC_INNER_PRODUCT)
-    index.train(unit[usable[:: max(1, len(usable) // (50 * n_cells))]])
-    for block in _chunks(len(usable)):
-        index.add(unit[usable[block]])
-    index.nprobe = CELLS
-    similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
-    step = 2048  # rows whose candidates are compared at a time: 2048 x 80 x 256 float32 = 168 MB
-    for block in (slice(start, start + step) for start in range(0, len(unit), step)):
-        found = index.search(unit[block], CANDIDATES)[1]
-        missing, found = found < 0, usable[found]
-        scores = (unit[found] @ unit[block, :, None])[..., 0]
-        scores[missing | (groups[found] == groups[block, None])] = -2
-        best = np.argpartition(scores, -k, axis=1)[:, -k:]
-        similar[block], indices[block] = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
-    return similar, indices
 
 
 def _weights(members: list[np.ndarray], codes: np.ndarray) -> np.ndarray:

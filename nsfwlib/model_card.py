@@ -25,6 +25,7 @@ def write_card(
     scores: pd.DataFrame,
     points: pd.DataFrame,
     slices: pd.DataFrame,
+    audit: str = "",
 ) -> Path:
     """Write `MODEL_CARD.md` from the tables of a run; nothing in it is typed by hand.
 
@@ -37,6 +38,7 @@ def write_card(
         scores: as from `metrics.scores`.
         points: as from `metrics.operating_points`.
         slices: as from `metrics.slices`.
+        audit: what was done about the test labels, as from `audits.progress`; empty: nothing.
     """
     data = ModelCardData(
         model_name=name, tags=["image-classification", "content-moderation"], library_name="keras",
@@ -52,8 +54,8 @@ def write_card(
         "## Data", f"Fingerprint `{settings['data']}`: it changes with any image, label or split.",
         _table(counts, index=True),
         "## Labels", f"Label errors found in review: {cleansing['found']}. Labels changed: {cleansing['changed']}. "
-        + ("The reviewer was simulated from the planted truth of the demo." if cleansing["simulated"] else
-           "The test labels were not reviewed here."),
+        + ("The reviewer was simulated from the planted truth of the demo. " if cleansing["simulated"] else "")
+        + (f"Test labels: {audit}" if audit else "The test labels were not reviewed here."),
         "## Scores on test, with 95 % intervals", _table(scores.drop(columns="note", errors="ignore")),
         "## Operating points, chosen on validation, reported on test", _table(points),
         "## Worst slices", _table(slices.head(10)),

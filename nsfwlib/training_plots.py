@@ -66,7 +66,7 @@ def plot_learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Validation accuracy against the number of training images: each fit a dot, a line through the means.
 
     Args:
-        curve: one row a fit: `images`, `repeat`, `accuracy`, as from `training.learning_curve`.
+        curve: one row a fit: `images`, `repeat`, `accuracy`, as from `forecast.learning_curve`.
         ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (5.5, 3.4))

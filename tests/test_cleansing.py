@@ -192,7 +192,8 @@ def test_the_explorer_answers_its_sliders(rng):
     assert len(seen) == 3 and all(png.startswith(b"\x89PNG") for png in seen)
 
 
-def test_the_card_is_written_whole_from_the_tables(tmp_path):
+@pytest.mark.parametrize(("audit", "says"), [("", "were not reviewed"), ("60 of 60 have a verdict", "60 of 60")])
+def test_the_card_is_written_whole_from_the_tables(tmp_path, audit, says):
     run = {
         "settings": {"data": "f00", "epochs": 2}, "class_names": ["a", "b"], "finished": "2026-01-01",
         "versions": {"keras": "3"},
@@ -205,9 +206,11 @@ def test_the_card_is_written_whole_from_the_tables(tmp_path):
         tmp_path / "MODEL_CARD.md", name="demo", run=run, counts=pd.DataFrame({"train": [3]}, index=["a"]),
         cleansing={"found": "4 in 10", "changed": 4, "simulated": False}, scores=scores,
         points=pd.DataFrame({"wish": ["recall ≥ 0.9"], "threshold": [0.3]}), slices=pd.DataFrame({"value": ["a|b"]}),
+        audit=audit,
     )  # fmt: skip
     text = path.read_text()
     assert ModelCard.load(path).data.pipeline_tag == "image-classification"
-    for expected in ("0.912", "0.88", "4 in 10", "recall ≥ 0.9", "`f00`", "keras 3", "a\\|b", "were not reviewed"):
+    for expected in ("0.912", "0.88", "4 in 10", "recall ≥ 0.9", "`f00`", "keras 3", "a\\|b", says):
         assert expected in text, expected
+    assert ("were not reviewed" in text) == (not audit)
     assert [p.name for p in tmp_path.iterdir()] == ["MODEL_CARD.md"]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from tiny import awakened, bright_and_dark
 
-from nsfwlib import boundary, feature_store, features, images, model, training
+from nsfwlib import boundary, feature_store, features, fine_tuning, forecast, images, model, training
 
 SIZE, FROM, TOP = 64, "block_13_project_BN", "out_relu"  # a late boundary of MobileNetV2: little to train
 
@@ -29,7 +29,7 @@ def build():
 
 def fine_tune(classifier, data, work_dir, **options):
     options = {"fine_tune_from": FROM, "epochs": 2, "batch_size": 8, "verbose": 0, **options}
-    return training.fine_tune(classifier, data[0], data[0]["given_label"], data[1], work_dir=work_dir, **options)
+    return fine_tuning.fine_tune(classifier, data[0], data[0]["given_label"], data[1], work_dir=work_dir, **options)
 
 
 def test_what_is_stored_at_the_boundary_is_what_the_lower_part_makes_of_the_pictures(data, tmp_path):
@@ -105,7 +105,7 @@ def test_too_little_room_for_the_stored_views_is_said_before_anything_is_compute
 KILLED = """
     import os, pickle, signal, sys
     import keras
-    from nsfwlib import training
+    from nsfwlib import fine_tuning
     sys.path.insert(0, {tests!r})
     from test_fine_tuning import build, fine_tune
     finished = keras.callbacks.BackupAndRestore.on_epoch_end
@@ -138,7 +138,7 @@ def test_the_best_weights_of_a_killed_run_are_not_lost_to_a_worse_epoch(data, tm
     """The log of a killed run says that its first epoch was unbeatable: its weights must come back."""
     classifier = build()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.shutil, "rmtree", lambda folder: None)
+        patch.setattr(fine_tuning.shutil, "rmtree", lambda folder: None)
         patch.setattr(keras.callbacks.BackupAndRestore, "on_train_end", lambda self, logs=None: None)
         fine_tune(classifier, data, tmp_path, epochs=2, learning_rate=1e-3)
     folder = next(tmp_path.iterdir())
@@ -175,10 +175,10 @@ MIRRORED = """
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
     )
-    from nsfwlib import training
+    from nsfwlib import fine_tuning
     sys.path.insert(0, {tests!r})
     from test_fine_tuning import build, fine_tune
-    training._strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    fine_tuning._strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     classifier = build()
     before = classifier.get_layer("Conv_1").get_weights()[0]
     history = fine_tune(classifier, pickle.load(open({data!r}, "rb")), {work!r}, keep="last", learning_rate=0.01)
@@ -248,7 +248,7 @@ def test_a_full_disk_keeps_what_was_computed_and_says_so(data, tmp_path, monkeyp
 def test_the_forecast_counts_pictures_and_passes(data, tmp_path):
     classifier, (table, folder) = build(), data
     options = {"cache_dir": tmp_path, "blocks": [TOP], "fine_tune_from": FROM, "fine_tune_epochs": 3}
-    plan = training.forecast(classifier, table, folder, **options).set_index("step")
+    plan = forecast.training_cost(classifier, table, folder, **options).set_index("step")
     assert plan["images"].to_dict() == {
         "features of the frozen backbone": 24,
         "fine-tuning": 48,
@@ -257,8 +257,8 @@ def test_the_forecast_counts_pictures_and_passes(data, tmp_path):
     }
     assert (plan["minutes"] >= 0).all() and plan.loc["fine-tuning", "minutes"] > 0
     features.bottleneck_features(classifier, table, folder, cache_dir=tmp_path, blocks=TOP, progress=False)
-    assert training.forecast(classifier, table, folder, **options)["images"][0] == 0
-    stored = training.forecast(classifier, table, folder, stored_views=2, **options).set_index("step")
+    assert forecast.training_cost(classifier, table, folder, **options)["images"][0] == 0
+    stored = forecast.training_cost(classifier, table, folder, stored_views=2, **options).set_index("step")
     assert stored.loc["lower part, stored", "images"] == 36
 
 
@@ -266,7 +266,7 @@ def test_more_images_make_a_better_head_on_the_learning_curve(rng):
     labels = pd.Series(np.array(["a", "b"])[np.arange(600) % 2])
     values = rng.normal(0, 1, (600, 40)) + 0.35 * np.where(labels.eq("a"), 1, -1)[:, None] * (np.arange(40) < 8)
     splits = pd.Series(np.where(np.arange(600) % 3 == 0, "val", "train"))
-    curve = training.learning_curve(values, labels, splits, groups=pd.Series(np.arange(600) // 2), fractions=(0.1, 1.0))
+    curve = forecast.learning_curve(values, labels, splits, groups=pd.Series(np.arange(600) // 2), fractions=(0.1, 1.0))
     means = curve.groupby("images")["log_loss"].mean()
     assert len(curve) == 4 and means.index.min() == pytest.approx(40, abs=12)
     assert means.iloc[-1] < means.iloc[0]

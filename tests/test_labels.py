@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_digits
 
-from nsfwlib.labels import find_label_issues, fit_head, noise_matrix, out_of_sample_probs
+from nsfwlib.heads import fit_head
+from nsfwlib.labels import find_label_issues, noise_matrix, out_of_sample_probs
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +255,7 @@ def test_wide_blocks_of_few_rows_are_judged_too():
 
 
 def test_choosing_the_strength_on_a_sample_finds_the_errors_as_well(planted, monkeypatch):
-    monkeypatch.setattr("nsfwlib.labels.SAMPLE", 300)
+    monkeypatch.setattr("nsfwlib.heads.SAMPLE", 300)
     issues = find_label_issues(planted.labels, features=planted.features)
     assert recall_at(issues, planted.errors, 1.0) >= 0.9
 
@@ -263,13 +264,13 @@ def test_approximate_neighbours_rank_like_exact_ones(planted, monkeypatch):
     pytest.importorskip("faiss")
     groups = np.arange(900) // 2
     exact = find_label_issues(planted.labels, features=planted.features, groups=groups)
-    monkeypatch.setattr("nsfwlib.labels.EXACT_ROWS", 100)
+    monkeypatch.setattr("nsfwlib.neighbours.EXACT_ROWS", 100)
     approximate = find_label_issues(planted.labels, features=planted.features, groups=groups)
     assert exact.score.corr(approximate.score) > 0.98
 
 
 def test_without_faiss_large_data_sets_are_told_what_to_install(planted, monkeypatch):
-    monkeypatch.setattr("nsfwlib.labels.EXACT_ROWS", 100)
+    monkeypatch.setattr("nsfwlib.neighbours.EXACT_ROWS", 100)
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"more than 100 rows.*pip install 'nsfwlib\[ann\]'"):
         find_label_issues(planted.labels, features=planted.features)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tiny import awakened, bright_and_dark
 
-from nsfwlib import feature_store, features, images, model, training
+from nsfwlib import feature_store, features, fine_tuning, images, model, training
 
 SIZE = 64
 LOW, TOP, WIDTH = "block_6_project", "out_relu", 1280  # MobileNetV2: small, and compiled in seconds
@@ -27,7 +27,7 @@ def classifier():
 def features_of(classifier, data, cache_dir, **options):
     table, folder = data
     options = {"blocks": TOP, **options}
-    return training.bottleneck_features(classifier, table, folder, cache_dir=cache_dir, progress=False, **options)
+    return features.bottleneck_features(classifier, table, folder, cache_dir=cache_dir, progress=False, **options)
 
 
 def test_features_equal_the_backbones_output(classifier, data, tmp_path):
@@ -47,7 +47,7 @@ def test_several_blocks_stand_side_by_side(classifier, data, tmp_path):
 def test_cached_features_need_no_picture(classifier, data, tmp_path, monkeypatch):
     first = features_of(classifier, data, tmp_path / "cache")
     renamed = data[0].assign(path="moved/" + data[0]["path"], given_label="dark")[::-1]
-    again = training.bottleneck_features(
+    again = features.bottleneck_features(
         classifier, renamed, tmp_path / "nowhere", cache_dir=tmp_path / "cache", blocks=TOP
     )
     assert np.array_equal(again, first[::-1])
@@ -79,8 +79,8 @@ def test_a_file_that_broke_since_the_scan_is_a_row_of_nan(classifier, data, tmp_
     table, folder = data
     broken = pd.concat([table.head(3), table.head(1).assign(path="bright/gone.png", sha256="0" * 64)])
     broken = pd.concat([broken, table.tail(1).assign(sha256="1" * 64)], ignore_index=True)  # other content than noted
-    features = training.bottleneck_features(classifier, broken, folder, cache_dir=tmp_path, blocks=TOP, progress=False)
-    assert np.isnan(features).all(axis=1).tolist() == [False, False, False, True, True]
+    found = features.bottleneck_features(classifier, broken, folder, cache_dir=tmp_path, blocks=TOP, progress=False)
+    assert np.isnan(found).all(axis=1).tolist() == [False, False, False, True, True]
 
 
 def test_the_head_learns_what_the_features_hold(classifier, data, rng):
@@ -123,7 +123,7 @@ def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(data
 
     norms, convolutions = weights(keras.layers.BatchNormalization), weights(keras.layers.Conv2D)
     table, folder = data
-    history = training.fine_tune(
+    history = fine_tuning.fine_tune(
         classifier, table, table["given_label"], folder, work_dir=tmp_path, epochs=1, batch_size=8,
         learning_rate=1e-2, verbose=0, keep="last", fine_tune_from="mixed7",
     )  # fmt: skip
@@ -141,14 +141,16 @@ def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(data
 
 def test_augmentation_keeps_shape_and_range_and_follows_its_seed(rng):
     pixels = tf.constant(rng.integers(0, 256, (4, 32, 32, 3)), tf.uint8)
-    one, same, other = (training.augment(pixels, seed).numpy() for seed in ((1, 2), (1, 2), (3, 4)))
+    one, same, other = (fine_tuning.augment(pixels, seed).numpy() for seed in ((1, 2), (1, 2), (3, 4)))
     assert one.shape == (4, 32, 32, 3) and one.min() >= 0 and one.max() <= 255
     assert np.array_equal(one, same) and not np.array_equal(one, other)
 
 
 def test_augmentation_by_nothing_changes_nothing_but_the_side(rng):
     pixels = rng.integers(0, 256, (16, 9, 9, 3)).astype(np.uint8)
-    still = training.augment(tf.constant(pixels), (0, 1), rotation=0, shift=0, shear=0, zoom=0, channel_shift=0).numpy()
+    still = fine_tuning.augment(
+        tf.constant(pixels), (0, 1), rotation=0, shift=0, shear=0, zoom=0, channel_shift=0
+    ).numpy()
     flipped = [np.allclose(a[:, ::-1], b, atol=1e-2) for a, b in zip(pixels, still, strict=True)]
     same = [np.allclose(a, b, atol=1e-2) for a, b in zip(pixels, still, strict=True)]
     assert np.logical_xor(flipped, same).all() and any(flipped) and any(same)
