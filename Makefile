@@ -19,7 +19,7 @@ second-round: $(VENV)/base  ## the demo twice, the second time on a copy with th
 	$(BIN)/python benchmarks/second_round.py
 
 test: $(VENV)/dev lint  ## everything that CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 	$(MAKE) nbval
 
 nbval: $(VENV)/dev  ## the committed notebooks on their defaults, from an empty run_dir, beside the working tree

@@ -90,6 +90,16 @@ def test_features_over_the_cluster_are_those_of_this_machine(cluster, classifier
     assert np.allclose(found[1:], here[tiny.BLOCK][1:], atol=1e-2) and np.isnan(found[0]).all()
 
 
+def test_the_feature_pass_takes_ray_for_an_engine(cluster, classifier, folder, tmp_path, local, monkeypatch):
+    table = local[local["problem"].eq("")].drop_duplicates("sha256").head(20).reset_index(drop=True)
+    options = {"cache_dir": tmp_path, "blocks": tiny.BLOCK, "batch_size": 8, "progress": False}
+    monkeypatch.setattr(features, "_compute", None)  # nothing is computed in this process
+    ours = features.bottleneck_features(classifier, table, folder, engine_name="ray", cluster={"actors": 1}, **options)
+    assert ours.shape == (20, 8) and np.isfinite(ours).all()
+    with pytest.raises(ValueError, match=r"engine_name='ray' computes the view plain alone"):
+        features.bottleneck_features(classifier, table, folder, engine_name="ray", views=("flip",), **options)
+
+
 def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
     cluster, classifier, folder, tmp_path, local, monkeypatch
 ):
