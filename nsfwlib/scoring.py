@@ -96,7 +96,9 @@ def score(
     files, rows = scoring_files.open_source(source, data_dir=data_dir, filesystem=filesystem)
     rows = _some(rows, source)
     options = {"cache_dir": cache_dir, "class_names": class_names, "rescaling": rescaling, "progress": progress}
-    ready = scoring_models.make_ready(model, runtime="tensorflow" if engine == "ray" else runtime, **options)
+    ready = scoring_models.make_ready(
+        model, runtime="tensorflow" if (cluster or {}).get("gpus") else runtime, **options
+    )
     names = scoring_models.check_columns(ready.class_names)
     scored_by = f"{ready.identity}-{frames}"
     options = {"size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
@@ -161,7 +163,8 @@ def _engine(
     if name == "ray":
         from nsfwlib import scoring_ray
 
-        return partial(scoring_ray.answers, files=files, model=ready.classifier, runtime=runtime, **options, **cluster)
+        model = ready.classifier or ready.onnx_file()
+        return partial(scoring_ray.answers, files=files, model=model, runtime=runtime, **options, **cluster)
 
     def run(
         work: Iterator[tuple[int, str]], *, skip: scoring_store.Known, pictures: int

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from platformdirs import user_cache_path
 
-from nsfwlib import scoring_files, scoring_stream
+from nsfwlib import onnx_models, scoring_files, scoring_stream
 from nsfwlib.scoring_stream import Answer
 
 REDUCE = {
@@ -48,6 +48,7 @@ class Scorer:
 
 def _options(
     model: Any,
+    is_onnx: bool,
     files: scoring_files.Files,
     blocks: Sequence[str] | None,
     runtime: str,
@@ -58,19 +59,28 @@ def _options(
     """The model, loaded from the cluster's memory, as options of the stream."""
     import ray
 
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / ("model.onnx" if is_onnx else "model.keras")
+        path.write_bytes(ray.get(model))
+        if is_onnx:
+            forward = onnx_models.open_file(path, threads=threads)
+        else:
+            forward = _keras_forward(path, blocks, runtime, threads, pictures)
+    return {"files": files, "forward": scoring_stream.warm(forward, settings["size"]), **settings}
+
+
+def _keras_forward(
+    path: Path, blocks: Sequence[str] | None, runtime: str, threads: int, pictures: int | None
+) -> onnx_models.Forward:
     from nsfwlib import engine
 
     engine.tf.config.threading.set_intra_op_parallelism_threads(threads)
     engine.tf.config.threading.set_inter_op_parallelism_threads(1)
     for gpu in engine.tf.config.list_physical_devices("GPU"):  # actors may share one
         engine.tf.config.experimental.set_memory_growth(gpu, True)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        path.write_bytes(ray.get(model))
-        loaded = engine.keras.models.load_model(path, compile=False, safe_mode=True)
+    loaded = engine.keras.models.load_model(path, compile=False, safe_mode=True)
     options = {"cache_dir": user_cache_path("nsfwlib"), "pictures": pictures, "threads": threads}
-    forward = engine.forward_pass(loaded, blocks, engine=runtime, **options)
-    return {"files": files, "forward": scoring_stream.warm(forward, settings["size"]), **settings}
+    return engine.forward_pass(loaded, blocks, engine=runtime, **options)
 
 
 class Hasher:
@@ -119,8 +129,8 @@ def _failed(table: pa.Table, failure: str) -> pa.Table:
     return pa.Table.from_pylist([{"position": p, "failure": failure} for p in table["position"].to_pylist()], _SCHEMA)
 
 
-def from_table(table: pa.Table, widths: Sequence[int], dtype: type) -> list[Answer]:
-    """The inverse of `to_table`; `widths` are the lengths of the values.
+def from_table(table: pa.Table, parts: int | Sequence[int], dtype: type) -> list[Answer]:
+    """The inverse of `to_table`; `parts` as in `np.split`: so many equal ones, or where they end.
 
     Raises:
         RuntimeError: the actor failed.
@@ -128,13 +138,12 @@ def from_table(table: pa.Table, widths: Sequence[int], dtype: type) -> list[Answ
     failure = table["failure"][0].as_py() if len(table) else ""
     if failure:
         raise RuntimeError(f"A worker of the Ray cluster failed. {failure}")
-    ends = np.cumsum(widths)[:-1]
     return [
         Answer(
             row["position"],
             row["sha256"],
             row["frames"],
-            None if row["values"] is None else np.split(np.frombuffer(row["values"], dtype), ends),
+            None if row["values"] is None else np.split(np.frombuffer(row["values"], dtype), parts),
             row["problem"],
             row["detail"],
         )

@@ -32,10 +32,14 @@ class Ready(NamedTuple):
     cache_dir: Path
     classifier: keras.Model | None
 
+    def onnx_file(self) -> Path:
+        """Where its ONNX file is, if it was converted."""
+        return onnx_models.path_of(self.cache_dir, [self.identity])
+
     def forward(self, runtime: str, pictures: int) -> Forward:
         """What computes about so many pictures; see `engine.forward_pass`."""
         if self.classifier is None:
-            return onnx_models.open_file(onnx_models.path_of(self.cache_dir, [self.identity]))
+            return onnx_models.open_file(self.onnx_file())
         from nsfwlib import engine
 
         return engine.forward_pass(self.classifier, engine=runtime, cache_dir=self.cache_dir, pictures=pictures)
@@ -76,6 +80,7 @@ def make_ready(
     kept = onnx_models.Kept(classifiers.class_names(classifier), classifier.input_shape[1], engine.identity(classifier))
     if key and _convert(classifier, cache_dir, must=runtime == "onnxruntime", progress=progress):
         onnx_models.note(cache_dir, key, kept)
+        classifier = None
     return Ready(*kept, cache_dir, classifier)
 
 

@@ -35,7 +35,7 @@ def answers(
     work: Iterable[tuple[int, str]],
     *,
     files: scoring_files.Files,
-    model: keras.Model,
+    model: keras.Model | Path,
     size: int,
     blocks: Sequence[str] | None = None,
     runtime: str = "auto",
@@ -54,7 +54,7 @@ def answers(
     Args:
         work: (position, path) of each file; every machine must reach it under that path.
         files: where they lie.
-        model: sent to the actors as a saved file.
+        model: a classifier, or the ONNX file of one, with which actors start without TensorFlow; sent to them.
         size: side of its pictures.
         blocks: pooled features of these blocks in place of probabilities.
         runtime: as in `engine.forward_pass`.
@@ -73,7 +73,7 @@ def answers(
         RuntimeError: the cluster cannot be reached, has no room for one actor, or no machine gives an answer.
     """
     task = "features" if blocks else "scores"
-    widths = _widths(model, blocks)
+    parts = _parts(model, blocks)
     if files.filesystem is None:  # actors work in folders of their own
         files = scoring_files.Files(str(Path(files.root).absolute()))
     with _connected(address) as ray:
@@ -82,7 +82,8 @@ def answers(
             yield from known
         settings = {"size": size, "frames": frames, "batch_size": batch_size, "workers": workers or max(1, int(cpus))}
         arguments = {
-            "model": ray.put(_saved(model)),
+            "model": ray.put(model.read_bytes() if isinstance(model, Path) else _saved(model)),
+            "is_onnx": isinstance(model, Path),
             "files": files,
             "task": task,
             "blocks": blocks,
@@ -93,7 +94,7 @@ def answers(
         }
         room = {"actors": actors, "num_cpus": cpus, "num_gpus": gpus}
         for table in _rounds(ray, list(work), scoring_actors.Scorer, arguments, least=batch_size, **room):
-            yield scoring_actors.from_table(table, widths, scoring_actors.REDUCE[task][1])
+            yield scoring_actors.from_table(table, parts, scoring_actors.REDUCE[task][1])
 
 
 def compute_features(
@@ -265,7 +266,7 @@ def _split_known(
     paths, known, rest = dict(work), [], []
     room = {"actors": None, "num_cpus": min(1, cpus), "num_gpus": 0}
     for table in _rounds(ray, list(paths.items()), scoring_actors.Hasher, {"files": files}, least=64, **room):
-        for answer in scoring_actors.from_table(table, [], np.float32):
+        for answer in scoring_actors.from_table(table, 1, np.float32):
             if answer.problem or answer.sha256 in skip:
                 known.append(answer)
             else:
@@ -280,12 +281,14 @@ def _saved(model: keras.Model) -> bytes:
         return path.read_bytes()
 
 
-def _widths(model: keras.Model, blocks: Sequence[str] | None) -> list[int]:
+def _parts(model: keras.Model | Path, blocks: Sequence[str] | None) -> int | list[int]:
+    """Where the values of an answer are split: mean and highest probabilities in halves, features by their widths."""
     if not blocks:
-        return [model.output_shape[-1]] * 2
+        return 2
     from nsfwlib import model as classifiers
 
-    return [output.shape[-1] for output in classifiers.feature_model(model, list(blocks)).outputs]
+    widths = [output.shape[-1] for output in classifiers.feature_model(model, list(blocks)).outputs]
+    return np.cumsum(widths)[:-1].tolist()
 
 
 def _last_line(error: BaseException | None) -> str:

@@ -20,6 +20,7 @@ import pandas as pd
 import traitlets
 
 from nsfwlib import dataset, images
+from nsfwlib.ordering import InOrder
 from nsfwlib.review import ReviewSession
 
 HERE = Path(__file__).parent
@@ -134,6 +135,7 @@ class ReviewGrid(ipywidgets.VBox):
             blind=session.blind,
             guidelines=_rendered(guidelines) if guidelines else "",
         )
+        self._inbox = InOrder(self._handle)
         self.view.on_msg(self._on_message)
         super().__init__(
             [self._make_paging(), self._make_exposure(blur, grey, hidden), self._make_progress(), self.view],
@@ -211,6 +213,9 @@ class ReviewGrid(ipywidgets.VBox):
     # --- messages from the page ---
 
     def _on_message(self, _: Any, message: Message, __: Any) -> None:
+        self._inbox.take(message)
+
+    def _handle(self, message: Message) -> None:
         handlers = {
             "open": lambda m: self._send_page(),
             "decide": self._decide,
@@ -221,7 +226,7 @@ class ReviewGrid(ipywidgets.VBox):
             "details": self._details,
             "go": lambda m: self._go(int(m["step"])),
         }
-        if message.get("op") not in handlers:
+        if message.get("op") not in handlers:  # "still" of a page that waits for an answer among them
             return
         try:
             handlers[message["op"]](message)

@@ -2,7 +2,9 @@
 
 import io
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import ipywidgets
 import numpy as np
@@ -10,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from nsfwlib import journal, review, widgets
+from nsfwlib import journal, ordering, review, widgets
 
 NAMES = ["cat", "dog"]
 
@@ -47,8 +49,11 @@ class Browser:
     def send(self, op, **more):
         self.seq += 1
         before = len(self.received)
-        self.grid.view._handle_custom_msg({"op": op, "seq": self.seq, **more}, [])
+        self.deliver({"op": op, "sender": "page", "seq": self.seq, **more})
         return self.received[before:]
+
+    def deliver(self, message):
+        self.grid.view._handle_custom_msg(message, [])
 
     def last(self, kind):
         return next((m, b) for m, b in reversed(self.received) if m["t"] == kind)
@@ -368,6 +373,54 @@ def test_turning_the_page_of_a_long_queue_takes_less_than_a_blink(tmp_path, monk
     assert len(buffers) > 5
     assert all(buffers)
     assert min(took) < 0.3
+
+
+def test_a_message_that_overtook_another_waits_for_it(tmp_path):
+    browser = make_grid(tmp_path)
+    path = browser.send("open")[0][0]["rows"][0]["path"]
+    first, second = (
+        {"op": "decide", "sender": "page", "seq": seq, "path": path, "decision": decision}
+        for seq, decision in ((2, "unsure"), (3, "keep"))
+    )
+    browser.deliver(second)
+    assert not (tmp_path / "decisions.csv").exists()
+    browser.deliver(first)
+    assert journal.read(tmp_path / "decisions.csv")["decision"].tolist() == ["unsure", "keep"]
+    browser.deliver(first)
+    assert len(journal.read(tmp_path / "decisions.csv")) == 2, "the same message twice is one decision"
+
+
+def test_two_pages_number_their_messages_each_for_itself(tmp_path):
+    browser = make_grid(tmp_path)
+    path = browser.send("open")[0][0]["rows"][0]["path"]
+    browser.deliver({"op": "decide", "sender": "other", "seq": 1, "path": path, "decision": "keep"})
+    assert len(journal.read(tmp_path / "decisions.csv")) == 1
+
+
+def test_what_waits_for_a_lost_message_is_saved_after_a_minute(tmp_path, monkeypatch):
+    browser = make_grid(tmp_path)
+    path = browser.send("open")[0][0]["rows"][0]["path"]
+    browser.deliver({"op": "decide", "sender": "page", "seq": 3, "path": path, "decision": "keep"})
+    later = time.monotonic() + 61
+    monkeypatch.setattr(ordering.time, "monotonic", lambda: later)
+    browser.deliver({"op": "still", "sender": "page", "seq": 4})
+    assert journal.read(tmp_path / "decisions.csv")["decision"].tolist() == ["keep"]
+
+
+def test_messages_from_two_threads_are_handled_one_at_a_time_in_order():
+    handled, busy = [], threading.Lock()
+
+    def handle(message):
+        assert busy.acquire(blocking=False), "two at a time"
+        time.sleep(0.001)
+        handled.append(message["seq"])
+        busy.release()
+
+    inbox = ordering.InOrder(handle)
+    messages = [{"sender": "page", "seq": seq} for seq in range(1, 101)]
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(inbox.take, messages[::2] + messages[1::2]))
+    assert handled == list(range(1, 101))
 
 
 @pytest.mark.parametrize("message", [{}, {"op": "format disk"}, {"op": "decide"}, {"op": "go", "step": "x"}])
