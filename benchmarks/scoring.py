@@ -336,8 +336,9 @@ def on_ray(asked, folder):
         "local, 2 cores": {"cores": "0,1"},
         "Ray, 2 actors": {"engine": "ray", "cluster": {"actors": 2}},
     }
-    rows = in_turn(asked, {label: ("ours", options) for label, options in cases.items()}, folder)
-    rows = {row["what"]: row for row in rows}
+    convert(asked, folder)
+    cases = {label: ("ours", {"runtime": "onnxruntime", **options}) for label, options in cases.items()}
+    rows = {row["what"]: row for row in in_turn(asked, cases, folder)}
     for ours, theirs in (("Ray, 1 actor", "local, 1 core"), ("Ray, 2 actors", "local, 2 cores")):
         if "rate" in rows[ours] and "rate" in rows[theirs]:
             rows[ours]["efficiency"] = rows[ours]["rate"] / rows[theirs]["rate"]

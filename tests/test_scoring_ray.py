@@ -12,7 +12,7 @@ from PIL import Image
 pytest.importorskip("ray")
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from nsfwlib import features, scoring, scoring_files, scoring_ray, scoring_store
+from nsfwlib import features, model, scoring, scoring_files, scoring_ray, scoring_store
 
 NAMES, SIZE, FILES = ["cat", "dog", "owl"], 32, 300
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -139,6 +139,16 @@ def test_resuming_hashes_over_the_cluster_and_computes_what_is_new_alone(
     table = on_ray(classifier, folder, out, resume=True)
     assert table["path"][computed].tolist() == ["0003.png", "0004.png"]
     pd.testing.assert_frame_equal(table, local, rtol=1e-4, atol=1e-6)
+
+
+def test_a_converted_model_file_scores_over_the_cluster_without_keras(
+    cluster, classifier, folder, tmp_path, local, monkeypatch
+):
+    file = tmp_path / "model.keras"
+    model.save_model(classifier, file)
+    monkeypatch.setattr(scoring_ray, "_saved", None)  # nothing of Keras' travels
+    table = on_ray(file, folder, tmp_path / "scores.parquet", cache_dir=tmp_path, runtime="onnxruntime")
+    pd.testing.assert_frame_equal(table, local, rtol=0, atol=1e-4)
 
 
 def test_a_cluster_without_room_says_what_it_has(cluster, classifier, folder, tmp_path):
