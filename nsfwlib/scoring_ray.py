@@ -217,7 +217,8 @@ def _rounds(
                 ),
                 num_cpus=num_cpus,
                 num_gpus=num_gpus or None,
-                ray_remote_args_fn=_restarts,
+                max_restarts=-1,
+                max_task_retries=0,  # the next round does that: an actor without a machine would hold its files
             )
             for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
                 new = [left.pop(position, None) is not None for position in table["position"].to_pylist()]
@@ -233,11 +234,6 @@ def _rounds(
                 f"{len(left):,} files have no answer yet: a worker or its results were lost. They are given out again.",
                 stacklevel=2,
             )
-
-
-def _restarts() -> dict[str, int]:
-    """Files are given out again by the next round: an actor that finds no machine would hold them for ever."""
-    return {"max_restarts": -1, "max_task_retries": 0}
 
 
 def _room(ray: Any, num_cpus: float, num_gpus: float) -> int:
