@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from nsfwlib.look import ACCENT, DARK, INK, MID, new_axes, styled
 
@@ -46,6 +46,8 @@ def plot_history(history: pd.DataFrame) -> Figure:
     rates = history["learning_rate"].where(history["learning_rate"] > 0)
     axes[2].plot(epochs, rates, color=DARK, marker="o", ms=4)
     axes[2].set(yscale="log", ylabel="learning rate at its end", title="Learning rate\n")
+    axes[2].yaxis.set_major_formatter("{x:.2g}")
+    axes[2].yaxis.set_minor_formatter("{x:.2g}")
     for ax in axes:
         ax.set(xlabel="epoch (all stages)", xlim=(0.5, len(history) + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -75,6 +77,9 @@ def plot_learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.plot(near["images"], near["accuracy"], "-o", color=DARK, ms=5, label="mean")
     ax.set(xscale="log", xlabel="training images (log scale)", ylabel="validation images right")
     ax.set_title("What more images gain: a logistic head on frozen features")
+    ax.xaxis.set_major_locator(FixedLocator(near["images"].round()))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.legend(fontsize="small")
     return ax
