@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import keras
 
 COMMIT_SECONDS = 2  # what a kill may cost
+IN_FLIGHT = 12  # batches: 3 are decoded ahead, and 8 of broken files may gather until there is a picture to compute
 ENGINES = ("local", "ray")
 RUNTIMES = ("auto", "tensorflow", "onnxruntime")
 
@@ -60,8 +61,9 @@ def score(
     probability; `problem` ("" or a key of `images.REASONS`; then there are no probabilities) and `detail`;
     `scored_by`, which changes with the model and with `frames`.
 
-    An interrupted call is taken up by the same call. Contents that are scored are not scored again: not after an
-    interrupt, not the second copy of a file, not those of a finished table with `resume`.
+    An interrupted call is taken up by the same call. If a file ended the process, that call finds it, by decoding it in
+    another process, and it becomes a row. Contents that are scored are not scored again: not after an interrupt, not
+    the second copy of a file, not those of a finished table with `resume`.
 
     Args:
         model: "published" (the 2019 InceptionV3), a `.keras` file, or a loaded model.
@@ -107,10 +109,14 @@ def score(
         with contextlib.closing(scoring_store.open_store(out, scored_by, discard=overwrite)) as store:
             if resume and out.exists():
                 scoring_store.add_finished(store, out, names, scored_by)
+            suspects = scoring_store.left_open(store, IN_FLIGHT * batch_size) if engine == "local" else []
             scoring_store.add_files(store, rows)
+            if suspects:
+                deadly = scoring_files.deadly(files, scoring_store.todo_of(store, suspects))
+                scoring_store.add_answers(store, deadly)
             pictures = operator.sub(*scoring_store.count_files(store))
             found = run(scoring_store.todo(store), skip=scoring_store.Known(store), pictures=pictures)
-            _keep(store, found, progress)
+            _keep(store, found, progress, every=0 if suspects else COMMIT_SECONDS)
             scoring_store.write(scoring_store.tables(store, names, scored_by), out)
     except (sqlite3.Error, OSError) as error:
         raise _disk_error(error, out) from error
@@ -175,7 +181,9 @@ def _engine(
     return run
 
 
-def _keep(store: sqlite3.Connection, found: Iterator[list[scoring_stream.Answer]], progress: bool) -> None:
+def _keep(
+    store: sqlite3.Connection, found: Iterator[list[scoring_stream.Answer]], progress: bool, *, every: float
+) -> None:
     """Answers into the work file as they come; what came before an interrupt is kept, too."""
     total, done = scoring_store.count_files(store)
     saved = time.monotonic()
@@ -184,7 +192,7 @@ def _keep(store: sqlite3.Connection, found: Iterator[list[scoring_stream.Answer]
             for answers in found:
                 scoring_store.add_answers(store, answers)
                 bar.update(len(answers))
-                if time.monotonic() - saved > COMMIT_SECONDS:
+                if time.monotonic() - saved > every:
                     store.commit()
                     saved = time.monotonic()
         finally:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from platformdirs import user_cache_path
 
 from nsfwlib import onnx_models, scoring_files, scoring_stream
-from nsfwlib.scoring_stream import Answer
+from nsfwlib.scoring_files import Answer
 
 REDUCE = {
     "scores": (scoring_stream.mean_and_highest, np.float32),
@@ -93,14 +93,9 @@ class Hasher:
         """As `Scorer`, without values."""
         found = []
         for position, path in zip(table["position"].to_pylist(), table["path"].to_pylist(), strict=True):
-            picture = scoring_files.load_picture(self.files, path, size=1, frames=1, skip=_Everything())
+            picture = scoring_files.hashed(self.files, path)
             found.append(Answer(position, picture.sha256, 0, None, picture.problem, picture.detail))
         return to_table(found, np.float32)
-
-
-class _Everything:
-    def __contains__(self, sha256: str) -> bool:
-        return True
 
 
 _SCHEMA = pa.schema(

@@ -7,7 +7,7 @@ import glob
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,17 @@ class Files:
         if len(data) > images.MAX_BYTES:
             raise images.ImageProblem("too many bytes", f"more than {images.MAX_BYTES:,}")
         return images.read_bytes(data)
+
+
+class Answer(NamedTuple):
+    """What the model says of one file. `values` is None where there is a problem, or nothing had to be computed."""
+
+    position: int
+    sha256: str
+    frames: int
+    values: list[np.ndarray] | None
+    problem: str
+    detail: str
 
 
 class Picture(NamedTuple):
@@ -184,6 +195,31 @@ def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Itera
         return Picture(sha256, pixels, "", detail)
     except images.ImageProblem as problem:
         return Picture(sha256, None, problem.reason, problem.detail)
+
+
+class _Everything:
+    def __contains__(self, sha256: str) -> bool:
+        return True
+
+
+def hashed(files: Files, path: str) -> Picture:
+    """Read and hash one file, decode nothing."""
+    return load_picture(files, path, size=1, frames=1, skip=_Everything())
+
+
+def deadly(files: Files, suspects: Sequence[tuple[int, str]]) -> list[Answer]:
+    """Answers for those of the (position, path) that end or hold the process that decodes them; tried in others."""
+    if files.filesystem is not None or not suspects:
+        return []
+    paths = [str(dataset.file_path(Path(files.root), path)) for _, path in suspects]
+    found = []
+    for i, row in scanning.inspect_files(paths, {}):
+        if row["problem"] in ("crashed the decoder", "took too long"):
+            position, path = suspects[i]
+            found.append(
+                Answer(position, hashed(files, path).sha256, 0, None, row["problem"], images.REASONS[row["problem"]])
+            )
+    return found
 
 
 def load_frames(data: bytes, *, size: int, frames: int) -> tuple[np.ndarray, str]:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from nsfwlib import scoring_actors, scoring_files
-from nsfwlib.scoring_stream import Answer
+from nsfwlib.scoring_files import Answer
 
 if TYPE_CHECKING:
     import keras

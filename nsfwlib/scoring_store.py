@@ -18,8 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nsfwlib.scoring_files import Row
-from nsfwlib.scoring_stream import Answer
+from nsfwlib.scoring_files import Answer, Row
 
 FORMATS = (".parquet", ".csv", ".jsonl")
 FIXED = ("path", "sha256", "frames", "predicted", "problem", "detail", "scored_by")
@@ -62,7 +61,6 @@ def open_store(out: Path, scored_by: str, *, discard: bool = False) -> sqlite3.C
                 f"{work_file(out)} was begun with another model or other frames. Expected {scored_by}. Received: "
                 f"{begun}. Go on with that model, or start over with overwrite=True."
             )
-        store.execute("DELETE FROM files")
         store.commit()
     except BaseException:
         store.close()
@@ -71,7 +69,8 @@ def open_store(out: Path, scored_by: str, *, discard: bool = False) -> sqlite3.C
 
 
 def add_files(store: sqlite3.Connection, rows: Iterable[Row]) -> None:
-    """Note what is to be scored, in order. A row with a problem is done."""
+    """Note what is to be scored, in order, in place of an earlier call's files. A row with a problem is done."""
+    store.execute("DELETE FROM files")
     numbered = ((i, path, problem, detail, problem != "") for i, (path, problem, detail) in enumerate(rows))
     store.executemany("INSERT INTO files VALUES (?, ?, NULL, ?, ?, ?)", numbered)
     store.commit()
@@ -89,6 +88,18 @@ def todo(store: sqlite3.Connection) -> Iterator[tuple[int, str]]:
     while rows := store.execute(query, [last]).fetchall():
         yield from rows
         last = rows[-1][0]
+
+
+def left_open(store: sqlite3.Connection, count: int) -> list[str]:
+    """Paths of the first files, at most so many, that an earlier call had no answer for."""
+    query = "SELECT path FROM files WHERE NOT done ORDER BY position LIMIT ?"
+    return [path for (path,) in store.execute(query, [count])]
+
+
+def todo_of(store: sqlite3.Connection, paths: Sequence[str]) -> list[tuple[int, str]]:
+    """(position, path) of those of `paths` that are to be scored."""
+    query = "SELECT position, path FROM files WHERE NOT done AND path IN (SELECT value FROM json_each(?))"
+    return store.execute(query, [json.dumps(list(paths))]).fetchall()
 
 
 class Known:

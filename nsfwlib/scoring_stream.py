@@ -13,25 +13,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 
-from nsfwlib.scoring_files import Files, Picture, load_picture
+from nsfwlib.scoring_files import Answer, Files, Picture, load_picture
 
 Forward = Callable[[np.ndarray], list[np.ndarray]]
 Reduce = Callable[[list[np.ndarray]], list[np.ndarray]]
-
-
-class Answer(NamedTuple):
-    """What the model says of one file. `values` is None where there is a problem, or nothing had to be computed."""
-
-    position: int
-    sha256: str
-    frames: int
-    values: list[np.ndarray] | None
-    problem: str
-    detail: str
 
 
 def mean_and_highest(outputs: list[np.ndarray]) -> list[np.ndarray]:

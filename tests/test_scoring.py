@@ -345,6 +345,40 @@ def test_a_kill_loses_next_to_nothing(model_file, folder, tmp_path, forwarded, m
     assert sum(forwarded) <= 12 - (kept - 2) and len(table) == 16 and table["problem"].ne("").sum() == 3
 
 
+ENDED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[5])
+from test_dataset import deadly
+from nsfwlib import scanning, scoring, scoring_stream
+scanning.inspection.serve = deadly
+real = scoring_stream.load_picture
+
+def load(files, path, **options):
+    if "deadly" in path:
+        os._exit(139)
+    return real(files, path, **options)
+
+if __name__ == "__main__":
+    scoring_stream.load_picture = load
+    model, folder, out, cache = map(Path, sys.argv[1:5])
+    scoring.score(model, folder, out=out, cache_dir=cache, batch_size=1, workers=1, progress=False)
+"""
+
+
+def test_a_file_that_ends_the_process_is_a_row_in_the_end(model_file, folder, tmp_path, converted):
+    draw(folder / "below" / "99-deadly.png", 99)
+    (tmp_path / "script.py").write_text(ENDED)
+    arguments = [model_file, folder, tmp_path / "scores.parquet", converted, Path(__file__).parent]
+    codes = []
+    while 0 not in codes and len(codes) < 3:
+        codes.append(subprocess.run([sys.executable, tmp_path / "script.py", *arguments]).returncode)
+    assert codes[0] == 139 and codes[-1] == 0
+    table = scoring_store.read(tmp_path / "scores.parquet").set_index("path")
+    assert table.loc["below/99-deadly.png", "problem"] == "crashed the decoder"
+    assert len(table) == 17 and table["problem"].ne("").sum() == 4
+
+
 def scored_so_far(out):
     """Rows in a copy of the work file as a kill would leave it."""
     import sqlite3
