@@ -375,7 +375,7 @@ def test_turning_the_page_of_a_long_queue_takes_less_than_a_blink(tmp_path, monk
     assert min(took) < 0.3
 
 
-def test_a_message_that_overtook_another_waits_for_it(tmp_path):
+def test_a_message_that_overtook_another_waits_for_it(tmp_path, monkeypatch):
     browser = make_grid(tmp_path)
     path = browser.send("open")[0][0]["rows"][0]["path"]
     first, second = (
@@ -387,6 +387,9 @@ def test_a_message_that_overtook_another_waits_for_it(tmp_path):
     browser.deliver(first)
     assert journal.read(tmp_path / "decisions.csv")["decision"].tolist() == ["unsure", "keep"]
     browser.deliver(first)
+    later = time.monotonic() + 61
+    monkeypatch.setattr(ordering.time, "monotonic", lambda: later)
+    browser.deliver({"op": "still", "sender": "page", "seq": 4})
     assert len(journal.read(tmp_path / "decisions.csv")) == 2, "the same message twice is one decision"
 
 
