@@ -262,6 +262,17 @@ def test_the_forecast_counts_pictures_and_passes(data, tmp_path):
     assert stored.loc["lower part, stored", "images"] == 36
 
 
+@pytest.mark.parametrize(("views", "seconds"), [(0, [5, 11, 5, 5]), (2, [5, 2, 9, 3, 5])])
+def test_the_forecast_counts_a_backward_pass_twice_and_stored_parts_once(data, tmp_path, monkeypatch, views, seconds):
+    passes = iter([5.0, 2.0])  # the whole network, and its lower part
+    monkeypatch.setattr(forecast, "_seconds", lambda forward, pixels: next(passes))
+    options = {"cache_dir": tmp_path, "blocks": [TOP], "fine_tune_from": FROM, "fine_tune_epochs": 3}
+    plan = forecast.training_cost(build(), *data, stored_views=views, **options)
+    assert plan["seconds_per_image"].tolist() == pytest.approx(seconds, abs=0.5)  # decoding takes milliseconds
+    assert plan["minutes"].tolist() == pytest.approx((plan["images"] * seconds / 60).tolist(), rel=0.2)
+    assert plan.set_index("step").loc["fine-tuning", "images"] == 48
+
+
 def test_more_images_make_a_better_head_on_the_learning_curve(rng):
     labels = pd.Series(np.array(["a", "b"])[np.arange(600) % 2])
     values = rng.normal(0, 1, (600, 40)) + 0.35 * np.where(labels.eq("a"), 1, -1)[:, None] * (np.arange(40) < 8)
