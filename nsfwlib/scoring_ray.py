@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 LARGEST_BLOCK = 512  # files that an actor is given at a time, at most: what a lost machine may cost
 STALLED_SECONDS = 600  # without any answer: a model that loads for longer than that is no model
+_TOKEN = (
+    " If the cluster asks for a token, as those of Ray 2.59 and newer may, set RAY_AUTH_MODE=token, with its token in "
+    "~/.ray/auth_token on each machine."
+)
 
 
 def answers(
@@ -161,7 +165,7 @@ def _connected(address: str | None) -> Iterator[Any]:
         try:
             ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # Ray raises many kinds, plain Exception among them
-            raise RuntimeError(f"Ray cannot be started, or the cluster not be reached: {error}") from error
+            raise RuntimeError(f"Ray cannot be started, or the cluster not be reached: {error}.{_TOKEN}") from error
     logger = logging.getLogger("ray.data")
     level = logger.level
     context = ray.data.DataContext.get_current()

@@ -151,6 +151,18 @@ def test_a_converted_model_file_scores_over_the_cluster_without_keras(
     pd.testing.assert_frame_equal(table, local, rtol=0, atol=1e-4)
 
 
+def test_a_cluster_that_refuses_us_says_that_it_may_want_a_token(classifier, folder, tmp_path, monkeypatch):
+    import ray
+
+    def refuse(**options):
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(RuntimeError, match=r"Failed to connect\. If the cluster asks for a token.*RAY_AUTH_MODE=token"):
+        on_ray(classifier, folder, tmp_path / "scores.parquet")
+
+
 def test_a_cluster_without_room_says_what_it_has(cluster, classifier, folder, tmp_path):
     with pytest.raises(RuntimeError, match=r"no machine with room for an actor of .*'GPU': 8.*It has"):
         on_ray(classifier, folder, tmp_path / "scores.parquet", cluster={"gpus": 8})
