@@ -135,7 +135,8 @@ def _balanced_accuracy(recalls: pd.DataFrame, level: float, draws: int, rng: np.
     low, high = np.quantile(
         rng.beta(hits + 0.5, misses + 0.5, (max(draws, 4000), len(seen))).mean(axis=1), tails(level)
     )
-    return row | {"value": seen["value"].mean(), "low": low, "high": high}
+    value = seen["value"].mean()  # at 0 and 1 outside the middle of its distribution
+    return row | {"value": value, "low": min(low, value), "high": max(high, value)}
 
 
 def _bootstrapped_scores(

@@ -144,7 +144,7 @@ def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
 def _some(rows: Iterator[scoring_files.Row], source: Any) -> Iterator[scoring_files.Row]:
     first = next(rows, None)
     if first is None:
-        raise ValueError(f"Expected files to score. Received none: {source} is empty.")
+        raise ValueError(f"Expected files to score. Received none: {source} is empty. Name another.")
     return itertools.chain([first], rows)
 
 
@@ -213,14 +213,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nsfwlib.scoring", description=main.__doc__)
     parser.add_argument("source", nargs="+", help="a folder, a glob, files, a table with the column path, or a URL")
     parser.add_argument("--model", default="published", help='a .keras file, or "published" (default: %(default)s)')
-    parser.add_argument("--out", type=Path, default=Path("scores.parquet"), help="%(default)s; .csv and .jsonl, too")
+    parser.add_argument(
+        "--out", type=Path, default=Path("scores.parquet"), help=".parquet, .csv or .jsonl (%(default)s)"
+    )
     parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: the machines of a cluster")
     parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="auto: ONNX Runtime where it is installed")
     parser.add_argument("--data-dir", type=Path, help="what the paths of a table are relative to")
     parser.add_argument("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
-    parser.add_argument("--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0))
+    rescaling = "of a foreign model: it is given rgb · SCALE + OFFSET (default: 1/255 and 0)"
+    parser.add_argument(
+        "--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0), help=rescaling
+    )
     parser.add_argument("--frames", type=int, default=8, help="of an animation, at most (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=16, help="pictures at a time (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode")
     parser.add_argument("--cache-dir", type=Path, help="where converted models are kept")
     parser.add_argument("--address", help="of a Ray cluster; default: this machine, or $RAY_ADDRESS")
@@ -252,8 +257,9 @@ def summary(table: pd.DataFrame) -> str:
     """One line: how many files, of what predicted class, and how many could not be scored."""
     counts = table.loc[table["problem"].eq(""), "predicted"].value_counts()
     parts = [f"{len(table):,} files", *(f"{count:,} {name}" for name, count in counts.items())]
-    problems = int(table["problem"].ne("").sum())
-    return ", ".join([*parts, f"{problems:,} with a problem"] if problems else parts)
+    problems = table.loc[table["problem"].ne(""), "problem"].value_counts()
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in problems.items())
+    return ", ".join([*parts, f"{problems.sum():,} with a problem ({reasons})"] if len(problems) else parts)
 
 
 if __name__ == "__main__":

@@ -123,7 +123,10 @@ def resolve_model(
     from nsfwlib import published
 
     if isinstance(model, str) and model == "published":
+        _check_same(published.CLASS_NAMES, class_names)
         return published.published_model()
+    if isinstance(model, str | os.PathLike) and not Path(model).exists():
+        raise FileNotFoundError(f'There is no model file {model}. Name a `.keras` file of a run, or "published".')
     if class_names is None:
         found = classifiers.load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
         try:
@@ -136,9 +139,13 @@ def resolve_model(
         own = classifiers.class_names(found)
     except ValueError:
         return _wrapped(found, class_names, rescaling)
-    if own != list(class_names):
-        raise ValueError(f"The model carries its class names: {', '.join(own)}. Received: {', '.join(class_names)}.")
+    _check_same(own, class_names)
     return found
+
+
+def _check_same(own: Sequence[str], class_names: Sequence[str] | None) -> None:
+    if class_names is not None and list(own) != list(class_names):
+        raise ValueError(f"The model carries its class names: {', '.join(own)}. Received: {', '.join(class_names)}.")
 
 
 def _load(model: keras.Model | Path | str, class_names: Sequence[str]) -> keras.Model:

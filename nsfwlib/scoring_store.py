@@ -136,10 +136,12 @@ def add_finished(store: sqlite3.Connection, out: Path, class_names: Sequence[str
         ValueError: it is no table of this kit's, or another model or other frames made it.
     """
     for part in read_parts(out):
-        if "scored_by" not in part or not part["scored_by"].eq(scored_by).all():
+        found = part.get("scored_by", pd.Series(["no such column"]))
+        if not found.eq(scored_by).all():
             raise ValueError(
-                f"{out} was scored by another model or with other frames. Expected scored_by {scored_by}. Choose "
-                "another out, or replace it with overwrite=True."
+                f"{out} was scored by another model or with other frames. Expected scored_by {scored_by}. "
+                f"Received: {found.iloc[0]}. Choose another out, or replace it "
+                "with overwrite=True (--overwrite)."
             )
         columns = [*class_names, *(f"{name}_max" for name in class_names)]
         part = part[part["problem"].eq("")]  # a reader installed since may solve a problem

@@ -702,3 +702,13 @@ def test_an_incarnation_is_read_as_it_was_saved_beside_the_published_ones(tmp_pa
     assert table["name"].tolist() == ["old", "demo"] and table["accuracy"].tolist() == [0.9, 0.85]
     assert table["matrix"][1].tolist() == [[8, 2], [1, 9]] and table["images"].tolist() == [0, 20]
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+
+
+@pytest.mark.parametrize("shift", [0, 1], ids=["all right", "all wrong"])
+def test_intervals_hold_their_value_at_the_ends_of_the_scale(shift):
+    labels = np.repeat(NAMES, 3)
+    probs = np.eye(len(NAMES))[(np.repeat(np.arange(len(NAMES)), 3) + shift) % len(NAMES)]
+    shares = metrics.scores(labels, probs, class_names=NAMES, draws=200).set_index("score")
+    shares = shares.loc[["accuracy", "balanced accuracy", "recall"]]
+    assert shares["value"].eq(1 - shift).all()
+    assert (shares["low"] <= shares["value"]).all() and (shares["value"] <= shares["high"]).all()

@@ -596,6 +596,7 @@ def test_the_command_writes_a_table_and_speaks_on_standard_error(model_file, fol
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["{folder}", "--class-names", "a,b"], "carries its class names: drawings, hentai, neutral, porn, sexy."),
         (["nowhere"], "There is no folder, file or glob nowhere"),
         (["{folder}", "--model", "none.keras"], "There is no model file none.keras"),
         (["{folder}", "--model", "{folder}/00.png"], "Expected `.keras`"),
