@@ -77,7 +77,7 @@ def open_file(path: Path, outputs: Sequence[str] = ("probabilities",), *, thread
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # of several kinds, none of them documented
-        path.unlink()
+        path.unlink(missing_ok=True)
         raise RuntimeError(f"{path} is damaged and was removed. Run again: the model is converted anew.") from error
     return lambda pixels: session.run(list(outputs), {"pixels": pixels.astype(np.float32, copy=False)})
 

@@ -137,11 +137,11 @@ def add_finished(store: sqlite3.Connection, out: Path, class_names: Sequence[str
     """
     for part in read_parts(out):
         found = part.get("scored_by", pd.Series(["no such column"]))
-        if not found.eq(scored_by).all():
+        others = found[found.ne(scored_by)]
+        if len(others):
             raise ValueError(
                 f"{out} was scored by another model or with other frames. Expected scored_by {scored_by}. "
-                f"Received: {found.iloc[0]}. Choose another out, or replace it "
-                "with overwrite=True (--overwrite)."
+                f"Received: {others.iloc[0]}. Choose another out, or replace it with overwrite=True (--overwrite)."
             )
         columns = [*class_names, *(f"{name}_max" for name in class_names)]
         part = part[part["problem"].eq("")]  # a reader installed since may solve a problem

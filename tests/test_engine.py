@@ -52,6 +52,12 @@ def test_the_onnx_file_is_converted_once_for_the_same_weights(classifier, pixels
         assert np.array_equal(first, engine.forward_pass(classifier, cache_dir=tmp_path)(pixels)[0])
 
 
+@pytest.mark.parametrize(("pictures", "other"), [(FEW, "folded"), (MANY, "unfolded"), (None, "unfolded")])
+def test_few_pictures_are_not_worth_folding_for(classifier, pixels, pictures, other, monkeypatch):
+    monkeypatch.setattr(engine, other, None)
+    assert engine.forward_pass(classifier, engine="tensorflow", pictures=pictures)(pixels)[0].shape == (6, 3)
+
+
 def test_auto_is_tensorflow_where_nothing_was_converted(classifier, pixels, tmp_path, monkeypatch):
     monkeypatch.setattr(engine, "onnx_file", None)
     expected = classifier.predict(pixels.astype(np.float32), verbose=0)
