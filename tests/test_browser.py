@@ -152,6 +152,14 @@ def test_a_page_is_reviewed_by_keyboard_alone(grid):
     assert decisions(grid) == ["keep", "stripes", "drop", "keep"]
 
 
+def test_the_page_numbers_its_messages_so_that_none_overtakes_another(grid):
+    press(grid, "k", "k")
+    assert decisions(grid) == ["keep", "keep"]
+    path = str(grid.folder / "numbers.txt")
+    grid.execute(f"open({path!r}, 'w').write(str(list(grid._inbox._next.values())))")
+    assert max(json.loads((grid.folder / "numbers.txt").read_text())) == 4, "to open, and one a key"
+
+
 def test_a_page_is_reviewed_by_mouse_alone(grid):
     cells, side = grid.page.locator(".nsfw-cell"), grid.page.locator(".nsfw-side")
     cells.nth(2).click()
