@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 
 mpl.use("agg")
-from nsfwlib import metrics, plots
+from nsfwlib import evaluate, plots
 
 ART = Path(__file__).parent
 
@@ -20,7 +20,7 @@ def main(run_dir: Path) -> None:
     shutil.copy(run_dir / "figures" / "confusion.json", ART / f"{run_dir.name}.json")
     for name in ("confusion_cleansing", "noise", "map", "suspicion"):
         shutil.copy(run_dir / "figures" / f"{name}.png", ART / f"{name}.png")
-    incarnations = metrics.read_incarnations(sorted(ART.glob("*.json")))
+    incarnations = evaluate.read_incarnations(sorted(ART.glob("*.json")))
     for row in incarnations.itertuples():
         title = f"{row.name}: accuracy {row.accuracy:.1%}" + (f" of {row.images:,} images" if row.images else "")
         ax = plots.plot_confusion(row.matrix, class_names=row.class_names, title=title)

@@ -78,9 +78,9 @@ def pillow_loop(folder: Path, _: Path) -> int:
 
 def ours(folder: Path, cache: Path, workers: int | None = None) -> int:
     """The scan: decode, checksums, hashes and measures of every file."""
-    from nsfwlib import dataset
+    from nsfwlib import data
 
-    return len(dataset.scan(folder, cache_dir=cache, progress=False, workers=workers))
+    return len(data.scan(folder, cache_dir=cache, progress=False, workers=workers))
 
 
 def ours_on_one(folder: Path, cache: Path) -> int:
@@ -102,8 +102,8 @@ def keras_directory(folder: Path, _: Path) -> int:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     import keras
 
-    data = keras.utils.image_dataset_from_directory(folder, image_size=(299, 299), shuffle=False, verbose=False)
-    return sum(len(labels) for _, labels in data)
+    content = keras.utils.image_dataset_from_directory(folder, image_size=(299, 299), shuffle=False, verbose=False)
+    return sum(len(labels) for _, labels in content)
 
 
 CONTENDERS = {
@@ -164,7 +164,7 @@ def grouping(sizes: list[int]) -> pd.DataFrame:
 
 
 def group_hashes(n: int) -> dict:
-    from nsfwlib import duplicates
+    from nsfwlib import data
 
     generator = np.random.default_rng(0)
     # Correlated bits, as hashes of photographs have: a common factor on the lower frequencies.
@@ -173,13 +173,13 @@ def group_hashes(n: int) -> dict:
     mirrored = np.packbits(generator.normal(size=(n, 64)) + factor > 0, axis=1).view(np.uint64).ravel()
     copies = n // 10
     hashes[-copies:] = hashes[:copies] ^ (np.uint64(1) << generator.integers(0, 64, copies).astype(np.uint64))
-    distance = duplicates.affordable_distance(np.unique(hashes), duplicates.MAX_DISTANCE)
+    distance = data.affordable_distance(np.unique(hashes), data.MAX_DISTANCE)
     began = time.perf_counter()
-    left, _ = duplicates.near_pairs(hashes, hashes, max_distance=distance)
-    across, _ = duplicates.near_pairs(hashes, mirrored, max_distance=distance)
+    left, _ = data.near_pairs(hashes, hashes, max_distance=distance)
+    across, _ = data.near_pairs(hashes, mirrored, max_distance=distance)
     search = time.perf_counter() - began
     began = time.perf_counter()
-    groups = duplicates.group_near_duplicates(hashes, mirrored=mirrored, max_distance=duplicates.MAX_DISTANCE)
+    groups = data.group_near_duplicates(hashes, mirrored=mirrored, max_distance=data.MAX_DISTANCE)
     alone = time.perf_counter() - began
     found = float((groups[-copies:] == groups[:copies]).mean())
     return {
@@ -187,7 +187,7 @@ def group_hashes(n: int) -> dict:
         "candidates": len(left) + len(across),
         "search s": search,
         "by hash alone s": alone,
-        "safe distance": duplicates.safe_distance(np.unique(hashes), tries=2),
+        "safe distance": data.safe_distance(np.unique(hashes), tries=2),
         "copies found": found,
         "groups": int(groups.max() + 1),
     }
@@ -235,22 +235,22 @@ EDITS = {
 
 def recall() -> pd.DataFrame:
     """Share of edited copies found, and pairs of different pictures joined, by rule."""
-    from nsfwlib import duplicates, inspection
+    from nsfwlib import data
 
     originals = pieces()
     n = len(originals)
-    plain = [inspection.measure(picture) for picture in originals]
+    plain = [data.measure(picture) for picture in originals]
     rows = []
     for edit, change in EDITS.items():
-        rows_of = plain + [inspection.measure(change(picture)) for picture in originals]
+        rows_of = plain + [data.measure(change(picture)) for picture in originals]
         hashes, mirrors = (np.array([row[key] for row in rows_of], np.uint64) for key in ("phash", "phash_mirror"))
         thumbs = np.stack([np.frombuffer(row["thumb"], np.uint8).reshape(32, 32) for row in rows_of])
         row = {"edit": edit, "copies": n}
         for title, distance in (("hash ≤ 4", 4), ("hash ≤ 10", 10)):
             near = np.minimum(np.bitwise_count(hashes[:n] ^ hashes[n:]), np.bitwise_count(mirrors[:n] ^ hashes[n:]))
             row[title] = (near <= distance).mean()
-        groups = duplicates.group_near_duplicates(
-            hashes, mirrored=mirrors, max_distance=duplicates.MAX_DISTANCE, thumbs=lambda chosen, t=thumbs: t[chosen]
+        groups = data.group_near_duplicates(
+            hashes, mirrored=mirrors, max_distance=data.MAX_DISTANCE, thumbs=lambda chosen, t=thumbs: t[chosen]
         )
         row["ours"] = (groups[:n] == groups[n:]).mean()
         row["false pairs, ours"] = sum(len(g) * (len(g) - 1) // 2 for _, g in pd.Series(groups[:n]).groupby(groups[:n]))
@@ -262,19 +262,19 @@ def recall() -> pd.DataFrame:
 
 def feature_recall(n: int = 70, blocks: tuple[str, ...] = ("mixed4", "mixed6", "mixed10")) -> pd.DataFrame:
     """What features of the published network propose and thumbnails confirm, for the edits that hashes miss."""
-    from nsfwlib import duplicates, inspection, model, published
+    from nsfwlib import data, model
 
     originals = pieces()
     originals = [originals[i] for i in np.random.default_rng(0).permutation(len(originals))[:n]]
     edits = [name for name in EDITS if name.startswith(("crop", "caption", "rotate"))]
     pictures = originals + [EDITS[name](picture) for name in edits for picture in originals]
-    thumbs = np.stack([np.frombuffer(inspection.measure(p)["thumb"], np.uint8).reshape(32, 32) for p in pictures])
+    thumbs = np.stack([np.frombuffer(data.measure(p)["thumb"], np.uint8).reshape(32, 32) for p in pictures])
     pixels = np.stack([np.asarray(p.resize((299, 299), Image.Resampling.BILINEAR)) for p in pictures])
-    backbone = model.feature_model(published.published_model(), list(blocks))
+    backbone = model.feature_model(model.published_model(), list(blocks))
     rows = []
     for block, features in zip(blocks, backbone.predict(pixels, batch_size=16, verbose=0), strict=True):
-        left, right = duplicates.feature_pairs(features, min_cosine=0.95)
-        alike = duplicates.confirmed(left, right, lambda chosen: thumbs[chosen])
+        left, right = data.feature_pairs(features, min_cosine=0.95)
+        alike = data.confirmed_pairs(left, right, lambda chosen: thumbs[chosen])
         for proposal, keep in (("proposed", np.ones(len(left), bool)), ("confirmed", alike)):
             pairs = set(zip(left[keep].tolist(), right[keep].tolist(), strict=True))
             row = {"block": block, "pairs": proposal}

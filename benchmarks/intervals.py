@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pandas as pd
 
-from nsfwlib import metrics
+from nsfwlib import evaluate
 
 NAMES = ["drawings", "hentai", "neutral", "porn", "sexy"]
 UNSAFE = ["hentai", "porn", "sexy"]
@@ -47,26 +47,26 @@ def draw_predictions(n, rng, *, groups=None, alike=0.9):
 def score_table(truth, probs, groups, *, draws):
     """Every estimate with an interval, as one table indexed by name."""
     labels, predicted = np.array(NAMES, object)[truth], np.array(NAMES, object)[probs.argmax(1)]
-    table = metrics.scores(labels, probs, class_names=NAMES, groups=groups, draws=draws)
+    table = evaluate.scores(labels, probs, class_names=NAMES, groups=groups, draws=draws)
     table.index = table["score"] + " " + table["class"]
     parts = [table[["value", "low", "high"]]]
-    matrix = metrics.confusion(labels, predicted, class_names=NAMES)
-    support = metrics.effective_support(labels, predicted, class_names=NAMES, groups=groups)
-    cells = metrics.confusion_intervals(matrix, support=support)
+    matrix = evaluate.confusion_matrix(labels, predicted, class_names=NAMES)
+    support = evaluate.effective_support(labels, predicted, class_names=NAMES, groups=groups)
+    cells = evaluate.confusion_intervals(matrix, support=support)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     names = [f"cell {a} → {b}" for a in NAMES for b in NAMES]
     parts.append(
         pd.DataFrame({"value": shares.ravel(), "low": cells[..., 0].ravel(), "high": cells[..., 1].ravel()}, names)
     )
     unsafe = np.isin(labels, UNSAFE)
-    score = metrics.unsafe_score(probs, class_names=NAMES, unsafe_classes=UNSAFE)
-    points = metrics.at_threshold(unsafe, score, 0.8, prevalence=[0.5, 0.01], groups=groups, draws=2000)
+    score = evaluate.unsafe_score(probs, class_names=NAMES, unsafe_classes=UNSAFE)
+    points = evaluate.at_threshold(unsafe, score, 0.8, prevalence=[0.5, 0.01], groups=groups, draws=2000)
     for _, row in points.iterrows():
         for name in ("recall", "fpr", "precision", "flagged", "missed"):
             values = {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
             parts.append(pd.DataFrame(values, [f"threshold 0.8, prevalence {row['prevalence']:g}: {name}"]))
     right, other = probs.argmax(1) == truth, np.where(unsafe, probs.argmax(1) == truth, score < 0.3)
-    pair = metrics.compare(right, other, groups=groups)
+    pair = evaluate.compare(right, other, groups=groups)
     parts.append(pd.DataFrame({"value": pair["difference"], "low": pair["low"], "high": pair["high"]}, ["difference"]))
     return pd.concat(parts)
 
@@ -109,11 +109,11 @@ def audit_once(seed, *, images=1000, agreements=100):
     second /= second.sum(axis=1, keepdims=True)
     labels = noisy_labels(truth, probs, second, kind=kind, rate=rate, rng=rng)
     predicted = probs.argmax(axis=1)
-    audit = metrics.draw_audit(
+    audit = evaluate.draw_audit(
         labels, predicted, 1 - second[np.arange(images), labels], agreements=agreements, seed=seed
     )
     seen = np.where(audit["picked"], truth, None)
-    found = metrics.audited_accuracy(seen, predicted, audit, groups=groups, seed=seed)
+    found = evaluate.audited_accuracy(seen, predicted, audit, groups=groups, seed=seed)
     fixed = np.where(labels != predicted, truth, labels)
     half = 1.96 * np.sqrt((fixed == predicted).mean() * (fixed != predicted).mean() / images)
     return {

@@ -27,7 +27,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nsfwlib import demo, heads, labels
+from nsfwlib import demo, labels
 
 RATES = (0.02, 0.05, 0.1, 0.2, 0.3)
 KINDS = ("uniform", "pair", "ambiguous")
@@ -81,12 +81,11 @@ def demo_features(work_dir):
     table = demo.make_demo(data_dir, images_per_class=150, seed=0)
     table = table[table["true_label"] != ""].reset_index(drop=True)
     if not cached.exists():
-        from nsfwlib import dataset, published
-        from nsfwlib.features import bottleneck_features
+        from nsfwlib import data, model
 
-        images = table[["path"]].merge(dataset.scan(data_dir, progress=False), on="path", how="left")
-        features = bottleneck_features(
-            published.published_model(), images, data_dir, cache_dir=work_dir, blocks=tuple(BLOCKS), progress=False
+        images = table[["path"]].merge(data.scan(data_dir, progress=False), on="path", how="left")
+        features = model.bottleneck_features(
+            model.published_model(), images, data_dir, cache_dir=work_dir, blocks=tuple(BLOCKS), progress=False
         )
         np.savez(cached, paths=table["path"].to_numpy(str), features=features)
     stored = np.load(cached)
@@ -102,12 +101,12 @@ def demo_features(work_dir):
     )
 
 
-def plant(data, kind, rate, seed):
+def plant(data_dir, kind, rate, seed):
     """Given labels (N,) with `rate` of them wrong: anywhere, mostly in every other class, or where it is hard."""
     rng = np.random.default_rng([seed, int(1000 * rate)])
-    truth, given, n_classes = data.truth, data.truth.copy(), data.truth.max() + 1
+    truth, given, n_classes = data_dir.truth, data_dir.truth.copy(), data_dir.truth.max() + 1
     rows = np.arange(len(truth))
-    rivals = data.clean_probs.copy()
+    rivals = data_dir.clean_probs.copy()
     rivals[rows, truth] = 0
     chance = {
         "uniform": np.ones(len(truth)),
@@ -123,13 +122,13 @@ def plant(data, kind, rate, seed):
     return given
 
 
-def tuned_head_probs(data, given):
+def tuned_head_probs(data_dir, given):
     """The head alone, over all blocks side by side: out of fold by group, its strength by log-loss."""
-    features = np.concatenate(data.blocks, axis=1)
+    features = np.concatenate(data_dir.blocks, axis=1)
     valid = np.ones(len(given), bool)
-    x = heads.project(features, valid, *heads.components(features, valid, 0))
-    groups = np.unique(data.groups, return_inverse=True)[1]
-    return heads.out_of_fold_probs(x, given, valid, data.truth.max() + 1, groups, 0)[0]
+    x = labels.project(features, valid, *labels.components(features, valid, 0))
+    groups = np.unique(data_dir.groups, return_inverse=True)[1]
+    return labels.out_of_fold_probs(x, given, valid, data_dir.truth.max() + 1, groups, 0)[0]
 
 
 def cleanlab_suspicion(given, probs, method):
@@ -140,11 +139,11 @@ def cleanlab_suspicion(given, probs, method):
     return flagged * 2 - get_label_quality_scores(given, probs, method="normalized_margin")
 
 
-def original_rule(data, given):
+def original_rule(data_dir, given):
     """The 2019 script: the model that trained on the labels judges them, one ordered pair of classes a run."""
-    features = np.concatenate(data.blocks, axis=1)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200, tol=1e-3))
-    probs = model.fit(features, given).predict_proba(features)
+    features = np.concatenate(data_dir.blocks, axis=1)
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=200, tol=1e-3))
+    probs = classifier.fit(features, given).predict_proba(features)
     predicted, n_classes = probs.argmax(axis=1), probs.shape[1]
     pairs = np.bincount(given * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
     np.fill_diagonal(pairs, 0)
@@ -152,22 +151,24 @@ def original_rule(data, given):
     return np.where((given == a) & (predicted == b), probs.max(axis=1), 0)
 
 
-def suspicions(data, given):
+def suspicions(data_dir, given):
     """Method → (N,) suspicion, and the seconds that ours took."""
-    head = tuned_head_probs(data, given)
+    head = tuned_head_probs(data_dir, given)
     start = time.perf_counter()
-    classes = range(data.truth.max() + 1)
-    probs = labels.out_of_sample_probs(given, data.blocks, classes=classes, groups=data.groups)
-    found = {"ours": labels.find_label_issues(given, probs, classes=classes, groups=data.groups)["score"].to_numpy()}
+    classes = range(data_dir.truth.max() + 1)
+    probs = labels.out_of_sample_probs(given, data_dir.blocks, classes=classes, groups=data_dir.groups)
+    found = {
+        "ours": labels.find_label_issues(given, probs, classes=classes, groups=data_dir.groups)["score"].to_numpy()
+    }
     seconds = time.perf_counter() - start
     for source, p in (("head", head), ("our mixture", probs)):
         found |= {f"cleanlab {m}, {source}": cleanlab_suspicion(given, p, m) for m in CLEANLAB}
     default = LogisticRegression(max_iter=200, tol=1e-3)
-    features = StandardScaler().fit_transform(np.concatenate(data.blocks, axis=1))
+    features = StandardScaler().fit_transform(np.concatenate(data_dir.blocks, axis=1))
     by_group = StratifiedGroupKFold(5, shuffle=True, random_state=0)
-    plain = cross_val_predict(default, features, given, groups=data.groups, cv=by_group, method="predict_proba")
+    plain = cross_val_predict(default, features, given, groups=data_dir.groups, cv=by_group, method="predict_proba")
     found["self-confidence, untuned head"] = -plain[np.arange(len(given)), given]
-    found["the rule of 2019"] = original_rule(data, given)
+    found["the rule of 2019"] = original_rule(data_dir, given)
     return found, seconds
 
 
@@ -176,12 +177,12 @@ def recall(suspicion, wrong, budget):
     return wrong[first].sum() / wrong.sum()
 
 
-def measure(name, data, cases):
+def measure(name, data_dir, cases):
     """One row a case and method."""
     rows = []
     for kind, rate, seed, given in cases:
-        wrong = given != data.truth
-        found, seconds = suspicions(data, given)
+        wrong = given != data_dir.truth
+        found, seconds = suspicions(data_dir, given)
         shuffle = np.random.default_rng(seed).permutation(len(wrong))  # ties must not follow the file order
         for method, suspicion in found.items():
             s, w = np.nan_to_num(suspicion[shuffle], nan=-9), wrong[shuffle]
@@ -223,18 +224,18 @@ def main():
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     results = []
     for name in arguments.sets.split(","):
-        data = {"digits": digits, "clusters": clusters, "bottleneck": bottleneck}.get(
+        data_dir = {"digits": digits, "clusters": clusters, "bottleneck": bottleneck}.get(
             name, lambda: demo_features(arguments.work_dir)
         )()
-        features = np.concatenate(data.blocks, axis=1)
+        features = np.concatenate(data_dir.blocks, axis=1)
         judge = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300, tol=1e-3))
-        data.clean_probs = cross_val_predict(judge, features, data.truth, method="predict_proba")
-        accuracy = (data.clean_probs.argmax(axis=1) == data.truth).mean()
+        data_dir.clean_probs = cross_val_predict(judge, features, data_dir.truth, method="predict_proba")
+        accuracy = (data_dir.clean_probs.argmax(axis=1) == data_dir.truth).mean()
         print(f"{name}: {features.shape}, accuracy of a logistic head on right labels {accuracy:.3f}", flush=True)
         seeds = range(arguments.seeds)
-        cases = [(k, r, seed, plant(data, k, r, seed)) for k in KINDS for r in RATES for seed in seeds]
-        cases += [("as filed", 0.0, 0, data.filed)] if hasattr(data, "filed") else []
-        results.append(measure(name, data, cases))
+        cases = [(k, r, seed, plant(data_dir, k, r, seed)) for k in KINDS for r in RATES for seed in seeds]
+        cases += [("as filed", 0.0, 0, data_dir.filed)] if hasattr(data_dir, "filed") else []
+        results.append(measure(name, data_dir, cases))
         results[-1].to_csv(arguments.work_dir / f"label_issues_{name}.csv", index=False)
     report(pd.concat(results))
 

@@ -70,7 +70,7 @@ def hard_links(folder, count, work):
 # ------------------------------------------------------------------------------------------------ inside a process
 def run_ours(folder, count, runtime="tensorflow", engine="local", cluster=None, tiny=False, anew=False):
     """`scoring.score` on a folder: `rate` is from the first answers on."""
-    from nsfwlib import scoring, scoring_store
+    from nsfwlib import score
 
     classifier = "published"
     if tiny:
@@ -78,16 +78,16 @@ def run_ours(folder, count, runtime="tensorflow", engine="local", cluster=None, 
 
         classifier = model.build_classifier(["a", "b"], weights=None, backbone="MobileNetV2", image_size=32)
     if anew:  # compute every copy: memory is to be seen, not the skipping of copies
-        scoring_store.Known.__contains__ = lambda self, sha256: False
-    real, marks = scoring_store.add_answers, []
+        score.Known.__contains__ = lambda self, sha256: False
+    real, marks = score.add_answers, []
 
     def watched(store, answers):
         marks.append((time.perf_counter(), len(answers)))
         return real(store, answers)
 
-    scoring_store.add_answers = watched
+    score.add_answers = watched
     with tempfile.TemporaryDirectory() as out:
-        scoring.score(
+        score.score(
             classifier,
             folder,
             out=Path(out) / "scores.parquet",
@@ -108,9 +108,9 @@ def run_ours(folder, count, runtime="tensorflow", engine="local", cluster=None, 
 
 def run_bare(folder, count, runtime):
     """The forward pass alone, on pixels that are there already."""
-    from nsfwlib import engine, published
+    from nsfwlib import model
 
-    forward = engine.forward_pass(published.published_model(), engine=runtime, cache_dir=cache())
+    forward = model.forward_pass(model.published_model(), engine=runtime, cache_dir=cache())
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 299, 299, 3), dtype=np.uint8)
     forward(pixels)
     began = time.perf_counter()
@@ -126,10 +126,10 @@ def run_nsfw_detector(folder, count):
     sys.modules.setdefault("tensorflow_hub", types.SimpleNamespace(KerasLayer=object))  # for its models of 2020 alone
     from nsfw_detector import predict
 
-    model = published_on_unit_range()
+    classifier = published_on_unit_range()
     began = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        found = predict.classify(model, str(folder), 299)
+        found = predict.classify(classifier, str(folder), 299)
     ended = time.perf_counter()
     assert len(found) == count
     return {"rate": count / (ended - began), "answered": ended, "ended": ended}
@@ -150,9 +150,9 @@ def run_nsfw_detector_loading(folder, count):
 
 def published_on_unit_range():
     """The published classifier as `nsfw-detector` wants it: RGB/255 in."""
-    from nsfwlib import model, published
+    from nsfwlib import model
 
-    classifier = published.published_model()
+    classifier = model.published_model()
     model.set_rescaling(classifier, 1.0, 0.0)
     return classifier
 

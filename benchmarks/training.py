@@ -31,8 +31,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from nsfwlib import dataset, demo, engine, features, fine_tuning, published, training
-from nsfwlib import model as classifiers
+from nsfwlib import data, demo, model, train
 
 import keras  # isort: skip
 import tensorflow as tf  # isort: skip
@@ -46,30 +45,30 @@ def stand_in(work_dir: Path, per_class: int) -> tuple[pd.DataFrame, Path]:
     data_dir = work_dir / f"training-{per_class}" / "demo"
     if not data_dir.exists():
         demo.make_demo(data_dir, images_per_class=per_class, seed=0)
-    table = dataset.scan(data_dir, cache_dir=work_dir / "cache", progress=False)
-    table["group"] = dataset.group_duplicates(table)
+    table = data.scan(data_dir, cache_dir=work_dir / "cache", progress=False)
+    table["group"] = data.group_duplicates(table)
     truth = pd.read_csv(data_dir.with_name("demo_truth.csv")).set_index("path")["true_label"]
     return table[table["problem"].eq("")].assign(truth=table["path"].map(truth)).reset_index(drop=True), data_dir
 
 
 def split(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    return dataset.assign_splits(table, fractions=(0.7, 0.15, 0.15), seed=seed)
+    return data.assign_splits(table, fractions=(0.7, 0.15, 0.15), seed=seed)
 
 
 # ------------------------------------------------------------------------------------------------ features
 def compare_rates(table: pd.DataFrame, data_dir: Path, work_dir: Path) -> None:
-    model, batch = published.published_model(), 32
+    classifier, batch = model.published_model(), 32
     blocks, last = ["mixed4", "mixed10"], "mixed10"
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 299, 299, 3)).astype(np.uint8)
-    backbone = classifiers.feature_model(model, [last])
+    backbone = model.feature_model(classifier, [last])
     plain = tf.function(lambda x: backbone(x, training=False))
-    folded = engine.forward_pass(model, [last])
+    folded = model.forward_pass(classifier, [last])
     bare = {
         "TensorFlow": lambda: plain(tf.constant(pixels, tf.float32)).numpy(),
         "TensorFlow, folded": lambda: folded(pixels),
     }
     try:
-        run = engine.forward_pass(model, [last], engine="onnxruntime", cache_dir=work_dir)
+        run = model.forward_pass(classifier, [last], engine="onnxruntime", cache_dir=work_dir)
         bare["ONNX Runtime"] = lambda: run(pixels)
     except ImportError:
         pass
@@ -77,7 +76,7 @@ def compare_rates(table: pd.DataFrame, data_dir: Path, work_dir: Path) -> None:
 
     def whole() -> None:
         with tempfile.TemporaryDirectory() as cache:
-            features.block_features(model, rows, data_dir, cache_dir=Path(cache), blocks=blocks, progress=False)
+            model.block_features(classifier, rows, data_dir, cache_dir=Path(cache), blocks=blocks, progress=False)
 
     for function in bare.values():
         function()
@@ -124,11 +123,11 @@ def compare_times(table: pd.DataFrame, data_dir: Path, most: int) -> None:
 
 
 def _ours(table: pd.DataFrame, data_dir: Path, cache_dir: Path, names: list[str]) -> tuple[float, float]:
-    model = classifiers.build_classifier(names)
+    classifier = model.build_classifier(names)
     rows = table[table["split"].isin(["train", "val"])].reset_index(drop=True)
     started = time.perf_counter()
-    found = features.bottleneck_features(model, rows, data_dir, cache_dir=cache_dir, progress=False)
-    history = training.train_head(model, found, rows["given_label"], rows["split"])
+    found = model.bottleneck_features(classifier, rows, data_dir, cache_dir=cache_dir, progress=False)
+    history = train.train_head(classifier, found, rows["given_label"], rows["split"])
     return time.perf_counter() - started, history["val_accuracy"].iloc[history["val_loss"].argmin()]
 
 
@@ -162,12 +161,12 @@ def _recipe_of_2019(
         batches = readable.batch(32)
         return (batches.map(lambda x, y: (change(x, training=True), y)) if part == "train" else batches).prefetch(2)
 
-    model = classifiers.build_classifier(names)
-    training.compile_classifier(model, keras.optimizers.Adam(1e-3))
-    train, val = pictures("train"), pictures("val")
+    classifier = model.build_classifier(names)
+    train.compile_classifier(classifier, keras.optimizers.Adam(1e-3))
+    is_train, val = pictures("train"), pictures("val")
     started, best, epochs = time.perf_counter(), 0.0, 0
     while best < target and epochs < most:
-        history = model.fit(train, validation_data=val, epochs=1, verbose=0).history
+        history = classifier.fit(is_train, validation_data=val, epochs=1, verbose=0).history
         best, epochs = max(best, history["val_accuracy"][0]), epochs + 1
     return epochs, time.perf_counter() - started, best
 
@@ -185,17 +184,17 @@ def compare_stages(table: pd.DataFrame, data_dir: Path, work_dir: Path) -> None:
             right = np.array(names)[probs.argmax(axis=1)] == parts["truth"].to_numpy()
             rows.append((step, seed, right[held_out["val"]].mean(), right[held_out["test"]].mean(), loss))
 
-        model = classifiers.build_classifier(names, seed=seed)
-        found = features.bottleneck_features(model, parts, data_dir, cache_dir=features_dir, progress=False)
-        old = classifiers.head_model(published.published_model())
+        classifier = model.build_classifier(names, seed=seed)
+        found = model.bottleneck_features(classifier, parts, data_dir, cache_dir=features_dir, progress=False)
+        old = model.head_model(model.published_model())
         note("published head", old.predict(found.astype(np.float32), verbose=0))
-        history = training.train_head(model, found, parts["given_label"], parts["split"], seed=seed)
-        head = classifiers.head_model(model)
+        history = train.train_head(classifier, found, parts["given_label"], parts["split"], seed=seed)
+        head = model.head_model(classifier)
         note("stage 1", head.predict(found.astype(np.float32), verbose=0), history["val_loss"].min())
         options = {"work_dir": work_dir / "checkpoints", "stored_views": 2, "learning_rate": 3e-3, "verbose": 0}
         before = history["val_loss"].min()
-        history = fine_tuning.fine_tune(model, parts, parts["given_label"], data_dir, epochs=6, seed=seed, **options)
-        probs = training.predict(model, parts, data_dir, progress=False)
+        history = train.fine_tune(classifier, parts, parts["given_label"], data_dir, epochs=6, seed=seed, **options)
+        probs = train.predict(classifier, parts, data_dir, progress=False)
         note("stage 2, best epoch kept", probs, min(before, history["val_loss"].min()))
     result = pd.DataFrame(rows, columns=["step", "seed", "val", "test", "val loss (given labels)"])
     print(f"\nAccuracy against the truth, {len(SEEDS)} seeds of split, order and weights; {len(table)} pictures")
@@ -222,14 +221,14 @@ def measure_memory(count: int, work_dir: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)).save(buffer, "JPEG")
     hashes = [f"{i:064x}" for i in range(count)]
     for i in range(count):  # bytes after the end of a JPEG change its hash, not its picture
-        data = buffer.getvalue() + str(i).encode()
-        (folder / "data" / f"{i}.jpg").write_bytes(data)
-        hashes[i] = hashlib.sha256(data).hexdigest()
+        content = buffer.getvalue() + str(i).encode()
+        (folder / "data" / f"{i}.jpg").write_bytes(content)
+        hashes[i] = hashlib.sha256(content).hexdigest()
     table = pd.DataFrame({"path": [f"{i}.jpg" for i in range(count)], "sha256": hashes, "problem": ""})
-    model = classifiers.build_classifier(["a", "b"], weights=None, backbone="MobileNetV2", image_size=32)
+    classifier = model.build_classifier(["a", "b"], weights=None, backbone="MobileNetV2", image_size=32)
     started = time.perf_counter()
     options = {"cache_dir": folder, "blocks": "out_relu", "batch_size": 256, "progress": False}
-    features.bottleneck_features(model, table, folder / "data", **options)
+    model.bottleneck_features(classifier, table, folder / "data", **options)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{count:>9,} {peak:>9.0f} {time.perf_counter() - started:>9.1f}", flush=True)
     shutil.rmtree(folder)

@@ -11,7 +11,7 @@ import pytest
 from browser import Notebook, find_chromium, open_page, running_jupyter, write_notebook
 from PIL import Image
 
-from nsfwlib import journal
+from nsfwlib.labels import journal
 
 pytestmark = pytest.mark.browser
 
@@ -19,16 +19,17 @@ NAMES = ["checks", "rings", "stripes"]
 CASES = """
 from pathlib import Path
 import numpy as np, pandas as pd
-from nsfwlib import dataset, review, widgets
+from nsfwlib import files, labels, review
+from nsfwlib.review import grid
 
 def make(case, *, n=0, low=0.2, page_size=12, mode="review", **options):
-    files = sorted(Path("data").rglob("*.png"))
-    paths = [dataset.table_path(str(file.relative_to("data"))) for file in files]
+    found = sorted(Path("data").rglob("*.png"))
+    paths = [files.table_path(str(file.relative_to("data"))) for file in found]
     given = np.array([path.split("/")[0] for path in paths])
     names = sorted(set(given))
     if n:  # a long queue over the same few pictures
-        rows = np.arange(n) % len(files)
-        widgets.dataset.file_path = lambda folder, path: files[int(path) % len(files)]
+        rows = np.arange(n) % len(found)
+        grid.file_path = lambda folder, path: found[int(path) % len(found)]
         paths, given = [str(i) for i in range(n)], given[rows]
     code = np.array([names.index(name) for name in given])
     suggested = np.array(names)[(code + 1) % len(names)]
@@ -42,8 +43,8 @@ def make(case, *, n=0, low=0.2, page_size=12, mode="review", **options):
         queue.assign(about=queue["given"] + " / " + queue["suggested"]), Path(f"{case}.csv"), class_names=names,
         page_size=page_size, pred_probs=probs, reviewer="Ada", mode=mode,
     )
-    neighbours = review.nearest(probs, queue.rename(columns={"given": "given_label"}), k=4)
-    return widgets.ReviewGrid(session, Path("data"), neighbours=neighbours, **options)
+    neighbours = labels.nearest(probs, queue.rename(columns={"given": "given_label"}), k=4)
+    return review.ReviewGrid(session, Path("data"), neighbours=neighbours, **options)
 """
 EVIL = ['0 it\'s "quoted".png', "0<script>alert(1)<_script>.png", "0\ntwo lines.png"]  # sorted first
 
@@ -112,7 +113,7 @@ def settle(lab):
 
 def decisions(lab):
     settle(lab)
-    return journal.decisions(lab.journal)["decision"].tolist()
+    return journal.decisions_in_force(lab.journal)["decision"].tolist()
 
 
 def badges(lab):
@@ -239,7 +240,7 @@ def test_fast_typing_loses_no_key(grid):
     press(grid, *keys, "u", delay=5)
     assert time.monotonic() - start < 5
     settle(grid)
-    lines = journal.read(grid.journal)
+    lines = journal.read_journal(grid.journal)
     words = {"k": "keep", "d": "drop", "?": "unsure", **{str(i + 1): name for i, name in enumerate(NAMES)}}
     assert lines["decision"].tolist() == [*(words[key] for key in keys), ""]
     assert lines["kind"].iloc[-1] == "undo"
@@ -283,7 +284,7 @@ def test_the_page_of_a_long_queue_turns_within_300_ms(lab):
         )
     print(f"page change: median {statistics.median(took):.0f} ms")
     assert statistics.median(took) < 300
-    lab.execute("import importlib; importlib.reload(cases.dataset); importlib.reload(cases)")
+    lab.execute("import importlib; importlib.reload(cases.grid); importlib.reload(cases)")
 
 
 def test_no_key_reaches_jupyterlab(grid):
@@ -340,7 +341,7 @@ def test_names_with_quotes_markup_and_newlines_do_no_harm(grid):
     assert len(decisions(grid)) == 12
     assert grid.dialogs == []
     assert grid.page.locator(".nsfw-none").count() == 0
-    paths = set(journal.decisions(grid.journal)["path"])
+    paths = set(journal.decisions_in_force(grid.journal)["path"])
     assert any("<script>" in path for path in paths)
     assert any("quoted" in path for path in paths)
     assert any("lines" in path for path in paths)
@@ -393,8 +394,8 @@ def test_a_blind_page_shows_pictures_alone_and_each_is_given_a_class(lab, mode):
     blind.page.wait_for_selector(".nsfw-strip:not([hidden])")
     assert "give the label away" in blind.page.locator(".nsfw-strip").inner_text()
     assert badges(blind)[:3] == ["→ rings", "✕ drop", "? unsure"]
-    lines = journal.read(blind.journal)
+    lines = journal.read_journal(blind.journal)
     assert lines["kind"].tolist() == [KINDS[mode]] * 3 and lines["suggested"].eq("").all()
     press(blind, "Enter")
     wait_page(blind, 1)
-    assert len(journal.read(blind.journal)) == 3, "Enter turns the page and accepts nothing"
+    assert len(journal.read_journal(blind.journal)) == 3, "Enter turns the page and accepts nothing"

@@ -8,8 +8,12 @@ import pandas as pd
 import papermill
 import pytest
 import real_input
+import second_round
 
-from nsfwlib import demo, model, pipeline, rounds
+from nsfwlib import pipeline
+from nsfwlib.demo import dataset
+from nsfwlib.model import build
+from nsfwlib.model.classifier import class_names
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0*.ipynb"))
 
@@ -44,7 +48,7 @@ def test_every_artefact_of_the_house_plan_is_there(executed):
 def test_the_simulated_reviewer_finds_planted_errors_and_leaves_no_trace_in_the_real_journal(executed):
     folder, _ = executed
     cleansing = json.loads((folder / "run" / "cleansing.json").read_text())
-    truth = demo.read_truth(folder / "demo").set_index("path")
+    truth = dataset.read_truth(folder / "demo").set_index("path")
     labels = pd.read_parquet(folder / "run" / "labels.parquet").set_index("path")
     changed = labels["label"].notna() & labels["label"].ne(labels["given_label"])
     assert cleansing["simulated"] and changed.sum() >= 2
@@ -59,7 +63,7 @@ def test_the_audited_accuracy_of_the_executed_run_is_near_the_planted_one(execut
     run = executed[0] / "run"
     audited = pd.DataFrame(json.loads((run / "metrics.json").read_text())["audited"]).set_index("name")
     audit = pd.read_parquet(run / "audit_test.parquet")
-    planted = demo.read_truth(executed[0] / "demo").set_index("path").loc[audit["path"], "true_label"].to_numpy()
+    planted = dataset.read_truth(executed[0] / "demo").set_index("path").loc[audit["path"], "true_label"].to_numpy()
     assert audited.loc["planted truth", "value"] == pytest.approx((audit["predicted"] == planted).mean())
     assert audited.loc["audited", "low"] <= audited.loc["planted truth", "value"] <= audited.loc["audited", "high"]
     assert audited.loc["audited", "pictures"] == audit["picked"].sum()
@@ -69,7 +73,7 @@ def test_the_audited_accuracy_of_the_executed_run_is_near_the_planted_one(execut
 def test_a_second_round_on_the_decided_labels_is_examined_on_the_same_pictures(executed):
     folder, parameters = executed
     parameters = {name: value for name, value in parameters.items() if name not in ("data_dir", "demo_images")}
-    table = rounds.second_round(
+    table = second_round.second_round(
         folder / "demo", folder / "run", out_dir=folder / "cleansed", run_dir=folder / "second", progress=False,
         **parameters | {"fine_tune_epochs": 0, "robustness_pictures": 0, "heat_map_pictures": 0, "baseline_run": ""},
     )  # fmt: skip
@@ -81,13 +85,13 @@ def test_a_second_round_on_the_decided_labels_is_examined_on_the_same_pictures(e
     assert audit["stratum"].eq("reviewed before").sum() >= 0.5 * len(audit), "the first audit costs nothing again"
     assert (table["low"] <= table["planted truth"]).all() and (table["planted truth"] <= table["high"]).all()
     assert table["believing the labels"].between(0, 1).all() and table["pictures"].gt(0).all()
-    errors = [len(demo.planted_errors(demo.read_truth(folder / name))) for name in ("demo", "cleansed")]
+    errors = [len(dataset.planted_errors(dataset.read_truth(folder / name))) for name in ("demo", "cleansed")]
     assert errors[1] < errors[0] / 2
 
 
 def test_the_raw_folder_is_as_it_was_drawn(executed, tmp_path):
     fresh = tmp_path / "demo"
-    demo.make_demo(fresh, images_per_class=16, seed=1)
+    dataset.make_demo(fresh, images_per_class=16, seed=1)
     files = {p.relative_to(fresh): p.read_bytes() for p in fresh.rglob("*") if p.is_file()}
     run = executed[0] / "demo"
     assert {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()} == files
@@ -95,12 +99,12 @@ def test_the_raw_folder_is_as_it_was_drawn(executed, tmp_path):
 
 def test_the_saved_model_predicts_what_the_table_says(executed):
     folder, _ = executed
-    from nsfwlib import training
+    from nsfwlib.train import head
 
     table = pd.read_parquet(folder / "run" / "predictions.parquet")
-    classifier = model.load_model(folder / "run" / "model.keras")
-    names = model.class_names(classifier)
-    found = training.predict(classifier, table.head(4), folder / "demo", progress=False)
+    classifier = build.load_model(folder / "run" / "model.keras")
+    names = class_names(classifier)
+    found = head.predict(classifier, table.head(4), folder / "demo", progress=False)
     assert abs(found - table.head(4)[names].to_numpy()).max() < 1e-3
 
 

@@ -46,7 +46,7 @@ def test_an_unknown_notebook_lists_the_kits_own():
 def test_plain_papermill_with_an_unknown_parameter_fails_in_the_first_cell(tmp_path):
     import papermill
 
-    source = notebook(tmp_path / "x.ipynb", HEADER, "from nsfwlib import notebook; notebook.begin()")
+    source = notebook(tmp_path / "x.ipynb", HEADER, "from nsfwlib import runs; runs.begin()")
     with pytest.raises(papermill.PapermillExecutionError, match=r"no parameter typo\. Parameters it has: a, run_dir"):
         papermill.execute_notebook(str(source), str(tmp_path / "y.ipynb"), {"typo": 1, "a": 2}, progress_bar=False)
 
@@ -54,8 +54,8 @@ def test_plain_papermill_with_an_unknown_parameter_fails_in_the_first_cell(tmp_p
 def test_a_failing_notebook_exits_non_zero_and_leaves_the_executed_copy_with_the_error(tmp_path, capsys):
     source = notebook(
         tmp_path / "x.ipynb", HEADER,
-        "from nsfwlib import notebook, dataset; from pathlib import Path; notebook.begin(); print('ran')",
-        "dataset.scan(Path('nowhere'))",
+        "from nsfwlib import data, runs; from pathlib import Path; runs.begin(); print('ran')",
+        "data.scan(Path('nowhere'))",
     )  # fmt: skip
     code = pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")])
     copy = nbformat.read(tmp_path / "run" / "notebooks" / "x.ipynb", 4)

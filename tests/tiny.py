@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from nsfwlib import model
+from nsfwlib.model.classifier import FEATURES, _head
 
 BLOCK = "convolution"
 
@@ -18,8 +18,8 @@ def lively_classifier(class_names, *, size, seed=0):
     x = keras.layers.Rescaling(1 / 127.5, -1.0, name="rescaling")(inputs)
     spread = keras.initializers.RandomNormal(stddev=0.6, seed=seed)
     x = keras.layers.Conv2D(8, 5, 3, activation="relu", kernel_initializer=spread, name=BLOCK)(x)
-    x = keras.layers.GlobalAveragePooling2D(name=model.FEATURES)(x)
-    classifier = keras.Model(inputs, model._head(x, list(class_names), "logistic"), name="classifier")
+    x = keras.layers.GlobalAveragePooling2D(name=FEATURES)(x)
+    classifier = keras.Model(inputs, _head(x, list(class_names), "logistic"), name="classifier")
     kernel = np.random.default_rng(seed).normal(0, 0.8, (8, len(class_names)))
     classifier.get_layer("logits").set_weights([kernel, np.zeros(len(class_names))])
     return classifier

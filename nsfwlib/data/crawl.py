@@ -1,0 +1,315 @@
+"""How is every file of a big tree inspected, once, whatever happens? The walk, the workers, the cache."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import multiprocessing
+import os
+import sqlite3
+import sys
+import time
+import types
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import numpy as np
+
+from nsfwlib.data.inspection import COLUMNS, inspect, serve_inspections
+
+LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
+_BATCH = 16  # files a worker gets at a time
+_VERSION = 1  # of what is recorded; a new one makes every cached row stale
+_PASSING = {"missing", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
+
+
+def is_skipped(name: str) -> bool:
+    """Hidden, or left behind by an operating system."""
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def walk_files(data_dir: Path) -> Iterator[tuple[str, str, str]]:
+    """Every file below `data_dir` → (relative path, problem, detail), in no particular order.
+
+    Links to folders are followed after the real folders, each folder is entered once: what a link leads
+    to a second time is a "link loop". Files in hidden folders and litter are "skipped: …". A folder that
+    cannot be read has a row of its own, its path ends in the separator.
+    """
+    seen = {_identity(folder) for folder in (data_dir.resolve(), *data_dir.resolve().parents)}
+    pending, links = collections.deque([""]), collections.deque()
+    while pending or links:
+        folder = pending.popleft() if pending else links.popleft()
+        if folder:
+            identity = _identity(data_dir / folder)
+            if identity in seen:
+                yield folder, "link loop", "leads to a folder that is listed already, or contains this one"
+                continue
+            seen.add(identity)
+        try:
+            with os.scandir(data_dir / folder) as entries:
+                entries = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            yield folder + os.sep, "unreadable", f"folder: {error.strerror}"
+            continue
+        hidden = any(is_skipped(part) for part in folder.split(os.sep))  # noqa: PTH206
+        for entry in entries:
+            yield from _visit(entry, folder, hidden, pending, links)
+
+
+def _visit(
+    entry: os.DirEntry, folder: str, hidden: bool, pending: collections.deque, links: collections.deque
+) -> Iterator[tuple[str, str, str]]:
+    path = os.path.join(folder, entry.name)  # noqa: PTH118 - a million Path objects cost memory
+    if entry.is_dir(follow_symlinks=False):
+        pending.append(path)
+    elif hidden or is_skipped(entry.name):
+        yield path, "skipped: hidden or litter", ""
+    elif entry.is_symlink():
+        try:
+            if entry.is_dir():
+                links.append(path)
+            else:
+                entry.stat()
+                yield path, "", ""
+        except FileNotFoundError:
+            yield path, "missing", "dangling link"
+        except OSError as error:
+            yield path, "link loop", error.strerror or ""
+    else:
+        yield path, "", ""
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def inspect_files(
+    paths: Sequence[str],
+    options: dict,
+    *,
+    cache_dir: Path | None = None,
+    workers: int | None = None,
+    timeout: float = 60.0,
+) -> Iterator[tuple[int, dict]]:
+    """Inspect files in parallel → (position in `paths`, row of `data.inspect`), as they are done.
+
+    A file whose size and times are those in the cache is not opened. Finished rows are on disk within a
+    second or two, so a killed scan goes on where it stopped. A file that ends its worker, or holds it
+    longer than `timeout` seconds, gets a row that says so.
+
+    Args:
+        options: keyword arguments of `data.inspect`.
+        workers: processes; all cores if None; 0 works in this process, without protection against crashes.
+    """
+    keys = np.zeros((len(paths), 3), dtype=np.int64)
+    misses: list[int] = []
+    with contextlib.closing(open_cache(cache_dir)) as cache:
+        stamp = _stamp(options)
+        for start in range(0, len(paths), 512):
+            chunk = range(start, min(start + 512, len(paths)))
+            known = _look_up(cache, stamp, [paths[i] for i in chunk])
+            for i in chunk:
+                keys[i] = _state(paths[i])
+                size_and_times, row = known.get(os.fsencode(paths[i]), (None, None))
+                if size_and_times == tuple(keys[i]):
+                    yield i, row
+                else:
+                    misses.append(i)
+        saved = time.monotonic()
+        work = ((i, paths[i]) for i in misses)
+        try:
+            for i, row in _run(work, len(misses), options, workers=workers, timeout=timeout):
+                if cache_dir is not None and row["problem"] not in _PASSING:
+                    _store(cache, stamp, paths[i], keys[i], row)
+                if time.monotonic() - saved > 1:
+                    cache.commit()
+                    saved = time.monotonic()
+                yield i, row
+        finally:  # an interrupted scan keeps what it has, too
+            cache.commit()
+
+
+def open_cache(cache_dir: Path | None) -> sqlite3.Connection:
+    """The scan's cache, made on first use; in memory if `cache_dir` is None; a damaged one is put aside."""
+    if cache_dir is None:
+        return _prepared(sqlite3.connect(":memory:"))
+    Path(cache_dir).mkdir(parents=True, exist_ok=True)
+    file = Path(cache_dir) / "scan.sqlite"
+    try:
+        return _prepared(sqlite3.connect(file, timeout=60))
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            raise
+        warnings.warn(f"The scan's cache was damaged and starts anew: {file} ({error})", stacklevel=2)
+        for suffix in ("", "-wal", "-shm"):
+            damaged = Path(f"{file}{suffix}")
+            if damaged.exists():
+                damaged.replace(f"{damaged}.damaged")
+        return _prepared(sqlite3.connect(file, timeout=60))
+
+
+_STORED = [*COLUMNS]
+_SIGNED = {"phash", "phash_mirror"}  # SQLite's integers are signed
+
+
+def _prepared(cache: sqlite3.Connection) -> sqlite3.Connection:
+    cache.execute("PRAGMA journal_mode=WAL")
+    cache.execute("PRAGMA synchronous=NORMAL")
+    columns = ", ".join(f'"{name}"' for name in ("path", "stamp", "size", "mtime", "ctime", *_STORED))
+    cache.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}, PRIMARY KEY (path, stamp)) WITHOUT ROWID")
+    cache.execute("CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, thumb BLOB)")
+    return cache
+
+
+def _stamp(options: dict) -> str:
+    parts = {key: getattr(value, "fingerprint", value) for key, value in options.items()}
+    return hashlib.sha1(repr((_VERSION, sorted(parts.items()))).encode()).hexdigest()
+
+
+def _state(path: str) -> tuple[int, int, int]:
+    """Size and times of a file, (-1, 0, 0) if it has none; ctime tells a file put in another's place."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return -1, 0, 0
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _look_up(cache: sqlite3.Connection, stamp: str, paths: list[str]) -> dict[bytes, tuple[tuple, dict]]:
+    marks = ",".join("?" * len(paths))
+    names = ", ".join(f'"{name}"' for name in _STORED)
+    query = f"SELECT path, size, mtime, ctime, {names} FROM files WHERE stamp = ? AND path IN ({marks})"
+    found = cache.execute(query, [stamp, *map(os.fsencode, paths)])
+    return {path: ((size, mtime, ctime), _unpack(values)) for path, size, mtime, ctime, *values in found}
+
+
+def _unpack(values: Sequence) -> dict:
+    row = dict(zip(_STORED, values, strict=True))
+    for name in _SIGNED:
+        row[name] &= 0xFFFF_FFFF_FFFF_FFFF
+    for name, default in COLUMNS.items():
+        if row[name] is None:  # how SQLite keeps NaN
+            row[name] = default
+    return row
+
+
+def _store(cache: sqlite3.Connection, stamp: str, path: str, state: Sequence[int], row: dict) -> None:
+    values = [row[name] - (row[name] >> 63 << 64) if name in _SIGNED else row[name] for name in _STORED]
+    marks = ",".join("?" * (5 + len(values)))
+    record = [os.fsencode(path), stamp, *map(int, state), *values]
+    cache.execute(f"INSERT OR REPLACE INTO files VALUES ({marks})", record)
+    if row["thumb"]:
+        cache.execute("INSERT OR IGNORE INTO thumbs VALUES (?, ?)", [row["sha256"], row["thumb"]])
+
+
+def read_thumbs(cache_dir: Path, contents: Sequence[str]) -> dict[str, bytes]:
+    """The grey thumbnails in the cache, by sha256; what is not there is left out."""
+    found: dict[str, bytes] = {}
+    with contextlib.closing(open_cache(cache_dir)) as cache:
+        for start in range(0, len(contents), 500):
+            part = [str(content) for content in contents[start : start + 500]]
+            marks = ",".join("?" * len(part))
+            found |= cache.execute(f"SELECT sha256, thumb FROM thumbs WHERE sha256 IN ({marks})", part)
+    return found
+
+
+@dataclasses.dataclass
+class _Worker:
+    process: multiprocessing.process.BaseProcess
+    connection: Connection
+    batch: list[tuple[int, str]]
+    deadline: float
+    ready: bool = False
+
+
+def _run(
+    work: Iterable[tuple[int, str]], total: int, options: dict, *, workers: int | None, timeout: float
+) -> Iterator[tuple[int, dict]]:
+    if workers == 0:
+        for i, path in work:
+            yield i, inspect(path, **options)
+        return
+    work = iter(work)
+    again: list[tuple[int, str]] = []  # files of a lost worker, to be tried one by one
+    crew = [_start(options) for _ in range(min(workers or os.cpu_count() or 1, -(-total // _BATCH)))]
+    try:
+        while True:
+            for worker in crew:
+                if worker.ready and not worker.batch:
+                    _hand(worker, [again.pop()] if again else list(itertools.islice(work, _BATCH)), timeout)
+            busy = [worker for worker in crew if worker.batch or not worker.ready]
+            if not busy:
+                return
+            answered = wait([worker.connection for worker in busy], timeout=1)
+            for worker in busy:
+                lost = ""
+                if worker.connection in answered:
+                    try:
+                        yield from _receive(worker)
+                    except (EOFError, OSError):
+                        lost = "crashed the decoder"
+                elif time.monotonic() > worker.deadline:
+                    lost = "took too long"
+                if lost:
+                    yield from _bury(worker, lost, again)
+                    crew[crew.index(worker)] = _start(options)
+    finally:
+        for worker in crew:
+            _stop(worker)
+
+
+def _start(options: dict) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve_inspections, args=(theirs, options), daemon=True)
+    main = sys.modules["__main__"]
+    # A spawned process imports the caller's main module again: needless, and endless for an unguarded script.
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+    theirs.close()
+    return _Worker(process, ours, [], time.monotonic() + 300)
+
+
+def _hand(worker: _Worker, batch: list[tuple[int, str]], timeout: float) -> None:
+    worker.batch, worker.deadline = batch, time.monotonic() + timeout
+    if batch:
+        with contextlib.suppress(OSError):  # it ended: its closed connection tells below
+            worker.connection.send([path for _, path in batch])
+
+
+def _receive(worker: _Worker) -> Iterator[tuple[int, dict]]:
+    rows = worker.connection.recv()
+    if rows is None:  # the greeting
+        worker.ready = True
+        return
+    batch, worker.batch = worker.batch, []
+    yield from zip((i for i, _ in batch), rows, strict=True)
+
+
+def _bury(worker: _Worker, reason: str, again: list[tuple[int, str]]) -> Iterator[tuple[int, dict]]:
+    _stop(worker)
+    if not worker.ready:
+        raise RuntimeError(
+            f"A worker of the scan could not start (exit code {worker.process.exitcode}). "
+            "workers=0 scans in this process."
+        )
+    if len(worker.batch) > 1:
+        again += worker.batch
+    else:
+        for i, _ in worker.batch:
+            yield i, {**COLUMNS, "problem": reason, "thumb": b""}
+
+
+def _stop(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.join()
+    worker.connection.close()

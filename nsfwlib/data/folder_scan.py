@@ -1,0 +1,337 @@
+"""What is in the folders? Scan them into the images table, split it by group, apply decisions to labels."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from nsfwlib.data.crawl import inspect_files, is_skipped, read_thumbs, walk_files
+from nsfwlib.data.duplicates import (
+    MAX_DISTANCE,
+    Thumbs,
+    confirmed_pairs,
+    feature_pairs,
+    group_near_duplicates,
+    is_blank,
+    joined_pairs,
+)
+from nsfwlib.data.images import MAX_PIXELS
+from nsfwlib.data.inspection import COLUMNS, THUMB, inspect
+from nsfwlib.data.screening import LAW, load_hashes
+from nsfwlib.files import file_path, table_path
+
+DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+UNLABELLED = ("unlabelled", "unlabeled")
+OUTSIDE = "skipped: not in a class folder"
+
+
+def scan(
+    data_dir: Path,
+    *,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+    class_map: Mapping[str, str] | None = None,
+    source: str | None = None,
+    screen: Path | None = None,
+    screen_distance: int = 31,
+    max_pixels: int = MAX_PIXELS,
+    min_side: int = 16,
+    workers: int | None = None,
+) -> pd.DataFrame:
+    """Read `<class>/**` or `<split>/<class>/**` → the images table, one row per file found, sorted by path.
+
+    Columns: path, given_label, split, sha256, phash, phash_mirror, source, group (-1, see `group_duplicates`),
+    width, height, format, bytes, frames, problem ("" if usable, a key of `data.REASONS`, or "skipped: …"),
+    detail, oddities (what excludes nothing, joined by "; "), brightness, contrast, sharpness, entropy,
+    grey, transparent. `warnings_of` returns what a person should know.
+
+    Args:
+        cache_dir: keeps what was measured; an unchanged file is not opened again, a killed scan goes on.
+        class_map: folder name → class; renames or merges folders, "" makes a folder unlabelled, as the
+            folder names `unlabelled` and `unlabeled` are by themselves.
+        source: a regular expression searched in each path; its group called `source`, or its first group,
+            or the whole match fills the column `source`.
+        screen: a file of known-bad hashes, see `data.load_hashes`; matches are marked "screened".
+        screen_distance: bits by which a PDQ hash may differ.
+        workers: processes, all cores if None; 0 scans in this process.
+
+    Raises:
+        FileNotFoundError: `data_dir`, or the list of hashes, does not exist.
+        ValueError: `data_dir` is a file, or empty, or has no class folders; `class_map` names none of them.
+    """
+    data_dir = Path(data_dir)
+    options = {"max_pixels": max_pixels, "min_side": min_side}
+    if screen is not None:
+        options["screen"] = load_hashes(screen, max_distance=screen_distance)
+    raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}))
+    columns = {name: np.full(len(found), default, dtype=_dtype(default)) for name, default in _MEASURED.items()}
+    todo = np.flatnonzero(found["problem"] == "")
+    root = str(data_dir.resolve())
+    paths = [os.path.join(root, raw[i]) for i in todo]  # noqa: PTH118 - a million Path objects are heavy
+    work = inspect_files(paths, options, cache_dir=cache_dir, workers=workers)
+    with contextlib.closing(work):  # an interrupted scan ends its workers and commits at once
+        for k, row in tqdm(work, total=len(paths), disable=not progress, unit="image", desc="scan"):
+            for name, column in columns.items():
+                column[todo[k]] = row[name]
+    rows = pd.DataFrame(columns, index=found.index)
+    rows = rows.astype({name: str for name, default in _MEASURED.items() if isinstance(default, str)})
+    for name in ("problem", "detail"):
+        rows[name] = rows[name].where(found[name] == "", found[name])
+    table = pd.concat([found.drop(columns=["problem", "detail"]), rows], axis=1)
+    table.insert(6, "source", _sources(table["path"], source))
+    table.insert(7, "group", -1)
+    table.attrs["data_dir"] = str(data_dir)
+    table.attrs["warnings"] = _find_warnings(table, class_folders)
+    return table
+
+
+_MEASURED = {**COLUMNS, "phash": np.uint64(0), "phash_mirror": np.uint64(0)}
+
+
+def _dtype(default: object) -> type:
+    return object if isinstance(default, str) else np.dtype(type(default)).type
+
+
+def _find_files(data_dir: Path, *, class_map: dict[str, str]) -> tuple[list[str], pd.DataFrame, dict[str, str]]:
+    """Every file, sorted by path: names as the system has them; path, given_label, split, problem, detail.
+
+    The third part is the class of each class folder, empty folders included.
+    """
+    top = _top_folders(data_dir)
+    has_splits = any(name.lower() in SPLIT_FOLDERS and _folders(data_dir / name) for name in top)
+    raw, problems, details = [], [], []
+    for path, problem, detail in walk_files(data_dir):
+        raw.append(path)
+        problems.append(problem)
+        details.append(detail)
+    table_paths = [table_path(path) for path in raw]
+    order = sorted(range(len(raw)), key=table_paths.__getitem__)
+    places = [_place(table_paths[i], has_splits) for i in order]
+    folders = pd.Series([folder for folder, _ in places], dtype=object)
+    names = set(folders) - {""} | _class_folders(data_dir, top, has_splits)
+    unknown = sorted(set(class_map) - names)
+    if unknown:
+        found = sorted(names)
+        raise ValueError(f"class_map names folders that are not there: {unknown}. Found: {found}.")
+    merged = {name: class_map.get(name, "" if name.lower() in UNLABELLED else name) for name in names}
+    table = pd.DataFrame(
+        {
+            "path": [table_paths[i] for i in order],
+            "given_label": folders.map({**merged, "": ""}).astype(str),
+            "split": [split for _, split in places],
+            "problem": [problems[i] for i in order],
+            "detail": [details[i] for i in order],
+        }
+    ).astype(str)
+    outside = (folders == "") & (table["problem"] == "")
+    table.loc[outside, "problem"] = OUTSIDE
+    return [raw[i] for i in order], table, merged
+
+
+def _class_folders(data_dir: Path, top: list[str], has_splits: bool) -> set[str]:
+    if not has_splits:
+        return {table_path(name) for name in top}
+    inside = [data_dir / name for name in top if name.lower() in SPLIT_FOLDERS]
+    return {table_path(entry.name) for folder in inside for entry in _folders(folder)}
+
+
+def _top_folders(data_dir: Path) -> list[str]:
+    if not data_dir.exists():
+        raise FileNotFoundError(f"data_dir does not exist: {data_dir}. Expected a folder with one folder per class.")
+    if not data_dir.is_dir():
+        raise ValueError(f"data_dir is not a folder: {data_dir}. Expected a folder with one folder per class.")
+    try:
+        entries = list(data_dir.iterdir())
+    except OSError as error:
+        raise ValueError(f"data_dir cannot be read: {data_dir} ({error.strerror}).") from None
+    if not entries:
+        raise ValueError(f"data_dir is empty: {data_dir}. Expected one folder per class with images in it.")
+    top = sorted(entry.name for entry in entries if entry.is_dir() and not is_skipped(entry.name))
+    if not top:
+        raise ValueError(
+            f"data_dir has no class folders: {data_dir}. Move the images into one folder per class, "
+            f"for example {', '.join(DEFAULT_CLASSES)}."
+        )
+    return top
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return [e for e in folder.iterdir() if e.is_dir() and not is_skipped(e.name)]
+    except OSError:
+        return []
+
+
+def _place(path: str, has_splits: bool) -> tuple[str, str]:
+    """(class folder, split) of a path; no class folder: the file lies outside."""
+    folders = path.split("/")[:-1]
+    if not has_splits:
+        return (folders[0] if folders else ""), ""
+    split = SPLIT_FOLDERS.get(folders[0].lower(), "") if folders else ""
+    return (folders[1] if split and len(folders) > 1 else ""), split
+
+
+def _sources(paths: pd.Series, pattern: str | None) -> pd.Series:
+    if not pattern:
+        return pd.Series("", index=paths.index, dtype=str)
+    expression = re.compile(pattern)
+    return paths.map(lambda path: _first_match(expression.search(path))).astype(str)
+
+
+def _first_match(match: re.Match | None) -> str:
+    if match is None:
+        return ""
+    named = match.groupdict().get("source")
+    return (named or (match[1] if match.re.groups else match[0])) or ""
+
+
+def _find_warnings(table: pd.DataFrame, class_folders: dict[str, str]) -> list[dict[str, str]]:
+    found = []
+    counts = table[table["problem"] == ""].groupby("given_label").size()
+    labels = sorted(set(class_folders.values()) - {""}, key=lambda name: (name.casefold(), name))
+    for _, twins in itertools.groupby(labels, key=str.casefold):
+        twins = list(twins)
+        if len(twins) > 1:
+            listed = ", ".join(f"{name!r} ({counts.get(name, 0)} images)" for name in twins)
+            way_out = f"To merge them pass class_map={{{twins[0]!r}: {twins[-1]!r}}}."
+            found.append(("look-alike classes", f"{listed} differ by case alone and count apart. {way_out}"))
+    for name in labels:
+        if name not in counts:
+            message = f"The class {name!r} has no usable image; it is left out. Fill or remove its folder."
+            found.append(("empty class", message))
+    outside = int((table["problem"] == OUTSIDE).sum())
+    if outside:
+        message = f"{outside} files lie in no class folder and are left out. Move them into one."
+        found.append(("outside the class folders", message))
+    screened = int((table["problem"] == "screened").sum())
+    if screened:
+        found.append(("screened", f"{screened} files match the list of known-bad hashes. {LAW}"))
+    return [{"name": name, "message": message} for name, message in found]
+
+
+def warnings_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The named warnings of a scan → columns name, message."""
+    return pd.DataFrame(table.attrs.get("warnings", []), columns=["name", "message"])
+
+
+def check_usable(table: pd.DataFrame) -> list[str]:
+    """The classes that can be trained on, sorted.
+
+    Raises:
+        ValueError: no usable labelled image at all, or only one class has any.
+    """
+    where = table.attrs.get("data_dir", "the images table")
+    usable = table[(table["problem"] == "") & (table["given_label"] != "")]
+    classes = sorted(usable["given_label"].unique())
+    if not classes:
+        reasons = table.loc[table["problem"] != "", "problem"].value_counts().to_dict()
+        raise ValueError(
+            f"No usable labelled image in {where}, among {len(table)} files {reasons}. "
+            "The column `problem` says why each was left out."
+        )
+    if len(classes) == 1:
+        raise ValueError(
+            f"Only one class in {where} has usable images: {classes[0]!r} ({len(usable)}). "
+            "A classifier needs at least two: add a folder with images of another class."
+        )
+    return classes
+
+
+def group_duplicates(
+    table: pd.DataFrame,
+    *,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    features: np.ndarray | None = None,
+    max_distance: int = MAX_DISTANCE,
+    min_cosine: float = 0.95,
+) -> pd.Series:
+    """Near-duplicate groups of the images table → int64 Series "group" with its index; unusable rows get -1.
+
+    Byte-identical files always share a group. Others are joined by perceptual hash, mirror images
+    included, and confirmed by their thumbnails, which come from the scan's cache or are decoded anew;
+    without both, the hash alone decides, at a distance that is safe for a table of this size.
+
+    Args:
+        data_dir, cache_dir: as given to `scan`.
+        features: (N, D) bottleneck features in the table's order, NaN rows allowed. They propose pairs that
+            no hash recognises (crops, captions): nearest neighbours with a cosine of `min_cosine` or more,
+            confirmed by their thumbnails, too. A middle block (`mixed4`) recognises most.
+
+    Raises:
+        ValueError: features without data_dir or cache_dir, or of another length.
+    """
+    usable = table[table["problem"] == ""]
+    one_each = usable.drop_duplicates("sha256")
+    thumbs = None
+    if cache_dir is not None or data_dir is not None:
+        thumbs = _thumb_reader(one_each, data_dir, cache_dir)
+    blank = is_blank(one_each)
+    by_hash = group_near_duplicates(
+        one_each["phash"].to_numpy(),
+        mirrored=one_each["phash_mirror"].to_numpy(),
+        max_distance=max_distance,
+        thumbs=thumbs,
+        blank=blank,
+    )
+    if features is not None:
+        if thumbs is None or len(features) != len(table):
+            raise ValueError(
+                f"features must have one row a row of the table, {len(table)}, and need data_dir or cache_dir "
+                f"to confirm what they propose. Received: {len(features)} rows."
+            )
+        rows = np.asarray(features)[table.index.get_indexer(one_each.index)]
+        left, right = feature_pairs(np.where(blank[:, None], np.nan, rows), min_cosine=min_cosine)
+        alike = confirmed_pairs(left, right, thumbs)
+        everyone = np.arange(len(one_each))
+        first = pd.Series(everyone).groupby(by_hash).transform("first").to_numpy()
+        left, right = np.concatenate([left[alike], everyone]), np.concatenate([right[alike], first])
+        by_hash = joined_pairs(left, right, len(one_each))
+    by_content = pd.Series(by_hash, index=one_each["sha256"].to_numpy())
+    groups = pd.Series(-1, index=table.index, name="group", dtype=np.int64)
+    groups[usable.index] = usable["sha256"].map(by_content).astype(np.int64)
+    return groups
+
+
+def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> Thumbs:
+    contents, paths = table["sha256"].to_numpy(), table["path"].to_numpy()
+
+    def read(positions: np.ndarray) -> np.ndarray:
+        pictures = np.zeros((len(positions), THUMB, THUMB), dtype=np.uint8)
+        for start in range(0, len(positions), 5000):
+            part = positions[start : start + 5000]
+            cached = read_thumbs(cache_dir, contents[part]) if cache_dir is not None else {}
+            for k, position in enumerate(part, start=start):
+                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position])
+                pictures[k] = np.frombuffer(data, dtype=np.uint8).reshape(pictures.shape[1:])
+        return pictures
+
+    return read
+
+
+def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
+    if data_dir is None:
+        raise ValueError(
+            f"The thumbnail of {path} is not in the cache. Pass the cache_dir that `scan` was given, or data_dir."
+        )
+    row = inspect(file_path(data_dir, path), min_side=1)
+    if row["problem"]:
+        raise ValueError(f"{path} could be read by the scan, and now is: {row['problem']}. Scan again.")
+    return row["thumb"]

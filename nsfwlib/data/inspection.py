@@ -1,0 +1,191 @@
+"""What is there to record of one file? Hashes, measures and oddities, in one read and one decode."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import signal
+import warnings
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+import numpy as np
+from PIL import Image
+
+from nsfwlib.data.images import MAX_PIXELS, Decoded, ImageProblem, Source, decode, read_bytes
+from nsfwlib.data.screening import HashList, matches_bytes, matches_picture
+
+COLUMNS = {
+    "sha256": "",
+    "phash": 0,
+    "phash_mirror": 0,
+    "width": 0,
+    "height": 0,
+    "format": "",
+    "bytes": 0,
+    "frames": 0,
+    "problem": "",
+    "detail": "",
+    "oddities": "",
+    "brightness": float("nan"),
+    "contrast": float("nan"),
+    "sharpness": float("nan"),
+    "entropy": float("nan"),
+    "grey": False,
+    "transparent": False,
+}  # what content alone decides, with the value where nothing is known
+THUMB = 32  # side of the grey thumbnail that near-duplicates are confirmed with
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "GIF": (".gif",),
+    "WEBP": (".webp",),
+    "AVIF": (".avif", ".avifs"),
+    "BMP": (".bmp", ".dib"),
+    "TIFF": (".tif", ".tiff"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".j2c", ".jpf"),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+
+
+def inspect(
+    source: Source,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    min_side: int = 16,
+    screen: HashList | None = None,
+) -> dict:
+    """All that the scan records of one file. Never raises: what is wrong stands in `problem`.
+
+    Returns a dict with the keys of `COLUMNS` and `thumb`, the grey (32, 32) picture as bytes (b"" if unusable):
+    `problem` is "" or a key of `data.REASONS`, `detail` explains it, `oddities` lists, joined by "; ", what is
+    odd but excludes nothing. A file on the hash list is never decoded, or, where only the perceptual
+    hash can tell, nothing of its picture is kept.
+    """
+    row = {**COLUMNS, "thumb": b""}
+    try:
+        data = read_bytes(source)
+        row |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        if screen is not None and matches_bytes(data, screen):
+            raise ImageProblem("screened", "byte-identical to an entry of the hash list")
+        # PDQ is meant to be taken at 512 pixels; at 256 it strays by up to 22 of its 31 bits.
+        at_least = 512 if screen is not None and len(screen.pdq) else 256
+        decoded = decode(data, max_pixels=max_pixels, at_least=at_least)
+        if screen is not None and matches_picture(decoded.picture, screen):
+            raise ImageProblem("screened", "perceptually close to an entry of the hash list")
+        row |= _facts(decoded, data, source)
+        if min(decoded.width, decoded.height) < min_side:
+            size = f"{decoded.width} × {decoded.height}, at least {min_side} expected"
+            raise ImageProblem("too small", size)
+        row |= measure(decoded.picture)
+    except ImageProblem as problem:
+        row |= {"problem": problem.reason, "detail": problem.detail}
+    return row
+
+
+def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
+    flags = list(decoded.flags)
+    if not isinstance(source, bytes):
+        suffix = os.path.splitext(os.fspath(source))[1].lower()  # noqa: PTH122 - names need not be valid text
+        if suffix not in _SUFFIXES[decoded.format]:
+            flags.append(f"extension {ascii(suffix)[1:-1]} on {decoded.format}" if suffix else "no extension")
+    if decoded.format == "JPEG":
+        flags += _strict_jpeg(data)
+    return {
+        "format": decoded.format,
+        "width": decoded.width,
+        "height": decoded.height,
+        "frames": decoded.frames,
+        "transparent": decoded.transparent,
+        "oddities": "; ".join(flags),
+    }
+
+
+def _strict_jpeg(data: bytes) -> list[str]:
+    """Bit-rot in a JPEG: libjpeg notices what no longer fits, Pillow does not pass its warnings on."""
+    strict = _strict_decoder()
+    if strict is None:
+        return []
+    try:
+        strict(data, "GRAY", fastdct=True, fastupsample=True, min_height=64, min_width=64)
+    except ValueError as error:
+        text = str(error)
+        return [f"damaged data: {text}"] if "orrupt" in text or "remature" in text else []
+    return []
+
+
+@functools.cache
+def _strict_decoder() -> Callable | None:
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError:
+        return None
+    return decode_jpeg
+
+
+def measure(picture: Image.Image) -> dict:
+    """Perceptual hashes, quality measures and the thumbnail of an RGB picture.
+
+    brightness (mean), contrast (standard deviation): 0–1; sharpness: variance of the Laplacian of the grey
+    picture, at most 256 pixels a side; entropy: bits of its grey histogram; grey: no colour to speak of.
+    """
+    luma = picture.convert("L")
+    luma.thumbnail((256, 256), Image.Resampling.BOX)
+    thumb = np.asarray(luma.resize((THUMB, THUMB), Image.Resampling.BOX))
+    phash, mirror = perceptual_hashes(thumb)
+    share = np.asarray(luma.histogram(), dtype=np.float64) / (luma.width * luma.height)
+    mean = share @ _LEVELS
+    seen = share[share > 0]
+    tint = np.asarray(picture.reduce(max(1, min(picture.size) // THUMB)), dtype=np.int16)
+    return {
+        "phash": phash,
+        "phash_mirror": mirror,
+        "brightness": float(mean / 255),
+        "contrast": float(np.sqrt(share @ np.square(_LEVELS - mean)) / 255),
+        "sharpness": _laplacian_variance(np.asarray(luma, dtype=np.float32)),
+        "entropy": float(-(seen @ np.log2(seen))) + 0.0,
+        "grey": bool((tint.max(axis=2) - tint.min(axis=2)).max() <= 8),
+        "thumb": thumb.tobytes(),
+    }
+
+
+_LEVELS = np.arange(256.0)
+
+
+def _laplacian_variance(grey: np.ndarray) -> float:
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    values = (around - 4 * grey[1:-1, 1:-1]).ravel()
+    return float(values @ values / values.size - values.mean() ** 2) if values.size else 0.0
+
+
+_k, _x = np.mgrid[:8, :THUMB]
+_DCT = np.cos(np.pi * _k * (2 * _x + 1) / (2 * THUMB))
+
+
+def perceptual_hashes(grey: np.ndarray) -> tuple[int, int]:
+    """pHash of a grey (32, 32) picture and of its mirror image, 64 bits each.
+
+    A bit says whether one of the 8×8 lowest DCT frequencies exceeds their median, as ImageHash's `phash` does.
+    Mirroring negates the odd horizontal frequencies, so the second hash costs no second transform.
+    """
+    frequencies = _DCT @ np.asarray(grey, dtype=np.float64) @ _DCT.T
+    mirrored = frequencies * np.where(np.arange(8) % 2, -1, 1)
+    return _sign_bits(frequencies), _sign_bits(mirrored)
+
+
+def _sign_bits(frequencies: np.ndarray) -> int:
+    values = frequencies.ravel()
+    median = np.sort(values)[31:33].mean()
+    return int.from_bytes(np.packbits(values > median).tobytes())
+
+
+def serve_inspections(connection: Connection, options: dict) -> None:
+    """A worker of the scan: lists of paths in, lists of rows out, until the other side hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    warnings.simplefilter("ignore")  # what Pillow warns of is in the rows
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(None)
+        while True:
+            connection.send([inspect(path, **options) for path in connection.recv()])

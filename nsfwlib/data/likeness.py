@@ -1,0 +1,136 @@
+"""Do two thumbnails show the same picture, cropped, captioned or turned a little? The second look at near pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+MIN_CORRELATION = 0.93  # from here on two thumbnails count as the same picture
+_MIDDLE_MAY_LACK = 0.12  # of the correlation that the whole must reach
+_SAME_LEVELS = 3.0  # grey levels (RMS): closer than that, even plain middles agree
+_LOWER, _UPPER, _MIDDLE = slice(0, 26), slice(6, 32), slice(6, 26)  # rows without a caption below, above, both
+
+
+def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Likeness of grey thumbnails, pair by pair: (P, 32, 32) and (P, 32, 32) → float32 (P,), at most 1.
+
+    The best correlation over: the whole, without the lower and without the upper fifth (captions), one of the
+    two cropped to its central 97…85 % (crops); the middles must agree as well.
+    """
+    a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
+    best = _correlations(a, b)
+    for scale in _ZOOMS:
+        left = np.flatnonzero(best < MIN_CORRELATION)  # what is alike already needs no further try
+        zoom = _ZOOMS[scale]
+        zoomed = _correlations(zoom @ a[left] @ zoom.T, b[left])
+        best[left] = np.maximum.reduce([best[left], zoomed, _correlations(a[left], zoom @ b[left] @ zoom.T)])
+    return best
+
+
+def _zoom(scale: float) -> np.ndarray:
+    """(32, 32): linear interpolation of the central `scale` of 32 samples."""
+    matrix = np.zeros((32, 32), dtype=np.float32)
+    for i, place in enumerate((np.arange(32) + 0.5 - 16) * scale + 15.5):
+        before = int(place)
+        matrix[i, before] += 1 - (place - before)
+        matrix[i, min(before + 1, 31)] += place - before
+    return matrix
+
+
+_ZOOMS = {scale: _zoom(scale) for scale in (0.97, 0.94, 0.91, 0.88, 0.85)}
+
+
+def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    parts = (slice(0, 32), slice(0, 26), slice(6, 32))
+    best = np.maximum.reduce([_correlation(a[:, part], b[:, part]) for part in parts])
+    # The same white bar under two pictures correlates well: their middles must agree, too.
+    a, b = a[:, 6:26], b[:, 6:26]
+    difference = a - b
+    difference -= difference.mean(axis=(1, 2), keepdims=True)
+    flat = np.square(difference).mean(axis=(1, 2)) < _SAME_LEVELS**2
+    return np.where(flat, best, np.minimum(best, _correlation(a, b) + _MIDDLE_MAY_LACK))
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a = a - a.mean(axis=(1, 2), keepdims=True)
+    b = b - b.mean(axis=(1, 2), keepdims=True)
+    product = np.einsum("pij,pij->p", a, b)
+    norms = np.einsum("pij,pij->p", a, a) * np.einsum("pij,pij->p", b, b)
+    # A floor of one grey level of contrast: in blank parts rounding would correlate with rounding.
+    return product / np.sqrt(np.maximum(norms, (a.shape[1] * 32) ** 2))
+
+
+def aligned_likeness(a: np.ndarray, b: np.ndarray, *, steps: tuple[int, int] = (4, 4)) -> np.ndarray:
+    """Likeness after the best affine alignment of each pair → float32 (P,); -1 where it overlaps by less than 60 %.
+
+    For crops off the centre, stretched copies and small turns. Gauss-Newton on the squared difference of the
+    normalised pictures (Lucas and Kanade 1981; Baker and Matthews, IJCV 2004), first blurred, then sharp.
+    """
+    a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
+    moves = np.zeros((len(a), 6), dtype=np.float32)
+    for count, (source, target) in zip(steps, ((_blur(a), _blur(b)), (a, b)), strict=True):
+        for _ in range(count):
+            moves = _improved(moves, source, target)
+    moved, _, _, inside = _sample(a, moves)
+    parts = (slice(0, 32), _LOWER, _UPPER)
+    best = np.maximum.reduce([_weighted(moved[:, part], b[:, part], inside[:, part]) for part in parts])
+    middle = _weighted(moved[:, _MIDDLE], b[:, _MIDDLE], inside[:, _MIDDLE])
+    best = np.minimum(best, middle + _MIDDLE_MAY_LACK)
+    return np.where(inside.mean(axis=(1, 2)) >= 0.6, best, np.float32(-1))
+
+
+_Y, _X = np.mgrid[:32, :32].astype(np.float32)
+_BASIS = np.stack([np.ones_like(_X), (_X - 15.5) / 16, (_Y - 15.5) / 16])  # of an affine move in x, and in y
+_FITTED = np.zeros((32, 32), dtype=np.float32)
+_FITTED[4:28] = 1  # captions lie above and below
+
+
+def _improved(moves: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    moved, slope_x, slope_y, inside = _sample(a, moves)
+    weight = inside * _FITTED
+    moved, spread = _normalised(moved, weight)
+    target, _ = _normalised(b, weight)
+    missing = ((target - moved) * weight).reshape(len(a), -1, 1)
+    slopes = np.stack([slope_x / spread, slope_y / spread], axis=1)[:, :, None] * _BASIS
+    slopes = (slopes * weight[:, None, None]).reshape(len(a), 6, -1)
+    normal = slopes @ slopes.transpose(0, 2, 1)
+    damping = np.trace(normal, axis1=1, axis2=2) * 1e-3 + 1e-3
+    normal += damping[:, None, None] * np.eye(6, dtype=np.float32)
+    step = np.linalg.solve(normal, slopes @ missing)[..., 0]
+    return np.clip(moves + np.clip(step, -1.5, 1.5), -5, 5)
+
+
+def _sample(a: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pictures moved (bilinear), their slopes in x and y, and where that lies inside them: all (P, 32, 32)."""
+    x = _X + np.tensordot(moves[:, :3], _BASIS, axes=1)
+    y = _Y + np.tensordot(moves[:, 3:], _BASIS, axes=1)
+    inside = ((x >= -0.5) & (x <= 31.5) & (y >= -0.5) & (y <= 31.5)).astype(np.float32)
+    x, y = np.clip(x, 0, 31), np.clip(y, 0, 31)
+    column, row = np.minimum(x.astype(np.int32), 30), np.minimum(y.astype(np.int32), 30)
+    right, down = x - column, y - row
+    place = np.arange(len(a), dtype=np.int64)[:, None, None] * 1024 + row * 32 + column
+    flat = a.reshape(-1)
+    upper, upper_right, lower, lower_right = (flat[place + k] for k in (0, 1, 32, 33))
+    top, bottom = upper + (upper_right - upper) * right, lower + (lower_right - lower) * right
+    slope_x = (upper_right - upper) * (1 - down) + (lower_right - lower) * down
+    return top + (bottom - top) * down, slope_x, bottom - top, inside
+
+
+def _normalised(a: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    total = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1)
+    a = a - (a * weight).sum(axis=(1, 2), keepdims=True) / total
+    spread = np.sqrt((a * a * weight).sum(axis=(1, 2), keepdims=True) / total)
+    spread = np.maximum(spread, 1)
+    return a / spread, spread
+
+
+def _weighted(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    (a, _), (b, _) = _normalised(a, weight), _normalised(b, weight)
+    return (a * b * weight).sum(axis=(1, 2)) / np.maximum(weight.sum(axis=(1, 2)), 1)
+
+
+def _blur(a: np.ndarray) -> np.ndarray:
+    for _ in range(2):
+        wide = np.pad(a, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        a = (wide[:, :-2] + 2 * wide[:, 1:-1] + wide[:, 2:]) / 4
+        a = (a[:, :, :-2] + 2 * a[:, :, 1:-1] + a[:, :, 2:]) / 4
+    return a

@@ -1,0 +1,139 @@
+"""What in the data would fool a classifier, and what should be done about it? Outliers, shortcuts, next steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.tree import DecisionTreeClassifier
+
+# measure of the images table → (name of its low tail, name of its high tail); "" where that tail is harmless
+TAILS = {
+    "brightness": ("dark", "light"),
+    "sharpness": ("blurred", ""),  # variance of the Laplacian (Pech-Pacheco et al. 2000)
+    "entropy": ("low information", ""),
+}
+SHORTCUTS = {
+    "format": ["format"],
+    "size in pixels": ["width", "height"],
+    "bytes": ["bytes"],
+    "transparency": ["transparent"],
+    "greyscale": ["grey"],
+    "brightness": ["brightness"],
+}
+
+
+def outliers(images: pd.DataFrame, *, percentile: float = 1.0) -> pd.DataFrame:
+    """Usable pictures in the outermost `percentile` of a measure: columns path, given_label, kind, value.
+
+    A percentile always finds somebody; whether they are faulty is for a person to see.
+    """
+    usable = images[images["problem"].eq("")]
+    found = []
+    for measure, kinds in TAILS.items():
+        values = usable[measure].astype(float)
+        low, high = values.quantile([percentile / 100, 1 - percentile / 100]) if len(values) else (np.nan, np.nan)
+        for kind, hit in zip(kinds, (values <= low, values >= high), strict=True):
+            if kind:
+                rows = usable.loc[hit, ["path", "given_label"]]
+                found.append(rows.assign(kind=kind, value=values[hit]))
+    return pd.concat(found).sort_values(["kind", "path"]).reset_index(drop=True)
+
+
+def shortcuts(images: pd.DataFrame, *, folds: int = 5, seed: int = 0) -> pd.DataFrame:
+    """How well does an attribute that is no content predict the class? Balanced accuracy of a small tree, out of fold.
+
+    Returns:
+        One row an attribute, worst first: `attribute`, `accuracy`, `chance` (1 / classes), `gain` = accuracy - chance.
+        A gain of more than a few points is something that a network will learn instead of the content.
+    """
+    usable = images[images["problem"].eq("") & images["given_label"].ne("")]
+    labels = usable["given_label"].to_numpy(str)
+    classes = np.unique(labels)
+    groups = usable["group"].to_numpy()
+    splitter = GroupKFold(min(folds, len(np.unique(groups))), shuffle=True, random_state=seed)
+    rows = []
+    for attribute, columns in SHORTCUTS.items():
+        values = np.column_stack([_numbers(usable[column]) for column in columns])
+        tree = DecisionTreeClassifier(max_depth=4, min_samples_leaf=10, class_weight="balanced", random_state=seed)
+        right = cross_val_predict(tree, values, labels, groups=groups, cv=splitter) == labels
+        accuracy = np.mean([right[labels == name].mean() for name in classes])
+        rows.append((attribute, accuracy, 1 / len(classes), accuracy - 1 / len(classes)))
+    table = pd.DataFrame(rows, columns=["attribute", "accuracy", "chance", "gain"])
+    return table.sort_values("gain", ascending=False, ignore_index=True)
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
+        return column.to_numpy(float)
+    return pd.factorize(column)[0].astype(float)
+
+
+def next_steps(
+    images: pd.DataFrame, *, conflicts: pd.DataFrame, leaks: pd.DataFrame, hubs: pd.DataFrame, shortcuts: pd.DataFrame
+) -> list[str]:
+    """What to do next, a sentence each, most pressing first; computed from the tables of notebook 01."""
+    usable = images[images["problem"].eq("")]
+    counts = usable.loc[usable["given_label"].ne(""), "given_label"].value_counts()
+    steps = []
+    screened = int(images["problem"].eq("screened").sum())
+    if screened:
+        steps.append(
+            f"{screened:,} files match the list of known-bad hashes. They are never decoded for display. Do not copy, "
+            "open or delete them before you know what the law asks of you: in most countries a report to the hotline "
+            "or the police."
+        )
+    if len(leaks):
+        steps.append(f"{len(leaks):,} pairs of near-duplicates lie in different splits: see `data.leaks`.")
+    if len(conflicts):
+        sets = conflicts["group"].nunique()
+        steps.append(f"{sets:,} groups of near-duplicates carry more than one label: review them first, in 03.")
+    broken = images["problem"].ne("") & ~images["problem"].str.startswith("skipped") & images["problem"].ne("screened")
+    if broken.any():
+        share = broken.sum() / len(images)
+        worst = images.loc[broken, "problem"].value_counts()
+        steps.append(
+            f"{broken.sum():,} files ({share:.1%}) cannot be used, most often: {worst.index[0]} ({worst.iloc[0]:,}). "
+            "Fetch them again if they matter."
+        )
+    if len(hubs):
+        steps.append(
+            f"{len(hubs):,} pictures turn up again and again (placeholders, blank pages): consider dropping them."
+        )
+    for row in shortcuts[shortcuts["gain"] > 0.1].itertuples():
+        steps.append(
+            f"{row.attribute.capitalize()} alone predicts the class at {row.accuracy:.0%} (chance {row.chance:.0%}): a "
+            "classifier can cheat on it. Balance it, or slice by it in 04."
+        )
+    if len(counts) and counts.max() > 5 * counts.min():
+        steps.append(
+            f"{counts.index[-1]} has {counts.min():,} pictures, {counts.index[0]} {counts.max():,}: set "
+            "class_weight='balanced' in 02."
+        )
+    return [*steps, "Train: 02_fine_tune."]
+
+
+def feature_map(features: np.ndarray, *, most: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two-dimensional map of bottleneck features (N, D): row numbers (n,) drawn at random, and their places (n, 2).
+
+    Principal components first, then t-SNE (van der Maaten and Hinton 2008): neighbours mean something, distances and
+    areas do not.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    whole = np.flatnonzero(~np.isnan(features[:, 0]))
+    rows = np.sort(np.random.default_rng(seed).permutation(whole)[:most])
+    if len(rows) < 3:
+        return rows, np.zeros((len(rows), 2))
+    values = np.asarray(features[rows], np.float32)
+    small = PCA(min(50, *values.shape), random_state=seed).fit_transform(values)
+    perplexity = min(30, max(1, (len(rows) - 1) / 3))
+    return rows, TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(small)
+
+
+def plain_words(steps: Sequence[str]) -> str:
+    """Steps as a numbered list, one a line."""
+    return "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))

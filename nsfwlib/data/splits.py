@@ -1,0 +1,151 @@
+"""Who trains and who is examined? Train, val and test by whole near-duplicate groups, stable over rounds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from nsfwlib.data.duplicates import leaks
+
+SPLITS = ("train", "val", "test")
+
+
+def assign_splits(
+    table: pd.DataFrame,
+    *,
+    previous: pd.DataFrame | None = None,
+    fractions: Sequence[float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Fill `split` with train, val and test: whole groups, stratified by class → a new table.
+
+    The draw depends on the seed and the contents alone, not on the order of rows. Rows with a problem get "".
+    Unlabelled pictures go to train, where a person may label them. Splits that the folders gave are kept, leaks
+    included (see `data.leaks`); where they gave train and test alone, val is drawn from train.
+    `attrs["warnings"]` says what was decided.
+
+    Args:
+        table: as `scan` returns it, its `group` filled.
+        previous: an earlier result; its splits persist and newcomers join their group's. Where a group now
+            spans several of them, those before the last of train, val, test are set aside: split "", and a
+            word in `oddities`.
+        fractions: of train, val and test; they add up to 1.
+
+    Raises:
+        ValueError: wrong fractions, or usable rows without a group.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"fractions must be three shares that add up to 1. Received: {tuple(fractions)}")
+    usable = table["problem"] == ""
+    if (table.loc[usable, "group"] < 0).any():
+        raise ValueError('Usable rows without a group. Run table["group"] = group_duplicates(table) first.')
+    result = table.copy()
+    result["split"] = result["split"].where(usable, "")
+    notes = list(table.attrs.get("warnings", []))
+    if (result["split"] != "").any():
+        notes += _complete_folder_splits(result, fractions, seed)
+    else:
+        kept = _previous_splits(result, previous)
+        notes += _set_bridges_aside(result, kept)
+        _draw(result, fractions, seed, known=kept)
+    result.attrs["warnings"] = notes
+    return result
+
+
+def _complete_folder_splits(result: pd.DataFrame, fractions: Sequence[float], seed: int) -> list[dict]:
+    """Draw val from train where the folders know no val; name what is missing."""
+    notes = []
+    present = set(result["split"]) - {""}
+    if "val" not in present and "train" in present:
+        leaking = result.loc[result["split"] == "test", "group"]
+        free = (result["split"] == "train") & ~result["group"].isin(leaking)
+        share = fractions[1] / max(fractions[0] + fractions[1], 1e-12)
+        drawn = result[free].assign(split="")
+        _draw(drawn, (1 - share, share, 0.0), seed)
+        result.loc[drawn.index, "split"] = drawn["split"]
+        notes.append({"name": "val drawn from train", "message": f"The folders have no val: {share:.0%} of train."})
+    for missing in {"train", "test"} - present:
+        message = f"The folders have no {missing!r}. Add it, or put the class folders on top to have splits drawn."
+        notes.append({"name": f"no {missing} split", "message": message})
+    crossing = len(leaks(result))
+    if crossing:
+        message = f"{crossing} pairs of near-duplicates lie in different splits; see data.leaks."
+        notes.append({"name": "leaks between splits", "message": message})
+    return notes
+
+
+SET_ASIDE = "set aside: resembles a picture of a later split"
+
+
+def _previous_splits(result: pd.DataFrame, previous: pd.DataFrame | None) -> pd.Series:
+    """Each row's earlier split by content; "" where it was set aside; NA for newcomers and unusable rows."""
+    kept = pd.Series(pd.NA, index=result.index, dtype=object)
+    if previous is None:
+        return kept
+    earlier = previous[previous["problem"] == ""].drop_duplicates("sha256").set_index("sha256")["split"]
+    usable = result["problem"] == ""
+    kept[usable] = result.loc[usable, "sha256"].map(earlier).astype(object)
+    return kept
+
+
+def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[dict]:
+    """Fill `split` for old rows and for newcomers to their groups. Returns a warning if groups grew together."""
+    rank = kept.map({split: i for i, split in enumerate(SPLITS)}).astype(float)
+    usable = result["problem"] == ""
+    latest = rank[usable].groupby(result.loc[usable, "group"]).transform("max")
+    bridged = rank.reindex(latest.index) < latest
+    joined = latest.dropna().astype(int).map(dict(enumerate(SPLITS)))
+    result.loc[joined.index, "split"] = joined
+    aside = bridged.index[bridged].union(kept.index[kept == ""])
+    result.loc[aside, "split"] = ""
+    fresh = aside[~result.loc[aside, "oddities"].str.contains(SET_ASIDE, regex=False)]
+    flags = result.loc[fresh, "oddities"]
+    result.loc[fresh, "oddities"] = (flags + "; ").where(flags != "", "") + SET_ASIDE
+    if not bridged.any():
+        return []
+    listed = ", ".join(result.loc[bridged.index[bridged], "path"].head(5))
+    message = (
+        f"{int(bridged.sum())} pictures turned out to resemble pictures of a later split and are set aside: {listed}"
+    )
+    return [{"name": "bridges between splits", "message": message}]
+
+
+def _draw(rows: pd.DataFrame, fractions: Sequence[float], seed: int, *, known: pd.Series | None = None) -> None:
+    """Fill `split` where it is "" and the row is usable and new: group by group, the neediest split first."""
+    new = (rows["problem"] == "") & (rows["split"] == "")
+    if known is not None:
+        new &= known.isna()
+    votes = rows[new].groupby(["group", "given_label"]).size().sort_values(ascending=False, kind="stable")
+    labels = votes.reset_index().drop_duplicates("group").set_index("group")["given_label"]
+    contents = rows[new].groupby("group")["sha256"].agg(["min", "size"])
+    contents["order"] = [hashlib.sha256(f"{seed} {key}".encode()).digest() for key in contents["min"]]
+    counts = rows[(rows["problem"] == "") & (rows["split"] != "")].groupby(["given_label", "split"]).size()
+    chosen: dict[int, str] = {}
+    for label, members in contents.groupby(labels.reindex(contents.index)):
+        held = [int(counts.get((label, split), 0)) for split in SPLITS]
+        members = members.sort_values("order")
+        # Unlabelled pictures go to train: test is never reviewed, so there they would stay unlabelled.
+        picks = _deal(members["size"].tolist(), list(fractions), held) if label else ["train"] * len(members)
+        chosen |= dict(zip(members.index, picks, strict=True))
+    rows.loc[new, "split"] = rows.loc[new, "group"].map(chosen)
+
+
+def _deal(sizes: list[int], fractions: list[float], held: list[int]) -> list[str]:
+    """Each group in turn goes to the split that lacks most; no split stays empty if there are groups for all."""
+    picks = []
+    total = sum(held)
+    held = list(held)
+    for size in sizes:
+        total += size
+        lacking = [share * total - have if share else -np.inf for share, have in zip(fractions, held, strict=True)]
+        pick = int(np.argmax(lacking))
+        held[pick] += size
+        picks.append(pick)
+    for split in range(3):
+        if fractions[split] and not held[split] and picks.count(0) > 1:
+            last = len(picks) - 1 - picks[::-1].index(0)
+            picks[last] = split
+    return [SPLITS[pick] for pick in picks]

@@ -1,0 +1,161 @@
+"""Who is taken for whom? Confusion matrices, their intervals, and those of earlier runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn import metrics
+
+from nsfwlib import runs
+from nsfwlib.evaluate.intervals import effective_count, group_codes, group_correlation, jeffreys
+
+
+def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str]) -> np.ndarray:
+    """Confusion matrix: int (K, K), rows the labels, columns the predictions, in the order of class_names."""
+    k = len(class_names)
+    rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
+    if not len(rows):
+        return np.zeros((k, k), dtype=np.int64)
+    return metrics.confusion_matrix(rows, columns, labels=np.arange(k))
+
+
+def effective_support(
+    labels: Sequence[str],
+    predicted: Sequence[str],
+    *,
+    class_names: Sequence[str],
+    groups: Sequence[int] | None = None,
+) -> np.ndarray:
+    """How many independent images each class's images are worth: float (K,), for `confusion_intervals`."""
+    rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
+    members = group_codes(groups, len(rows))
+    rho = group_correlation(rows == columns, members)
+    among = [members[rows == k] for k in range(len(class_names))]
+    return np.array([effective_count(part, len(part), correlation=rho) for part in among])
+
+
+def confusion_intervals(matrix: np.ndarray, *, support: np.ndarray | None = None, level: float = 0.95) -> np.ndarray:
+    """Jeffreys interval of each share of the row-normalised confusion matrix: float (K, K, 2), low and high.
+
+    Args:
+        matrix: (K, K) counts.
+        support: (K,) what each row is worth, from `effective_support`; by default its sum, as if no two images
+            were near-duplicates.
+        level: of the intervals, which hold for each cell by itself.
+    """
+    matrix = np.asarray(matrix, dtype=float)
+    total = matrix.sum(axis=1, keepdims=True)
+    worth = total if support is None else np.asarray(support, dtype=float)[:, None]
+    return np.stack(jeffreys(matrix / np.where(total > 0, total, 1) * worth, worth, level=level), axis=-1)
+
+
+def confused_pairs(
+    matrix: np.ndarray, *, class_names: Sequence[str], intervals: np.ndarray | None = None, top: int = 5
+) -> pd.DataFrame:
+    """The most frequent confusions, as shares of the label's images, each also as a sentence.
+
+    Returns:
+        One row a pair: `label`, `predicted`, `count`, `share`, `low`, `high` (NaN without intervals), `sentence`.
+    """
+    matrix = np.asarray(matrix)
+    support = matrix.sum(axis=1)
+    rows = []
+    for i, j in zip(*np.nonzero(matrix * ~np.eye(len(matrix), dtype=bool)), strict=True):
+        low, high = (np.nan, np.nan) if intervals is None else intervals[i, j]
+        share, (a, b) = matrix[i, j] / support[i], (class_names[i], class_names[j])
+        span = "" if intervals is None else f", interval {low:.1%} to {high:.1%}"
+        sentence = f"{matrix[i, j]:,.0f} of {support[i]:,.0f} {a} images ({share:.1%}{span}) are taken for {b}."
+        rows.append((a, b, matrix[i, j], share, low, high, sentence))
+    table = pd.DataFrame(rows, columns=["label", "predicted", "count", "share", "low", "high", "sentence"])
+    return table.sort_values("share", ascending=False, kind="stable", ignore_index=True).head(top)
+
+
+def save_incarnation(
+    path: Path,
+    matrix: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    name: str,
+    date: str,
+    data: str,
+    interval: tuple[float, float] | None = None,
+) -> None:
+    """Keep a confusion matrix of counts with its accuracy as JSON beside its picture.
+
+    Args:
+        path: of the file, replaced whole.
+        matrix: (K, K) counts.
+        class_names: of rows and columns.
+        name: of the run.
+        date: ISO date of the run.
+        data: fingerprint of the data.
+        interval: low and high of the accuracy.
+    """
+    matrix = np.asarray(matrix)
+    record = {
+        "name": name, "date": date, "data": data, "accuracy": float(np.trace(matrix) / max(matrix.sum(), 1)),
+        "interval": None if interval is None else [float(bound) for bound in interval],
+        "images": int(matrix.sum()), "class_names": list(class_names), "counts": matrix.tolist(),
+    }  # fmt: skip
+    runs.write_json(record, path)
+
+
+def read_incarnations(paths: Sequence[Path]) -> pd.DataFrame:
+    """Saved confusion matrices, oldest first: `name`, `date`, `data`, `accuracy`, `low`, `high`, `images`, `matrix`.
+
+    `matrix` holds counts, or shares of rows for published figures, whose `images` is 0.
+    """
+    rows = []
+    for path in paths:
+        text = json.loads(Path(path).read_text(encoding="utf-8"))
+        for record in text.get("matrices", [text]):
+            low, high = record.get("interval") or (np.nan, np.nan)
+            rows.append({
+                "name": record["name"], "date": record.get("date", ""), "data": record.get("data", ""),
+                "accuracy": record["accuracy"], "low": low, "high": high, "images": record.get("images", 0),
+                "class_names": record.get("class_names", text.get("class_names")),
+                "matrix": np.array(record["counts"] if "counts" in record else record["shares"]),
+            })  # fmt: skip
+    columns = ["name", "date", "data", "accuracy", "low", "high", "images", "class_names", "matrix"]
+    return pd.DataFrame(rows, columns=columns).sort_values("date", kind="stable", ignore_index=True)
+
+
+def class_codes(labels: Sequence[str], class_names: Sequence[str], what: str = "labels") -> np.ndarray:
+    """Positions of labels in class_names; a label of another class is an error."""
+    values = pd.Series(np.asarray(labels), dtype=object)
+    codes = pd.Index(list(class_names)).get_indexer(values)
+    if (codes < 0).any():
+        strange = sorted({str(v) for v in values[codes < 0]})[:5]
+        raise ValueError(
+            f"Expected {what} among {list(class_names)}. Received also: {strange} "
+            f"({(codes < 0).sum():,} rows). Evaluate with the classes that the model was trained on."
+        )
+    return codes
+
+
+def check_probs(pred_probs: np.ndarray, n: int, k: int) -> np.ndarray:
+    """The probabilities as float64 (n, k); another shape or a number that is none is an error."""
+    probs = np.asarray(pred_probs, dtype=np.float64)
+    if probs.shape != (n, k):
+        raise ValueError(f"Expected pred_probs of shape {(n, k)}, one column a class. Received: {probs.shape}.")
+    if not np.isfinite(probs).all():
+        bad = int((~np.isfinite(probs)).any(axis=1).sum())
+        raise ValueError(f"Expected finite pred_probs. Received: {bad:,} rows with NaN or infinity; score them again.")
+    return probs
+
+
+def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Published confusion matrices of the same classes, best last: `name` and `shares` (K, K); often []."""
+    if not path or not Path(path).exists():
+        return []
+    records = read_incarnations([Path(path)]).sort_values("accuracy")
+    return [
+        {"name": row["name"], "shares": row["matrix"]}
+        for _, row in records.iterrows()
+        if list(row["class_names"]) == list(class_names)
+    ]

@@ -1,0 +1,245 @@
+"""Does the answer survive what happens to pictures on their way: compression, resizing, blur, mirroring, cropping?"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageFilter, ImageOps
+
+from nsfwlib import runs
+from nsfwlib.data import blurred_thumbnail, load_image
+from nsfwlib.evaluate.confusion import class_codes
+from nsfwlib.evaluate.intervals import effective_count, group_codes, group_correlation, jeffreys
+from nsfwlib.files import file_path
+
+if TYPE_CHECKING:
+    import keras
+
+Level = int | str
+CHANGES: dict[str, tuple[Level, ...]] = {
+    "JPEG quality": (90, 70, 50, 30, 10),
+    "blur (px)": (1, 2, 4),
+    "resize method": ("nearest", "bicubic", "lanczos"),
+    "crop (% a side)": (2, 5, 10),
+    "greyscale": ("yes",),
+    "mirror": ("yes",),
+}
+
+
+def changed(picture: np.ndarray, change: str, level: Level, *, size: int) -> np.ndarray:
+    """The picture after one change, at the model's input size: uint8 (size, size, 3).
+
+    Blur is in pixels of the input; everything else happens to the picture as it is.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        change: a key of CHANGES, or "none".
+        level: one of its levels.
+        size: side of the model's input.
+
+    Raises:
+        ValueError: there is no such change.
+    """
+    image = Image.fromarray(picture)
+    if change == "JPEG quality":
+        image.save(buffer := io.BytesIO(), "JPEG", quality=int(level))
+        image = Image.open(buffer)
+    elif change == "resize method":
+        return np.asarray(image.resize((size, size), Image.Resampling[str(level).upper()]))
+    elif change == "crop (% a side)":
+        x, y = image.width * int(level) / 100, image.height * int(level) / 100
+        image = image.crop((round(x), round(y), round(image.width - x), round(image.height - y)))
+    elif change == "greyscale":
+        image = image.convert("L").convert("RGB")
+    elif change == "mirror":
+        image = ImageOps.mirror(image)
+    elif change not in ("blur (px)", "none"):
+        raise ValueError(f"Expected a change among {['none', *CHANGES]}. Received: {change!r}.")
+    image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(int(level))) if change == "blur (px)" else image)
+
+
+def measure_robustness(
+    pictures: Sequence[np.ndarray],
+    labels: Sequence[str],
+    predict: Callable[[np.ndarray], np.ndarray],
+    *,
+    class_names: Sequence[str],
+    size: int,
+    changes: Mapping[str, Sequence[Level]] = CHANGES,
+    groups: Sequence[int] | None = None,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Accuracy under each change; every row costs one prediction of all the pictures, so pass a sample.
+
+    Args:
+        pictures: uint8 (H, W, 3), of any size.
+        labels: (N,) class of each.
+        predict: uint8 (N, size, size, 3) in, probabilities (N, K) out.
+        class_names: (K,) of the columns.
+        size: side of the model's input.
+        changes: levels by change.
+        groups: (N,) near-duplicate group of each picture.
+        level: of the intervals.
+
+    Returns:
+        One row a change and level, the untouched pictures ("none") first: `change`, `level`, `value` (accuracy), `low`,
+        `high`, `same` (share of pictures whose predicted class stays), `images`.
+    """
+    codes = class_codes(labels, class_names)
+    if len(pictures) != len(codes) or not len(codes):
+        raise ValueError(
+            f"Expected a label a picture, at least one. Received: {len(pictures)} and {len(codes)} labels."
+        )
+    members, untouched, rows = group_codes(groups, len(codes)), None, []
+    for change, step in [("none", ""), *((name, step) for name, steps in changes.items() for step in steps)]:
+        pixels = np.stack([changed(picture, change, step, size=size) for picture in pictures])
+        top = np.asarray(predict(pixels)).argmax(axis=1)
+        untouched = top if untouched is None else untouched
+        right = top == codes
+        worth = effective_count(members, len(codes), correlation=group_correlation(right, members))
+        low, high = jeffreys(right.mean() * worth, worth, level=level)
+        rows.append((change, step, right.mean(), float(low), float(high), (top == untouched).mean(), len(codes)))
+    return pd.DataFrame(rows, columns=["change", "level", "value", "low", "high", "same", "images"])
+
+
+def heat_maps(model: keras.Model, pixels: np.ndarray, classes: Sequence[int], *, batch_size: int = 16) -> np.ndarray:
+    """How much each region speaks for a class: float32 (N, h, w), 0 for not at all, 1 the most of its picture.
+
+    Gradient of the class's log-probability by the last feature map, averaged over positions, weighs its channels
+    (Selvaraju et al., Grad-CAM, 2017). It shows where evidence lies, not why it counts, and only as finely as h × w.
+
+    Args:
+        model: a classifier as from `model.build_classifier`, its layers in one graph.
+        pixels: RGB 0–255 (N, S, S, 3), as the model takes them.
+        classes: (N,) position of the class to explain, such as the wrongly predicted one.
+        batch_size: pictures at a time.
+
+    Raises:
+        ValueError: the model has no feature map, or pictures and classes differ in number.
+    """
+    if len(pixels) != len(classes):
+        raise ValueError(f"Expected one class a picture: {len(pixels)}. Received: {len(classes)} classes.")
+    last = _last_feature_map(model)
+    from nsfwlib._tensorflow import keras, tf
+
+    body, tail = keras.Model(model.inputs, last), keras.Model(last, model.outputs[0])
+    maps = []
+    for start in range(0, len(pixels), batch_size):
+        part = slice(start, start + batch_size)
+        features = body(tf.constant(pixels[part], tf.float32), training=False)
+        with tf.GradientTape() as tape:
+            tape.watch(features)
+            probs = tail(features, training=False)
+            chosen = tf.gather(probs, tf.constant(classes[part], tf.int32), axis=1, batch_dims=1)
+            evidence = tf.math.log(chosen + 1e-7)
+        weight = tf.reduce_mean(tape.gradient(evidence, features), axis=(1, 2), keepdims=True)
+        maps.append(tf.nn.relu(tf.reduce_sum(weight * features, axis=-1)).numpy())
+    heat = np.concatenate(maps) if maps else np.zeros((0, *last.shape[1:3]), np.float32)
+    return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True, initial=0), 1e-12)
+
+
+def _last_feature_map(model: keras.Model) -> keras.KerasTensor:
+    """Output of the last layer that still knows where things are."""
+    for layer in reversed(model.layers):
+        shape = getattr(layer.output, "shape", ())
+        if len(shape) == 4 and min(shape[1] or 0, shape[2] or 0) > 1:
+            return layer.output
+    raise ValueError(f"Expected a model with a feature map (B, h, w, C). Received: {model.name!r}, which has none.")
+
+
+def baseline_answers(
+    baseline: str, rows: pd.DataFrame, data_dir: Path, *, cache_dir: Path, class_names: Sequence[str]
+) -> pd.Series | None:
+    """Predicted classes of a baseline on `rows` of the images table, indexed by path; None where there is no baseline.
+
+    Args:
+        baseline: a run folder with `predictions.parquet`, "published" (the model of 2019, on cached features; only
+            where its classes are yours), or "".
+        rows: `path`, `sha256` of the pictures.
+        data_dir: the folder that `path` is relative to.
+        cache_dir: where features are kept.
+        class_names: the classes of the run at hand.
+
+    Raises:
+        FileNotFoundError: the run has no predictions.
+        ValueError: the run has other classes, or did not predict these pictures.
+    """
+    if baseline == "published":
+        return _published_answers(rows, data_dir, cache_dir, class_names)
+    if not baseline:
+        return None
+    table = runs.read_table(Path(baseline), "predictions.parquet", made_by="02_fine_tune").set_index("path")
+    theirs = [name for name in table.columns if name != "split"]
+    missing = ~rows["path"].isin(table.index)
+    if theirs != list(class_names) or missing.any():
+        raise ValueError(
+            f"{baseline} must have predicted the same pictures with the classes {', '.join(class_names)}. Received "
+            f"classes {', '.join(theirs)}; {missing.sum():,} pictures are missing. Use a run on the same split, or "
+            "baseline_run=''."
+        )
+    return table.loc[rows["path"], theirs].idxmax(axis=1)
+
+
+def _published_answers(
+    rows: pd.DataFrame, data_dir: Path, cache_dir: Path, class_names: Sequence[str]
+) -> pd.Series | None:
+    from nsfwlib.model import CLASS_NAMES, bottleneck_features, head_model, published_model
+
+    if list(class_names) != list(CLASS_NAMES):
+        return None
+    classifier = published_model()
+    found = bottleneck_features(classifier, rows, data_dir, cache_dir=cache_dir)
+    probs = head_model(classifier).predict(np.asarray(found, np.float32), verbose=0)
+    return pd.Series(np.array(class_names)[probs.argmax(axis=1)], index=pd.Index(rows["path"]))
+
+
+def cached_robustness(
+    run_dir: Path, paths: Sequence[str], data_dir: Path, *, labels: pd.Series, groups: pd.Series
+) -> pd.DataFrame:
+    """`evaluate.measure_robustness` of the run's model on these pictures, kept in the run until either changes."""
+    from nsfwlib.model import class_names as names_of
+    from nsfwlib.model import image_size, load_model
+
+    if not len(paths):
+        return pd.DataFrame()
+    kept, weights = Path(run_dir) / "robustness.parquet", Path(run_dir) / "model.keras"
+    key = f"{weights.stat().st_mtime_ns}:{','.join(paths)}:{','.join(labels)}"
+    if kept.exists():
+        table = pd.read_parquet(kept)
+        if table.attrs.get("key") == key:
+            return table
+    classifier = load_model(weights)
+    pictures = [load_image(file_path(data_dir, path)) for path in paths]
+    table = measure_robustness(
+        pictures,
+        list(labels),
+        lambda pixels: classifier.predict(pixels, batch_size=16, verbose=0),
+        class_names=names_of(classifier),
+        size=image_size(classifier),
+        groups=groups.to_numpy(),
+    )
+    table["level"] = table["level"].astype(str)
+    table.attrs["key"] = key
+    runs.write_table(table, kept)
+    return table
+
+
+def explain_errors(
+    run_dir: Path, paths: Sequence[str], data_dir: Path, *, answers: pd.Series, blur: float = 3.0
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Blurred thumbnails of these pictures, and Grad-CAM heat (N, h, w) for the class that the model answered."""
+    from nsfwlib.model import class_names as names_of
+    from nsfwlib.model import image_size, load_model
+
+    classifier = load_model(Path(run_dir) / "model.keras")
+    names, size = names_of(classifier), image_size(classifier)
+    files = [file_path(data_dir, path) for path in paths]
+    pixels = np.stack([load_image(file, size=size) for file in files])
+    heat = heat_maps(classifier, pixels, [names.index(answer) for answer in answers])
+    return [blurred_thumbnail(file, blur=blur) for file in files], heat

@@ -1,0 +1,182 @@
+"""Which formats are there, how is each written, and what must an application give it?"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nsfwlib._tensorflow import keras, tf
+from nsfwlib.export.parity import Runtime, open_onnx, open_savedmodel, open_tfjs, open_tflite
+from nsfwlib.export.tfjs import write_tfjs
+from nsfwlib.model import CLASS_NAMES, class_names, image_size, onnx_file
+
+
+class Source:
+    """A classifier, and what several formats are made from."""
+
+    def __init__(self, model: keras.Model, calibration: np.ndarray, scratch: Path) -> None:
+        self.model, self.calibration, self._scratch = model, calibration, scratch
+        self.class_names, self.size = class_names(model), image_size(model)
+
+    @property
+    def signature(self) -> tf.TensorSpec:
+        """8-bit RGB: pictures divided by 255, the commonest mistake, are an error and not a wrong answer."""
+        return tf.TensorSpec((None, self.size, self.size, 3), tf.uint8, name="pixels")
+
+    @cached_property
+    def saved(self) -> Path:
+        """A SavedModel with two signatures; weights are constants, which TFLite can quantise and TensorFlow fold."""
+        trainable, others = (
+            [np.asarray(variable) for variable in variables]
+            for variables in (self.model.trainable_variables, self.model.non_trainable_variables)
+        )
+
+        @tf.function(input_signature=[self.signature])
+        def network(pixels: tf.Tensor) -> tf.Tensor:  # a function of its own: both signatures share its weights
+            return self.model.stateless_call(trainable, others, tf.cast(pixels, tf.float32), training=False)[0]
+
+        @tf.function(input_signature=[self.signature])
+        def serving_default(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"probabilities": network(pixels)}
+
+        @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image")])
+        def from_bytes(image: tf.Tensor) -> dict[str, tf.Tensor]:
+            form = tf.TensorSpec((self.size, self.size, 3), tf.uint8)
+            decoded = tf.map_fn(lambda data: _decode(data, self.size), image, fn_output_signature=form)
+            return {"probabilities": network(decoded)}
+
+        folder = self._scratch / "saved"
+        tf.saved_model.save(
+            tf.Module(), str(folder), signatures={"serving_default": serving_default, "bytes": from_bytes}
+        )
+        return folder
+
+
+class Format(NamedTuple):
+    """How a format is written, opened again, and how far it may differ."""
+
+    write: Callable[[Source, Path], None]
+    open: Callable[..., Runtime]
+    tolerated: str  # the column of the parity table that is held against the tolerance
+    tolerance: float
+    about: str
+    needs: tuple[str, ...] = ()
+
+
+def _savedmodel(source: Source, folder: Path) -> None:
+    shutil.copytree(source.saved, folder, dirs_exist_ok=True)
+
+
+def _decode(data: tf.Tensor, size: int) -> tf.Tensor:
+    """Bytes of a JPEG or PNG → uint8 (size, size, 3), on white, as near to `data.load_image` as TensorFlow comes.
+
+    Where it differs: EXIF rotation and colour profiles are ignored, resized pixels may be off by one or two of 255.
+    """
+
+    def png() -> tf.Tensor:
+        rgba = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
+        share = rgba[..., 3:] / 255
+        return rgba[..., :3] * share + 255 * (1 - share)
+
+    def jpeg() -> tf.Tensor:
+        return tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
+
+    picture = tf.round(tf.cond(tf.io.is_jpeg(data), jpeg, png))
+    # antialias=True: Pillow widens its triangle when it shrinks a picture, plain bilinear does not
+    resized = tf.image.resize(picture, (size, size), method="bilinear", antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
+
+
+def _tflite(source: Source, folder: Path, **settings: Any) -> None:
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(source.saved), signature_keys=["serving_default"])
+    for name, value in settings.items():
+        setattr(converter, name, value)
+    (folder / "model.tflite").write_bytes(converter.convert())
+
+
+def _tflite_float16(source: Source, folder: Path) -> None:
+    target = tf.lite.TargetSpec(supported_types=[tf.float16])
+    _tflite(source, folder, optimizations=[tf.lite.Optimize.DEFAULT], target_spec=target)
+
+
+def _tflite_int8(source: Source, folder: Path) -> None:
+    def representative() -> Iterator[dict[str, np.ndarray]]:
+        yield from ({"pixels": pixels[None]} for pixels in source.calibration)
+
+    _tflite(source, folder, optimizations=[tf.lite.Optimize.DEFAULT], representative_dataset=representative)
+
+
+def _onnx(source: Source, folder: Path) -> None:
+    import onnx
+
+    document = onnx.load(onnx_file(source.model, folder / "model.onnx"))
+    taken = document.graph.input[0]
+    for node in document.graph.node:  # the converter's input is float32: put a cast of 8-bit pixels before it
+        node.input[:] = ["pixels_float32" if name == taken.name else name for name in node.input]
+    cast = onnx.helper.make_node("Cast", ["pixels"], ["pixels_float32"], to=onnx.TensorProto.FLOAT)
+    document.graph.node.insert(0, cast)
+    taken.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    onnx.helper.set_model_props(document, {"class_names": json.dumps(source.class_names)})
+    onnx.checker.check_model(document)
+    onnx.save(document, folder / "model.onnx")
+
+
+def _tfjs(source: Source, folder: Path, quantised: str | None = None) -> None:
+    write_tfjs(source.model, folder, quantised=quantised, metadata={"class_names": source.class_names})
+
+
+_BY, _CHANGED = "largest_difference", "changed_share"
+_ONNX = ("onnx", "onnxruntime", "tf2onnx")
+FORMATS = {
+    "savedmodel": Format(_savedmodel, open_savedmodel, _BY, 1e-4, "TensorFlow and TensorFlow Serving"),
+    "tflite_float32": Format(_tflite, open_tflite, _BY, 1e-4, "phones"),
+    "tflite_float16": Format(_tflite_float16, open_tflite, _BY, 1e-2, "phones, half the size"),
+    "tflite_int8": Format(_tflite_int8, open_tflite, _CHANGED, 0.02, "phones, a quarter of the size, faster"),
+    "onnx": Format(_onnx, open_onnx, _BY, 1e-4, "ONNX Runtime", _ONNX),
+    "tfjs": Format(_tfjs, open_tfjs, _BY, 1e-3, "browsers: nsfwjs, TensorFlow.js"),
+    "tfjs_uint16": Format(partial(_tfjs, quantised="uint16"), open_tfjs, _BY, 1e-3, "browsers, half the size"),
+    "tfjs_uint8": Format(partial(_tfjs, quantised="uint8"), open_tfjs, _CHANGED, 0.02, "browsers, a quarter"),
+}
+_LIMITS = {
+    "tflite_float16": "weights in half precision",
+    "tflite_int8": "weights and activations in 8 bits, their ranges taken from the representative photographs: "
+    "probabilities move by hundredths, so choose thresholds anew on this file",
+    "tfjs_uint16": "kernels quantised to 16 bits per tensor",
+    "tfjs_uint8": "kernels quantised to 8 bits per tensor: probabilities move by hundredths, so choose thresholds anew "
+    "on this file",
+}
+
+
+def preprocessing(name: str, source: Source) -> dict[str, Any]:
+    """What an application must do before it asks the export."""
+    web, size = name.startswith("tfjs"), source.size
+    facts = {
+        "for": FORMATS[name].about,
+        "input": {"dtype": "float32" if web else "uint8", "shape": ["batch", size, size, 3], "channels": "RGB"},
+        "range": [0, 1] if web else [0, 255],
+        "scaling": "divide by 255: nsfwjs does that itself" if web else "none: the model rescales",
+        "decoding": "upright by EXIF, sRGB, transparency on white, first frame of an animation",
+        "resize": f"Pillow BILINEAR (antialiased), stretched to {size} × {size}, aspect ratio not kept",
+        "output": {"dtype": "float32", "shape": ["batch", len(source.class_names)], "order": "classes.json"},
+    }
+    if name in _LIMITS:
+        facts["limits"] = _LIMITS[name]
+    if name == "savedmodel":
+        facts["signatures"] = {
+            "serving_default": "pixels: uint8 (batch, S, S, 3) → probabilities",
+            "bytes": "image: string (batch,), the bytes of JPEG or PNG files → probabilities; decoded and resized by "
+            "TensorFlow, which ignores EXIF rotation and colour profiles",
+        }
+    if web:
+        same = tuple(source.class_names) == CLASS_NAMES
+        facts["nsfwjs"] = f"nsfwjs.load(url, {{size: {size}}}); it resizes by itself, corners aligned. " + (
+            "classify() names these classes." if same else
+            "classify() always says Drawing, Hentai, Neutral, Porn, Sexy: use infer() and classes.json."
+        )  # fmt: skip
+    return facts

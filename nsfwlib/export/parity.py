@@ -1,0 +1,174 @@
+"""Does an export give the same answers? Each format run by its own runtime on the same pictures as the Keras model."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nsfwlib._tensorflow import keras, tf
+from nsfwlib.data import load_image
+
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+class Runtime(NamedTuple):
+    """An export, opened."""
+
+    name: str
+    answer: Callable[[np.ndarray], tuple[np.ndarray, float]]  # uint8 (N, S, S, 3) → (N, K), milliseconds a picture
+    from_files: Callable[[Sequence[Path]], np.ndarray] | None = None  # paths → (N, K), where it decodes or resizes
+
+
+def picture_windows(pictures: Sequence[Path], *, size: int, count: int, seed: int = 0) -> np.ndarray:
+    """`count` pixel arrays, uint8 (count, size, size, 3): each whole picture first, then random windows of them.
+
+    Windows show a half to all of a side, every second one mirrored.
+
+    Raises:
+        ImageProblem: a picture cannot be read.
+    """
+    whole = [load_image(path, size=size) for path in pictures[:count]]
+    large = [load_image(path, size=2 * size) for path in pictures[:count]]
+    rng, found = np.random.default_rng(seed), whole
+    while len(found) < count:
+        picture = large[len(found) % len(large)]
+        side = int(rng.integers(size, 2 * size + 1))
+        top, left = rng.integers(0, 2 * size - side + 1, 2)
+        window = picture[top : top + side, left : left + side]
+        step = np.arange(size) * side // size  # nearest pixels: both sides get the same array anyway
+        window = window[step][:, step]
+        found.append(window[:, ::-1] if len(found) % 2 else window)
+    return np.ascontiguousarray(np.stack(found))
+
+
+def one_by_one(predict: Predict) -> Callable[[np.ndarray], tuple[np.ndarray, float]]:
+    """Ask for a picture at a time, as a server does; the time is the median, what is prepared once left out."""
+
+    def answer(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+        predict(pixels[:1])
+        found, seconds = [], []
+        for i in range(len(pixels)):
+            started = time.perf_counter()
+            found.append(predict(pixels[i : i + 1]))
+            seconds.append(time.perf_counter() - started)
+        return np.concatenate(found), 1000 * float(np.median(seconds))
+
+    return answer
+
+
+def open_keras(model: keras.Model) -> Runtime:
+    """The model itself, as Keras runs it."""
+    run = tf.function(lambda pixels: model(pixels, training=False))
+    return Runtime(f"Keras {keras.__version__}", one_by_one(lambda pixels: run(tf.constant(pixels)).numpy()))
+
+
+def open_savedmodel(folder: Path) -> Runtime:
+    """A SavedModel, by its two signatures."""
+    loaded = tf.saved_model.load(str(folder))
+    pixels, encoded = loaded.signatures["serving_default"], loaded.signatures["bytes"]
+
+    def from_file(path: Path) -> np.ndarray:
+        try:
+            return encoded(image=tf.constant([path.read_bytes()]))["probabilities"].numpy()
+        except tf.errors.InvalidArgumentError:  # CMYK, for one
+            return np.full((1, encoded.structured_outputs["probabilities"].shape[1]), np.nan)
+
+    def from_files(paths: Sequence[Path]) -> np.ndarray:
+        return np.concatenate([from_file(path) for path in paths])
+
+    answer = one_by_one(lambda batch: pixels(pixels=tf.constant(batch))["probabilities"].numpy())
+    return Runtime(f"TensorFlow {tf.__version__}", answer, from_files)
+
+
+def open_tflite(folder: Path, *, threads: int | None = None) -> Runtime:
+    """A TFLite file, by LiteRT's interpreter or, without it, the one inside TensorFlow."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        from tensorflow.lite import Interpreter
+    interpreter = Interpreter(str(folder / "model.tflite"), num_threads=threads or os.cpu_count())
+    run = interpreter.get_signature_runner()
+    answer = one_by_one(lambda batch: run(pixels=batch)["probabilities"])
+    return Runtime(Interpreter.__module__.partition(".")[0], answer)
+
+
+def open_onnx(folder: Path, *, threads: int | None = None) -> Runtime:
+    """An ONNX file, by onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    answer = one_by_one(lambda batch: session.run(["probabilities"], {"pixels": batch})[0])
+    return Runtime(f"onnxruntime {onnxruntime.__version__}", answer)
+
+
+def open_tfjs(folder: Path, *, size: int, node_modules: Path | None = None) -> Runtime:
+    """A TensorFlow.js layers model: by nsfwjs in Node where `node_modules` is given, else its files read back."""
+    from nsfwlib.export.node import Answers, ask_nsfwjs
+    from nsfwlib.export.tfjs import DIVISOR, read_tfjs
+
+    if node_modules is None:
+        network = read_tfjs(folder)
+
+        def read_back(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+            scaled = pixels.astype(np.float32) / DIVISOR
+            return network.predict(scaled, batch_size=8, verbose=0), float("nan")
+
+        return Runtime("files read back, no browser", read_back)
+
+    def ask(pictures: Sequence[np.ndarray]) -> Answers:
+        return ask_nsfwjs(folder, pictures, size=size, node_modules=node_modules)
+
+    def answer(pixels: np.ndarray) -> tuple[np.ndarray, float]:
+        answers = ask(pixels)
+        return answers.probabilities, float(np.median(answers.milliseconds[1:]))
+
+    return Runtime("nsfwjs in Node (wasm)", answer, lambda paths: ask([load_image(p) for p in paths]).probabilities)
+
+
+def compare_answers(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
+    """Two arrays of probabilities (N, K) → the largest difference, and how often the answer is another class."""
+    changed = expected.argmax(axis=1) != found.argmax(axis=1)
+    difference = np.abs(expected - found).max(initial=0)
+    return {
+        "largest_difference": float(difference) if np.isfinite(difference) else float("inf"),
+        "changed_argmax": int(changed.sum()),
+        "changed_share": float(changed.mean()) if len(changed) else 0.0,
+    }
+
+
+def measure_export(
+    runtime: Runtime, pixels: np.ndarray, expected: np.ndarray, *, files: Sequence[Path], of_files: np.ndarray
+) -> dict[str, float | str]:
+    """What the parity table says of `runtime`.
+
+    Args:
+        runtime: an export, opened.
+        pixels: uint8 (N, S, S, 3).
+        expected: (N, K), what Keras says of them.
+        files: JPEG and PNG files, asked where the format decodes or resizes by itself; those it refuses do not count.
+        of_files: (F, K), what Keras says of them, read by this kit.
+    """
+    found, milliseconds = runtime.answer(pixels)
+    row = {
+        "ms_per_image": milliseconds,
+        **compare_answers(expected, found),
+        "pictures": len(pixels),
+        "runtime": runtime.name,
+    }
+    if runtime.from_files is None or not files:
+        return row
+    theirs = runtime.from_files(files)
+    read = np.isfinite(theirs).all(axis=1)
+    apart = compare_answers(of_files[read], theirs[read])
+    return row | {
+        "files_difference": apart["largest_difference"],
+        "files_changed": apart["changed_argmax"],
+        "files": int(read.sum()),
+    }

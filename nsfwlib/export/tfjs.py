@@ -1,0 +1,201 @@
+"""How does the model get into a browser? As a TensorFlow.js layers model, which nsfwjs loads, written file by file.
+
+The `tensorflowjs` package pins versions that do not install beside current ones. The format is small: `model.json` with
+the topology in Keras 2's spelling and a weights manifest, and the weights as bytes in shards (TensorFlow.js,
+`tfjs-core/src/io/types.ts` and `tfjs-layers/src/models.ts`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nsfwlib._tensorflow import keras
+
+SHARD = 4 << 20  # bytes a file: what browsers cache well
+DIVISOR = 255  # nsfwjs divides pixels by it before the network sees them
+# Keras layer → the settings that TensorFlow.js is told; all others must not matter to inference
+_SETTINGS = {
+    "Activation": ("activation",),
+    "Add": (),
+    "AveragePooling2D": ("pool_size", "strides", "padding", "data_format"),
+    "BatchNormalization": ("axis", "momentum", "epsilon", "center", "scale"),
+    "Concatenate": ("axis",),
+    "Conv2D": (
+        "filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation", "use_bias",
+    ),
+    "Dense": ("units", "activation", "use_bias"),
+    "DepthwiseConv2D": (
+        "kernel_size", "strides", "padding", "data_format", "dilation_rate", "depth_multiplier", "activation",
+        "use_bias",
+    ),
+    "Dropout": ("rate",),
+    "GlobalAveragePooling2D": ("data_format",),
+    "InputLayer": (),
+    "MaxPooling2D": ("pool_size", "strides", "padding", "data_format"),
+    "Multiply": (),
+    "ReLU": ("max_value", "negative_slope", "threshold"),
+    "Rescaling": ("scale", "offset"),
+    "Reshape": ("target_shape",),
+    "Softmax": ("axis",),
+    "ZeroPadding2D": ("padding", "data_format"),
+}  # fmt: skip
+_NEUTRAL = {"groups": 1, "keepdims": False}  # settings that TensorFlow.js lacks, with the one value it stands for
+
+
+def write_tfjs(
+    model: keras.Model, folder: Path, *, quantised: str | None = None, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write `model` as a layers model into the empty `folder`: `model.json` and shards.
+
+    nsfwjs divides by 255 itself, so the written network takes RGB / 255: a first layer that does just that is left out,
+    any other rescaling is adapted.
+
+    Args:
+        model: raw RGB 0–255 (B, S, S, 3) → probabilities (B, K).
+        quantised: store kernels as "uint8" or "uint16" with `min` and `scale` per tensor, a quarter or a half of the
+            bytes; everything else stays float32, as variances of batch normalisation do not survive it.
+        metadata: kept as `userDefinedMetadata`.
+
+    Raises:
+        ValueError: the model holds a layer that TensorFlow.js does not have.
+    """
+    layers, output = _layers(model)
+    specs, chunks = [], []
+    for name, array in _tensors(model, {layer["name"] for layer in layers}):
+        spec, data = _encode(name, array, quantised if array.ndim > 1 else None)
+        specs.append(spec)
+        chunks.append(data)
+    data = b"".join(chunks)
+    count = max(-(-len(data) // SHARD), 1)
+    paths = [f"group1-shard{i + 1}of{count}.bin" for i in range(count)]
+    for i, path in enumerate(paths):
+        (folder / path).write_bytes(data[i * SHARD : (i + 1) * SHARD])
+    source = [model.input._keras_history.operation.name, 0, 0]
+    network = {"name": model.name, "layers": layers, "input_layers": [source], "output_layers": [[output, 0, 0]]}
+    document = {
+        "format": "layers-model",
+        "generatedBy": f"keras v{keras.__version__}",
+        "convertedBy": "nsfwlib",
+        "modelTopology": {
+            "keras_version": "2.2.4",  # the spelling, not the version that made it
+            "backend": "tensorflow",
+            "model_config": {"class_name": "Model", "config": network},
+        },
+        "weightsManifest": [{"paths": paths, "weights": specs}],
+        "userDefinedMetadata": dict(metadata or {}),
+    }
+    (folder / "model.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+def _layers(model: keras.Model) -> tuple[list[dict[str, Any]], str]:
+    """The layers in Keras 2's spelling, those that do nothing left out, and the name of the last one."""
+    described = json.loads(model.to_json())["config"]["layers"]
+    missing = sorted({layer["class_name"] for layer in described} - set(_SETTINGS) - {"Identity"})
+    if missing:
+        raise ValueError(
+            f"Expected layers that TensorFlow.js has. Received: {', '.join(missing)} in {model.name!r}. Leave the "
+            "tfjs formats out, or choose another backbone (InceptionV3, MobileNetV2)."
+        )
+    first = described[1]["name"]  # right after the input
+    stands_for, layers = {}, []  # a layer left out → the one before it
+    for layer in described:
+        kind, config, name = layer["class_name"], layer["config"], layer["name"]
+        sources = [stands_for.get(source, source) for source in _histories(layer["inbound_nodes"])]
+        if kind == "Rescaling" and name == first:
+            config = {**config, "scale": config["scale"] * DIVISOR}
+        idle = kind == "Rescaling" and np.isclose(config["scale"], 1, atol=1e-12) and config["offset"] == 0
+        if kind == "Identity" or idle:
+            stands_for[name] = sources[0]
+            continue
+        nodes = [[[source, 0, 0, {}] for source in sources]] if sources else []
+        layers.append({"name": name, "class_name": kind, "config": _config(kind, config), "inbound_nodes": nodes})
+    last = model.layers[-1].name
+    return layers, stands_for.get(last, last)
+
+
+def _config(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    for setting, value in _NEUTRAL.items():
+        if config.get(setting, value) != value:
+            raise ValueError(f"TensorFlow.js knows {kind} with {setting}={value} only. Received: {config[setting]}.")
+    kept = {"name": config["name"], "trainable": False, "dtype": "float32"}
+    if kind == "InputLayer":
+        return {**kept, "batch_input_shape": config["batch_shape"], "sparse": False}
+    kept |= {setting: config[setting] for setting in _SETTINGS[kind]}
+    if kept.get("activation") == "silu":
+        kept["activation"] = "swish"
+    return kept
+
+
+def _histories(node: Any) -> list[str]:
+    """Names of the layers that feed a layer, from Keras 3's description of its call."""
+    if isinstance(node, dict):
+        if "keras_history" in node:
+            return [node["keras_history"][0]]
+        node = list(node.values())
+    return [name for part in node for name in _histories(part)] if isinstance(node, list) else []
+
+
+def _tensors(model: keras.Model, kept: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Weights under the names that TensorFlow.js looks for."""
+    for layer in model.layers:
+        for weight in layer.weights if layer.name in kept else ():
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D) and weight.name == "kernel"
+            name = "depthwise_kernel" if depthwise else weight.name
+            if not name.startswith("seed"):  # the state of a dropout is no weight
+                yield f"{layer.name}/{name}", np.asarray(weight, np.float32)
+
+
+def _encode(name: str, array: np.ndarray, quantised: str | None) -> tuple[dict[str, Any], bytes]:
+    spec = {"name": name, "shape": list(array.shape), "dtype": "float32"}
+    if quantised is None:
+        return spec, array.astype("<f4").tobytes()
+    low, scale = float(array.min()), float(np.ptp(array)) / np.iinfo(quantised).max or 1.0
+    spec["quantization"] = {"min": low, "scale": scale, "dtype": quantised, "original_dtype": "float32"}
+    steps = np.rint((array.astype(np.float64) - low) / scale)
+    return spec, steps.astype(np.dtype(quantised).newbyteorder("<")).tobytes()
+
+
+def read_tfjs(folder: Path) -> keras.Model:
+    """What the files in `folder` say, rebuilt layer by layer in Keras: RGB / 255 (B, S, S, 3) → probabilities (B, K).
+
+    It reads nothing but the files, and so shows without Node whether topology and weights are those of the model.
+    """
+    document = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
+    network = document["modelTopology"]["model_config"]["config"]
+    weights = _read_weights(Path(folder), document["weightsManifest"])
+    tensors, built = {}, []
+    for description in network["layers"]:
+        kind, config = description["class_name"], dict(description["config"])
+        if kind == "InputLayer":
+            tensors[config["name"]] = keras.Input(config["batch_input_shape"][1:], name=config["name"])
+            continue
+        layer = getattr(keras.layers, kind).from_config(config)
+        sources = [tensors[source] for source, *_ in description["inbound_nodes"][0]]
+        tensors[config["name"]] = layer(sources if len(sources) > 1 else sources[0])
+        built.append(layer)
+    inputs, outputs = (network[key][0][0] for key in ("input_layers", "output_layers"))
+    for layer in built:
+        names = [name for name in weights if name.rpartition("/")[0] == layer.name]
+        if names:
+            layer.set_weights([weights[name] for name in names])
+    return keras.Model(tensors[inputs], tensors[outputs], name=network["name"])
+
+
+def _read_weights(folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    weights = {}
+    for group in manifest:
+        data, offset = b"".join((folder / path).read_bytes() for path in group["paths"]), 0
+        for spec in group["weights"]:
+            how = spec.get("quantization")
+            dtype, count = np.dtype(how["dtype"] if how else "float32").newbyteorder("<"), int(np.prod(spec["shape"]))
+            values = np.frombuffer(data, dtype, count, offset).astype(np.float32)
+            if how:
+                values = values * np.float32(how["scale"]) + np.float32(how["min"])
+            weights[spec["name"]] = values.reshape(spec["shape"])
+            offset += count * dtype.itemsize
+    return weights

@@ -1,0 +1,206 @@
+"""How does the model leave the notebook? In the formats of servers, phones and browsers, each checked for parity.
+
+Every format takes 8-bit RGB at the model's size; only nsfwjs, which divides by 255 itself, is given a network without
+that step. An export that disagrees with the Keras model by more than its tolerance is an error and leaves no file.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nsfwlib import runs
+from nsfwlib._tensorflow import keras, stderr_aside, tf
+from nsfwlib.data import load_image, sniff
+from nsfwlib.demo import shipped_photographs
+from nsfwlib.export.formats import FORMATS, Source, preprocessing
+from nsfwlib.export.parity import compare_answers, measure_export, open_keras, picture_windows
+from nsfwlib.model import class_names, image_size, model_identity
+
+PARITY_COLUMNS = (
+    "path", "size_mb", "ms_per_image", "largest_difference", "changed_argmax", "changed_share", "pictures", "tolerated",
+    "tolerance", "files_difference", "files_changed", "files", "runtime",
+)  # fmt: skip
+
+
+def export(
+    model: keras.Model,
+    out_dir: Path,
+    formats: Sequence[str] = tuple(FORMATS),
+    *,
+    pictures: Sequence[Path] | None = None,
+    representative: Sequence[Path] | None = None,
+    views: int = 64,
+    node_modules: Path | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Write `model` in each of `formats` to `<out_dir>/<format>/`, checked against the model itself; all or nothing.
+
+    Beside each export lie `classes.json` (names in the order of the outputs) and `preprocessing.json` (what it must be
+    given); `parity.csv` holds the table.
+
+    Args:
+        model: a classifier: raw RGB 0–255 (B, S, S, 3) → probabilities (B, K).
+        out_dir: a folder that does not exist yet.
+        formats: keys of `FORMATS`.
+        pictures: photographs to compare on, at least two, the first ones of more than `views`; by default those that
+            installed packages ship.
+        representative: photographs from which int8 takes the ranges of its numbers; by default every second one of
+            `pictures`, and the comparison then uses the others.
+        views: how many pixel arrays to compare: the pictures, and windows of them.
+        node_modules: as from `export.install_nsfwjs`: the web formats are asked through nsfwjs in Node, and timed.
+            Without it their files are read back and run by Keras.
+        seed: of the windows.
+
+    Returns:
+        One row a format, after "keras" itself: `path`, `size_mb`, `ms_per_image` (one picture at a time, median),
+        `largest_difference` of a probability on equal pixel arrays, `changed_argmax` and its `changed_share` of
+        `pictures`, `tolerated` (the column that is limited) and `tolerance`, `files_difference` and `files_changed`
+        where the format decodes or resizes by itself, and the `runtime` that answered.
+
+    Raises:
+        ValueError: an unknown format, a model that does not take raw RGB, or an export outside its tolerance.
+        FileExistsError: `out_dir` exists.
+        ImportError: a format needs a package that is not installed.
+        RuntimeError: a converter failed.
+    """
+    names, out_dir = _checked_formats(formats), Path(out_dir)
+    _check_model(model)
+    if out_dir.exists():
+        raise FileExistsError(
+            f"out_dir must not exist yet: an export in use is never overwritten. Received: {out_dir}. Choose another "
+            "folder, or move that one away."
+        )
+    pictures = [Path(path) for path in (shipped_photographs() if pictures is None else pictures)]
+    if len(pictures) < 2:
+        raise ValueError(f"pictures must be two or more photographs. Received: {len(pictures)}.")
+    if representative is None:
+        pictures, representative = pictures[::2], pictures[1::2]
+    pictures, representative = pictures[:views], list(representative)[:views]
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}.") as scratch:
+        whole = Path(scratch) / "whole"
+        whole.mkdir()
+        size = image_size(model)
+        calibration = picture_windows(representative, size=size, count=views, seed=seed + 1)
+        source = Source(model, calibration, Path(scratch))
+        for name in names:
+            _write(name, source, whole / name)
+        pixels = picture_windows(pictures, size=size, count=views, seed=seed)
+        table = _parity_table(source, whole, names, pixels, pictures, node_modules)
+        _check_tolerances(table)
+        _record(source, whole, table)
+        os.replace(whole, out_dir)  # noqa: PTH105
+    return table
+
+
+def _checked_formats(formats: Sequence[str]) -> list[str]:
+    names = [formats] if isinstance(formats, str) else list(dict.fromkeys(formats))
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise ValueError(f"formats must be some of {', '.join(FORMATS)}. Received: {', '.join(map(str, unknown))!r}.")
+    for name in names:
+        missing = [package for package in FORMATS[name].needs if importlib.util.find_spec(package) is None]
+        if missing:
+            raise ImportError(f"The format {name} needs {', '.join(missing)}. Run: pip install 'nsfwlib[onnx]'")
+    return names
+
+
+def _check_model(model: keras.Model) -> None:
+    """Raw RGB in means: one square input of three channels, and its rescaling is the first layer."""
+    class_names(model)
+    shape, first = model.input_shape, model.layers[1]
+    square = isinstance(shape, tuple) and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3 and shape[1]
+    if not square or not isinstance(first, keras.layers.Rescaling):
+        raise ValueError(
+            "Expected a model that takes raw RGB 0–255, (batch, S, S, 3), and rescales it in its first layer. "
+            f"Received: {model.name!r} with input {shape} and first layer {first.name!r}. Build it with "
+            "model.build_classifier."
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Converters talk through C++, Python's logging and warnings; nobody but their authors can use it."""
+    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow", "tf2onnx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with stderr_aside(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _write(name: str, source: Source, folder: Path) -> None:
+    folder.mkdir()
+    try:
+        with _quiet():
+            FORMATS[name].write(source, folder)
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[-1][:300]
+        raise RuntimeError(
+            f"The converter to {name} failed, nothing was written: {type(error).__name__}: {reason}. Leave {name} out "
+            "of formats to export the others."
+        ) from error
+    facts = preprocessing(name, source)
+    for file, content in (("classes.json", source.class_names), ("preprocessing.json", facts)):
+        (folder / file).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _parity_table(
+    source: Source, whole: Path, names: Sequence[str], pixels: np.ndarray, files: Sequence[Path], node: Path | None
+) -> pd.DataFrame:
+    itself = open_keras(source.model)
+    expected, milliseconds = itself.answer(pixels)
+    readable = [path for path in files if sniff(path.read_bytes())[0] in ("JPEG", "PNG")]
+    of_files = itself.answer(np.stack([load_image(path, size=source.size) for path in readable or files]))[0]
+    first = {"size_mb": source.model.count_params() * 4 / 1e6, "ms_per_image": milliseconds, "runtime": itself.name}
+    rows = {"keras": {**first, **compare_answers(expected, expected), "pictures": len(pixels)}}
+    for name in names:
+        each, folder = FORMATS[name], whole / name
+        settings = {"size": source.size, "node_modules": node} if name.startswith("tfjs") else {}
+        with _quiet():
+            runtime = each.open(folder, **settings)
+            row = measure_export(runtime, pixels, expected, files=readable, of_files=of_files)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+        rows[name] = {"path": name, "size_mb": size, **row, "tolerated": each.tolerated, "tolerance": each.tolerance}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("format")
+    return table.reindex(columns=list(PARITY_COLUMNS))
+
+
+def _check_tolerances(table: pd.DataFrame) -> None:
+    wrong = [
+        f"{name}: {row['tolerated'].replace('_', ' ')} {row[row['tolerated']]:.2g}, at most {row['tolerance']:g}"
+        for name, row in table.iloc[1:].iterrows()
+        if not row[row["tolerated"]] <= row["tolerance"]
+    ]
+    if wrong:
+        raise ValueError(
+            f"An export must give the answers of the model on {table['pictures'].iloc[0]} pictures. Received: "
+            f"{'; '.join(wrong)}. Nothing was written. Leave the format out, or, for int8, give representative "
+            "photographs like those it will see."
+        )
+
+
+def _record(source: Source, whole: Path, table: pd.DataFrame) -> None:
+    table.to_csv(whole / "parity.csv")
+    settings = {"model": model_identity(source.model), "formats": list(table.index[1:])}
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    facts = {"settings": settings, "versions": versions, "class_names": source.class_names}
+    runs.write_json(facts, whole / "export.json")

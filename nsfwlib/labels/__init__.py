@@ -1,0 +1,30 @@
+"""Which label is wrong, and which one is in force?
+
+LABELLING            the kinds of lines that give a label
+find_label_issues    Rank the rows by how suspect their given label is
+out_of_sample_probs  Class probabilities of each row from members that never saw its label: (N, K), rows sum to 1
+noise_matrix         Confident joint: how many rows of each given label (rows) truly belong to each class (columns)
+judge_labels         Suspect labels of the images table as it stands: decisions applied, confirmed rows trusted
+estimated_errors     How many labels are wrong, as the confident joint has it: its sum off the diagonal
+fit_head             Fit the head that judges labels on all valid rows, to compare heads before and after cleansing
+out_of_fold_probs    Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss
+components           Mean (D,) and directions (D, D') that standardise, then rotate on at most DIMENSIONS components
+project              (N, D') float32, a chunk of rows at a time; rows that are not valid become zero
+nearest              Look up which pictures voted on a label: the `k` most similar ones outside its near-duplicate gro
+find_neighbours      The k nearest by cosine
+current_labels       Given labels with decisions applied → Series with the table's index; NA where a row is out
+what_changed         Numbers of pictures by label before (rows) and after (columns) review, changed ones only
+journal_in_use       The journal that notebook 03 wrote to: that of the simulated reviewer in the run, or the real one
+read_journal         All lines of the journal in the order written
+append_decisions     Write lines at the end of the journal; they are on disk when this returns
+decisions_in_force   The decisions in force, one row a picture (`sha256`): columns `IN_FORCE`
+standing             The lines of these kinds whose action is not undone, in the order written
+new_action           A name for lines that are decided, and undone, in one go
+Replay               What the lines of a journal amount to, line by line
+apply_decisions      Plan, and with `dry_run=False` carry out, what the decisions mean for the folders → one row a fil
+roll_back            Undo all that this log says was done, last step first → one row a step: path, target, done, reaso
+"""
+
+from nsfwlib._doors import door
+
+__getattr__, __dir__, __all__ = door(__name__, __file__)

@@ -1,0 +1,44 @@
+"""Which label is in force? The given one, or what a person decided last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from nsfwlib import runs
+
+
+def current_labels(table: pd.DataFrame, journal: Path | pd.DataFrame | None) -> pd.Series:
+    """Given labels with decisions applied → Series with the table's index; NA where a row is out.
+
+    Out are rows with a problem, without any label, and those dropped or escalated. "keep" and "unsure"
+    leave the given label. A decision belongs to content: it applies to every row of that `sha256`.
+    """
+    labels = table["given_label"].where((table["problem"] == "") & (table["given_label"] != ""))
+    if journal is None:
+        return labels.rename("label")
+    if not isinstance(journal, pd.DataFrame):
+        from nsfwlib.labels.journal import decisions_in_force
+
+        journal = decisions_in_force(journal)
+    decided = table["sha256"].map(journal.set_index("sha256")["decision"])
+    decided = decided.where(table["problem"] == "")
+    changed = decided.notna() & ~decided.isin(["keep", "unsure"])
+    labels = labels.mask(changed, decided)
+    return labels.mask(decided.isin(["drop", "escalate"])).rename("label")
+
+
+def what_changed(before: pd.Series, after: pd.Series) -> pd.DataFrame:
+    """Numbers of pictures by label before (rows) and after (columns) review, changed ones only."""
+    names = "(left out)"
+    was, now = before.fillna(names), after.fillna(names)
+    changed = was.ne(now)
+    return pd.crosstab(was[changed], now[changed], rownames=["was"], colnames=["is"])
+
+
+def journal_in_use(run_dir: Path, journal: Path) -> Path:
+    """The journal that notebook 03 wrote to: that of the simulated reviewer in the run, or the real one."""
+    record = Path(run_dir) / "cleansing.json"
+    simulated = record.exists() and runs.read_json(record)["simulated"]
+    return Path(run_dir) / "simulated_decisions.csv" if simulated else Path(journal)

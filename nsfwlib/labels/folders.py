@@ -1,0 +1,294 @@
+"""How do decisions reach the folders, and how does every file find its way back?
+
+`apply_decisions` plans first and moves only when told to; `roll_back` undoes all of it. Between the two stands the
+move log of `moves`, which says of every step, before it happens, what is about to happen. So a call that was killed
+is finished by the next one. Paths below the log's folder are relative to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pandas as pd
+
+from nsfwlib.data import SPLIT_FOLDERS, is_skipped, scan
+from nsfwlib.files import file_path, table_path
+from nsfwlib.labels.current import current_labels
+from nsfwlib.labels.journal import decisions_in_force
+from nsfwlib.labels.moves import State, append, carry_out, do_all, opened, read, replay, undoing
+
+MODES = ("move", "copy", "link")
+COLUMNS = ("path", "given_label", "decision", "action", "target", "reason", "sha256")
+_STAYS = {
+    "": "no decision",
+    "keep": "the given label was confirmed",
+    "unsure": "the reviewer was not sure",
+    "escalate": "escalated: never moved nor copied",
+}
+_LISTED = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # what image_dataset_from_directory looks for
+
+
+def apply_decisions(
+    data_dir: Path,
+    journal: Path | pd.DataFrame | None,
+    *,
+    dry_run: bool = True,
+    mode: str = "move",
+    out_dir: Path | None = None,
+    log: Path | None = None,
+    quarantine: Path | None = None,
+    images: pd.DataFrame | None = None,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Plan, and with `dry_run=False` carry out, what the decisions mean for the folders → one row a file.
+
+    `mode="move"` moves files inside `data_dir` to the folder of their class, sub-folders and split kept, and dropped
+    ones to `quarantine`. `"copy"` and `"link"` leave `data_dir` as it is and build `out_dir`, one flat folder per
+    class (per split and class where `images` has splits) with usable, labelled files only: what
+    `image_dataset_from_directory` reads, and fastai's `from_folder(…, valid="val")`.
+
+    Nothing is ever overwritten: where a name is taken, `a.jpg` from the folder `porn` becomes `a.from-porn.jpg`. A
+    file is touched only if its bytes are those that were decided on, links to files stay, and so does what was
+    escalated, which is not exported either. What could not be done says why in `reason`,
+    and a warning counts it. A call that was killed is finished by the next one.
+
+    Args:
+        journal: of decisions, or its decisions in force as a table; None exports the given labels.
+        log: the move log; beside the data (`<data_dir>_moves.jsonl`), or beside `out_dir`, by default.
+        quarantine: for dropped files, outside of `data_dir`; `<data_dir>_dropped` by default.
+        images: from `data.scan`; it may be older than earlier moves. Scanned anew, with `cache_dir`, if None.
+
+    Returns:
+        Columns `COLUMNS` and, unless `dry_run`, `done`. `action` is move, drop, copy, link or unchanged. `path` and
+        `target` are as in the images table: `files.file_path(data_dir, …)` opens them.
+
+    Raises:
+        ValueError: a parameter does not fit; `out_dir` holds something else; `log` is another kind of file.
+        FileNotFoundError: no such journal.
+        TimeoutError: another program is using this log.
+    """
+    data_dir = Path(data_dir).resolve()
+    goal = _goal(data_dir, mode, out_dir, quarantine)
+    log = Path(log) if log is not None else _beside(data_dir if mode == "move" else goal, "_moves.jsonl")
+    decided = _decided(journal, mode)
+
+    def plan(state: State) -> pd.DataFrame:
+        table = images
+        if table is None:
+            table = scan(data_dir, cache_dir=cache_dir, progress=progress)
+        rows = _up_to_date(table, decided, data_dir, state)
+        if mode == "move":
+            return _plan_moves(rows, data_dir, goal)
+        return _plan_export(rows, data_dir, goal, mode, state)
+
+    if dry_run:
+        state = replay(read(log)[0])
+        if state.pending is not None:
+            warnings.warn(
+                f"An earlier call was interrupted: with dry_run=False its step on {state.pending['src']} "
+                "is settled before anything is planned.",
+                stacklevel=2,
+            )
+        return plan(state)
+    with opened(log) as (writer, state):
+        steps = plan(state)
+        return carry_out(steps, data_dir, writer, state, progress)
+
+
+def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
+    """Undo all that this log says was done, last step first → one row a step: path, target, done, reason.
+
+    Files go back to their old places, names and times; exported copies and links are removed, so are folders that
+    were made for them, and folders get their old times when everything is back. What someone changed since is
+    left alone and says so; call again when that is mended.
+
+    Raises:
+        FileNotFoundError: no such log.
+        ValueError: the file is no move log.
+        TimeoutError: another program is using it.
+    """
+    log = Path(log)
+    if not log.exists():
+        raise FileNotFoundError(f"There is no move log {log}: nothing was applied, or it was given another name.")
+    with opened(log) as (writer, state):
+        steps = [undoing(op) for op in reversed(state.placed.values())]
+        reasons = do_all(steps, writer, progress, "roll back")
+        for folder in reversed(state.folders):
+            with contextlib.suppress(OSError):  # gone already, or somebody uses it
+                folder.rmdir()
+                append(writer, {"rmdir": folder})
+        if not any(reasons) and state.times:
+            for folder, mtime_ns in state.times.items():
+                with contextlib.suppress(OSError):
+                    os.utime(folder, ns=(folder.stat().st_atime_ns, mtime_ns))
+            append(writer, {"restored": True}, sync=True)
+    rows = [(_shown(op["src"]), _shown(op["dst"]), not why, why) for op, why in zip(steps, reasons, strict=True)]
+    return pd.DataFrame(rows, columns=["path", "target", "done", "reason"])
+
+
+# --- what should happen
+
+
+def _goal(data_dir: Path, mode: str, out_dir: Path | None, quarantine: Path | None) -> Path:
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
+    if (out_dir is None) != (mode == "move"):
+        raise ValueError(f"out_dir goes with the modes copy and link, and only these. Received: {mode=}, {out_dir=}.")
+    goal = out_dir if mode != "move" else quarantine or _beside(data_dir, "_dropped")
+    goal = Path(goal).resolve()
+    if goal.is_relative_to(data_dir):
+        raise ValueError(f"{goal} lies in data_dir, where it would become a class. Give a folder outside {data_dir}.")
+    return goal
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(folder.name + ending)
+
+
+def _decided(journal: Path | pd.DataFrame | None, mode: str) -> pd.Series:
+    if journal is None and mode != "move":
+        return pd.Series(dtype=str)
+    if journal is None or not (isinstance(journal, pd.DataFrame) or Path(journal).exists()):
+        raise FileNotFoundError(f"There is no decisions journal {journal}: there is nothing to apply.")
+    table = journal if isinstance(journal, pd.DataFrame) else decisions_in_force(journal)
+    return table.drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
+
+
+def _up_to_date(table: pd.DataFrame, decided: pd.Series, data_dir: Path, state: State) -> pd.DataFrame:
+    """The rows with `decision`, current `label`, and `path` as it is after earlier moves; `scanned` as it was."""
+    rows = table[["path", "given_label", "split", "sha256", "problem"]].reset_index(drop=True)
+    rows["scanned"] = rows["path"]
+    rows["decision"] = rows["sha256"].where(rows["sha256"] != "").map(decided).astype(object).fillna("")
+    moved = {_table_path(op["src"], data_dir): op["dst"] for op in state.placed.values() if op["how"] == "move"}
+    rows["label"] = current_labels(table, decided.rename("decision").rename_axis("sha256").reset_index()).array
+    rows["path"] = [_follow(path, moved, data_dir) for path in rows["path"]] if moved else rows["path"]
+    return rows.drop_duplicates("path", ignore_index=True)
+
+
+def _follow(path: str, moved: Mapping[str, Path], data_dir: Path) -> str:
+    seen = set()
+    while path in moved and path not in seen and not os.path.lexists(file_path(data_dir, path)):
+        seen.add(path)
+        path = _table_path(moved[path], data_dir)
+    return path
+
+
+def _plan_moves(rows: pd.DataFrame, data_dir: Path, goal: Path) -> pd.DataFrame:
+    depth, dropped = _depth(rows["scanned"]), _table_path(goal, data_dir) + "/"
+    labels = zip((path.split("/") for path in rows["scanned"]), rows["given_label"], strict=True)
+    class_of = {p[depth]: label for p, label in labels if len(p) > depth + 1}
+    folder_of = {label: folder for folder, label in class_of.items()} | {f: f for f, c in class_of.items() if f == c}
+    taken: set[str] = set()
+    steps = []
+    for row in rows.itertuples():
+        p = row.path.split("/")
+        here = p[depth] if len(p) > depth + 1 else ""
+        why = _why_not_moved(row, class_of.get(here, here))
+        if not why and row.path.startswith(dropped):
+            why = "dropped before: roll_back brings it back"
+        if why:
+            steps.append(("unchanged", "", why))
+            continue
+        folder = folder_of.get(row.decision, row.decision)
+        wanted = dropped + row.path if row.decision == "drop" else "/".join([*p[:depth], folder, *p[depth + 1 :]])
+        target, note = _free_name(wanted, here, data_dir, taken)
+        if row.decision != "drop" and folder not in class_of:
+            note += "; a new folder"
+        action = "drop" if row.decision == "drop" else "move"
+        steps.append((action, target, f"decided: {row.decision}{note}"))
+    return _as_plan(rows, steps)
+
+
+def _why_not_moved(row: Any, label: str) -> str:
+    """Why a file that lies in the folder of `label` stays there, "" if it is to move."""
+    if row.decision in _STAYS:
+        return row.problem or _STAYS[row.decision]
+    if row.decision == "drop":
+        return row.problem if row.problem == "screened" else ""
+    if row.problem or row.decision == label:
+        return row.problem or "lies in the folder of its class"
+    return "" if _is_folder_name(row.decision) else f"{row.decision!r} cannot be the name of a class folder"
+
+
+def _plan_export(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: State) -> pd.DataFrame:
+    depth, has_splits = _depth(rows["scanned"]), bool(rows["split"].ne("").any())
+    root = _table_path(goal, data_dir)
+    reasons = [_why_not_exported(row, has_splits) for row in rows.itertuples()]
+    folders = ["/".join([root, *[row.split] * has_splits, str(row.label)]) for row in rows.itertuples()]
+    placed = {_table_path(op["src"], data_dir): _table_path(op["dst"], data_dir) for op in state.placed.values()}
+    wanted = {p: folder for p, folder, why in zip(rows["path"], folders, reasons, strict=True) if not why}
+    _check_export(goal, placed, wanted, state)
+    taken, steps = set(placed.values()), []
+    for row, folder, why in zip(rows.itertuples(), folders, reasons, strict=True):
+        if why or row.path in placed:
+            steps.append(("unchanged", placed.get(row.path, ""), why or "exported before"))
+            continue
+        # one flat folder, as fastai takes the innermost one for the class, of names that TensorFlow can read
+        p = row.path.split("/")
+        name = "__".join(p[depth + 1 :]).replace("\\", "%")
+        target, note = _free_name(f"{folder}/{name}", p[depth], data_dir, taken)
+        if PurePosixPath(target).suffix.lower() not in _LISTED:
+            note += "; image_dataset_from_directory does not list this suffix"
+        steps.append((mode, target, f"label: {row.label}{note}"))
+    return _as_plan(rows, steps)
+
+
+def _why_not_exported(row: Any, has_splits: bool) -> str:
+    if row.problem or row.decision in ("escalate", "drop"):
+        return row.problem or _STAYS.get(row.decision, "decided: drop")
+    if pd.isna(row.label) or (has_splits and not row.split):
+        return "has no label" if pd.isna(row.label) else "has no split, others have"
+    return "" if _is_folder_name(row.label) else f"{row.label!r} cannot be the name of a class folder"
+
+
+def _check_export(goal: Path, placed: dict[str, str], wanted: dict[str, str], state: State) -> None:
+    if goal.exists() and (not goal.is_dir() or set(goal.iterdir()) - set(state.folders)):
+        raise ValueError(f"{goal} holds something else already. Give an out_dir that is empty or not there.")
+    for path, target in placed.items():
+        if wanted.get(path) != str(PurePosixPath(target).parent):
+            raise ValueError(
+                f"{goal} was exported with other labels: now {path} belongs into {wanted.get(path)}. "
+                "Give another out_dir, or roll_back that export first."
+            )
+
+
+def _as_plan(rows: pd.DataFrame, steps: list[tuple[str, str, str]]) -> pd.DataFrame:
+    plan = pd.DataFrame(steps, columns=["action", "target", "reason"], index=rows.index, dtype=str)
+    return pd.concat([rows, plan], axis=1)[list(COLUMNS)]
+
+
+def _depth(paths: pd.Series) -> int:
+    """At which part of a path the class folder stands: 1 under splits, else 0; the rule of `data.scan`."""
+    parts = [path.split("/", 2) for path in paths]
+    return int(any(len(p) == 3 and p[0].lower() in SPLIT_FOLDERS for p in parts))
+
+
+def _is_folder_name(label: str) -> bool:
+    name = str(file_path(Path(), label))
+    return label not in ("", ".", "..") and not is_skipped(name) and not {"/", os.sep} & {*name, *label}
+
+
+def _free_name(wanted: str, origin: str, data_dir: Path, taken: set[str]) -> tuple[str, str]:
+    """A name nobody has or will have → (target, what to say about it)."""
+    path, target, n = PurePosixPath(wanted), wanted, 1
+    while target in taken or os.path.lexists(file_path(data_dir, target)):
+        number = f".{n}" if n > 1 else ""
+        target = f"{path.parent}/{path.stem}.from-{origin}{number}{path.suffix}"
+        n += 1
+    taken.add(target)
+    return target, "" if n == 1 else f"; {path.name} is taken"
+
+
+def _table_path(path: Path, data_dir: Path) -> str:
+    """As in the images table: relative to data_dir where it lies below, else absolute."""
+    return table_path(str(path).removeprefix(f"{data_dir}{os.sep}"))
+
+
+def _shown(path: Path | None) -> str:
+    return table_path(str(path)) if path else ""

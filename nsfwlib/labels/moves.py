@@ -1,0 +1,365 @@
+"""How does a file move so that a kill at any moment loses nothing? One logged step at a time.
+
+The move log has one JSON object a line. A step is in the log, and the log on disk, before anything happens:
+
+| line | meaning |
+|---|---|
+| `{"id", "how", "src", "dst", "sha256", "was", "mtime_ns", "undoes"}` | this is about to happen; `was`: see `copied` |
+| `{"copied": [ino, size, mtime_ns]}` | across file systems: the copy is on disk, verified, under a temporary name |
+| `{"done": id}`, `{"failed": id, "why"}` | how it ended |
+| `{"mkdir"}`, `{"rmdir"}` | folders made for it, and removed again |
+| `{"times": {folder: mtime_ns}}`, `{"restored"}` | how old folders were before anything; everything is as before |
+
+One step is under way at a time, and from the log and the disk one can tell how far it got. So after a kill the next
+call first brings that step to one of its two ends. Paths below the log's folder are relative to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import shutil
+import stat
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pandas as pd
+from tqdm.auto import tqdm
+
+from nsfwlib.files import file_path
+from nsfwlib.labels.journal import fsync_folder
+
+LOCK_SECONDS = 5
+_HEADER = {"nsfwlib": "move log", "version": 1}
+_ENDS_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # the next file would fare no better
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_SENTENCES = {
+    errno.ENOENT: "vanished, it is not where it was: scan again",
+    errno.EEXIST: "something else has taken its new name by now: plan again",
+    errno.EACCES: "no permission to change it or its folder",
+    errno.EPERM: "no permission to change it or its folder",
+    errno.EROFS: "the disk is read-only",
+    errno.ENOSPC: "the disk is full: free some space and call again, what is done is in the log",
+    errno.EDQUOT: "the disk quota is used up: free some space and call again, what is done is in the log",
+    errno.ENAMETOOLONG: "its new name would be too long for the file system",
+}
+
+
+def carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, state: State, progress: bool) -> pd.DataFrame:
+    """Do what `plan` says (columns as in `labels.COLUMNS`) → the plan with `done`, and why not in `reason`."""
+    todo = plan.index[plan["action"] != "unchanged"]
+    steps = []
+    for row in plan.loc[todo].itertuples():
+        how = "move" if row.action == "drop" else row.action
+        src, dst = file_path(data_dir, row.path), file_path(data_dir, row.target)
+        steps.append({"id": uuid.uuid4().hex, "how": how, "src": src, "dst": dst, "sha256": row.sha256})
+    ends = {folder for op in steps for end in ("src", "dst") for folder in op[end].parents}
+    changed = [folder for folder in ends - set(state.times) if folder.is_relative_to(data_dir) and folder.is_dir()]
+    if changed:
+        append(log, {"times": {folder: folder.stat().st_mtime_ns for folder in changed}})
+    reasons = do_all(steps, log, progress, "apply")
+    plan["done"] = False
+    plan.loc[todo, "done"] = [not why for why in reasons]
+    plan.loc[todo, "reason"] = [why or old for why, old in zip(reasons, plan.loc[todo, "reason"], strict=True)]
+    return plan
+
+
+def do_all(steps: list[dict], log: Log, progress: bool, name: str) -> list[str]:
+    """Why each step was not done, "" if it was."""
+    reasons: list[str] = []
+    for op in tqdm(steps, disable=not progress, unit="file", desc=name):
+        try:
+            reasons.append(_do(op, log))
+        except OSError as error:
+            reasons.append(_sentence(error))
+            if error.errno in _ENDS_ALL:
+                reasons += [f"not reached: {reasons[-1]}"] * (len(steps) - len(reasons))
+                break
+    failed = [why for why in reasons if why]
+    if failed:
+        message = f"{len(failed)} of {len(steps)} files stay where they are, see `reason`. The first: {failed[0]}"
+        warnings.warn(message, stacklevel=4)
+    return reasons
+
+
+def _do(op: dict, log: Log) -> str:
+    """One step: check, log, act, log. Returns why not, "" if done; after an OSError nothing is half done."""
+    why = _unfit(op)
+    if why:
+        return why
+    if op["dst"]:
+        _make_folders(log, op["dst"].parent)
+    append(log, op, sync=True)
+    try:
+        _act(op, log)
+    except OSError as error:
+        try:
+            done = _settle(op, log, why=_sentence(error))
+        except OSError as worse:  # no further step before this one is settled
+            raise OSError(errno.EIO, _sentence(worse)) from error
+        if not done:
+            raise
+    else:
+        append(log, {"done": op["id"]})
+    return ""
+
+
+def _unfit(op: dict) -> str:
+    """Why this file may not be touched, "" if it is what was decided on; notes its inode, size and time in `op`."""
+    src = op["src"]
+    if op.get("leads_to"):
+        led = src.is_symlink() and src.readlink() == op["leads_to"]
+        return "" if led else "is not the link that was made"
+    if op["how"] == "move" and src.is_symlink():
+        return "is a link: move what it leads to, or put the file itself here"
+    status = src.stat()
+    if not stat.S_ISREG(status.st_mode):
+        return "is no regular file"
+    if _sha256(src) != op["sha256"]:
+        return "its bytes are not those that were decided on: scan and decide again"
+    op["was"] = _identity(status)
+    op.setdefault("mtime_ns", status.st_mtime_ns)
+    return ""
+
+
+def _act(op: dict, log: Log) -> None:
+    how, src, dst, part = op["how"], op["src"], op["dst"], _part(op)
+    if how == "unlink":
+        return src.unlink()
+    if how == "link":
+        return dst.symlink_to(src)
+    if how == "move":
+        try:
+            return _rename(src, dst)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+    _copy(src, part, op)
+    op["copied"] = _identity(part.lstat())
+    append(log, {"copied": op["copied"]}, sync=True)
+    _rename(part, dst)
+    if how == "move":
+        src.unlink()
+    return None
+
+
+def _rename(src: Path, dst: Path) -> None:
+    """Like Path.rename, but never over a file that is there."""
+    try:
+        dst.hardlink_to(src)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        if os.path.lexists(dst):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(dst)) from None
+        src.rename(dst)
+        fsync_folder(dst.parent)
+    else:
+        fsync_folder(dst.parent)
+        src.unlink()
+
+
+def _copy(src: Path, part: Path, op: dict) -> None:
+    with src.open("rb") as source, part.open("xb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+    shutil.copystat(src, part)
+    os.utime(part, ns=(part.stat().st_atime_ns, op["mtime_ns"]))
+    if _sha256(part) != op["sha256"]:
+        raise OSError(errno.EIO, "the copy differs from the original")
+
+
+def _settle(op: dict, log: Log, *, why: str) -> bool:
+    """Bring a step that was begun to one of its two ends: done, or as if never begun. Returns which."""
+    done = _arrived(op)
+    _part(op).unlink(missing_ok=True)
+    if done and op["how"] == "move" and os.path.lexists(op["src"]):
+        stays = "copied" in op and _identity(op["src"].lstat()) != op["was"]  # changed since it was copied
+        try:
+            if not stays:
+                op["src"].unlink(missing_ok=True)
+        except PermissionError:
+            stays = True
+        if stays:
+            op["dst"].unlink()
+            done = False
+    append(log, {"done": op["id"]} if done else {"failed": op["id"], "why": why})
+    return done
+
+
+def _arrived(op: dict) -> bool:
+    """Whether what lies at `dst` is what this step put there."""
+    how, src, dst = op["how"], op["src"], op["dst"]
+    if how == "unlink":
+        return not os.path.lexists(src)
+    if not os.path.lexists(dst):
+        return False
+    if how == "link":
+        return dst.is_symlink() and dst.readlink() == src
+    there = dst.lstat()
+    if "copied" in op:
+        return _identity(there) == op["copied"]
+    if how == "copy":
+        return False
+    return os.path.samestat(src.lstat(), there) if os.path.lexists(src) else there.st_ino == op["was"][0]
+
+
+def undoing(op: dict) -> dict:
+    """The step that takes `op` back."""
+    new = {"id": uuid.uuid4().hex, "undoes": op["id"], "src": op["dst"], "sha256": op["sha256"]}
+    if op["how"] == "move":
+        return new | {"how": "move", "dst": op["src"], "mtime_ns": op["mtime_ns"]}
+    return new | {"how": "unlink", "dst": None, "leads_to": op["src"] if op["how"] == "link" else None}
+
+
+def _part(op: dict) -> Path:
+    """The temporary name beside the new one: nobody else has it, and scans skip it."""
+    return (op["dst"] or op["src"]).with_name(f".{op['id']}.part")
+
+
+def _identity(status: os.stat_result) -> list[int]:
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _make_folders(log: Log, folder: Path) -> None:
+    for missing in reversed([f for f in (folder, *folder.parents) if not os.path.lexists(f)]):
+        append(log, {"mkdir": missing})
+        missing.mkdir()
+
+
+def _sentence(error: OSError) -> str:
+    return _SENTENCES.get(error.errno, error.strerror or str(error))
+
+
+# --- the log
+
+
+@dataclasses.dataclass
+class Log:
+    """An open, locked log: its file descriptor, and its folder."""
+
+    fd: int
+    folder: Path  # paths below it are written relative to it
+
+
+@dataclasses.dataclass
+class State:
+    """What a log amounts to: steps in force by id, the one under way, folders made, folder times before all."""
+
+    placed: dict[str, dict] = dataclasses.field(default_factory=dict)
+    pending: dict | None = None
+    folders: list[Path] = dataclasses.field(default_factory=list)
+    times: dict[Path, int] = dataclasses.field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[Log, State]]:
+    """The log, locked, ready for writing, and its state; a step that was under way is settled first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise TimeoutError(f"Another program is using {path}: wait until it is done.") from None
+    with lock, contextlib.ExitStack() as closing:
+        lines, size = read(path)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        closing.callback(os.close, fd)
+        log = Log(fd, path.parent.resolve())
+        os.ftruncate(fd, size)  # a line that a kill cut short announced nothing that happened
+        if not size:
+            append(log, _HEADER, sync=True)
+            fsync_folder(log.folder)
+        state = replay(lines)
+        if state.pending is not None:
+            op = state.pending
+            if _settle(op, log, why="interrupted"):
+                _fold_done(state, op)
+            state.pending = None
+        yield log, state
+
+
+def read(path: Path) -> tuple[list[dict], int]:
+    """The log's whole lines, and their size in bytes; nothing if there is no such file."""
+    data = path.read_bytes() if path.exists() else b""
+    size = data.rfind(b"\n") + 1
+    header = json.dumps(_HEADER).encode() + b"\n"
+    if not data.startswith(header) and not header.startswith(data):
+        raise ValueError(f"{path} should be a move log. Received: {data[:60]!r}. Give another name for the log.")
+    folder = path.parent.resolve()
+    lines = [json.loads(line) for line in data[len(header) : size].splitlines()]
+    for line in lines:
+        for name in ("src", "dst", "mkdir", "rmdir", "leads_to"):
+            if line.get(name):
+                line[name] = folder / line[name]
+        if "times" in line:
+            line["times"] = {folder / name: mtime_ns for name, mtime_ns in line["times"].items()}
+    return lines, size
+
+
+def append(log: Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
+    """Write one line, whole or not at all; with `sync` it is on disk when this returns."""
+    data = (json.dumps(_written(line, log.folder)) + "\n").encode()
+    size = os.fstat(log.fd).st_size
+    try:
+        while data:
+            data = data[os.write(log.fd, data) :]
+        if sync:
+            os.fsync(log.fd)
+    except OSError as error:
+        os.ftruncate(log.fd, size)  # a full disk must not leave half a line
+        raise OSError(error.errno, f"The move log cannot be written: {_sentence(error)}") from error
+
+
+def _written(value: Any, folder: Path) -> Any:
+    """Paths as text: relative to the log's folder where they lie below, so both can be moved together."""
+    if isinstance(value, Mapping):
+        return {str(_written(key, folder)): _written(entry, folder) for key, entry in value.items()}
+    if isinstance(value, Path):
+        return str(value.relative_to(folder) if value.is_relative_to(folder) else value)
+    return value
+
+
+def replay(lines: list[dict]) -> State:
+    """What the lines amount to."""
+    state = State()
+    for line in lines:
+        if "how" in line:
+            state.pending = line
+        elif "copied" in line:
+            state.pending["copied"] = line["copied"]
+        elif "done" in line:
+            _fold_done(state, state.pending)
+            state.pending = None
+        elif "failed" in line:
+            state.pending = None
+        elif "mkdir" in line:
+            state.folders.append(line["mkdir"])
+        elif "rmdir" in line:
+            state.folders.remove(line["rmdir"])
+        elif "times" in line:
+            state.times = line["times"] | state.times
+        elif "restored" in line:
+            state.times = {}
+    return state
+
+
+def _fold_done(state: State, op: dict) -> None:
+    if "undoes" in op:
+        state.placed.pop(op["undoes"], None)
+    else:
+        state.placed[op["id"]] = op

@@ -1,0 +1,206 @@
+"""Which model is it? One built anew, one of this kit's files, one of 2019, or a foreign one wrapped to our contract.
+
+The contract is `classifier`'s: raw RGB in, probabilities out, class names inside.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nsfwlib._tensorflow import keras
+from nsfwlib.model.classifier import (
+    _CLASSES,
+    BACKBONES,
+    FEATURES,
+    _checked_names,
+    _escape,
+    assemble,
+    backbone_weights,
+    set_backbone_weights,
+    set_rescaling,
+)
+from nsfwlib.model.classifier import class_names as names_of
+from nsfwlib.model.legacy import load_legacy
+from nsfwlib.model.published import CLASS_NAMES, load_backbone, published_model
+
+
+def resolve_model(
+    model: keras.Model | Path | str,
+    *,
+    class_names: Sequence[str] | None = None,
+    rescaling: tuple[float, float] = (1 / 255, 0.0),
+) -> keras.Model:
+    """A classifier of this kit's kind: loaded, fetched, or a foreign one wrapped with its class names.
+
+    Args:
+        model: "published", a model file (`.keras`; with `class_names` Keras' old `.h5`, too), or a loaded model.
+        class_names: of a foreign model, in the order of its outputs.
+        rescaling: of a foreign model: it is given rgb · scale + offset.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no classifier of pictures, or a foreign one without `class_names`.
+    """
+    if isinstance(model, str) and model == "published":
+        _check_same(CLASS_NAMES, class_names)
+        return published_model()
+    if isinstance(model, str | os.PathLike) and not Path(model).exists():
+        raise FileNotFoundError(f'There is no model file {model}. Name a `.keras` file of a run, or "published".')
+    if class_names is None:
+        found = load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
+        try:
+            names_of(found)
+        except ValueError as error:
+            raise ValueError(f"{error} Or pass class_names in the order of its outputs, and its rescaling.") from None
+        return found
+    found = _load(model, class_names)
+    try:
+        own = names_of(found)
+    except ValueError:
+        return _wrapped(found, class_names, rescaling)
+    _check_same(own, class_names)
+    return found
+
+
+def _check_same(own: Sequence[str], class_names: Sequence[str] | None) -> None:
+    if class_names is not None and list(own) != list(class_names):
+        raise ValueError(f"The model carries its class names: {', '.join(own)}. Received: {', '.join(class_names)}.")
+
+
+def _load(model: keras.Model | Path | str, class_names: Sequence[str]) -> keras.Model:
+    if not isinstance(model, str | os.PathLike):
+        return model
+    try:
+        return load_model(Path(model), class_names=class_names)
+    except ValueError as ours:
+        if not Path(model).is_file():
+            raise
+        try:
+            return keras.models.load_model(model, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises many kinds
+            raise ValueError(f"{ours} Keras {keras.__version__} does not load it either.") from error
+
+
+def _wrapped(foreign: keras.Model, class_names: Sequence[str], rescaling: tuple[float, float]) -> keras.Model:
+    """`foreign` between this kit's rescaling and named classes, after a look at what it answers."""
+    shape, names = foreign.input_shape, _checked_names(class_names)
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or not shape[1] or shape[3] != 3:
+        raise ValueError(f"Expected a model of square RGB pictures (B, S, S, 3). Received one of shape {shape}.")
+    if foreign.output_shape != (None, len(names)):
+        raise ValueError(
+            f"Expected {len(names)} probabilities, one for each of {', '.join(names)}. Received a model whose output "
+            f"has the shape {foreign.output_shape}."
+        )
+    inputs = keras.Input(shape[1:], name="rgb")
+    x = foreign(keras.layers.Rescaling(*rescaling, name="rescaling")(inputs))
+    label = ".".join([_CLASSES, *map(_escape, names)])
+    wrapped = keras.Model(inputs, keras.layers.Identity(name=label, dtype="float32")(x), name="wrapped")
+    answer = wrapped(np.random.default_rng(0).integers(0, 256, (2, *shape[1:])).astype(np.float32), training=False)
+    sums = np.asarray(answer).sum(axis=1)
+    if np.asarray(answer).min() < -1e-3 or not np.allclose(sums, 1, atol=1e-2):
+        raise ValueError(f"Expected probabilities, which sum to 1. Received answers that sum to {sums.round(2)}.")
+    return wrapped
+
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+
+
+def build_classifier(
+    class_names: Sequence[str],
+    *,
+    weights: str | Path | None = "nsfwjs",
+    backbone: str = "InceptionV3",
+    head: str = "original",
+    image_size: int | None = None,
+    seed: int = 0,
+) -> keras.Model:
+    """A classifier with a fresh head on a frozen backbone: uint8 or float RGB 0–255 (B, S, S, 3) → (B, K).
+
+    Args:
+        class_names: K names, at least two, in the order of the outputs.
+        weights: of the backbone: "nsfwjs" (published with InceptionV3 and MobileNetV2), "imagenet" (Keras' download), a
+            file that `load_model` reads, or None (random).
+        backbone: a key of `BACKBONES`.
+        head: "original" (Dropout 0.4, Dense 256, Dropout 0.5, Dense 128, Dropout 0.25, softmax; the scripts of 2019
+            lost the first dropout to a typo), or "logistic" (softmax alone).
+        image_size: S; the backbone's own by default.
+
+    Raises:
+        ValueError: an unknown name, fewer than two classes, or weights of another architecture.
+    """
+    if weights == "nsfwjs" and backbone in set(BACKBONES) - {"InceptionV3", "MobileNetV2"}:
+        raise ValueError(
+            "weights='nsfwjs' are an InceptionV3 or a MobileNetV2. "
+            f"Received: backbone={backbone!r}. Use weights='imagenet'."
+        )
+    classifier = assemble(class_names, backbone, head=head, size=image_size, imagenet=weights == "imagenet", seed=seed)
+    if weights == "nsfwjs":
+        load_backbone(classifier)
+    elif weights not in (None, "imagenet"):
+        source = load_model(Path(weights))
+        set_backbone_weights(classifier, backbone_weights(source))
+        theirs = source.get_layer("rescaling")
+        set_rescaling(classifier, theirs.scale, theirs.offset)
+    return classifier
+
+
+def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras.Model:
+    """Load a classifier: a `.keras` that `save_model` wrote, or a Keras 2 `.h5` of 2019.
+
+    No code in the file is ever executed. An `.h5` is wrapped to the contract of this kit, see `model.load_legacy`.
+
+    Args:
+        path: the file.
+        class_names: for an `.h5`, which has none: its K classes in the order of the outputs; by default those of 2019.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no model of this kit, or carries code.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no model file {path}. Train one with 02_fine_tune, or use weights='nsfwjs'.")
+    if path.is_dir():
+        raise ValueError(_folder_advice(path))
+    if path.read_bytes()[:8] == _HDF5:
+        return load_legacy(path, class_names=class_names)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019. Received: another format.")
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds; the first line says which layer or part is at fault
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} was not loaded: {reason} Expected a classifier that nsfwlib saved; code in a model file is never "
+            "run."
+        ) from error
+    _checked_contract(model, path)
+    return model
+
+
+def _folder_advice(path: Path) -> str:
+    if (path / "saved_model.pb").exists():
+        return (
+            f"{path} is a SavedModel folder, which Keras 3 cannot load as a model. Load it with Keras 2 "
+            "(`pip install tf-keras`; `tf_keras.models.load_model(folder).save('model.h5')`) and give the `.h5` here, "
+            "or use it as it is with `keras.layers.TFSMLayer`."
+        )
+    return f"{path} is a folder. Expected a `.keras` or `.h5` file."
+
+
+def _checked_contract(model: keras.Model, path: Path) -> None:
+    """A ValueError unless `model` has what the kit's functions rely on."""
+    names_of(model)
+    names = {layer.name for layer in model.layers}
+    missing = [name for name in ("rescaling", FEATURES, "temperature") if name not in names]
+    shape = model.input_shape
+    if missing or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+        raise ValueError(
+            f"{path} is no classifier of this kit. Expected layers 'rescaling', '{FEATURES}' and 'temperature' and "
+            f"square RGB input. Received: input {shape}, without {', '.join(missing) or 'any missing layer'}."
+        )

@@ -1,0 +1,200 @@
+"""How do pictures flow through a model? Decoded ahead in threads, forward in batches, answers as they are ready.
+
+The same stream runs on this machine and inside each worker of a cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import hashlib
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nsfwlib.data import MAX_BYTES, ImageProblem, load_frames, read_bytes
+from nsfwlib.files import file_path
+from nsfwlib.model.runtime import Forward
+
+Reduce = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+def mean_and_highest(outputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Probabilities (F, K) of one file's frames → their mean and their highest a class, float32 (K,) each."""
+    return [outputs[0].mean(axis=0), outputs[0].max(axis=0)]
+
+
+def first_frame(outputs: list[np.ndarray]) -> list[np.ndarray]:
+    """Features (F, D) of one file's frames, block by block → those of the first as float16 (D,)."""
+    return [output[0].astype(np.float16) for output in outputs]
+
+
+def stream_answers(
+    work: Iterable[tuple[int, str]],
+    files: Files,
+    forward: Forward,
+    *,
+    size: int,
+    frames: int = 1,
+    batch_size: int = 16,
+    workers: int | None = None,
+    skip: Container[str] = (),
+    reduce: Reduce = mean_and_highest,
+) -> Iterator[list[Answer]]:
+    """One answer a file, in lists of about a batch; memory holds three batches and what the threads decode.
+
+    Args:
+        work: (position, path) of each file.
+        files: where they lie.
+        forward: uint8 (B, S, S, 3) → arrays (B, …).
+        size: S.
+        frames: at most so many frames of an animation.
+        batch_size: pictures a forward pass, a few more where an animation does not fit.
+        workers: threads that decode; by default the cores, at most eight.
+        skip: sha256 of contents that need no answer.
+        reduce: what becomes of the outputs of one file's frames.
+
+    Raises:
+        FloatingPointError: the model's answer is not finite.
+    """
+    workers = workers or min(8, os.cpu_count() or 1)
+    work = iter(work)
+    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+        queue: deque = deque()
+        batch: list[tuple[int, Picture]] = []
+        count = 0
+        try:
+            while True:
+                for position, path in itertools.islice(work, 3 * batch_size - len(queue)):
+                    load = pool.submit(load_picture, files, path, size=size, frames=frames, skip=skip)
+                    queue.append((position, path, load))
+                if not queue:
+                    break
+                position, path, load = queue.popleft()
+                picture = load.result()
+                batch.append((position, picture))
+                count += 0 if picture.pixels is None else len(picture.pixels)
+                if count >= batch_size or len(batch) >= 8 * batch_size:
+                    yield _answer(batch, forward, reduce)
+                    batch, count = [], 0
+            if batch:
+                yield _answer(batch, forward, reduce)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def warm_up(forward: Forward, size: int) -> Forward:
+    """`forward` after its first call, with the memory that building its graph took given back.
+
+    glibc would keep it: 570 MB of 2,430 for InceptionV3 with folded weights.
+    """
+    forward(np.zeros((1, size, size, 3), np.uint8))
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return forward
+
+
+def _answer(batch: list[tuple[int, Picture]], forward: Forward, reduce: Reduce) -> list[Answer]:
+    shown = [picture.pixels for _, picture in batch if picture.pixels is not None]
+    outputs = [np.asarray(output) for output in forward(np.concatenate(shown))] if shown else []
+    found, start = [], 0
+    for position, picture in batch:
+        count = 0 if picture.pixels is None else len(picture.pixels)
+        values = reduce([output[start : start + count] for output in outputs]) if count else None
+        if values is not None and not all(np.isfinite(value).all() for value in values):
+            raise FloatingPointError(f"The model's answer is not a number for the picture {picture.sha256}.")
+        found.append(Answer(position, picture.sha256, count, values, picture.problem, picture.detail))
+        start += count
+    return found
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the files lie: small enough to be sent to another machine.
+
+    Attributes:
+        root: a folder, or "" where paths stand on their own.
+        filesystem: an fsspec file system, None for this machine's own.
+    """
+
+    root: str = ""
+    filesystem: Any = None
+
+    def read(self, path: str) -> bytes:
+        """All bytes of the file at `path`, written as in the images table.
+
+        Raises:
+            ImageProblem: missing, unreadable, not a regular file, empty file, too many bytes.
+        """
+        if self.filesystem is None:
+            return read_bytes(file_path(Path(self.root), path))
+        file = file_path(Path(), path).as_posix()
+        try:
+            with self.filesystem.open(f"{self.root}/{file}" if self.root else path, "rb") as stream:
+                data = stream.read(MAX_BYTES + 1)
+        except FileNotFoundError:
+            raise ImageProblem("missing") from None
+        except Exception as error:  # every store has its own kinds
+            raise ImageProblem("unreadable", f"{type(error).__name__}: {error}") from None
+        if len(data) > MAX_BYTES:
+            raise ImageProblem("too many bytes", f"more than {MAX_BYTES:,}")
+        return read_bytes(data)
+
+
+class Answer(NamedTuple):
+    """What the model says of one file. `values` is None where there is a problem, or nothing had to be computed."""
+
+    position: int
+    sha256: str
+    frames: int
+    values: list[np.ndarray] | None
+    problem: str
+    detail: str
+
+
+class Picture(NamedTuple):
+    """What there is to know of one file before a model sees it."""
+
+    sha256: str = ""
+    pixels: np.ndarray | None = None  # uint8 (frames, S, S, 3)
+    problem: str = ""
+    detail: str = ""
+
+
+def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Iterable[str] | Any = ()) -> Picture:
+    """Read, hash and decode one file; never raises for what is wrong with it.
+
+    Args:
+        size: side S of the pictures that the model takes.
+        frames: of an animation, at most so many frames are sampled evenly; 1 takes the first alone.
+        skip: a container of sha256: those are read and hashed, but not decoded.
+    """
+    sha256 = ""
+    try:
+        data = files.read(path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 in skip:
+            return Picture(sha256)
+        pixels, detail = load_frames(data, size=size, frames=frames)
+        return Picture(sha256, pixels, "", detail)
+    except ImageProblem as problem:
+        return Picture(sha256, None, problem.reason, problem.detail)
+
+
+class _Everything:
+    def __contains__(self, sha256: str) -> bool:
+        return True
+
+
+def hashed(files: Files, path: str) -> Picture:
+    """Read and hash one file, decode nothing."""
+    return load_picture(files, path, size=1, frames=1, skip=_Everything())

@@ -1,0 +1,79 @@
+"""How do all figures look? Colours that survive greyscale and colour blindness, and one set of matplotlib settings."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+P = ParamSpec("P")
+R = TypeVar("R")
+INK = "#1f2a36"  # text and lines
+DARK, MID, LIGHT = "#15466e", "#4f93c0", "#b9d6ea"  # three lightness steps of one hue
+ACCENT = "#c8500a"  # the one thing to look at
+CLASS_COLOURS = ("#12355b", "#c8500a", "#1d9a78", "#e0a100", "#7fb8e6", "#8f3f76", "#8a8f98", "#e9dc4a")
+CLASS_MARKERS = "osD^vPX*"
+SPLIT_COLOURS = {"train": DARK, "val": MID, "test": LIGHT}
+_LOOK = sns.axes_style("ticks") | {
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 110,
+    "font.size": 10,
+    "hatch.linewidth": 0.6,
+    "legend.frameon": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draw inside the one look, leaving the reader's own settings as they were."""
+
+    @functools.wraps(draw)
+    def inside(*args: P.args, **kwargs: P.kwargs) -> R:
+        plt.draw_if_interactive()  # loads the backend: inside the context its interactive mode would be reset
+        with mpl.rc_context(_LOOK):
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """The Axes given, or those of a new figure of this size in inches."""
+    return plt.subplots(figsize=size)[1] if ax is None else ax
+
+
+def note(ax: Axes, text: str) -> None:
+    """Say in the middle of an empty figure why it is empty."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", wrap=True)
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def class_looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Colour and marker of each class: one of them survives greyscale and colour blindness."""
+    n, m = len(CLASS_COLOURS), len(CLASS_MARKERS)
+    return {
+        name: {"color": CLASS_COLOURS[i % n], "marker": CLASS_MARKERS[(i + i // n) % m]} for i, name in enumerate(names)
+    }
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """200, 500, 1,000 in place of powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_formatter(NullFormatter())

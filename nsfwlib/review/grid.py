@@ -1,0 +1,577 @@
+"""How does a person see a `ReviewSession` in a notebook? As a view with keys; every rule lives in `review`.
+
+Control over exposure: the pixels that reach the browser are already blurred, grey and small. A sharp picture travels
+alone, when somebody asks for it, and is gone when they leave it. Pixels are sent as messages and never kept in the
+widget's state, so neither a saved notebook nor saved widget state can hold one.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import traitlets
+
+from nsfwlib.data import ImageProblem, blurred_thumbnail, encode_jpeg
+from nsfwlib.evaluate import at_threshold, threshold_curve
+from nsfwlib.files import file_path
+from nsfwlib.plots import plot_threshold
+from nsfwlib.review.session import ReviewSession
+
+HERE = Path(__file__).parent
+THUMBNAIL, REVEALED = 192, 640  # pixels on the long side
+LUMA = np.array([0.299, 0.587, 0.114])
+BLIND_TITLES = {
+    "audit": "Which class is it? The label is not shown",
+    "second": "A second look: which class is it?",
+    "disagreement": "Two people disagree: which class is it?",
+}
+GAP_SECONDS = 300  # longer than that between two keys counts as a break
+Message = dict[str, Any]
+
+
+class PictureStore:
+    """Small pictures of the pages in view and next, in the kernel's memory only; decoded side by side in threads."""
+
+    def __init__(self, data_dir: Path, *, keep: int = 256) -> None:
+        self.data_dir = Path(data_dir)
+        self.small = lru_cache(keep)(self._small)
+        self.blurred = lru_cache(keep)(self._blurred)
+        self._threads = ThreadPoolExecutor(4, thread_name_prefix="pictures")
+
+    def _small(self, path: str) -> np.ndarray | ImageProblem:
+        try:
+            source = file_path(self.data_dir, path)
+            return blurred_thumbnail(source, size=THUMBNAIL, blur=0, grey=False)
+        except ImageProblem as problem:
+            return problem
+
+    def _blurred(self, path: str, blur: float, grey: float) -> tuple[bytes, str]:
+        """JPEG bytes as shown before anybody asked for more, or b"" and the reason why there is no picture."""
+        picture = self.small(path)
+        if isinstance(picture, ImageProblem):
+            return b"", picture.reason
+        picture = blurred_thumbnail(picture, size=THUMBNAIL, blur=blur, grey=False)
+        mixed = (1 - grey) * picture + grey * (picture @ LUMA)[..., None]
+        return encode_jpeg(np.rint(mixed).astype(np.uint8)), ""
+
+    def page(self, paths: Collection[str], *, blur: float, grey: float) -> list[tuple[bytes, str]]:
+        """`blurred` of several pictures at once."""
+        return list(self._threads.map(lambda path: self.blurred(path, blur, grey), paths))
+
+    def prefetch(self, paths: Collection[str], *, blur: float, grey: float) -> None:
+        """Make these ready in the background."""
+        for path in paths:
+            self._threads.submit(self.blurred, path, blur, grey)
+
+    def sharp(self, path: str) -> bytes:
+        """JPEG bytes of the picture itself; decoded anew and not kept.
+
+        Raises:
+            ImageProblem: the file cannot be read any more.
+        """
+        source = file_path(self.data_dir, path)
+        return encode_jpeg(blurred_thumbnail(source, size=REVEALED, blur=0, grey=False), quality=85)
+
+
+class PageView(anywidget.AnyWidget):
+    """The page in the browser (`review.js`): it asks and is answered by messages, and its state holds no picture."""
+
+    _esm = HERE / "grid.js"
+    _css = HERE / "grid.css"
+    classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    advance = traitlets.Bool(True).tag(sync=True)
+    blind = traitlets.Bool(False).tag(sync=True)
+    guidelines = traitlets.Unicode("").tag(sync=True)
+
+
+class ReviewGrid(ipywidgets.VBox):
+    """The review grid: a page of blurred pictures with keys and buttons, filters, exposure and progress.
+
+    Args:
+        session: holds the queue, the decisions and all rules.
+        data_dir: where the paths of the queue lie.
+        blur: radius of the blur in pixels of a 192 px thumbnail.
+        grey: 0 = as coloured as the picture, 1 = grey.
+        hidden: classes whose pictures are not shown at all, whether given or suggested.
+        advance: whether a decision moves on to the next picture.
+        guidelines: a Markdown file with your own definition of the classes, shown by `h`.
+        neighbours: path → table with the columns path, given_label, similarity (see `labels.nearest`).
+        rescore: session → table for `ReviewSession.rerank`; adds the button "Re-rank".
+        break_minutes: after so many minutes of work comes a reminder; 0 = never.
+        export_to: CSV file for the button "Export"; by default beside the journal.
+    """
+
+    def __init__(
+        self,
+        session: ReviewSession,
+        data_dir: Path,
+        *,
+        blur: float = 6.0,
+        grey: float = 1.0,
+        hidden: Collection[str] = (),
+        advance: bool = True,
+        guidelines: Path | None = None,
+        neighbours: Callable[[str], pd.DataFrame] | None = None,
+        rescore: Callable[[ReviewSession], pd.DataFrame] | None = None,
+        break_minutes: float = 25.0,
+        export_to: Path | None = None,
+    ) -> None:
+        self.session, self.store = session, PictureStore(data_dir)
+        self.neighbours, self.rescore, self.break_seconds = neighbours, rescore, 60 * break_minutes
+        self.export_to = Path(export_to or session.journal.with_name(session.journal.stem + "_in_force.csv"))
+        self.screen, self.revealed = [session.first_open_page()], 0
+        self._contents: dict[str, str] = {}
+        self._worked = self._since_break = 0.0
+        self._last_seen = time.monotonic()
+        self.view = PageView(
+            classes=session.class_names,
+            advance=advance,
+            blind=session.blind,
+            guidelines=_rendered(guidelines) if guidelines else "",
+        )
+        self._inbox = InOrder(self._handle)
+        self.view.on_msg(self._on_message)
+        super().__init__(
+            [self._make_paging(), self._make_exposure(blur, grey, hidden), self._make_progress(), self.view],
+        )
+        self.add_class("nsfw-panel")
+        self._make_escalated()
+        if session.n_pages:
+            self._fill_screen(self.screen[0])
+        self._count()
+
+    def __repr__(self) -> str:
+        return f"ReviewGrid({self.session.n_pages} pages, {self.session.journal.name})"
+
+    # --- plain widgets around the page ---
+
+    def _make_paging(self) -> ipywidgets.HBox:
+        self.pair = ipywidgets.Dropdown(
+            description="Show", layout={"width": "330px"}, style={"description_width": "40px"}
+        )
+        self._fill_pairs()
+        self.open_only = ipywidgets.ToggleButton(description="open pages only", layout={"width": "auto"})
+        self.message = ipywidgets.HTML()
+        export = _button("Export", lambda: self._export())
+        again = [_button("Re-rank", lambda: self._rerank())] if self.rescore and not self.session.blind else []
+        for control in (self.pair, self.open_only):
+            control.observe(self._filter, "value")
+        return ipywidgets.HBox([self.pair, self.open_only, *again, export, self.message])
+
+    def _fill_pairs(self) -> None:
+        pages = self.session.pages()
+        pages = (
+            pages[~pages["is_control"] & (not self.session.blind)]
+            .groupby(["given", "suggested"], observed=True, sort=False)
+            .size()
+        )
+        options = [
+            (f"{given} → {suggested}, {_count(n, 'page')}", (given, suggested))
+            for (given, suggested), n in pages.items()
+        ]
+        everything = "all, in the order drawn" if self.session.blind else "all pairs, most to find first"
+        self.pair.options = [(everything, ()), *options]
+        self.pair.index = 0
+
+    def _make_exposure(self, blur: float, grey: float, hidden: Collection[str]) -> ipywidgets.HBox:
+        slim = {"continuous_update": False, "style": {"description_width": "34px"}, "layout": {"width": "190px"}}
+        self.blur = ipywidgets.FloatSlider(
+            blur, min=0, max=16, step=0.5, description="Blur", readout_format=".1f", **slim
+        )
+        self.grey = ipywidgets.FloatSlider(
+            grey, min=0, max=1, step=0.1, description="Grey", readout_format=".1f", **slim
+        )
+        self.hide = {
+            name: ipywidgets.ToggleButton(
+                name in hidden, description=name, layout={"width": "auto"}, tooltip=f"hide {name}"
+            )
+            for name in self.session.class_names
+        }
+        for control in (self.blur, self.grey, *self.hide.values()):
+            control.observe(lambda _: self._send_page(), "value")
+        return ipywidgets.HBox([self.blur, self.grey, ipywidgets.Label("Hide"), *self.hide.values()])
+
+    def _make_progress(self) -> ipywidgets.HBox:
+        self.bar = ipywidgets.IntProgress(max=max(1, len(self.session.queue)), layout={"width": "190px"})
+        self.bar.add_class("nsfw-progress")
+        self.counts = ipywidgets.HTML(layout={"flex": "1 1 0%"})
+        self.counts.add_class("nsfw-counts")
+        return ipywidgets.HBox([self.bar, self.counts])
+
+    def _make_escalated(self) -> None:
+        self._escalated_rows = ipywidgets.HTML()
+        self.escalated = ipywidgets.Accordion([self._escalated_rows], layout={"display": "none"})
+        self.children = [*self.children, self.escalated]
+        self._n_escalated = -1
+
+    # --- messages from the page ---
+
+    def _on_message(self, _: Any, message: Message, __: Any) -> None:
+        self._inbox.take(message)
+
+    def _handle(self, message: Message) -> None:
+        handlers = {
+            "open": lambda m: self._send_page(),
+            "decide": self._decide,
+            "accept": self._accept,
+            "undo": self._take_back,
+            "redo": self._take_back,
+            "reveal": self._reveal,
+            "details": self._details,
+            "go": lambda m: self._go(int(m["step"])),
+        }
+        if message.get("op") not in handlers:  # "still" of a page that waits for an answer among them
+            return
+        try:
+            handlers[message["op"]](message)
+        except (ValueError, KeyError, IndexError, OSError) as error:
+            self.view.send({"t": "problem", "text": str(error.args[0] if error.args else error)})
+            self._send_state(message)
+
+    def _decide(self, message: Message) -> None:
+        seconds = self._work(message)
+        self.session.decide(message["path"], message["decision"], seconds=seconds)
+        self._send_state(message)
+
+    def _accept(self, message: Message) -> None:
+        self.session.accept_page(message["page"], skip=message["skip"], seconds=self._work(message))
+        self._send_state(message)
+
+    def _take_back(self, message: Message) -> None:
+        paths = self.session.undo() if message["op"] == "undo" else self.session.redo()
+        if paths:
+            page = self.session.page_of(paths[0])
+            if page not in self.screen:
+                self._fill_screen(page)
+            self._send_page(focus=self.session.page(*self.screen)["path"].tolist().index(paths[0]))
+        text = f"{message['op']}: {_count(len(paths), 'picture')}" if paths else f"nothing to {message['op']}"
+        self._send_state(message, text=text)
+
+    def _reveal(self, message: Message) -> None:
+        path = message["path"]
+        if self.session.is_escalated(path):
+            raise ValueError("This picture is escalated: it is not shown any more.")
+        data = self.store.sharp(path)
+        self.revealed += 1
+        self.view.send({"t": "reveal", "path": path}, [data])
+        self._count()
+
+    def _details(self, message: Message) -> None:
+        rows = self._alike(message["path"])
+        rows = rows[~rows["path"].map(self.session.is_escalated).astype(bool)]
+        pictures = self._pictures(rows["path"], [{label} for label in rows["label"]], [False] * len(rows))
+        shown = [
+            {"label": row.label, "why": row.why, "note": note}
+            for row, (_, note) in zip(rows.itertuples(), pictures, strict=True)
+        ]
+        self.view.send({"t": "details", "path": message["path"], "rows": shown}, [data for data, _ in pictures])
+
+    def _alike(self, path: str) -> pd.DataFrame:
+        """The other members of the near-duplicate group, then the neighbours that voted: path, label, why.
+
+        Nothing in a blind session: their labels would say what this one's is.
+        """
+        known = self.session.images
+        members = known.iloc[:0]
+        if self.session.blind:
+            return members.assign(label="", why="")
+        if "group" in known:
+            group = known.loc[known["path"] == path, "group"]
+            members = known[known["group"].isin(group) & (known["path"] != path)]
+        members = members.assign(label=members["given_label"], why="near-duplicate")
+        if self.neighbours is None:
+            return members[["path", "label", "why"]]
+        voted = self.neighbours(path).rename(columns={"given_label": "label"})
+        voted["why"] = [f"similarity {similarity:.2f}" for similarity in voted["similarity"]]
+        return pd.concat([members[["path", "label", "why"]], voted[["path", "label", "why"]]], ignore_index=True)
+
+    # --- messages to the page ---
+
+    def _send_page(self, *, focus: int | None = None) -> None:
+        """Send the pages in view; the first undecided picture has the focus if no other is named."""
+        if not self.session.n_pages:
+            self.view.send({"t": "page", "page": 0, "focus": 0, "rows": [], "sections": []}, [])
+            return
+        rows = self.session.page(*self.screen)
+        self._contents = dict(zip(rows["path"], rows["sha256"], strict=True))
+        if focus is None:
+            focus = int((rows["decision"] != "").to_numpy().argmin())
+        classes = [self.session.classes_of(path) for path in rows["path"]]
+        pictures = self._pictures(rows["path"], classes, rows["escalated"])
+        shown = [self._row(row, note) for row, (_, note) in zip(rows.to_dict("records"), pictures, strict=True)]
+        about = self.session.pages()
+        sections = [self._section(page, about.loc[page]) for page in self.screen]
+        message = {"t": "page", "page": self.screen[0], "focus": focus, "rows": shown, "sections": sections}
+        self.view.send(message, [data for data, _ in pictures])
+        self._count()
+        following = self._screen_after(1)
+        if following != self.screen:
+            ahead = self.session.page(*following)
+            ahead = ahead.loc[~ahead["escalated"], "path"]
+            self.store.prefetch(ahead, blur=self.blur.value, grey=self.grey.value)
+
+    def _pictures(
+        self,
+        paths: Collection[str],
+        classes: Collection[set[str]],
+        escalated: Collection[bool],
+    ) -> list[tuple[bytes, str]]:
+        """Blurred JPEG bytes and "" for what may be shown, else b"" and the reason, in the order of `paths`."""
+        hidden = {name for name, switch in self.hide.items() if switch.value}
+        notes = [
+            "escalated" if secret else "class hidden" if names & hidden else ""
+            for names, secret in zip(classes, escalated, strict=True)
+        ]
+        visible = [path for path, note in zip(paths, notes, strict=True) if not note]
+        made = iter(self.store.page(visible, blur=self.blur.value, grey=self.grey.value))
+        return [(b"", note) if note else next(made) for note in notes]
+
+    def _row(self, row: Message, note: str) -> Message:
+        probs = None if self.session.pred_probs is None else self.session.pred_probs.loc[row["path"]]
+        suggested = "" if row["is_control"] else str(row["suggested"])
+        p_given, p_suggested = (
+            row.get(f"p_{name}", np.nan if probs is None else probs.get(row[name], np.nan))
+            for name in ("given", "suggested")
+        )
+        known = suggested and np.isfinite(p_given) and np.isfinite(p_suggested)
+        return {
+            **{name: str(row[name]) for name in ("path", "given", "decision")},
+            "suggested": suggested,
+            "words": self._words(row, suggested),
+            "name": "" if self.session.blind else str(row["path"]),
+            "group": str(row.get("group", row["path"])),
+            "section": self.screen.index(row["page"]),
+            "note": note,
+            "remark": self._remark(row),
+            "p_given": float(p_given) if known else None,
+            "p_suggested": float(p_suggested) if known else None,
+            "probs": probs.tolist() if probs is not None and suggested and np.isfinite(probs).all() else None,
+        }
+
+    def _words(self, row: Message, suggested: str) -> list[str]:
+        """What stands under an undecided picture, and how it is read out."""
+        if self.session.mode == "disagreement":
+            return [str(row["about"]), f"called {row['about'].replace(' / ', ' and ')}"]
+        if self.session.blind:
+            return ["", "label not shown"]
+        spoken = f"filed under {row['given']}" + (f", might be {suggested}" if suggested else "")
+        return [f"{row['given']} → {suggested}" if suggested else str(row["given"]), spoken]
+
+    def _remark(self, row: Message) -> str:
+        if row["conflict"] and not self.session.blind:
+            return "two labels"
+        return f"{row['alike']} alike" if row["alike"] > 1 else ""
+
+    def _section(self, page: int, about: pd.Series) -> Message:
+        default = self.session.page_default(page)
+        facts = f"page {page + 1:,} of {self.session.n_pages:,} · {_count(int(about['rows']), 'picture')}"
+        if self.session.blind:
+            title = [(BLIND_TITLES[self.session.mode], True)]
+        elif about["is_control"]:
+            title = [("Drawn at random: is the label right?", True)]
+        else:
+            likely = ", perhaps " if default == "keep" else ", looks like "
+            title = [
+                ("Filed under ", False),
+                (about["given"] or "no label", True),
+                (likely, False),
+                (about["suggested"], True),
+            ]
+            facts += f" · about {about['expected_errors']:.0f} of the undecided wrong"
+        return {"page": page, "default": default, "title": title, "facts": facts}
+
+    def _send_state(self, message: Message, *, text: str = "") -> None:
+        state = {path: self.session.decision(sha256) for path, sha256 in self._contents.items()}
+        self.view.send({"t": "state", "seq": message["seq"], "decisions": state, "text": text})
+        self._count()
+
+    # --- paging, filters, progress ---
+
+    def _allowed(self) -> pd.Series:
+        """How many rows each page has that the filters let through."""
+        pages = self.session.pages()
+        wanted = pd.Series(True, pages.index)
+        if self.pair.value:
+            given, suggested = self.pair.value
+            wanted &= (pages["given"] == given) & (pages["suggested"] == suggested) & ~pages["is_control"]
+        if self.open_only.value:
+            wanted &= pages["decided"] < pages["rows"]
+        return pages.loc[wanted, "rows"]
+
+    def _screen_after(self, step: int) -> list[int]:
+        """The pages to show after (or before) those in view: as many as make a full page together, one at least."""
+        allowed = self._allowed()
+        if step > 0:
+            allowed = allowed[allowed.index > self.screen[-1]]
+        else:
+            allowed = allowed[allowed.index < self.screen[0]][::-1]
+        first = allowed[: self.session.page_size]
+        fits = int((first.cumsum() <= self.session.page_size).sum())
+        return sorted(first.index[: max(fits, 1)].tolist()) or self.screen
+
+    def _fill_screen(self, page: int) -> None:
+        self.screen = [page - 1]
+        self.screen = self._screen_after(1)
+        if page not in self.screen:  # a filter hides it
+            self.screen = [page]
+
+    def _go(self, step: int) -> None:
+        following = self._screen_after(step)
+        end = "This is the last page." if step > 0 else "This is the first page."
+        self.message.value = end if following == self.screen else ""
+        self.screen = following
+        self._send_page()
+
+    def _filter(self, _: Any = None) -> None:
+        here, self.screen = self.screen, [-1]
+        following = self._screen_after(1)
+        self.screen = following if following != [-1] else here
+        self._send_page()
+
+    def _rerank(self) -> None:
+        self.message.value = "re-ranking …"
+        self.screen = self.session.rerank(self.rescore(self.session), in_view=self.screen)
+        self.pair.unobserve(self._filter, "value")  # the pages in view must stay
+        self._fill_pairs()
+        self.pair.observe(self._filter, "value")
+        self.message.value = "re-ranked: the pages in view have not changed"
+        self._send_page()
+
+    def _export(self) -> None:
+        table = self.session.decisions()
+        table.to_csv(self.export_to, index=False, errors="surrogateescape")
+        self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {self.export_to}")
+
+    def _work(self, message: Message) -> float:
+        seconds, now = float(message.get("seconds") or 0.0), time.monotonic()
+        self._since_break = 0.0 if now - self._last_seen > GAP_SECONDS else self._since_break + seconds
+        self._last_seen = now
+        self._worked += seconds
+        if 0 < self.break_seconds <= self._since_break:
+            minutes = self._since_break / 60
+            self._since_break = 0.0
+            self.view.send({"t": "break", "text": f"{minutes:.0f} minutes without a break. Look at something else?"})
+        return seconds
+
+    def _count(self) -> None:
+        p = self.session.progress()
+        self.bar.value = p["decided"]
+        rate = f" ({60 * p['errors_found'] / p['seconds']:.1f} a minute)" if p["seconds"] > 60 else ""
+        errors = [f"{_count(p['errors_found'], 'error')} found{rate}, about {p['expected_left']:,.0f} left"]
+        parts = [
+            f"{p['decided']:,} of {p['rows']:,} decided",
+            *errors[: not self.session.blind],
+            f"{p['unsure']:,} unsure",
+            f"this sitting: {self.revealed:,} revealed, {self._worked / 60:.0f} min",
+        ]
+        self.counts.value = " · ".join(parts)
+        if p["escalate"] != self._n_escalated:
+            self._n_escalated = p["escalate"]
+            self._list_escalated()
+
+    def _list_escalated(self) -> None:
+        table = self.session.escalated()
+        self.escalated.layout.display = None if len(table) else "none"
+        self.escalated.titles = (f"Escalated: {_count(len(table), 'picture')}, listed without pixels",)
+        self._escalated_rows.value = table.to_html(index=False, border=0, escape=True)
+
+
+def _button(text: str, run: Callable[[], None]) -> ipywidgets.Button:
+    button = ipywidgets.Button(description=text, layout={"width": "auto"})
+    button.on_click(lambda _: run())
+    return button
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def _rendered(guidelines: Path) -> str:
+    """Markdown as HTML; raw HTML in the file is shown as text."""
+    import mistune  # comes with JupyterLab's nbconvert
+
+    return str(mistune.create_markdown(escape=True, plugins=["table"])(Path(guidelines).read_text("utf-8")))
+
+
+HOLD_SECONDS = 60  # after so long a missing message counts as lost
+
+
+class InOrder:
+    """Hands messages on one at a time, each after those that its sender numbered before it.
+
+    A message has `sender`, and `seq` that counts from 1; one without a sender is handed on at once.
+    """
+
+    def __init__(self, handle: Callable[[dict[str, Any]], None]) -> None:
+        self.handle = handle
+        self._lock = threading.RLock()
+        self._next: dict[str, int] = {}
+        self._held: dict[str, dict[int, tuple[float, dict[str, Any]]]] = {}
+
+    def take(self, message: dict[str, Any]) -> None:
+        """Hand on `message`, or hold it until those before it have come."""
+        sender, number = message.get("sender"), message.get("seq")
+        with self._lock:
+            if not isinstance(sender, str) or not isinstance(number, int):
+                self.handle(message)
+                return
+            held = self._held.setdefault(sender, {})
+            if number >= self._next.setdefault(sender, 1):
+                held[number] = (time.monotonic(), message)
+            self._hand_on(sender)
+
+    def _hand_on(self, sender: str) -> None:
+        held = self._held[sender]
+        if held and time.monotonic() - min(since for since, _ in held.values()) > HOLD_SECONDS:
+            self._next[sender] = min(held)
+        while self._next[sender] in held:
+            number = self._next[sender]
+            self._next[sender] = number + 1
+            self.handle(held.pop(number)[1])
+
+
+def threshold_explorer(
+    unsafe: np.ndarray,
+    score: np.ndarray,
+    *,
+    groups: Sequence[int] | None = None,
+    threshold: float = 0.5,
+    prevalence: float = 0.01,
+    uploads: int = 100_000,
+) -> ipywidgets.VBox:
+    """Sliders for threshold and prevalence over the curves and the expected counts; drawn anew as they move."""
+    curve = threshold_curve(unsafe, score, groups=groups)
+    wide = {"layout": {"width": "420px"}, "style": {"description_width": "80px"}, "continuous_update": False}
+    sliders = [
+        ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **wide),
+        ipywidgets.FloatLogSlider(prevalence, min=-4, max=-0.3, step=0.1, description="prevalence", **wide),
+    ]
+    # An image widget: an output widget would keep headless runs waiting.
+    picture = ipywidgets.Image(format="png")
+
+    def draw(_: Any = None) -> None:
+        point = at_threshold(
+            unsafe, score, sliders[0].value, prevalence=sliders[1].value, groups=groups, uploads=uploads, draws=1000
+        )
+        figure, png = plot_threshold(curve, point.iloc[0], uploads=uploads), io.BytesIO()
+        figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
+        plt.close(figure)
+        picture.value = png.getvalue()
+
+    for slider in sliders:
+        slider.observe(draw, "value")
+    draw()
+    return ipywidgets.VBox([*sliders, picture])

@@ -1,0 +1,233 @@
+"""Do reviewers agree, and who decides where they do not? Second looks, Cohen's kappa, disagreements, consensus.
+
+A share of what one person decided is shown to another one blind (`second_queue`). Only such answers say how far
+people agree: who sees a decision and leaves it has not judged. Where two answers differ, somebody resolves it
+(`disagreement_queue`). Until then the label in force is as before, by the one rule of `journal`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nsfwlib.evaluate import bootstrap_weights, effective_count, group_codes, group_correlation, jeffreys, tails
+from nsfwlib.labels import LABELLING, read_journal, standing
+
+QUEUE = ("path", "sha256", "given", "suggested", "score", "group", "split")
+
+
+def standing_opinions(lines: pd.DataFrame) -> pd.DataFrame:
+    """Independent answers on pictures that somebody saw a second time: `sha256`, `reviewer`, `answer`, `is_first`.
+
+    From the lines of a journal (as from `labels.read_journal`): each reviewer's last second look, and before them the
+    decision that stood when the first of these looks was taken. "keep" counts as the label it confirmed; unsure is
+    no answer. A reviewer who looks at an own decision again is no second one.
+    """
+    looks = standing(lines, "second")
+    firsts = standing(lines, *LABELLING)
+    seen_at = pd.Series(looks.index, looks["sha256"]).groupby(level=0).min()
+    firsts = firsts[firsts.index < firsts["sha256"].map(seen_at)]
+    firsts = firsts.drop_duplicates("sha256", keep="last").assign(is_first=True)
+    looks = looks.drop_duplicates(["sha256", "reviewer"], keep="last").assign(is_first=False)
+    answers = pd.concat([firsts, looks]).drop_duplicates(["sha256", "reviewer"])
+    answers["answer"] = answers["decision"].mask(answers["decision"].eq("keep"), answers["given_label"])
+    answers = answers[~answers["answer"].isin(["unsure", "escalate"])]
+    return answers[["sha256", "reviewer", "answer", "is_first"]].reset_index(drop=True)
+
+
+def agreement(
+    answers: pd.DataFrame, *, groups: pd.Series | None = None, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """How far reviewers agree: over all pairs of answers, and for each pair of reviewers.
+
+    Args:
+        answers: as from `opinions`.
+        groups: near-duplicate group by sha256; every picture by itself by default.
+        level: of the intervals.
+        seed: of their draws.
+
+    Returns:
+        One row a pair of reviewers, all of them first: `between`, `pictures` with two answers, `agree` (share) with
+        `low` and `high`, Cohen's `kappa` with `kappa_low` and `kappa_high` (see `cohens_kappa`).
+    """
+    pairs = _pairs(answers, groups)
+    kinds = [("all", pairs)] + [(" and ".join(names), rows) for names, rows in pairs.groupby(["one", "other"])]
+    records = []
+    for between, rows in kinds:
+        share = _share(rows["a"].eq(rows["b"]).to_numpy(), rows["group"], level)
+        kappa = cohens_kappa(rows["a"], rows["b"], groups=rows["group"], level=level, seed=seed)
+        records.append({"between": between, "pictures": rows["sha256"].nunique()} | share | kappa)
+    return pd.DataFrame(records)
+
+
+def agreement_by_classes(
+    answers: pd.DataFrame, *, groups: pd.Series | None = None, level: float = 0.95
+) -> pd.DataFrame:
+    """Which classes do reviewers take for one another? Worst pair first; arguments as in `agreement`.
+
+    Returns:
+        One row a pair of classes that was mixed up: `classes`, `pictures` that got these two answers and no other,
+        `agree` (share on which both gave the same) with `low` and `high`.
+    """
+    pairs = _pairs(answers, groups)
+    records = []
+    for a, b in combinations(sorted(set(pairs["a"]) | set(pairs["b"])), 2):
+        rows = pairs[pairs["a"].isin([a, b]) & pairs["b"].isin([a, b])]
+        same = rows["a"].eq(rows["b"]).to_numpy()
+        if not same.all():
+            records.append({"classes": f"{a} / {b}", "pictures": len(rows)} | _share(same, rows["group"], level))
+    table = pd.DataFrame(records, columns=["classes", "pictures", "agree", "low", "high"])
+    return table.sort_values("agree", ignore_index=True)
+
+
+def cohens_kappa(
+    one: Sequence[str],
+    other: Sequence[str],
+    *,
+    groups: Sequence[int] | None = None,
+    level: float = 0.95,
+    draws: int = 4000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Agreement beyond chance of two lists of answers: `kappa`, `kappa_low`, `kappa_high`; NaN where undefined.
+
+    (p − e) / (1 − e) with p the share on which both agree and e the one that their habits alone would give: Cohen, A
+    Coefficient of Agreement for Nominal Scales, 1960. Interval: p from Beta(½ + hits, ½ + misses) on an effective
+    count, e by Bayesian bootstrap of groups, so that full agreement on few pictures is not taken for certainty.
+    """
+    names, codes = np.unique(np.concatenate([np.asarray(one, str), np.asarray(other, str)]), return_inverse=True)
+    n, k = len(one), len(names)
+    if not n:
+        return {"kappa": np.nan, "kappa_low": np.nan, "kappa_high": np.nan}
+    a, b = np.eye(k)[codes[:n]], np.eye(k)[codes[n:]]
+    same, members = codes[:n] == codes[n:], group_codes(groups, n)
+    rng = np.random.default_rng(seed)
+    chance = (a.mean(0) * b.mean(0)).sum()
+    kappa = (same.mean() - chance) / (1 - chance) if chance < 1 else np.nan
+    worth = effective_count(members, n, correlation=group_correlation(same, members))
+    agree = rng.beta(same.mean() * worth + 0.5, (1 - same.mean()) * worth + 0.5, draws)
+    weights = np.concatenate(list(bootstrap_weights(members, draws, rng)), axis=1)
+    weights /= weights.sum(axis=0)
+    by_habit = ((a.T @ weights) * (b.T @ weights)).sum(axis=0)
+    low, high = np.quantile((agree - by_habit) / np.maximum(1 - by_habit, 1e-12), tails(level))
+    return {"kappa": kappa, "kappa_low": float(np.fmin(low, kappa)), "kappa_high": float(np.fmax(high, kappa))}
+
+
+def second_queue(
+    table: pd.DataFrame, lines: pd.DataFrame, *, reviewer: str, share: float = 0.1, seed: int = 0
+) -> pd.DataFrame:
+    """What `reviewer` is to see a second time: a random share of what others decided, for a session in mode "second".
+
+    Whole near-duplicate groups are drawn by a hash of their first picture: whoever asks and whenever, the same ones
+    come, so the share is known before anybody decides. Pages change with every ranking and could not be kept.
+    What was resolved or escalated, and the test split, stay out.
+
+    Args:
+        table: the images table (`path`, `sha256`, `given_label`, `group`, `split`).
+        lines: of the journal, as from `labels.read_journal`.
+        reviewer: whose second look it is; own decisions are left out.
+        share: of the decided pictures, 0 … 1.
+        seed: of the draw.
+    """
+    labelling = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
+    open_to = labelling[
+        labelling["reviewer"].ne(reviewer) & labelling["kind"].eq("decision") & labelling["decision"].ne("escalate")
+    ]
+    rows = table[table["sha256"].isin(open_to["sha256"]) & table["split"].ne("test")].drop_duplicates("sha256")
+    chance = rows["group"].map(table.groupby("group")["sha256"].min()).map(lambda first: _unit(f"{seed} {first}"))
+    rows = rows[chance < share]
+    rows = rows.assign(place=[_unit(f"{seed} place {sha256}") for sha256 in rows["sha256"]]).sort_values("place")
+    return _as_queue(rows)
+
+
+def disagreements(lines: pd.DataFrame) -> pd.Series:
+    """What reviewers answered where they differ and nobody has resolved it: sha256 → such as "porn / sexy"."""
+    answers = standing_opinions(lines)
+    kinds = answers.groupby("sha256")["answer"].agg(lambda given: " / ".join(sorted(set(given))))
+    settled = pd.concat([standing(lines, "resolution"), standing(lines, "decision").query("decision == 'escalate'")])
+    return kinds[kinds.str.contains(" / ", regex=False) & ~kinds.index.isin(settled["sha256"])].rename("about")
+
+
+def disagreement_queue(table: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
+    """Open disagreements for a session in mode "disagreement"; `about` holds the answers, arguments as above."""
+    about = disagreements(lines)
+    rows = table[table["sha256"].isin(about.index) & table["split"].ne("test")].drop_duplicates("sha256")
+    rows = rows.assign(about=rows["sha256"].map(about)).sort_values(["about", "sha256"])
+    return _as_queue(rows).assign(about=rows["about"].to_numpy())
+
+
+def consensus(answers: pd.DataFrame, pred_probs: pd.DataFrame, *, least: int = 3) -> pd.DataFrame:
+    """What the crowd says, by cleanlab's CROWDLAB, where at least `least` reviewers answered.
+
+    It weighs reviewers by how far they agree with others and with the judge (Goh et al., CROWDLAB, 2022).
+
+    Args:
+        answers: as from `opinions`; those that are no class, such as drop, do not count.
+        pred_probs: out-of-sample probabilities, indexed by sha256, one column a class.
+        least: fewer answers are no crowd.
+
+    Returns:
+        One row a picture: `sha256`, `consensus`, `quality` (0 … 1), `answers` (how many).
+
+    Raises:
+        ImportError: cleanlab is not installed.
+    """
+    answers = answers[answers["answer"].isin(pred_probs.columns) & answers["sha256"].isin(pred_probs.index)]
+    table = answers.pivot(index="sha256", columns="reviewer", values="answer")
+    table = table[table.notna().sum(axis=1) >= least].dropna(axis=1, how="all")
+    if table.empty:
+        return pd.DataFrame(columns=["sha256", "consensus", "quality", "answers"])
+    try:
+        from cleanlab.multiannotator import get_label_quality_multiannotator
+    except ImportError as error:
+        raise ImportError("A consensus of reviewers needs cleanlab: pip install 'nsfwlib[bench]'.") from error
+    names = np.asarray(pred_probs.columns, dtype=object)
+    codes = table.apply(lambda column: column.map({name: i for i, name in enumerate(names)}))
+    found = get_label_quality_multiannotator(codes, pred_probs.loc[table.index].to_numpy(float), verbose=False)
+    quality = found["label_quality"]
+    return pd.DataFrame({
+        "sha256": table.index, "consensus": names[quality["consensus_label"].to_numpy(int)],
+        "quality": quality["consensus_quality_score"].to_numpy(float), "answers": table.notna().sum(axis=1).to_numpy(),
+    })  # fmt: skip
+
+
+def _pairs(answers: pd.DataFrame, groups: pd.Series | None) -> pd.DataFrame:
+    """One row a picture and pair of reviewers: sha256, one, other (names, sorted), a, b (their answers), group."""
+    both = answers.merge(answers, on="sha256", suffixes=("", "_other"))
+    both = both[both["reviewer"] < both["reviewer_other"]]
+    pairs = pd.DataFrame({
+        "sha256": both["sha256"], "one": both["reviewer"], "other": both["reviewer_other"],
+        "a": both["answer"], "b": both["answer_other"],
+    })  # fmt: skip
+    return pairs.assign(group=pairs["sha256"] if groups is None else pairs["sha256"].map(groups))
+
+
+def _share(same: np.ndarray, groups: pd.Series, level: float) -> dict[str, float]:
+    n = len(same)
+    if not n:
+        return {"agree": np.nan, "low": 0.0, "high": 1.0}
+    worth = effective_count(groups, n, correlation=group_correlation(same, groups))
+    low, high = jeffreys(same.mean() * worth, worth, level=level)
+    return {"agree": float(same.mean()), "low": float(low), "high": float(high)}
+
+
+def _as_queue(rows: pd.DataFrame) -> pd.DataFrame:
+    rows = rows.assign(given=rows["given_label"], suggested="", score=np.nan)
+    return rows[list(QUEUE)].reset_index(drop=True)
+
+
+def _unit(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+
+
+def reviewer_agreement(journal: Path, table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """`review.agreement` of a journal, near-duplicates counted as the images table groups them; empty without."""
+    answers = standing_opinions(read_journal(journal))
+    groups = table.drop_duplicates("sha256").set_index("sha256")["group"]
+    return agreement(answers, groups=groups, seed=seed) if len(answers) else pd.DataFrame()

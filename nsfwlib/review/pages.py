@@ -1,0 +1,86 @@
+"""Which suspected labels stand together on a page, and which page comes first?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+
+# How uneven a page may be. Measured on digits with planted errors and on the demo: with these values a budget of one
+# picture an error finds 2 points less to 2 more than the bare ranking, with an evenness of 0.8 it is 4 to 11 less.
+EVENNESS = 0.95  # the share of errors expected on a page, as a part of that of its best pictures
+COMPANY, ALIKE = 6, 0.75  # but so many pictures may stand together if each is so nearly as suspect as the best
+
+
+def error_probability(queue: pd.DataFrame) -> np.ndarray:
+    """How likely each label is wrong, roughly: float (N,) in [0, 1], rising with the score.
+
+    A margin P(suggested) - P(given) in [-1, 1] is read as if these two classes were all, and the odds are squared and
+    divided by e: the probabilities come from regularised judges that never saw the label, which is evidence too. On
+    the demo that brings the sum to 1.3 times the errors there are, from 2.3 times. Any other score counts by its rank.
+    Rows without a finite score get 0, so they come last.
+    """
+    score = queue["score"].astype(float)
+    score = score.where(np.isfinite(score))
+    if score.abs().max() > 1:
+        return score.rank(pct=True).fillna(0).to_numpy(float)
+    share = np.clip((1 + score) / 2, 1e-6, 1 - 1e-6)
+    return expit(2 * logit(share) - 1).fillna(0).to_numpy(float)
+
+
+def make_pages(queue: pd.DataFrame, *, page_size: int = 24) -> list[np.ndarray]:
+    """Row positions of `queue` cut into pages of one (given, suggested) pair, the page with the most to find first.
+
+    Within a pair rows go by descending score, members of one near-duplicate `group` side by side. Pages are ordered
+    by their expected share of errors, and a page ends before that share falls under `EVENNESS` of its best, or with
+    `COMPANY` pictures nearly as suspect, at `page_size` at the latest. So the few glaring suspects of a rare pair
+    are not buried under full pages of a common one, and each page is about equally sure.
+    """
+    p = error_probability(queue)
+    pages, shares = [], []
+    for rows in queue.groupby(["given", "suggested"], observed=True).indices.values():
+        rows = _descending_with_groups_together(rows, p, queue)
+        while len(rows):
+            share = np.cumsum(p[rows[:page_size]]) / np.arange(1, min(page_size, len(rows)) + 1)
+            size = int(np.flatnonzero(share >= EVENNESS * share.max())[-1]) + 1
+            size = max(size, int((p[rows[:COMPANY]] >= ALIKE * share.max()).sum()))
+            size = min(size, page_size)
+            pages.append(rows[:size])
+            shares.append(share[size - 1])
+            rows = rows[size:]
+    return [pages[i] for i in np.argsort(-np.asarray(shares), kind="stable")]
+
+
+def _descending_with_groups_together(rows: np.ndarray, p: np.ndarray, queue: pd.DataFrame) -> np.ndarray:
+    rows = rows[np.argsort(-p[rows], kind="stable")]
+    if "group" not in queue:
+        return rows
+    rank = pd.Series(np.arange(len(rows)))
+    leader = rank.groupby(queue["group"].to_numpy()[rows]).transform("min").fillna(rank)
+    return rows[np.argsort(leader.to_numpy(), kind="stable")]
+
+
+def draw_control(queue: pd.DataFrame, n: int, *, seed: int = 0) -> np.ndarray:
+    """Positions of `n` rows drawn at random, the same ones whatever the order of the rows."""
+    by_content = np.argsort(queue["sha256"].to_numpy(str), kind="stable")
+    return by_content[np.random.default_rng(seed).permutation(len(queue))[:n]]
+
+
+def with_control_pages(
+    queue: pd.DataFrame, page_size: int, every: int, seed: int
+) -> tuple[list[np.ndarray], list[bool]]:
+    """Ranked pages with one of rows drawn at random after `every` of them, and which pages are such ones."""
+    pages = make_pages(queue, page_size=page_size)
+    if not every or not pages:
+        return pages, [False] * len(pages)
+    drawn = draw_control(queue, page_size * (len(pages) // (every + 1)), seed=seed)
+    rest = np.setdiff1d(np.arange(len(queue)), drawn)
+    ranked = [rest[page] for page in make_pages(queue.iloc[rest], page_size=page_size)]
+    controls = [drawn[start : start + page_size] for start in range(0, len(drawn), page_size)]
+    mixed: list[np.ndarray] = []
+    flags: list[bool] = []
+    for i in range(0, max(len(ranked), len(controls) * every), every):
+        mixed += ranked[i : i + every] + controls[:1]
+        flags += [False] * len(ranked[i : i + every]) + [True] * len(controls[:1])
+        controls = controls[1:]
+    return mixed, flags

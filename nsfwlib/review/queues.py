@@ -1,0 +1,123 @@
+"""What is a person asked to look at? Queues of suspects, audits, second looks, and the session that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nsfwlib import runs
+from nsfwlib.data import SPLITS
+from nsfwlib.evaluate import audit_queue, load_audit
+from nsfwlib.labels import read_journal
+from nsfwlib.review.opinions import QUEUE, disagreement_queue, second_queue
+from nsfwlib.review.session import ReviewSession
+
+
+def review_queue(issues: pd.DataFrame) -> pd.DataFrame:
+    """The rows that a person may be asked about: not of `test`, with a label or a suggestion to judge.
+
+    Unlabelled pictures come by predicted class; they count as suspects, for every one of them needs a label.
+    """
+    queue = issues[issues["split"].ne("test") & issues["suggested"].ne("")]
+    return queue.assign(score=queue["score"].fillna(1.0))
+
+
+def what_review_cost(session: ReviewSession, *, estimated: float) -> pd.Series:
+    """Work done and what it found: pictures, errors found, errors estimated left, minutes, errors a minute.
+
+    `estimated` is the number of errors in the queue before review, as from `estimated_errors`.
+    """
+    progress = session.progress()
+    minutes, found = progress["seconds"] / 60, progress["errors_found"]
+    return pd.Series(
+        {
+            "pictures decided": progress["decided"],
+            "errors found": found,
+            "errors estimated left": max(0, round(estimated - found)),
+            "minutes": round(minutes, 1),
+            "errors found a minute": round(found / minutes, 1) if minutes else float("nan"),
+        }
+    )
+
+
+def audit_session(audit: pd.DataFrame, journal: Path, **options: Any) -> ReviewSession:
+    """The picked pictures of an audit, to be answered blind; `options` as of `ReviewSession`."""
+    return ReviewSession(audit_queue(audit), journal, mode="audit", **options)
+
+
+def open_session(
+    run_dir: Path, journal: Path, *, mode: str = "review", share: float = 0.1, control_every: int = 0, **options: Any
+) -> ReviewSession:
+    """The session that a reviewer's page shows, from what notebook 03 left in the run.
+
+    Args:
+        run_dir: holds `images.parquet`, `label_issues.parquet`, `pred_probs.parquet` and the frozen audits.
+        journal: the decisions journal.
+        mode: as of `ReviewSession`.
+        share: of what others decided, for mode "second".
+        control_every: pages drawn at random, for mode "review".
+        options: further ones of `ReviewSession`, such as `reviewer`.
+    """
+    table = runs.read_table(run_dir, "images.parquet", made_by="01_explore_data")
+    table = table[table["problem"].eq("") & table["split"].ne("")].reset_index(drop=True)
+    made_by = "03_cleanse_labels"
+    probs = runs.read_table(run_dir, "pred_probs.parquet", made_by=made_by).set_index("path")
+    options |= {"class_names": list(probs.columns), "images": table, "mode": mode}
+    if mode == "second":
+        queue = second_queue(table, read_journal(journal), reviewer=options.get("reviewer", ""), share=share)
+    elif mode == "disagreement":
+        queue = disagreement_queue(table, read_journal(journal))
+    elif mode == "audit":
+        frozen = [load_audit(run_dir, split) for split in SPLITS]
+        queues = [audit_queue(audit) for audit in frozen if audit is not None]
+        queue = pd.concat(queues or [pd.DataFrame(columns=QUEUE)], ignore_index=True)
+    else:
+        queue = review_queue(runs.read_table(run_dir, "label_issues.parquet", made_by=made_by))
+        options |= {"pred_probs": probs.loc[queue["path"]].to_numpy(), "control_every": control_every}
+    return ReviewSession(queue, journal, **options)
+
+
+def flagged_queue(
+    table: pd.DataFrame, score: pd.Series, *, threshold: float, least: int = 0, most: int = 480
+) -> pd.DataFrame:
+    """What `review.ReviewSession` shows: the files at or above the threshold, the highest scores first.
+
+    Nobody has given these files a label: `given` is empty, `suggested` the predicted class. Copies are shown once.
+
+    Args:
+        table: of scores.
+        score: as from `unsafe_scores`.
+        threshold: at or above it a file is flagged.
+        least: so many of the highest scores are shown even where they are below it.
+        most: no more than so many; the rest stays in the table.
+    """
+    rows = table.assign(given="", suggested=table["predicted"], score=score).dropna(subset="score")
+    rows = rows.drop_duplicates("sha256").sort_values("score", ascending=False, kind="stable")
+    rows = rows.head(min(most, max(least, int(rows["score"].ge(threshold).sum()))))
+    return rows[["path", "sha256", "given", "suggested", "score"]].reset_index(drop=True)
+
+
+def cell_queue(
+    predictions: pd.DataFrame, labels: pd.DataFrame, table: pd.DataFrame, *, class_names: Sequence[str]
+) -> pd.DataFrame:
+    """Wrong answers as a review queue: one row a picture, `score` = P(predicted) - P(label), worst first.
+
+    Args:
+        predictions: indexed by path, one column a class; rows of `val`.
+        labels: indexed by path, `label` in force (missing where the picture was dropped).
+        table: the images table, indexed by path.
+        class_names: the classes.
+    """
+    label = labels["label"].reindex(predictions.index).dropna()
+    probs = predictions.loc[label.index, list(class_names)]
+    suggested = probs.idxmax(axis=1)
+    p_given = probs.to_numpy()[np.arange(len(probs)), pd.Categorical(label, list(class_names)).codes]
+    queue = pd.DataFrame({"given": label, "suggested": suggested, "p_given": p_given, "p_suggested": probs.max(axis=1)})
+    queue = queue[queue["given"].ne(queue["suggested"])]
+    queue["score"] = queue["p_suggested"] - queue["p_given"]
+    known = table.loc[queue.index, ["sha256", "split", "group"]]
+    return queue.join(known).sort_values("score", ascending=False).rename_axis("path").reset_index()

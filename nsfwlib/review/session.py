@@ -1,0 +1,480 @@
+"""Which suspected labels does a person look at next, and what did they decide?
+
+`ReviewSession` holds every rule of reviewing as plain Python: the order of the pages, decisions, undo, resume. The
+grid in `widgets` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nsfwlib.evaluate import jeffreys
+from nsfwlib.labels import Replay, append_decisions, decisions_in_force, new_action, read_journal
+from nsfwlib.review.pages import error_probability, make_pages, with_control_pages
+
+ACTIONS = ("keep", "drop", "unsure", "escalate")
+# How a session is held, and the kind of line that it writes to the journal. All but the first are blind.
+MODES = {"review": "decision", "audit": "decision", "second": "second", "disagreement": "resolution"}
+REQUIRED = ("path", "sha256", "given", "suggested", "score")  # and "about" in a disagreement: "porn / sexy"
+
+
+class ReviewSession:
+    """A queue of suspected labels, shown page by page, and the decisions taken on it.
+
+    Args:
+        queue: one row a picture with the columns `path, sha256, given, suggested, score` (higher = more suspect)
+            and, where known, `group`, `split`, `p_given`, `p_suggested`. Rows of the test split are refused.
+        journal: the decisions journal; what it holds already is in force, so a reopened session goes on.
+        class_names: the classes a picture can be given.
+        reviewer: a name that goes with each decision. Undo takes back this reviewer's decisions only.
+        page_size: pictures a page, at most.
+        pred_probs: out-of-sample probabilities, (N, K) in the order of `queue` and `class_names`, for display.
+        images: the images table, to know of copies and group members that are not in the queue.
+        control_every: after so many pages comes one drawn at random from the whole queue, shown without
+            suggestion, so that the base rate of errors is known; 0 = never.
+        seed: of that draw.
+        mode: "review", or a blind one: "audit" (a frozen sample, see `audits`; the only way in for the test split),
+            "second" (what others decided, shown again to `reviewer`), "disagreement" (to be resolved).
+
+    `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
+    the session began comes last.
+
+    Blind: the queue's order is kept, and neither label nor suggestion, probability, file name or neighbour is shown,
+    for whoever sees a label tends to confirm it. So "keep" means nothing and no page can be accepted: every picture
+    is given a class. In a disagreement the two answers are shown (`about`), in alphabetical order, without names.
+    """
+
+    def __init__(
+        self,
+        queue: pd.DataFrame,
+        journal: Path,
+        *,
+        class_names: Sequence[str],
+        reviewer: str = "",
+        page_size: int = 24,
+        pred_probs: np.ndarray | pd.DataFrame | None = None,
+        images: pd.DataFrame | None = None,
+        control_every: int = 0,
+        seed: int = 0,
+        mode: str = "review",
+    ) -> None:
+        self.class_names = [str(name) for name in class_names]
+        self.journal, self.reviewer, self.page_size = Path(journal), reviewer, page_size
+        self.mode, self.blind = mode, mode != "review"
+        _check_mode(mode, reviewer)
+        _check_queue(queue, self.class_names, test_may_enter=mode == "audit")
+        queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
+        self.pred_probs = None if self.blind else _checked_probs(pred_probs, queue, self.class_names)
+        self.images = _known_images(queue, images)
+        self._classes_of = _classes_of(queue)
+        labels_of = self.images.groupby("sha256")["given_label"].nunique()
+        self._conflicting = set(labels_of.index[labels_of > 1])
+        columns = [self.images[name] for name in ("sha256", "given_label")]
+        groups = self.images["group"] if "group" in self.images else self.images["path"]
+        self._known = dict(zip(self.images["path"], zip(*columns, groups, strict=True), strict=True))
+        self._words = ["", *self.class_names, *ACTIONS]
+        self._read_journal()
+        decided = queue["sha256"].map(self.decision) != ""
+        if self.blind:
+            queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
+            pages = [np.arange(start, len(queue))[:page_size] for start in range(0, len(queue), page_size)]
+            self._set_pages(queue, pages, [False] * len(pages))
+        else:
+            still_open = queue.assign(score=queue["score"].mask(decided))
+            self._set_pages(queue, *with_control_pages(still_open, page_size, control_every, seed))
+
+    # --- what is shown ---
+
+    @property
+    def n_pages(self) -> int:
+        """How many pages the queue has."""
+        return len(self._pages)
+
+    def page(self, *numbers: int) -> pd.DataFrame:
+        """The rows of a page (or of several, one after the other) in the order shown, and four columns more.
+
+        decision: what is in force ("" = nothing); conflict: exact copies lie under two labels, so "keep" is refused;
+        alike: how many of the rows belong to its near-duplicate group; escalated: see `is_escalated`.
+        """
+        positions = [self.page_rows(i) for i in numbers]
+        rows = self.queue.iloc[np.concatenate([np.arange(0), *positions])].reset_index(drop=True)
+        rows["decision"] = [self.decision(sha256) for sha256 in rows["sha256"]]
+        rows["conflict"] = rows["sha256"].isin(self._conflicting)
+        groups = rows["group"] if "group" in rows else rows["path"]
+        rows["alike"] = groups.map(groups.value_counts()).fillna(1).astype(int)
+        rows["escalated"] = [self.is_escalated(path) for path in rows["path"]]
+        return rows
+
+    def page_of(self, path: str) -> int:
+        """The page on which the picture at `path` is shown.
+
+        Raises:
+            KeyError: the path is not in the queue.
+        """
+        return int(self.queue["page"].iloc[self._row_of(path)])
+
+    def page_default(self, i: int) -> str:
+        """What accepting page `i` says: its suggested class where most labels are likely wrong, else "keep".
+
+        "" in a blind session: there, a page cannot be accepted.
+        """
+        rows = self.page_rows(i)
+        if self.blind:
+            return ""
+        if self.queue["is_control"].iloc[rows[0]] or self._p_error[rows].mean() <= 0.5:
+            return "keep"
+        return str(self.queue["suggested"].iloc[rows[0]])
+
+    def pages(self) -> pd.DataFrame:
+        """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
+        starts, decided = [page[0] for page in self._pages], self._decided()
+        count = np.add.reduceat(decided.astype(int), starts) if starts else []
+        errors = np.add.reduceat(self._p_error * ~decided, starts) if starts else []
+        return self._page_table.assign(decided=count, expected_errors=errors)
+
+    def first_open_page(self) -> int:
+        """The first page with a row that nobody has decided; the last page when all are, 0 when there is none."""
+        still_open = self.queue["page"].to_numpy()[~self._decided()]
+        return int(still_open[0]) if len(still_open) else max(0, self.n_pages - 1)
+
+    def decision(self, sha256: str) -> str:
+        """The decision in force on this content; "" when there is none.
+
+        In mode "second" this reviewer's own second look, in mode "disagreement" the resolution; an escalation always.
+        """
+        in_force = self._replay.decisions.get(sha256, "")
+        if in_force == "escalate":
+            return in_force
+        shown = {"second": self._replay.looks, "disagreement": self._replay.resolutions}.get(self.mode)
+        return in_force if shown is None else shown.get(sha256, "")
+
+    def classes_of(self, path: str) -> set[str]:
+        """The classes that a picture in the queue may show, blind or not: whoever avoids a class is spared it."""
+        return self._classes_of.get(path, set())
+
+    def is_escalated(self, path: str) -> bool:
+        """Whether the picture at `path` may not be shown: it, or a near-duplicate of it, was escalated.
+
+        True also for a path that this session does not know.
+        """
+        sha256, _, group = self._known.get(path, ("", "", ""))
+        return not sha256 or self.decision(sha256) == "escalate" or group in self._escalated_groups
+
+    # --- what is decided ---
+
+    def decide(self, path: str, decision: str, *, seconds: float | None = None) -> None:
+        """Record one decision on the picture at `path` (and all its exact copies); on disk when this returns.
+
+        Args:
+            path: of a picture in the queue.
+            decision: a class name, "keep", "drop", "unsure" or "escalate".
+            seconds: how long it was looked at.
+
+        Raises:
+            KeyError: the path is not in the queue.
+            ValueError: there is no such decision, or "keep" on copies that lie under two labels.
+        """
+        row = self._row_of(path)
+        if decision not in self._words[1:]:
+            raise ValueError(f"decision must be one of {self._words[1:]}. Received: {decision!r}")
+        if decision == "keep" and self.blind:
+            raise ValueError("No label is shown here, so 'keep' says nothing: give the picture a class.")
+        if decision == "keep" and self.queue["sha256"].iloc[row] in self._conflicting:
+            raise ValueError(
+                "Exact copies of this picture lie under two labels, so 'keep' says nothing: give it a class."
+            )
+        self._write(self._lines([row], decision, seconds))
+
+    def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float | None = None) -> pd.DataFrame:
+        """Give every undecided row of page `i` the page's likelier decision (`page_default`), as one action.
+
+        Left undecided are the paths in `skip` (not shown to the reviewer) and, where the decision is "keep",
+        copies that lie under two labels.
+
+        Returns:
+            The page as it stands afterwards.
+        """
+        page, decision = self.page(i), self.page_default(i)
+        if self.blind:
+            raise ValueError("No label is shown here, so a page cannot be accepted: give each picture a class.")
+        rows = page[(page["decision"] == "") & ~page["path"].isin(skip)].drop_duplicates("sha256")
+        if decision == "keep":
+            rows = rows[~rows["sha256"].isin(self._conflicting)]
+        if len(rows):
+            each = None if seconds is None else seconds / len(rows)
+            self._write(self._lines([self._row_of(path) for path in rows["path"]], decision, each))
+        return self.page(i)
+
+    def undo(self) -> list[str]:
+        """Take back this reviewer's last action, of this sitting or an earlier one; the queue's paths it concerned."""
+        return self._mark("undo", self._replay.done)
+
+    def redo(self) -> list[str]:
+        """Put back what was undone last; the queue's paths it concerned."""
+        return self._mark("redo", self._replay.undone)
+
+    def decisions(self) -> pd.DataFrame:
+        """The decisions in force in the journal, one row a picture (as `labels.decisions_in_force`)."""
+        return decisions_in_force(self.journal)
+
+    def escalated(self) -> pd.DataFrame:
+        """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
+        decided = self.decisions()
+        rows = decided[decided["decision"] == "escalate"]
+        return rows[["path", "given_label", "reviewer", "time"]].reset_index(drop=True)
+
+    def trusted(self, sha256: pd.Series) -> np.ndarray:
+        """Whether a person confirmed or corrected the label of this content: bool (N,), for the next ranking."""
+        firm = {"keep", *self.class_names}
+        return sha256.map(lambda content: self.decision(content) in firm).to_numpy(bool)
+
+    def rerank(self, scores: pd.DataFrame, *, in_view: Collection[int] = ()) -> list[int]:
+        """Order anew what nobody has touched: pages with a decision, control pages and those in view stay first.
+
+        Args:
+            scores: columns `path`, `score`, `suggested` and any other of the queue's to replace; rows it does not
+                list keep theirs.
+            in_view: pages that must not change under the reviewer's eyes.
+
+        Returns:
+            The numbers that the pages in view have now.
+
+        Raises:
+            ValueError: a column is missing, or the session is blind: its order is part of the sample.
+        """
+        if self.blind:
+            raise ValueError(f"The order of a session in mode {self.mode!r} stays as it was drawn.")
+        table = self.pages()
+        stays = ((table["decided"] > 0) | table["is_control"] | table.index.isin(list(in_view))).to_numpy(bool)
+        kept = [page for page, stay in zip(self._pages, stays, strict=True) if stay]
+        rest = np.concatenate([np.arange(0), *(p for p, stay in zip(self._pages, stays, strict=True) if not stay)])
+        queue = self.queue.drop(columns=["page", "is_control"])
+        queue.iloc[rest] = _updated(queue.iloc[rest], scores)
+        fresh = [rest[page] for page in make_pages(queue.iloc[rest], page_size=self.page_size)]
+        control = [*table["is_control"][stays], *[False] * len(fresh)]
+        self._set_pages(queue, kept + fresh, control)
+        return [int(stays[:page].sum()) for page in in_view]
+
+    # --- how far it is ---
+
+    def progress(self) -> dict[str, float]:
+        """Numbers for a progress line.
+
+        rows, decided, pages, pages_done; relabelled (to another class), kept, drop, unsure, escalate;
+        errors_found (relabelled or dropped); expected_left (errors among the undecided, as the score has it);
+        seconds looked at, all reviewers and sittings together.
+        """
+        state = self._state[self._codes]
+        is_class = (state >= 1) & (state <= len(self.class_names))
+        relabelled = is_class & (state != self._filed)
+        count = {name: int((state == self._words.index(name)).sum()) for name in ACTIONS}
+        decided = state > 0
+        open_pages = np.unique(self.queue["page"].to_numpy()[~decided])
+        return {
+            "rows": len(state),
+            "decided": int(decided.sum()),
+            "pages": self.n_pages,
+            "pages_done": self.n_pages - len(open_pages),
+            "relabelled": int(relabelled.sum()),
+            "kept": count["keep"] + int((is_class & ~relabelled).sum()),
+            **{name: count[name] for name in ("drop", "unsure", "escalate")},
+            "errors_found": int(relabelled.sum()) + count["drop"],
+            "expected_left": float(self._p_error[~decided].sum()),
+            "seconds": self._replay.seconds,
+        }
+
+    def base_rate(self) -> dict[str, float]:
+        """Share of wrong labels on the control pages, with its 95 % interval: rows, errors, rate, low, high.
+
+        Rows decided "unsure" or "escalate" and those still open count for nothing.
+        """
+        rows = self.queue["is_control"].to_numpy(bool)
+        state, filed = self._state[self._codes][rows], self._filed[rows]
+        keep, drop = self._words.index("keep"), self._words.index("drop")
+        judged = (state >= 1) & (state <= drop)
+        errors = int((judged & (state != keep) & (state != filed)).sum())
+        n = int(judged.sum())
+        low, high = jeffreys(np.array([errors]), np.array([n])) if n else ([0.0], [1.0])
+        rate = errors / n if n else float("nan")
+        return {"rows": n, "errors": errors, "rate": rate, "low": float(low[0]), "high": float(high[0])}
+
+    # --- inside ---
+
+    def _set_pages(self, queue: pd.DataFrame, pages: list[np.ndarray], control: Sequence[bool]) -> None:
+        sizes = [len(page) for page in pages]
+        ends = np.cumsum([0, *sizes])
+        self._pages = [np.arange(start, end) for start, end in itertools.pairwise(ends)]
+        self.queue = queue.iloc[np.concatenate([np.arange(0), *pages])].reset_index(drop=True)
+        self.queue["page"] = np.repeat(np.arange(len(pages)), sizes)
+        self.queue["is_control"] = np.repeat(np.asarray(control, bool), sizes)
+        first = self.queue.iloc[ends[:-1]].reset_index(drop=True)
+        self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
+        self._position = pd.Index(self.queue["path"])
+        self._p_error = error_probability(self.queue)
+        self._codes, contents = pd.factorize(self.queue["sha256"])
+        self._code_of = {sha256: code for code, sha256 in enumerate(contents)}
+        self._first_row = np.unique(self._codes, return_index=True)[1]
+        filed = [self._known[path][1] for path in self.queue["path"]]
+        self._filed = np.array([self._word(label) for label in filed], np.int32)
+        self._sync()
+
+    def _read_journal(self) -> None:
+        lines = read_journal(self.journal)
+        self._size = self.journal.stat().st_size if self.journal.exists() else 0
+        self._replay = Replay(lines, reviewer=self.reviewer)
+
+    def _sync(self, changed: Collection[str] | None = None) -> None:
+        """Bring the arrays behind the counts up to date: for some contents, or for all."""
+        if changed is None:
+            self._state = np.zeros(len(self._code_of), np.int32)
+            changed = self._code_of
+        for sha256 in changed:
+            if sha256 in self._code_of:
+                self._state[self._code_of[sha256]] = self._word(self.decision(sha256))
+        escalated = [sha256 for sha256, decision in self._replay.decisions.items() if decision == "escalate"]
+        rows = self.images["sha256"].isin(escalated) if escalated and "group" in self.images else []
+        self._escalated_groups = set(self.images.loc[rows, "group"].dropna()) if len(rows) else set()
+
+    def _word(self, word: str) -> int:
+        if word not in self._words:  # a class of an older set of classes
+            self._words.append(word)
+        return self._words.index(word)
+
+    def _decided(self) -> np.ndarray:
+        return self._state[self._codes] > 0
+
+    def page_rows(self, i: int) -> np.ndarray:
+        """Which rows of `queue` make page `i`.
+
+        Raises:
+            IndexError: there is no such page.
+        """
+        if not 0 <= i < self.n_pages:
+            raise IndexError(f"page must be one of the {self.n_pages} pages, counted from 0. Received: {i}")
+        return self._pages[i]
+
+    def _row_of(self, path: str) -> int:
+        try:
+            return int(self._position.get_loc(path))
+        except KeyError:
+            raise KeyError(f"path must be one of the {len(self.queue)} in the queue. Received: {path!r}") from None
+
+    def _lines(self, rows: Sequence[int], decision: str, seconds: float | None) -> list[dict[str, Any]]:
+        action, lines = new_action(), []
+        for row in rows:
+            shown = self.queue.iloc[row]
+            filed = self._known[shown["path"]][1]
+            # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
+            restates = decision == "keep" and shown["given"] not in ("", filed)
+            means = shown["given"] if restates else decision
+            lines.append(
+                {
+                    "reviewer": self.reviewer,
+                    # An escalation is no opinion to compare: it hides the picture from everybody at once.
+                    "kind": "decision" if decision == "escalate" else MODES[self.mode],
+                    "action": action,
+                    "sha256": shown["sha256"],
+                    "path": shown["path"],
+                    "given_label": filed,
+                    "decision": means,
+                    "suggested": shown["suggested"],
+                    "score": shown["score"],
+                    "seconds": seconds,
+                }
+            )
+        return lines
+
+    def _mark(self, kind: str, actions: list[str]) -> list[str]:
+        if not actions:
+            return []
+        changed = self._write([{"kind": kind, "action": actions[-1], "reviewer": self.reviewer}])
+        rows = [self._first_row[self._code_of[sha256]] for sha256 in changed if sha256 in self._code_of]
+        return self.queue["path"].iloc[rows].tolist()
+
+    def _write(self, lines: list[dict[str, Any]]) -> list[str]:
+        start, size = append_decisions(self.journal, lines)
+        changed = [sha256 for line in lines for sha256 in self._replay.feed(line)]
+        if start == self._size:
+            self._size = size
+            self._sync(changed)
+        else:  # somebody else wrote, too
+            self._read_journal()
+            self._sync()
+        return changed
+
+
+def _updated(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in ("path", "score", "suggested") if name not in scores]
+    if missing:
+        raise ValueError(f"scores needs the columns path, score and suggested. Missing: {missing}")
+    fresh = scores.drop_duplicates("path").set_index("path").reindex(rows["path"])
+    for name in fresh.columns.intersection(rows.columns).difference(["sha256", "given"]):
+        values = pd.Series(fresh[name].to_numpy(), rows.index)
+        rows = rows.assign(**{name: values.where(values.notna(), rows[name])})
+    return rows
+
+
+def _known_images(queue: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFrame:
+    """Path, content, label as filed and group of every picture outside the test split; the queue's without a table."""
+    known = queue.rename(columns={"given": "given_label"})
+    if images is not None:
+        labelled = (images["sha256"].fillna("") != "") & (images["given_label"].fillna("") != "")
+        known = pd.concat([images[labelled & (images.get("split", "") != "test")], known])
+    columns = [name for name in ("path", "sha256", "given_label", "group") if name in known]
+    return known[columns].drop_duplicates("path").reset_index(drop=True)
+
+
+def _checked_probs(
+    pred_probs: np.ndarray | pd.DataFrame | None, queue: pd.DataFrame, class_names: list[str]
+) -> pd.DataFrame | None:
+    if pred_probs is None:
+        return None
+    values = pred_probs[class_names] if isinstance(pred_probs, pd.DataFrame) else pred_probs
+    values = np.asarray(values, float)
+    if values.shape != (len(queue), len(class_names)):
+        raise ValueError(f"pred_probs should have the shape {(len(queue), len(class_names))}. Received: {values.shape}")
+    return pd.DataFrame(values, pd.Index(queue["path"]), class_names)
+
+
+def _classes_of(queue: pd.DataFrame) -> dict[str, set[str]]:
+    answers = queue["about"].str.split(" / ") if "about" in queue else [[]] * len(queue)
+    classes = zip(queue["given"], queue["suggested"], answers, strict=True)
+    return {
+        path: {given, suggested, *more} - {""}
+        for path, (given, suggested, more) in zip(queue["path"], classes, strict=True)
+    }
+
+
+def _check_mode(mode: str, reviewer: str) -> None:
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
+    if mode == "second" and not reviewer:
+        raise ValueError("A second look needs to know whose it is. Received no reviewer: pass reviewer='your name'.")
+
+
+def _check_queue(queue: pd.DataFrame, class_names: list[str], *, test_may_enter: bool) -> None:
+    missing = [name for name in REQUIRED if name not in queue]
+    if missing:
+        raise ValueError(f"queue needs the columns {list(REQUIRED)}. Missing: {missing}")
+    if "split" in queue and (queue["split"] == "test").any() and not test_may_enter:
+        paths = queue.loc[queue["split"] == "test", "path"]
+        raise ValueError(
+            f"The test split never enters this queue. Received {len(paths)} rows of it (first: {paths.iloc[0]!r}). "
+            "Leave them out: queue[queue.split != 'test']."
+        )
+    twice = queue.loc[queue["path"].duplicated(), "path"]
+    if len(twice):
+        raise ValueError(f"queue should have one row a path. Received twice: {twice.iloc[0]!r}")
+    if queue["sha256"].isna().any() or (queue["sha256"] == "").any():
+        raise ValueError(
+            "Every row of queue needs its sha256, for decisions belong to content. Scan the folders again."
+        )
+    clash = [name for name in class_names if name in ACTIONS or not name]
+    if clash:
+        raise ValueError(f"A class cannot be called like a decision, {list(ACTIONS)}. Rename: {clash}")

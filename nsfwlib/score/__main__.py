@@ -1,0 +1,58 @@
+"""Score a folder, a glob, files or a table from the shell.
+
+python -m nsfwlib.score FOLDER --model published --out scores.parquet
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nsfwlib.score.run import ENGINES, RUNTIMES, score, summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m nsfwlib.score`: score a folder, a glob, files or a table; progress goes to standard error."""
+    parser = argparse.ArgumentParser(prog="python -m nsfwlib.score", description=main.__doc__)
+    parser.add_argument("source", nargs="+", help="a folder, a glob, files, a table with the column path, or a URL")
+    parser.add_argument("--model", default="published", help='a .keras file, or "published" (default: %(default)s)')
+    parser.add_argument(
+        "--out", type=Path, default=Path("scores.parquet"), help=".parquet, .csv or .jsonl (%(default)s)"
+    )
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: the machines of a cluster")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="auto: ONNX Runtime where it is installed")
+    parser.add_argument("--data-dir", type=Path, help="what the paths of a table are relative to")
+    parser.add_argument("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
+    rescaling = "of a foreign model: it is given rgb · SCALE + OFFSET (default: 1/255 and 0)"
+    parser.add_argument(
+        "--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0), help=rescaling
+    )
+    parser.add_argument("--frames", type=int, default=8, help="of an animation, at most (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="pictures at a time (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="threads that decode")
+    parser.add_argument("--cache-dir", type=Path, help="where converted models are kept")
+    parser.add_argument("--address", help="of a Ray cluster; default: this machine, or $RAY_ADDRESS")
+    parser.add_argument("--actors", type=int, help="models on the Ray cluster; default: as many as fit")
+    parser.add_argument("--gpus", type=float, default=0, help="of each Ray actor (default: %(default)s)")
+    finished = parser.add_mutually_exclusive_group()
+    finished.add_argument("--resume", action="store_true", help="take over the scores of a finished table")
+    finished.add_argument("--overwrite", action="store_true", help="replace a finished table")
+    parser.add_argument("--quiet", action="store_true", help="no progress")
+    options = vars(parser.parse_args(arguments))
+    source, quiet = options.pop("source"), options.pop("quiet")
+    cluster = {name: options.pop(name) for name in ("address", "actors", "gpus")}
+    cluster = {name: value for name, value in cluster.items() if value}
+    try:
+        options = {**options, "rescaling": tuple(options["rescaling"]), "cluster": cluster, "progress": not quiet}
+        table = score(options.pop("model"), source[0] if len(source) == 1 else source, **options)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. The same command goes on from here.\n")
+        return 130
+    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if not quiet:
+        sys.stderr.write(f"{summary(table)}\n{options['out']}\n")
+    return 0

@@ -1,0 +1,227 @@
+"""What does a model say of these files? Any folder, any size, on this machine or on a Ray cluster.
+
+Pictures are decoded ahead of the model, answers go to a work file beside the table as they come, and the table is
+written at the end: memory is flat, a broken file is a row, an interrupt or a kill loses seconds.
+
+    python -m nsfwlib.score FOLDER --model published --out scores.parquet
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import operator
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from nsfwlib.model import Answer, Files, Ready, make_ready, stream_answers, warm_up
+from nsfwlib.score.source import Row, deadly_files, open_source
+from nsfwlib.score.store import (
+    FORMATS,
+    Known,
+    add_answers,
+    add_files,
+    add_finished,
+    check_columns,
+    count_files,
+    left_open,
+    open_store,
+    read_scores,
+    score_tables,
+    todo,
+    todo_of,
+    work_file,
+    write_scores,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+COMMIT_SECONDS = 2  # what a kill may cost
+IN_FLIGHT = 12  # batches: 3 are decoded ahead, and 8 of broken files may gather until there is a picture to compute
+ENGINES = ("local", "ray")
+RUNTIMES = ("auto", "tensorflow", "onnxruntime")
+
+
+def score(
+    model: keras.Model | Path | str,
+    source: Any,
+    *,
+    out: Path,
+    engine: str = "local",
+    runtime: str = "auto",
+    data_dir: Path | None = None,
+    filesystem: Any = None,
+    class_names: Sequence[str] | None = None,
+    rescaling: tuple[float, float] = (1 / 255, 0.0),
+    frames: int = 8,
+    batch_size: int = 16,
+    workers: int | None = None,
+    cluster: Mapping[str, Any] | None = None,
+    cache_dir: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score every file of `source` → the table at `out`, one row a file, in the order of the source.
+
+    Columns: `path`; `sha256` of the bytes; `frames` that were scored; one probability a class, for an animation the
+    mean over its frames; `<class>_max`, the highest over its frames; `predicted`, the class with the highest
+    probability; `problem` ("" or a key of `data.REASONS`; then there are no probabilities) and `detail`;
+    `scored_by`, which changes with the model and with `frames`.
+
+    An interrupted call is taken up by the same call. If a file ended the process, that call finds it, by decoding it in
+    another process, and it becomes a row. Contents that are scored are not scored again: not after an interrupt, not
+    the second copy of a file, not those of a finished table with `resume`.
+
+    Args:
+        model: "published" (the 2019 InceptionV3), a `.keras` file, or a loaded model.
+        source: a folder, a glob, a file, a list of files, a table with the column `path`, or a URL that fsspec knows.
+        out: a .parquet, .csv or .jsonl file.
+        engine: "local", or "ray" for the machines of a cluster; the answers are the same.
+        runtime: "tensorflow", "onnxruntime" (the `onnx` extra), or "auto": ONNX Runtime where it is installed, the
+            model is given by name or file and there is no GPU. It converts a model once, in half a minute, and from
+            then on starts ten seconds sooner than TensorFlow, with the same answers.
+        data_dir: what the paths of a list or table are relative to.
+        filesystem: an fsspec or pyarrow file system on which `source` lies.
+        class_names: wraps a model that this kit did not make: the classes, in the order of its outputs.
+        rescaling: of a wrapped model: (scale, offset) from raw RGB 0–255 to what it expects.
+        frames: at most so many frames of an animated GIF, WebP, APNG or AVIF, evenly spaced.
+        batch_size: pictures a forward pass; on a GPU a few hundred are faster.
+        workers: threads that decode, of each process; by default the cores, at most eight.
+        cluster: options of `model.cluster_answers`: address, actors, cpus, gpus.
+        cache_dir: where converted models are kept; the user's cache folder by default.
+        resume: take over the scores of a finished `out`; the table then has the files of this `source`.
+        overwrite: replace a finished `out`, and a work file of another model.
+        progress: show a bar with rate and time left.
+
+    Raises:
+        FileExistsError: `out` is there, and neither `resume` nor `overwrite` is asked for.
+        FileNotFoundError: there is no such source or model file.
+        ValueError: an option out of range, an empty source, a model that is not ours without `class_names`, a work
+            file or table of another model.
+        OSError: the disk is full or read-only. What was scored stays in the work file.
+    """
+    out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
+    _check_options(engine, runtime, frames=frames, batch_size=batch_size)
+    files, rows = open_source(source, data_dir=data_dir, filesystem=filesystem)
+    rows = _some(rows, source)
+    options = {"cache_dir": cache_dir, "class_names": class_names, "rescaling": rescaling, "progress": progress}
+    ready = make_ready(model, runtime="tensorflow" if (cluster or {}).get("gpus") else runtime, **options)
+    names = check_columns(ready.class_names)
+    scored_by = f"{ready.identity}-{frames}"
+    options = {"size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
+    run = _engine(engine, files, ready, runtime, options, cluster or {})
+    try:
+        with contextlib.closing(open_store(out, scored_by, discard=overwrite)) as store:
+            if resume and out.exists():
+                add_finished(store, out, names, scored_by)
+            suspects = left_open(store, IN_FLIGHT * batch_size) if engine == "local" else []
+            add_files(store, rows)
+            if suspects:
+                deadly = deadly_files(files, todo_of(store, suspects))
+                add_answers(store, deadly)
+            pictures = operator.sub(*count_files(store))
+            found = run(todo(store), skip=Known(store), pictures=pictures)
+            _keep(store, found, progress, every=0 if suspects else COMMIT_SECONDS)
+            write_scores(score_tables(store, names, scored_by), out)
+    except (sqlite3.Error, OSError) as error:
+        raise _disk_error(error, out) from error
+    work_file(out).unlink(missing_ok=True)
+    return read_scores(out)
+
+
+def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
+    if out.suffix not in FORMATS:
+        raise ValueError(f"out must end in {', '.join(FORMATS)}. Received: {out.name!r}.")
+    if resume and overwrite:
+        raise ValueError("Expected one of resume and overwrite. Received both: keep the old scores, or replace them.")
+    if out.exists() and not (resume or overwrite):
+        raise FileExistsError(
+            f"{out} exists. Take over its scores with resume=True (--resume), or replace it with overwrite=True "
+            "(--overwrite)."
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionError(f"{out.parent} cannot be written ({error.strerror}). Choose another out.") from error
+    return out
+
+
+def _some(rows: Iterator[Row], source: Any) -> Iterator[Row]:
+    first = next(rows, None)
+    if first is None:
+        raise ValueError(f"Expected files to score. Received none: {source} is empty. Name another.")
+    return itertools.chain([first], rows)
+
+
+def _check_options(engine: str, runtime: str, **counts: int) -> None:
+    for name, value, known in (("engine", engine, ENGINES), ("runtime", runtime, RUNTIMES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}. Received: {value!r}.")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {count}.")
+
+
+def _engine(
+    name: str,
+    files: Files,
+    ready: Ready,
+    runtime: str,
+    options: dict[str, Any],
+    cluster: Mapping[str, Any],
+) -> Callable[..., Iterator[list[Answer]]]:
+    """A function of the work to be done that yields the answers, here or on the cluster."""
+    if name == "ray":
+        from nsfwlib.model import cluster_answers
+
+        model = ready.classifier or ready.onnx_file()
+        return partial(cluster_answers, files=files, model=model, runtime=runtime, **options, **cluster)
+
+    def run(work: Iterator[tuple[int, str]], *, skip: Known, pictures: int) -> Iterator[list[Answer]]:
+        forward = warm_up(ready.forward(runtime, pictures), ready.size)
+        yield from stream_answers(work, files=files, forward=forward, skip=skip, **options)
+
+    return run
+
+
+def _keep(store: sqlite3.Connection, found: Iterator[list[Answer]], progress: bool, *, every: float) -> None:
+    """Answers into the work file as they come; what came before an interrupt is kept, too."""
+    total, done = count_files(store)
+    saved = time.monotonic()
+    with tqdm(total=total, initial=done, desc="scores", unit="img", disable=not progress) as bar:
+        try:
+            for answers in found:
+                add_answers(store, answers)
+                bar.update(len(answers))
+                if time.monotonic() - saved > every:
+                    store.commit()
+                    saved = time.monotonic()
+        finally:
+            found.close()
+            store.commit()
+
+
+def _disk_error(error: Exception, out: Path) -> OSError:
+    work = work_file(out)
+    kept = f" What was scored stays in {work}: the same call goes on from there." if work.exists() else ""
+    if "locked" in str(error):
+        return OSError(f"{work} is in use by another process that scores into {out}. Wait for it, or choose another.")
+    return OSError(f"{out} could not be written: {error}.{kept}")
+
+
+def summary(table: pd.DataFrame) -> str:
+    """One line: how many files, of what predicted class, and how many could not be scored."""
+    counts = table.loc[table["problem"].eq(""), "predicted"].value_counts()
+    parts = [f"{len(table):,} files", *(f"{count:,} {name}" for name, count in counts.items())]
+    problems = table.loc[table["problem"].ne(""), "problem"].value_counts()
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in problems.items())
+    return ", ".join([*parts, f"{problems.sum():,} with a problem ({reasons})"] if len(problems) else parts)

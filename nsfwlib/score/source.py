@@ -1,0 +1,128 @@
+"""Which files are to be scored, and what do they show? Folders, lists, globs, tables, URLs; stills and animations."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nsfwlib.data import REASONS, inspect_files, is_skipped, walk_files
+from nsfwlib.files import file_path, table_path
+from nsfwlib.model import Answer, Files, hashed
+
+Row = tuple[str, str, str]  # path as tables write it, problem, detail
+
+
+def open_source(source: Any, *, data_dir: Path | None = None, filesystem: Any = None) -> tuple[Files, Iterator[Row]]:
+    """What `source` names → where it lies, and its rows, one a file, as they are found.
+
+    Args:
+        source: a folder (walked as the scan does), a glob, a file, a list of these files, a table with the column
+            `path` (a DataFrame, or a .parquet or .csv file), or a URL that fsspec knows such as "s3://bucket/folder".
+        data_dir: what the paths of a list or table are relative to; by default the current folder.
+        filesystem: an fsspec or pyarrow file system on which `source` lies.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: it names nothing, or a table has no column `path`.
+    """
+    if isinstance(source, pd.DataFrame):
+        return Files(str(data_dir or ""), _fsspec(filesystem)), _table_rows(source)
+    if not isinstance(source, str | os.PathLike):
+        return _open_list(list(source), data_dir, filesystem)
+    text = os.fspath(source)
+    if filesystem is not None or "://" in text:
+        return _open_remote(text, filesystem)
+    path = Path(text)
+    if path.is_dir():
+        return Files(str(path)), ((table_path(p), problem, detail) for p, problem, detail in walk_files(path))
+    if path.suffix in (".parquet", ".csv") and path.is_file():
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=False)
+        return Files(str(data_dir or "")), _table_rows(table)
+    if path.is_file():
+        return Files(), iter([(table_path(text), "", "")])
+    if glob.has_magic(text):
+        found = sorted(p for p in glob.iglob(text, recursive=True) if Path(p).is_file())  # noqa: PTH207 - any pattern
+        return _open_list(found or _no_match(text), None, None)
+    raise FileNotFoundError(f"There is no folder, file or glob {text}. Name a folder of images, or quote the glob.")
+
+
+def _no_match(pattern: str) -> list:
+    raise FileNotFoundError(f"There is no file that matches {pattern}.")
+
+
+def _open_list(paths: list, data_dir: Path | None, filesystem: Any) -> tuple[Files, Iterator[Row]]:
+    if not paths:
+        raise ValueError("Expected files to score. Received none: the list is empty.")
+    texts = [os.fspath(path) for path in paths]
+    if filesystem is None and "://" in texts[0]:
+        filesystem = _url_filesystem(texts[0])[0]
+    files = Files(str(data_dir or ""), _fsspec(filesystem))
+    return files, ((table_path(text), "", "") for text in texts)
+
+
+def _table_rows(table: pd.DataFrame) -> Iterator[Row]:
+    if "path" not in table:
+        raise ValueError(f"Expected a table with the column path. Received: {', '.join(map(str, table.columns))}.")
+    if not len(table):
+        raise ValueError("Expected files to score. Received none: the table is empty.")
+    known = table["problem"].fillna("") if "problem" in table else [""] * len(table)
+    details = table["detail"].fillna("") if "detail" in table else [""] * len(table)
+    return zip(table["path"], known, details, strict=True)
+
+
+def _open_remote(text: str, filesystem: Any) -> tuple[Files, Iterator[Row]]:
+    filesystem, root = _url_filesystem(text) if filesystem is None else (_fsspec(filesystem), text)
+    if glob.has_magic(root):
+        return _open_list(sorted(filesystem.glob(root)) or _no_match(text), None, filesystem)
+    if filesystem.isdir(root):
+        root = root.rstrip("/")
+        return Files(root, filesystem), _walk_remote(filesystem, root)
+    if not filesystem.exists(root):
+        raise FileNotFoundError(f"There is no folder or file {text}.")
+    return Files("", filesystem), iter([(table_path(root), "", "")])
+
+
+def _walk_remote(filesystem: Any, root: str) -> Iterator[Row]:
+    start = len(filesystem._strip_protocol(root))
+    for folder, _, names in filesystem.walk(root):
+        below = filesystem._strip_protocol(folder)[start:].strip("/")
+        for name in sorted(names):
+            path = f"{below}/{name}".lstrip("/")
+            skipped = any(is_skipped(part) for part in path.split("/"))
+            yield table_path(path), "skipped: hidden or litter" if skipped else "", ""
+
+
+def _url_filesystem(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{url} cannot be opened: {error}") from error
+
+
+def _fsspec(filesystem: Any) -> Any:
+    """pyarrow's file systems behind fsspec's interface; fsspec's as they are."""
+    if filesystem is None or hasattr(filesystem, "cat_file"):
+        return filesystem
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    return ArrowFSWrapper(filesystem)
+
+
+def deadly_files(files: Files, suspects: Sequence[tuple[int, str]]) -> list[Answer]:
+    """Answers for those of the (position, path) that end or hold the process that decodes them; tried in others."""
+    if files.filesystem is not None or not suspects:
+        return []
+    paths = [str(file_path(Path(files.root), path)) for _, path in suspects]
+    found = []
+    for i, row in inspect_files(paths, {}):
+        if row["problem"] in ("crashed the decoder", "took too long"):
+            position, path = suspects[i]
+            found.append(Answer(position, hashed(files, path).sha256, 0, None, row["problem"], REASONS[row["problem"]]))
+    return found

@@ -1,0 +1,115 @@
+"""What will training cost on this machine, and what would more data gain?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nsfwlib._tensorflow import keras
+from nsfwlib.files import file_path
+from nsfwlib.labels import fit_head
+from nsfwlib.model import Forward, decoded_batches, forward_pass, image_size, missing_rows
+
+
+def training_cost(
+    model: keras.Model,
+    table: pd.DataFrame,
+    data_dir: Path,
+    *,
+    cache_dir: Path,
+    blocks: Sequence[str],
+    fine_tune_from: str = "mixed7",
+    fine_tune_epochs: int = 2,
+    stored_views: int = 0,
+    sample: int = 16,
+) -> pd.DataFrame:
+    """What training will cost on this machine, from `sample` pictures decoded and sent through the network now.
+
+    One row a step: `step`, `images` (passes included), `seconds_per_image`, `minutes`. The backward pass through a
+    layer is counted as twice its forward pass. Compiling, some tens of seconds, is not counted.
+    """
+    usable = table[table["problem"].eq("") & table["split"].ne("")]
+    chosen = usable.sample(min(sample, len(usable)), random_state=0)
+    paths = [file_path(data_dir, path) for path in chosen["path"]]
+    _, pixels, _ = next(decoded_batches(paths, size=image_size(model), batch_size=sample))
+    started = time.perf_counter()
+    for _ in decoded_batches(paths, size=image_size(model), batch_size=sample):
+        pass
+    decode = (time.perf_counter() - started) / len(paths)
+    passes = (forward_pass(model, [block], pictures=sample) for block in (blocks[-1], fine_tune_from))
+    whole, lower = (_seconds(forward, pixels) for forward in passes)
+    missing = len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks))
+    train, held_out = usable["split"].eq("train").sum(), usable["split"].ne("train").sum()
+    val = usable["split"].eq("val").sum()
+    upper = max(whole - lower, 0.0)
+    steps = [("features of the frozen backbone", missing, max(whole, decode))]
+    if fine_tune_epochs and stored_views:
+        steps += [("lower part, stored", stored_views * train + val, max(lower, decode))]
+        steps += [
+            ("fine-tuning", fine_tune_epochs * train, 3 * upper),
+            ("validation", (fine_tune_epochs + 1) * val, upper),
+        ]
+    elif fine_tune_epochs:
+        steps += [("fine-tuning", fine_tune_epochs * train, decode + whole + 2 * upper)]
+        steps += [("validation", (fine_tune_epochs + 1) * val, decode + whole)]
+    steps += [("predictions", held_out, max(whole, decode))]
+    plan = pd.DataFrame(steps, columns=["step", "images", "seconds_per_image"])
+    return plan.assign(minutes=plan["images"] * plan["seconds_per_image"] / 60)
+
+
+def _seconds(forward: Forward, pixels: np.ndarray) -> float:
+    """Seconds a picture of the second pass: the first one compiles."""
+    forward(pixels)
+    started = time.perf_counter()
+    forward(pixels)
+    return (time.perf_counter() - started) / len(pixels)
+
+
+def learning_curve(
+    features: np.ndarray,
+    labels: pd.Series,
+    splits: pd.Series,
+    *,
+    groups: pd.Series | None = None,
+    fractions: Sequence[float] = (0.1, 0.2, 0.4, 0.7, 1.0),
+    repeats: int = 3,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What would more data gain? Validation accuracy of a logistic head on growing shares of the training images.
+
+    Args:
+        features: float (N, D); rows with NaN are left out.
+        labels: N class names; missing ones are left out.
+        splits: N of "train", "val", "test"; `test` is not looked at.
+        groups: N near-duplicate groups, drawn whole; every row for itself by default.
+        fractions: shares of the training groups, 0 … 1.
+        repeats: draws a share (the whole is fitted once).
+        seed: of the draws.
+
+    Returns:
+        One row a fit: `images` (trained on), `repeat`, `accuracy` and `log_loss` on validation.
+    """
+    labels, splits = labels.reset_index(drop=True), splits.reset_index(drop=True)
+    usable = labels.notna() & ~np.isnan(features[:, 0])
+    train, val = (np.flatnonzero(usable & splits.eq(split)) for split in ("train", "val"))
+    names = sorted(labels[train].unique())
+    val = val[labels[val].isin(names)]
+    if not len(val) or len(names) < 2:
+        raise ValueError(f"Expected validation images and two classes. Received: {len(val)} images, classes {names}.")
+    group = np.arange(len(labels)) if groups is None else pd.factorize(groups.reset_index(drop=True))[0]
+    target = pd.Index(names).get_indexer(labels[val])
+    strength = fit_head(features[train], labels[train], groups=group[train], seed=seed).C
+    rows = []
+    for repeat, fraction in ((r, f) for r in range(repeats) for f in fractions if f < 1 or r == 0):
+        rng = np.random.default_rng([seed, repeat])
+        order = rng.permutation(np.unique(group[train]))
+        chosen = train[np.isin(group[train], order[: max(len(names), round(fraction * len(order)))])]
+        head = fit_head(features[chosen], labels[chosen], classes=names, C=strength)
+        probs = np.clip(head.predict_proba(features[val]), 1e-6, None)
+        loss = -np.log(probs[np.arange(len(val)), target] / probs.sum(axis=1)).mean()
+        rows.append((len(chosen), repeat, float((probs.argmax(axis=1) == target).mean()), float(loss)))
+    return pd.DataFrame(rows, columns=["images", "repeat", "accuracy", "log_loss"])

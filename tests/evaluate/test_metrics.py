@@ -1,0 +1,724 @@
+"""Numbers agree with scikit-learn where it has them, and intervals say what they promise."""
+
+import time
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import false_discovery_control
+from sklearn import metrics as reference
+
+from nsfwlib.evaluate import confusion, intervals, metrics, slices, thresholds
+from nsfwlib.evaluate.audit import (
+    audit_plan,
+    audited_accuracy,
+    audited_confusion,
+    audited_label_errors,
+    draw_audit,
+    enlarge_audit,
+)
+
+NAMES = ["drawings", "hentai", "neutral", "porn", "sexy"]
+UNSAFE = ["hentai", "porn", "sexy"]
+
+
+def made_up(n=600, *, seed=0, sharpness=2.0, groups=None):
+    """Labels (N,) and pred_probs (N, 5) of a classifier that is mostly right; groups share label and noise."""
+    rng = np.random.default_rng(seed)
+    groups = np.arange(n) if groups is None else groups
+    truth = rng.integers(5, size=n)[groups]
+    logits = rng.normal(size=(n, 5))[groups] + sharpness * np.eye(5)[truth]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return np.array(NAMES, dtype=object)[truth], probs
+
+
+def by_score(labels, probs, **options):
+    return metrics.scores(labels, probs, class_names=NAMES, draws=200, **options).set_index(["score", "class"])
+
+
+def top(probs):
+    return np.array(NAMES, dtype=object)[probs.argmax(axis=1)]
+
+
+# ── Confusion ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_confusion_has_labels_in_rows_and_predictions_in_columns():
+    matrix = confusion.confusion_matrix(
+        ["porn", "porn", "sexy"], ["sexy", "porn", "sexy"], class_names=["porn", "sexy"]
+    )
+    assert matrix.tolist() == [[1, 1], [0, 1]]
+
+
+def test_confusion_of_nothing_is_all_zeros():
+    assert confusion.confusion_matrix([], [], class_names=NAMES).tolist() == np.zeros((5, 5)).tolist()
+
+
+def test_a_class_that_the_model_does_not_know_is_named():
+    with pytest.raises(ValueError, match=r"Received also: \['unheard'\] \(1 rows\)"):
+        confusion.confusion_matrix(["porn", "unheard"], ["porn", "porn"], class_names=["porn", "sexy"])
+
+
+def test_probabilities_of_another_number_of_classes_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 5\).*Received: \(2, 3\)"):
+        metrics.scores(["porn", "sexy"], np.full((2, 3), 1 / 3), class_names=NAMES)
+
+
+def test_probabilities_with_nan_are_refused():
+    labels, probs = made_up(10)
+    probs[3] = np.nan
+    with pytest.raises(ValueError, match="1 rows with NaN"):
+        metrics.scores(labels, probs, class_names=NAMES)
+
+
+def test_groups_of_another_length_are_refused():
+    labels, probs = made_up(10)
+    with pytest.raises(ValueError, match="Expected one group a row: 10"):
+        metrics.scores(labels, probs, class_names=NAMES, groups=[1, 2])
+
+
+def test_confused_pairs_come_worst_first_and_speak_in_sentences():
+    matrix = np.array([[90, 10, 0], [2, 8, 0], [0, 0, 5]])
+    pairs = confusion.confused_pairs(matrix, class_names=NAMES[:3], intervals=confusion.confusion_intervals(matrix))
+    assert pairs[["label", "predicted", "count"]].values.tolist() == [
+        ["hentai", "drawings", 2],
+        ["drawings", "hentai", 10],
+    ]
+    assert pairs["sentence"][1].startswith(
+        "10 of 100 drawings images (10.0%, interval 5.3% to 17.0%) are taken for hentai"
+    )
+
+
+# ── Intervals ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_jeffreys_interval_leaves_a_fortieth_of_its_beta_distribution_on_either_side():
+    low, high = intervals.jeffreys(np.array([0, 3, 7]), 7)
+    draws = np.random.default_rng(0).beta(3.5, 4.5, 400_000)
+    assert [(draws < low[1]).mean(), (draws > high[1]).mean()] == pytest.approx([0.025, 0.025], abs=0.001)
+    assert low[0] == 0 and high[2] == 1 and high[0] == pytest.approx(1 - low[2])
+
+
+def test_an_empty_cell_keeps_an_upper_bound_and_an_empty_row_is_unknown():
+    cells = confusion.confusion_intervals(np.array([[100, 0], [0, 0]]))
+    assert cells[0, 1, 0] == 0 and 0.01 < cells[0, 1, 1] < 0.04
+    assert cells[1].tolist() == [[0, 1], [0, 1]]
+
+
+def test_exact_copies_in_groups_count_once():
+    groups = np.repeat(np.arange(200), 3)
+    labels, probs = made_up(600, groups=groups)
+    copies, once = by_score(labels, probs, groups=groups), by_score(labels[::3], probs[::3])
+    for name in (("accuracy", ""), ("recall", "porn"), ("precision", "porn"), ("f1", "porn")):
+        assert copies.loc[name, ["low", "high"]].tolist() == pytest.approx(
+            once.loc[name, ["low", "high"]].tolist(), abs=1e-9
+        )
+    widths = copies["high"] - copies["low"], once["high"] - once["low"]
+    assert (widths[0] / widths[1]).between(0.7, 1.4).all()
+
+
+def test_cells_of_copied_images_are_as_unsure_as_those_of_single_ones():
+    groups = np.repeat(np.arange(200), 3)
+    labels, probs = made_up(600, groups=groups)
+    support = confusion.effective_support(labels, top(probs), class_names=NAMES, groups=groups)
+    matrix, single = (confusion.confusion_matrix(labels[::i], top(probs)[::i], class_names=NAMES) for i in (1, 3))
+    assert support == pytest.approx(single.sum(axis=1))
+    copies = confusion.confusion_intervals(matrix, support=support)
+    assert copies == pytest.approx(confusion.confusion_intervals(single), abs=1e-9)
+
+
+def test_group_correlation_is_one_for_copies_and_none_for_strangers():
+    groups = np.repeat(np.arange(300), 2)
+    rng = np.random.default_rng(0)
+    assert intervals.group_correlation(np.repeat(rng.random(300) < 0.3, 2), groups) == 1
+    assert intervals.group_correlation(rng.random(600) < 0.3, groups) < 0.15
+
+
+def test_effective_count_lies_between_groups_and_rows():
+    groups = np.repeat(np.arange(50), 4)
+    assert intervals.effective_count(groups, 200) == pytest.approx(50)
+    assert intervals.effective_count(groups, 200, correlation=0) == 200
+    assert intervals.effective_count(None, 200) == 200
+
+
+def test_rows_without_a_group_are_groups_of_their_own():
+    assert intervals.effective_count([1.0, 1.0, np.nan, np.nan], 4) == pytest.approx(4 / 1.5)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.9])
+def test_intervals_of_cells_cover_the_truth_in_95_of_100_cases(share):
+    rng = np.random.default_rng(0)
+    hits = rng.binomial(300, share, size=1000)
+    low, high = intervals.jeffreys(hits, 300)
+    assert 0.92 <= ((low <= share) & (share <= high)).mean() <= 0.98
+
+
+def test_accuracy_of_near_duplicates_is_covered_where_the_naive_interval_fails():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(100), 5)
+    covered = np.zeros(2)
+    for _ in range(300):
+        right = np.where(rng.random(500) < 0.9, (rng.random(100) < 0.85)[groups], rng.random(500) < 0.85)
+        labels = np.where(right, "a", "b")
+        support = intervals.effective_count(groups, 500, correlation=intervals.group_correlation(right, groups))
+        for i, worth in enumerate((support, 500)):
+            low, high = intervals.jeffreys((labels == "a").mean() * worth, worth)
+            covered[i] += low <= 0.85 <= high
+    assert covered[0] / 300 >= 0.92 and covered[1] / 300 < 0.8
+
+
+# ── Scores ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_scores_agree_with_scikit_learn():
+    labels, probs = made_up()
+    table, predicted, truth = by_score(labels, probs), top(probs), np.array(NAMES)[:, None] == labels
+    close = {"abs": 1e-12, "rel": 0}
+    assert table.loc[("accuracy", ""), "value"] == pytest.approx(reference.accuracy_score(labels, predicted), **close)
+    balanced = reference.balanced_accuracy_score(labels, predicted)
+    assert table.loc[("balanced accuracy", ""), "value"] == pytest.approx(balanced, **close)
+    parts = reference.precision_recall_fscore_support(labels, predicted, labels=NAMES)
+    for name, values in zip(("precision", "recall", "f1"), parts, strict=False):
+        assert table.loc[name, "value"].to_numpy() == pytest.approx(values, **close)
+    loss = reference.log_loss(labels, probs, labels=NAMES)
+    assert table.loc[("log-loss", ""), "value"] == pytest.approx(loss, **close)
+    assert table.loc[("Brier score", ""), "value"] == pytest.approx(((probs - truth.T) ** 2).sum(1).mean(), **close)
+    precision = [reference.average_precision_score(row, column) for row, column in zip(truth, probs.T, strict=True)]
+    assert table.loc["average precision", "value"].to_numpy() == pytest.approx(precision, **close)
+
+
+def test_bootstrapped_average_precision_with_equal_weights_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    positive, score = rng.random(500) < 0.3, rng.integers(20, size=500) / 20
+    curve = metrics._ThresholdBins(positive, score)
+    found = curve.average_precision(np.ones((500, 1), np.float32), np.zeros(1))
+    assert found[0] == pytest.approx(reference.average_precision_score(positive, score), abs=1e-6)
+
+
+def test_the_bootstrap_of_average_precision_adds_one_positive_that_is_ranked_last():
+    rng = np.random.default_rng(0)
+    positive, score = rng.random(300) < 0.3, rng.random(300)
+    found = metrics._ThresholdBins(positive, score).average_precision(np.ones((300, 1), np.float32), np.ones(1))
+    expected = reference.average_precision_score(np.r_[positive, True], np.r_[score, -1.0])
+    assert found[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_score_lies_in_its_interval():
+    table = by_score(*made_up(300, sharpness=3))
+    plain = table[table.index.get_level_values("score") != "calibration error"]
+    assert (plain["low"] <= plain["value"] + 1e-9).all() and (plain["value"] <= plain["high"] + 1e-9).all()
+
+
+def test_intervals_shrink_with_more_images():
+    few, many = by_score(*made_up(200)), by_score(*made_up(5000))
+    assert ((many["high"] - many["low"]) < (few["high"] - few["low"])).all()
+
+
+def test_a_perfect_classifier_is_not_certain():
+    labels, _ = made_up(100)
+    table = by_score(labels, np.eye(5)[[NAMES.index(x) for x in labels]])
+    assert table.loc[("accuracy", ""), "value"] == 1 and 0.95 < table.loc[("accuracy", ""), "low"] < 0.99
+    assert (table.loc["average precision", "low"] < 0.999).all()
+
+
+def test_a_class_without_an_image_says_so_and_spoils_nothing_else():
+    labels, probs = made_up()
+    kept = labels != "sexy"
+    table = by_score(labels[kept], probs[kept])
+    assert table.loc[("recall", "sexy"), ["low", "high", "support"]].tolist() == [0, 1, 0]
+    assert table.loc[("recall", "sexy"), "note"] == "no image to measure it on"
+    assert np.isnan(table.loc[("average precision", "sexy"), "value"])
+    assert table.loc[("balanced accuracy", ""), "value"] == table.loc["recall", "value"].mean()
+
+
+def test_predictions_all_alike_leave_the_other_precisions_unknown():
+    labels, _ = made_up(50)
+    table = by_score(labels, np.tile([0.96, 0.01, 0.01, 0.01, 0.01], (50, 1)))
+    assert table.loc["precision", "value"].isna().tolist() == [False, True, True, True, True]
+
+
+def test_one_class_only_and_no_rows_at_all_do_not_fail():
+    labels, probs = made_up(50)
+    assert np.isnan(by_score(["porn"] * 50, probs).loc[("average precision", "porn"), "value"])
+    assert by_score(labels[:0], probs[:0]).loc[("accuracy", ""), "note"] == "no image to measure it on"
+
+
+def test_same_seed_gives_the_same_table():
+    labels, probs = made_up(200)
+    pd.testing.assert_frame_equal(by_score(labels, probs, seed=3), by_score(labels, probs, seed=3))
+
+
+def test_a_hundred_thousand_predictions_take_seconds():
+    labels, probs = made_up(100_000)
+    start = time.process_time()
+    metrics.scores(labels, probs, class_names=NAMES, groups=np.arange(100_000) // 2)
+    assert time.process_time() - start < 30
+
+
+# ── Calibration ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_calibration_error_of_an_honest_model_is_small_and_of_a_boastful_one_is_not():
+    rng = np.random.default_rng(0)
+    honest = np.clip(rng.beta(8, 2, size=20_000), 0.5, 1)
+    probs = np.stack([honest, 1 - honest], axis=1)
+    labels = np.where(rng.random(20_000) < honest, "a", "b")
+    boastful = metrics.apply_temperature(probs, 0.3)
+    assert metrics.calibration_error(labels, probs, class_names=["a", "b"]) < 0.02
+    assert metrics.calibration_error(labels, boastful, class_names=["a", "b"]) > 0.08
+
+
+def test_calibration_error_is_the_weighted_gap_of_its_bins():
+    labels, probs = made_up()
+    table = metrics.calibration_table(labels, probs, class_names=NAMES).dropna()
+    gaps = (table["accuracy"] - table["confidence"]).abs()
+    error = metrics.calibration_error(labels, probs, class_names=NAMES)
+    assert error == pytest.approx(np.average(gaps, weights=table["count"]), abs=1e-12)
+    assert ((table["low"] <= table["accuracy"]) & (table["accuracy"] <= table["high"])).all()
+
+
+def test_interval_of_the_calibration_error_reaches_zero_for_an_honest_model():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(400, 5))
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = np.array(NAMES, object)[(probs.cumsum(1) < rng.random((400, 1))).sum(1)]
+    row = by_score(labels, probs).loc[("calibration error", "")]
+    assert row["low"] == 0 and row["value"] > 0.02
+
+
+def test_fitted_temperature_undoes_a_known_one():
+    labels, probs = made_up(5000)
+    sharpened = metrics.apply_temperature(probs, 0.5)
+    found = metrics.fit_temperature(labels, np.log(sharpened), class_names=NAMES)
+    own = metrics.fit_temperature(labels, np.log(probs), class_names=NAMES)
+    assert found == pytest.approx(2 * own, rel=0.02)
+
+
+@given(st.floats(0.05, 20), st.integers(0, 1000))
+def test_temperature_never_changes_the_top_class(temperature, seed):
+    _, probs = made_up(50, seed=seed, sharpness=1)
+    assert (metrics.apply_temperature(probs, temperature).argmax(1) == probs.argmax(1)).all()
+
+
+def test_temperature_needs_validation_rows():
+    with pytest.raises(ValueError, match="keep T = 1"):
+        metrics.fit_temperature([], np.zeros((0, 5)), class_names=NAMES)
+
+
+# ── Thresholds ──────────────────────────────────────────────────────────────────────────────────
+
+
+def two_sides(n=2000, *, seed=0, share=0.5):
+    rng = np.random.default_rng(seed)
+    unsafe = rng.random(n) < share
+    return unsafe, np.round(1 / (1 + np.exp(-rng.normal(np.where(unsafe, 1.5, -1.5), 1.2))), 3)
+
+
+def test_unsafe_score_sums_the_unsafe_classes():
+    _, probs = made_up(20)
+    found = thresholds.unsafe_score(probs, class_names=NAMES, unsafe_classes=UNSAFE)
+    assert found == pytest.approx(probs[:, [1, 3, 4]].sum(1))
+
+
+@pytest.mark.parametrize("unsafe_classes", [[], NAMES, ["nudity"]])
+def test_unsafe_classes_must_be_some_of_the_classes(unsafe_classes):
+    with pytest.raises(ValueError, match="some, not all"):
+        thresholds.unsafe_score(np.full((1, 5), 0.2), class_names=NAMES, unsafe_classes=unsafe_classes)
+
+
+def test_threshold_curve_agrees_with_scikit_learn():
+    unsafe, score = two_sides(500)
+    curve = thresholds.threshold_curve(unsafe, score, most=10_000)
+    precision, recall, threshold = reference.precision_recall_curve(unsafe, score)
+    assert curve["threshold"].to_numpy() == pytest.approx(threshold[::-1], abs=1e-12)
+    assert curve["precision"].to_numpy() == pytest.approx(precision[:-1][::-1], abs=1e-12)
+    assert curve["recall"].to_numpy() == pytest.approx(recall[:-1][::-1], abs=1e-12)
+    fpr, _, at = reference.roc_curve(unsafe, score, drop_intermediate=False)
+    assert curve["threshold"].to_numpy() == pytest.approx(at[1:], abs=1e-12)
+    assert curve["fpr"].to_numpy() == pytest.approx(fpr[1:], abs=1e-12)
+
+
+def test_prevalence_arithmetic_agrees_with_a_resampled_set():
+    unsafe, score = two_sides(4000)
+    row = thresholds.at_threshold(unsafe, score, 0.6, prevalence=0.1).iloc[0]
+    rng = np.random.default_rng(0)
+    rows = np.r_[rng.choice(np.flatnonzero(unsafe), 100_000), rng.choice(np.flatnonzero(~unsafe), 900_000)]
+    flagged = score[rows] >= 0.6
+    assert row["precision"] == pytest.approx(unsafe[rows][flagged].mean(), abs=0.003)
+    assert row["flagged"] == pytest.approx(flagged.sum() / 10, rel=0.01)
+    assert row["missed"] == pytest.approx((unsafe[rows] & ~flagged).sum() / 10, rel=0.03)
+    assert row["false_alarms"] == pytest.approx((~unsafe[rows] & flagged).sum() / 10, rel=0.02)
+
+
+def test_operating_points_grant_their_wish_on_validation_and_are_reported_on_test():
+    validation, test = two_sides(seed=1), two_sides(seed=2)
+    points = thresholds.operating_points(*test, validation=validation, prevalence=[0.5])
+    on_validation = [thresholds.at_threshold(*validation, t, prevalence=0.5).iloc[0] for t in points["threshold"]]
+    assert (
+        on_validation[0]["precision"] >= 0.9 and on_validation[1]["recall"] >= 0.95 and on_validation[2]["fpr"] <= 0.01
+    )
+    again = thresholds.at_threshold(*test, points["threshold"][0], prevalence=0.5).iloc[0]
+    assert (
+        points.loc[0, ["precision", "recall", "flagged"]].tolist() == again[["precision", "recall", "flagged"]].tolist()
+    )
+
+
+def test_test_rows_have_no_say_in_the_threshold():
+    validation, test = two_sides(seed=1), two_sides(seed=2)
+    shifted = test[0], test[1] / 2
+    points = [thresholds.operating_points(*rows, validation=validation, prevalence=[0.1]) for rows in (test, shifted)]
+    assert points[0]["threshold"].tolist() == points[1]["threshold"].tolist()
+    assert points[0]["recall"].tolist() != points[1]["recall"].tolist()
+
+
+def test_of_thresholds_that_grant_a_wish_the_most_useful_is_taken():
+    unsafe, score = np.array([True] * 5 + [False] * 5), np.array([0.9, 0.8, 0.7, 0.6, 0.2, 0.65, 0.4, 0.3, 0.1, 0.05])
+    wishes = [("precision", 0.75), ("recall", 0.8), ("fpr", 0.0)]
+    points = thresholds.operating_points(unsafe, score, validation=(unsafe, score), wishes=wishes, prevalence=[0.5])
+    assert points["threshold"].tolist() == [0.6, 0.6, 0.7]
+
+
+def test_wished_precision_needs_a_higher_threshold_where_unsafe_uploads_are_rare():
+    points = thresholds.operating_points(
+        *two_sides(seed=2), validation=two_sides(seed=1), wishes=[("precision", 0.9)], prevalence=[0.5, 0.1]
+    )
+    assert points["threshold"].is_monotonic_increasing and points["threshold"].nunique() == 2
+
+
+def test_a_wish_that_no_threshold_grants_is_a_sentence():
+    unsafe, score = np.array([True, False] * 50), np.tile([0.4, 0.6], 50)
+    row = thresholds.operating_points(
+        unsafe, score, validation=(unsafe, score), wishes=[("precision", 0.99)], prevalence=[0.5]
+    )
+    assert np.isnan(row["threshold"][0]) and np.isnan(row["recall"][0])
+    assert row["note"][0] == "No threshold reaches precision 0.99 at prevalence 0.5 on validation."
+
+
+def test_validation_of_one_kind_only_is_a_sentence():
+    unsafe, score = two_sides(100)
+    row = thresholds.operating_points(unsafe, score, validation=(unsafe[unsafe], score[unsafe]), prevalence=[0.5])
+    assert row["note"].str.contains("both kinds are needed").all()
+
+
+def test_prevalence_zero_and_one_are_computed_and_remarked():
+    points = thresholds.operating_points(
+        *two_sides(), validation=two_sides(seed=1), wishes=[("recall", 0.9)], prevalence=[0, 1]
+    )
+    assert points["precision"].tolist() == [0, 1]
+    assert points["note"].str.contains("whatever the threshold").all()
+
+
+def test_prevalence_outside_zero_to_one_is_refused():
+    with pytest.raises(ValueError, match=r"share in \[0, 1\]. Received: \[50"):
+        thresholds.at_threshold(*two_sides(50), 0.5, prevalence=50)
+
+
+def test_thin_evidence_is_remarked():
+    points = thresholds.operating_points(
+        *two_sides(), validation=two_sides(60, seed=1), wishes=[("fpr", 0.0)], prevalence=[0.01]
+    )
+    assert points["note"][0].startswith("Rests on 0 false alarms among")
+
+
+def test_a_strange_wish_is_refused():
+    with pytest.raises(ValueError, match="Expected wishes such as"):
+        thresholds.operating_points(*two_sides(50), validation=two_sides(50), wishes=[("accuracy", 0.9)])
+
+
+def test_truth_as_text_is_refused():
+    with pytest.raises(ValueError, match="Expected unsafe as bool"):
+        thresholds.threshold_curve(np.array(["porn", "neutral"]), np.array([0.5, 0.5]))
+
+
+def test_test_rows_of_one_kind_only_leave_the_other_side_unknown():
+    unsafe, score = two_sides(100)
+    row = thresholds.at_threshold(unsafe[unsafe], score[unsafe], 0.5, prevalence=0.5).iloc[0]
+    assert np.isnan(row["fpr"]) and np.isnan(row["precision"]) and not np.isnan(row["recall"])
+    assert thresholds.threshold_curve(unsafe[unsafe], score[unsafe])["fpr"].isna().all()
+
+
+# ── Slices ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_planted_bad_slice_is_found_and_chance_ones_are_not():
+    rng = np.random.default_rng(0)
+    attributes = pd.DataFrame({"source": rng.choice(["web", "phone", "scan"], 3000)})
+    for i in range(20):
+        attributes[f"irrelevant {i}"] = rng.choice(["x", "y"], 3000)
+    right = rng.random(3000) < np.where(attributes["source"] == "scan", 0.8, 0.93)
+    table = slices.accuracy_by_slice(attributes, right)
+    assert table.loc[0, ["attribute", "value"]].tolist() == ["source", "scan"]
+    assert table["q"].to_numpy() == pytest.approx(false_discovery_control(table["p"]))
+    assert table.loc[0, "q"] < 0.001 and (table[table["attribute"].ne("source")]["q"] > 0.05).all()
+
+
+def test_false_discoveries_stay_rare_under_near_duplicates():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(200), 5)
+    alarms = 0
+    for _ in range(40):
+        attributes = pd.DataFrame({"topic": rng.choice(["x", "y", "z"], 200)[groups]})
+        right = (rng.random(200) < 0.85)[groups]
+        alarms += (slices.accuracy_by_slice(attributes, right, groups=groups)["q"] < 0.05).any()
+    assert alarms <= 5
+
+
+def test_small_slices_come_last_and_say_so():
+    attributes = pd.DataFrame({"source": ["rare"] * 5 + ["web"] * 100 + ["phone"] * 100})
+    right = np.r_[np.zeros(5, bool), np.ones(100, bool), np.arange(100) % 2 > 0]
+    table = slices.accuracy_by_slice(attributes, right)
+    assert table["value"].tolist() == ["phone", "web", "rare"]
+    assert table["note"].tolist() == ["", "", "fewer than 30 images here or elsewhere: no conclusion"]
+
+
+def test_numbers_are_sliced_at_their_quartiles_and_gaps_are_unknown():
+    table = slices.accuracy_by_slice(
+        pd.DataFrame({"bytes": np.r_[np.arange(400.0), [np.nan] * 40]}), np.ones(440, bool)
+    )
+    assert table["images"].tolist() == [100, 100, 100, 100, 40]
+    assert set(table["value"]) >= {"0 to 99.8", "unknown"}
+
+
+def test_slice_attributes_come_from_the_images_table():
+    images = pd.DataFrame({
+        "path": ["a", "b", "c"], "source": ["web", "web", ""], "width": [100, 400, 2000], "height": [200, 500, 1500],
+        "format": ["JPEG", "PNG", "GIF"], "brightness": [0.1, 0.5, 0.9], "grey": [True, False, None],
+        "frames": [1, 1, 12], "group": [0, 1, 1],
+    }, index=[7, 8, 9])  # fmt: skip
+    table = slices.slice_attributes(images)
+    assert table["shorter side"].tolist() == ["≤ 150 px", "301–600", "> 1200 px"]
+    assert table["animation"].tolist() == ["still", "still", "animated"]
+    assert table["near-duplicates"].tolist() == ["alone", "has some", "has some"]
+    assert table["colour"].tolist() == ["greyscale", "colour", "colour"]
+
+
+def test_metadata_is_joined_by_path_in_the_order_of_the_images():
+    images = pd.DataFrame({"path": ["b", "a"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table = slices.slice_attributes(images, pd.DataFrame({"path": ["a", "b"], "topic": ["x", "y"]}))
+    assert table["topic"].tolist() == ["y", "x"]
+
+
+def test_metadata_of_more_images_than_these_is_no_reason_to_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        slices.slice_attributes(pd.DataFrame({"path": ["a"]}), pd.DataFrame({"path": ["a", "b"], "topic": ["x", "y"]}))
+
+
+def test_an_attribute_that_differs_for_every_image_is_not_sliced_into_thousands():
+    table = slices.accuracy_by_slice(pd.DataFrame({"url": [f"u{i}" for i in range(3000)]}), np.arange(3000) % 9 > 0)
+    assert len(table) == 51 and "any other" in set(table["value"])
+
+
+def test_metadata_whose_paths_do_not_match_warns_in_a_sentence():
+    with pytest.warns(UserWarning, match=r"knows 0 of 1 images, first unknown: \['a'\], its own first path: \['z'\]"):
+        slices.slice_attributes(pd.DataFrame({"path": ["a"]}), pd.DataFrame({"path": ["z"], "topic": ["x"]}))
+
+
+def test_metadata_without_a_path_column_is_left_out_with_a_warning():
+    with pytest.warns(UserWarning, match="no column 'path'"):
+        table = slices.slice_attributes(pd.DataFrame({"path": ["a"]}), pd.DataFrame({"file": ["a"]}))
+    assert list(table) == []
+
+
+# ── Comparison ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_comparison_is_mcnemars_exact_test():
+    right, other = np.array([1] * 15 + [0] * 5 + [1] * 80, bool), np.array([0] * 15 + [1] * 5 + [1] * 80, bool)
+    found = metrics.compare(right, other)
+    assert found["p"] == pytest.approx(0.0413895, abs=1e-6)  # 2 · P(X ≤ 5), X binomial of 20 and ½
+    assert found["difference"] == pytest.approx(0.1) and found["low"] < 0.1 < found["high"]
+    assert found["sentence"].startswith("Accuracy 95.0% against 85.0%: a difference of +10.0 points")
+
+
+def test_near_duplicates_vote_once_in_a_comparison():
+    right, other = np.array([True] * 20 + [True] * 80), np.array([False] * 20 + [True] * 80)
+    groups = np.r_[np.zeros(20, int), np.arange(1, 81)]
+    assert metrics.compare(right, other)["p"] < 1e-5
+    assert metrics.compare(right, other, groups=groups)["p"] == 1
+
+
+def test_equal_models_differ_by_nothing_with_p_one():
+    right = np.array([True, False] * 50)
+    found = metrics.compare(right, right)
+    assert found["difference"] == 0 and found["p"] == 1 and found["low"] < 0 < found["high"]
+
+
+def test_comparison_needs_the_same_rows():
+    with pytest.raises(ValueError, match="Received: 2 and 3"):
+        metrics.compare([True, False], [True, False, True])
+
+
+# ── Audit ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def noisy_test_set(n=1000, *, seed=0, noise=0.1):
+    rng = np.random.default_rng(seed)
+    truth, probs = made_up(n, seed=seed, sharpness=2.5)
+    wrong = rng.random(n) < noise
+    labels = np.where(wrong, rng.choice(NAMES, n), truth).astype(object)
+    suspicion = 1 - probs[np.arange(n), [NAMES.index(x) for x in labels]]
+    return truth, labels, top(probs), suspicion
+
+
+def test_audit_takes_all_disagreements_and_half_its_agreements_from_the_most_suspicious_fifth():
+    _, labels, predicted, suspicion = noisy_test_set()
+    audit = draw_audit(labels, predicted, suspicion, agreements=100)
+    assert audit.loc[labels != predicted, "picked"].all()
+    assert audit[labels == predicted].groupby("stratum")["picked"].sum().tolist() == [50, 50]
+    fifth = audit["stratum"].eq("suspicious agreement").to_numpy()
+    assert fifth.sum() == round((labels == predicted).sum() / 5)
+    assert suspicion[fifth].min() >= suspicion[audit["stratum"].eq("agreement")].max()
+
+
+def test_enlarging_an_audit_keeps_what_was_picked():
+    _, labels, predicted, suspicion = noisy_test_set()
+    small = draw_audit(labels, predicted, suspicion, agreements=60)
+    large = enlarge_audit(small, agreements=200)
+    assert large["picked"].sum() == small["picked"].sum() + 140 and (large["picked"] | ~small["picked"]).all()
+    pd.testing.assert_frame_equal(large, draw_audit(labels, predicted, suspicion, agreements=200))
+
+
+def test_an_audit_of_more_agreements_than_there_are_takes_all():
+    _, labels, predicted, suspicion = noisy_test_set(100)
+    assert draw_audit(labels, predicted, suspicion, agreements=500)["picked"].all()
+
+
+def test_rows_reviewed_before_are_a_stratum_that_costs_nothing():
+    truth, labels, predicted, suspicion = noisy_test_set()
+    reviewed = np.arange(1000) < 300
+    audit = draw_audit(labels, predicted, suspicion, reviewed=reviewed)
+    assert audit.loc[reviewed, "stratum"].eq("reviewed before").all() and not audit.loc[reviewed, "picked"].any()
+    known = np.where(audit["picked"] | reviewed, truth, None)
+    assert audited_accuracy(known, predicted, audit)["audited"] == 300 + audit["picked"].sum()
+
+
+def test_audited_accuracy_of_a_full_audit_is_the_true_accuracy():
+    truth, labels, predicted, suspicion = noisy_test_set(400)
+    audit = draw_audit(labels, predicted, suspicion, agreements=400)
+    found = audited_accuracy(truth, predicted, audit)
+    assert found["value"] == pytest.approx((truth == predicted).mean(), abs=1e-12)
+    assert found["low"] < found["value"] < found["high"] and found["note"] == ""
+
+
+def test_looking_at_more_than_was_picked_changes_nothing():
+    truth, labels, predicted, suspicion = noisy_test_set()
+    audit = draw_audit(labels, predicted, suspicion)
+    seen = np.where(audit["picked"], truth, None)
+    assert audited_accuracy(truth, predicted, audit) == audited_accuracy(seen, predicted, audit)
+
+
+def test_audit_is_unbiased_and_covers_where_believing_the_labels_does_not():
+    errors, covered, naive = [], [], []
+    for seed in range(60):
+        truth, labels, predicted, suspicion = noisy_test_set(seed=seed, noise=0.05 + 0.15 * (seed % 4) / 3)
+        audit = draw_audit(labels, predicted, suspicion, seed=seed)
+        found = audited_accuracy(np.where(audit["picked"], truth, None), predicted, audit, seed=seed)
+        errors.append(found["value"] - (truth == predicted).mean())
+        covered.append(found["low"] <= (truth == predicted).mean() <= found["high"])
+        naive.append((labels == predicted).mean() - (truth == predicted).mean())
+    assert abs(np.mean(errors)) < 0.004 and np.mean(covered) >= 0.91
+    assert np.mean(naive) < -0.05
+
+
+def test_unfinished_audits_say_how_much_is_missing():
+    truth, labels, predicted, suspicion = noisy_test_set()
+    audit = draw_audit(labels, predicted, suspicion)
+    seen = np.where(audit["picked"] & (audit["order"] < 20), truth, None)
+    found = audited_accuracy(seen, predicted, audit)
+    missing = int(audit["picked"].sum()) - 60
+    assert found["note"] == f"{missing} picked images have no verdict yet." and 0.6 < found["value"] < 1
+
+
+def test_a_stratum_that_nobody_looked_at_leaves_the_accuracy_unknown():
+    _, labels, predicted, suspicion = noisy_test_set()
+    audit = draw_audit(labels, predicted, suspicion)
+    found = audited_accuracy(np.full(1000, None), predicted, audit)
+    assert np.isnan(found["value"]) and "No image was audited in: disagreement" in found["note"]
+
+
+def test_audit_plan_trades_pictures_for_width_as_it_then_comes_out():
+    truth, labels, predicted, suspicion = noisy_test_set()
+    audit = draw_audit(labels, predicted, suspicion)
+    plan = audit_plan(audit)
+    assert plan["pictures"].is_monotonic_increasing and plan["width"].is_monotonic_decreasing
+    assert plan.set_index("agreements").loc[100, "pictures"] == audit["picked"].sum()
+    found = audited_accuracy(np.where(audit["picked"], truth, None), predicted, audit)
+    assert plan.set_index("agreements").loc[100, "width"] == pytest.approx(
+        100 * (found["high"] - found["low"]), rel=0.5
+    )
+
+
+def test_share_of_label_errors_is_found_for_all_for_each_class_and_for_each_pair():
+    truth, labels, predicted, suspicion = noisy_test_set(3000, noise=0.0)
+    wrong = (truth == "porn") & (np.random.default_rng(0).random(3000) < 0.3)
+    labels = np.where(wrong, "sexy", truth).astype(object)
+    audit = draw_audit(labels, predicted, suspicion, agreements=600)
+    found = audited_label_errors(np.where(audit["picked"], truth, None), labels, audit, class_names=NAMES)
+    found = found.set_index(["label", "truth"])
+    assert found.loc[("", ""), "low"] <= wrong.mean() <= found.loc[("", ""), "high"]
+    share = wrong.sum() / (labels == "sexy").sum()
+    assert found.loc[("sexy", ""), "low"] <= share <= found.loc[("sexy", ""), "high"]
+    assert found.loc[("sexy", "porn"), "value"] == pytest.approx(share, abs=0.05)
+    assert found.loc[("drawings", ""), ["value", "low"]].tolist() == [0, 0]
+
+
+def test_audited_confusion_sums_to_the_set_and_comes_near_the_true_one():
+    truth, labels, predicted, suspicion = noisy_test_set(3000)
+    audit = draw_audit(labels, predicted, suspicion, agreements=800)
+    matrix, cells = audited_confusion(np.where(audit["picked"], truth, None), predicted, audit, class_names=NAMES)
+    true = confusion.confusion_matrix(truth, predicted, class_names=NAMES)
+    assert matrix.sum() == pytest.approx(3000) and np.abs(matrix - true).max() < 45
+    shares = true / true.sum(1, keepdims=True)
+    assert ((cells[..., 0] <= shares) & (shares <= cells[..., 1])).mean() >= 0.9
+
+
+def test_an_audit_of_no_rows_at_all_knows_nothing():
+    audit = draw_audit([], [], [])
+    found = audited_accuracy([], [], audit)
+    assert np.isnan(found["value"]) and found["low"] < 0.01 and found["high"] > 0.99
+
+
+def test_an_audit_of_another_length_is_refused():
+    _, labels, predicted, suspicion = noisy_test_set(50)
+    audit = draw_audit(labels, predicted, suspicion)
+    with pytest.raises(ValueError, match="Expected one outcome a row of the audit: 50"):
+        audited_accuracy([None] * 3, ["porn"] * 3, audit)
+
+
+# ── Incarnations ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_incarnation_is_read_as_it_was_saved_beside_the_published_ones(tmp_path):
+    own, published = tmp_path / "own.json", tmp_path / "published.json"
+    confusion.save_incarnation(
+        own,
+        np.array([[8, 2], [1, 9]]),
+        class_names=["a", "b"],
+        name="demo",
+        date="2026-01-01",
+        data="f00",
+        interval=(0.7, 0.9),
+    )
+    published.write_text(
+        '{"class_names": ["a", "b"], "matrices": [{"name": "old", "accuracy": 0.9, "shares": [[0.9, 0.1], [0.1, 0.9]]}]}'
+    )
+    table = confusion.read_incarnations([own, published])
+    assert table["name"].tolist() == ["old", "demo"] and table["accuracy"].tolist() == [0.9, 0.85]
+    assert table["matrix"][1].tolist() == [[8, 2], [1, 9]] and table["images"].tolist() == [0, 20]
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+
+
+@pytest.mark.parametrize("shift", [0, 1], ids=["all right", "all wrong"])
+def test_intervals_hold_their_value_at_the_ends_of_the_scale(shift):
+    labels = np.repeat(NAMES, 3)
+    probs = np.eye(len(NAMES))[(np.repeat(np.arange(len(NAMES)), 3) + shift) % len(NAMES)]
+    shares = metrics.scores(labels, probs, class_names=NAMES, draws=200).set_index("score")
+    shares = shares.loc[["accuracy", "balanced accuracy", "recall"]]
+    assert shares["value"].eq(1 - shift).all()
+    assert (shares["low"] <= shares["value"]).all() and (shares["value"] <= shares["high"]).all()

@@ -1,0 +1,90 @@
+"""Each change does what it says and nothing else, and its cost in accuracy is measured."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
+from nsfwlib.evaluate import robustness
+from nsfwlib.plots import evaluation
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    return load_sample_image("china.jpg")
+
+
+def by_brightness(pixels):
+    """A classifier of two classes: bright on the left half or not."""
+    left = pixels[:, :, : pixels.shape[2] // 2].mean(axis=(1, 2, 3)) / 255
+    return np.stack([left, 1 - left], axis=1)
+
+
+@pytest.fixture
+def halves():
+    """Ten pictures bright on the left ("day"), ten on the right ("night"), in several sizes."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for i in range(20):
+        picture = rng.integers(0, 60, (40 + i, 60, 3)).astype(np.uint8)
+        picture[:, :30] += np.uint8(190 if i < 10 else 0)
+        picture[:, 30:] += np.uint8(0 if i < 10 else 190)
+        pictures.append(picture)
+    return pictures, ["day"] * 10 + ["night"] * 10
+
+
+@pytest.mark.parametrize(
+    ("change", "level"), [(c, level) for c, levels in robustness.CHANGES.items() for level in levels]
+)
+def test_every_change_keeps_the_input_size_and_alters_the_picture(photograph, change, level):
+    plain, other = (
+        robustness.changed(photograph, "none", "", size=64),
+        robustness.changed(photograph, change, level, size=64),
+    )
+    assert other.shape == (64, 64, 3) and other.dtype == np.uint8 and (other != plain).any()
+
+
+def test_an_untouched_picture_is_resized_as_everywhere(photograph):
+    expected = np.asarray(Image.fromarray(photograph).resize((64, 64), Image.Resampling.BILINEAR))
+    assert (robustness.changed(photograph, "none", "", size=64) == expected).all()
+
+
+def test_mirroring_twice_gives_the_picture_back(photograph):
+    once = robustness.changed(photograph, "mirror", "yes", size=64)
+    assert (
+        robustness.changed(once, "mirror", "yes", size=64) == robustness.changed(photograph, "none", "", size=64)
+    ).all()
+
+
+def test_stronger_compression_and_blur_hurt_more(photograph):
+    plain = robustness.changed(photograph, "none", "", size=128).astype(int)
+    for change, levels in (("JPEG quality", (90, 30, 10)), ("blur (px)", (1, 2, 4))):
+        harm = [np.abs(robustness.changed(photograph, change, level, size=128) - plain).mean() for level in levels]
+        assert harm == sorted(harm)
+
+
+def test_greyscale_leaves_no_colour(photograph):
+    assert np.ptp(robustness.changed(photograph, "greyscale", "yes", size=32).astype(int), axis=2).max() == 0
+
+
+def test_an_unknown_change_is_named():
+    with pytest.raises(ValueError, match="'sepia'"):
+        robustness.changed(np.zeros((8, 8, 3), np.uint8), "sepia", 1, size=8)
+
+
+def test_accuracy_falls_where_the_change_matters_and_only_there(halves):
+    pictures, labels = halves
+    table = robustness.measure_robustness(
+        pictures, labels, by_brightness, class_names=["day", "night"], size=32
+    ).set_index("change")
+    assert table.loc["none", "value"] == 1 and table.loc["mirror", ["value", "same"]].tolist() == [0, 0]
+    assert table.loc["greyscale", "value"] == 1 and table.loc["greyscale", "low"] < 1
+    assert len(table) == 1 + sum(len(levels) for levels in robustness.CHANGES.values())
+    assert [ax.get_title(loc="left") for ax in evaluation.plot_robustness(table.reset_index()).axes] == list(
+        robustness.CHANGES
+    )
+
+
+def test_pictures_without_a_label_each_are_refused(halves):
+    with pytest.raises(ValueError, match="20 and 2 labels"):
+        robustness.measure_robustness(halves[0], ["day", "night"], by_brightness, class_names=["day", "night"], size=32)

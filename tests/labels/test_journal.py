@@ -1,0 +1,213 @@
+"""The decisions journal: whatever happens to the process, a decision that was acknowledged is never lost."""
+
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nsfwlib.labels import journal
+
+NASTY = [
+    'porn/it\'s "quoted".jpg',
+    "porn/two\nlines\n.jpg",
+    "porn/ends\n",
+    'porn/\r\n,";\t.jpg',
+    "porn/<script>alert(1)</script>.jpg",
+    "porn/not utf8 \udcff.jpg",
+    "porn/=cmd|' /C calc'!A0.jpg",
+    "porn/日本語 ✨.jpg",
+]
+
+
+def row(sha="a" * 64, decision="keep", **more):
+    return {"sha256": sha, "path": "porn/a.jpg", "given_label": "porn", "decision": decision, **more}
+
+
+def test_a_missing_journal_reads_as_an_empty_table(tmp_path):
+    assert journal.read_journal(tmp_path / "decisions.csv").columns.tolist() == list(journal.COLUMNS)
+    assert journal.decisions_in_force(tmp_path / "decisions.csv").columns.tolist() == list(journal.IN_FORCE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_come_back_as_they_were_written_with_one_header(tmp_path):
+    path = tmp_path / "sub" / "decisions.csv"
+    journal.append_decisions(path, row(reviewer="Ada", suggested="sexy", score=0.25, seconds=1.5))
+    journal.append_decisions(path, [row("b", "drop"), row("c", "unsure")])
+    lines = journal.read_journal(path)
+    assert lines["decision"].tolist() == ["keep", "drop", "unsure"]
+    assert lines.loc[0, ["reviewer", "suggested", "score", "seconds"]].tolist() == ["Ada", "sexy", 0.25, 1.5]
+    assert lines["action"].nunique() == 2
+    assert path.read_text().count("given_label") == 1
+    assert (pd.Timestamp.now("UTC") - lines["time"]).max() < pd.Timedelta("1min")
+
+
+@pytest.mark.parametrize("name", NASTY, ids=range(len(NASTY)))
+def test_every_file_name_survives(tmp_path, name):
+    path = tmp_path / "decisions.csv"
+    for sha in "abc":
+        journal.append_decisions(path, row(sha, path=name, reviewer=name))
+    lines = journal.read_journal(path)
+    assert lines["path"].tolist() == [name] * 3
+    assert lines["reviewer"].tolist() == [name] * 3
+
+
+def test_the_last_decision_on_a_picture_is_in_force(tmp_path):
+    path = tmp_path / "decisions.csv"
+    journal.append_decisions(path, [row("a", "keep"), row("b", "drop"), row("a", "sexy")])
+    assert dict(journal.decisions_in_force(path)[["sha256", "decision"]].to_numpy()) == {"a": "sexy", "b": "drop"}
+
+
+def test_an_undone_action_is_not_in_force_until_it_is_redone(tmp_path):
+    path = tmp_path / "decisions.csv"
+    journal.append_decisions(path, row("a", "keep", action="1"))
+    journal.append_decisions(path, [row("a", "drop", action="2"), row("b", "drop", action="2")])
+    journal.append_decisions(path, {"kind": "undo", "action": "2"})
+    assert journal.decisions_in_force(path)["decision"].tolist() == ["keep"]
+    journal.append_decisions(path, {"kind": "redo", "action": "2"})
+    assert journal.decisions_in_force(path)["decision"].tolist() == ["drop", "drop"]
+
+
+def test_an_unknown_key_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="given_lable"):
+        journal.append_decisions(tmp_path / "decisions.csv", {"given_lable": "porn"})
+
+
+def test_another_csv_file_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "other.csv"
+    path.write_text("path,label\na,b\n")
+    for call in (lambda: journal.read_journal(path), lambda: journal.append_decisions(path, row())):
+        with pytest.raises(ValueError, match="decisions journal"):
+            call()
+    assert path.read_text() == "path,label\na,b\n"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    names=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=1, max_size=5),
+    data=st.data(),
+)
+def test_after_a_cut_at_any_byte_the_whole_lines_are_kept(tmp_path_factory, names, data):
+    path = tmp_path_factory.mktemp("cut") / "decisions.csv"
+    sizes = [journal.append_decisions(path, row(str(i), path=name))[1] for i, name in enumerate(names)]
+    whole = path.read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    if cut not in (0, whole.index(b"\n") + 1, *sizes):
+        with pytest.warns(UserWarning, match="unfinished"):
+            lines = journal.read_journal(path)
+        assert path.with_name("decisions.csv.torn").read_bytes()[:-1] + b"" == whole[path.stat().st_size : cut]
+    else:
+        lines = journal.read_journal(path)
+    kept = sum(size <= cut for size in sizes)
+    assert lines["path"].tolist() == names[:kept]
+    journal.append_decisions(path, row("new"))
+    assert journal.read_journal(path)["sha256"].tolist() == [*map(str, range(kept)), "new"]
+
+
+def simple_replay(steps):
+    """The state after these steps, told in the plainest way: sha256 → decision."""
+    void = set()
+    for kind, action, _, _ in steps:
+        if kind != "decision":
+            (void.add if kind == "undo" else void.discard)(action)
+    return {sha: decision for kind, action, sha, decision in steps if kind == "decision" and action not in void}
+
+
+STEP = st.tuples(
+    st.sampled_from(["decision", "decision", "undo", "redo"]),
+    st.sampled_from("123456"),
+    st.sampled_from("abc"),
+    st.sampled_from(["keep", "drop", "porn"]),
+)
+
+
+@pytest.mark.filterwarnings("ignore:.*unfinished")
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(STEP, max_size=12), data=st.data())
+def test_replay_equals_the_state_after_a_cut_at_any_byte(tmp_path_factory, steps, data):
+    path = tmp_path_factory.mktemp("replay") / "decisions.csv"
+    sizes = [
+        journal.append_decisions(path, row(sha, decision, kind=kind, action=action))[1]
+        for kind, action, sha, decision in steps
+    ]
+    if steps:
+        cut = data.draw(st.integers(0, sizes[-1]))
+        path.write_bytes(path.read_bytes()[:cut])
+        steps = steps[: sum(size <= cut for size in sizes)]
+    expected = simple_replay(steps)
+    lines = journal.read_journal(path)
+    assert dict(journal.in_force(lines)[["sha256", "decision"]].to_numpy()) == expected
+    assert journal.Replay(lines).decisions == expected
+
+
+def test_a_torn_journal_that_may_only_be_read_is_read_without_its_tail(tmp_path, monkeypatch):
+    path = tmp_path / "decisions.csv"
+    journal.append_decisions(path, row("a"))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'"2026')
+
+    def refuse(*_, **__):
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(journal.filelock.FileLock, "acquire", refuse)
+    lines = journal.read_journal(path)
+    assert lines["sha256"].tolist() == ["a"]
+    assert lines.attrs["torn"] == '"2026'
+    assert path.read_bytes() == whole + b'"2026'
+
+
+def test_a_line_with_too_few_fields_is_named(tmp_path):
+    path = tmp_path / "decisions.csv"
+    journal.append_decisions(path, [row("a"), row("b")])
+    path.write_bytes(path.read_bytes() + b'"mended","by hand"\n' + path.read_bytes().splitlines(keepends=True)[1])
+    with pytest.raises(ValueError, match=r"record 4 should have 11 fields. Received 2"):
+        journal.read_journal(path)
+
+
+def test_a_journal_saved_by_a_spreadsheet_is_still_read(tmp_path):
+    path = tmp_path / "decisions.csv"
+    journal.append_decisions(path, [row("a"), row("b", "drop")])
+    path.write_bytes(path.read_bytes().replace(b'"', b"").replace(b"\n", b"\r\n"))
+    journal.append_decisions(path, row("c"))
+    assert journal.read_journal(path)["sha256"].tolist() == ["a", "b", "c"]
+
+
+def test_appending_to_a_torn_journal_sets_the_tail_aside_first(tmp_path):
+    path = tmp_path / "decisions.csv"
+    journal.append_decisions(path, row("a"))
+    with path.open("ab") as file:
+        file.write(b'"2026-01-01","x","decision","1","b","two\n')
+    with pytest.warns(UserWarning, match="unfinished"):
+        journal.append_decisions(path, row("c"))
+    assert journal.read_journal(path)["sha256"].tolist() == ["a", "c"]
+    assert b"two" in path.with_name("decisions.csv.torn").read_bytes()
+
+
+def test_two_writers_at_once_lose_nothing(tmp_path):
+    path = tmp_path / "decisions.csv"
+    code = (
+        "import sys; from nsfwlib import labels\n"
+        "for i in range(60): labels.append_decisions(sys.argv[1], {'sha256': sys.argv[2] + str(i), 'path': 'a\\nb'})"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), who]) for who in "xy"]
+    assert [w.wait(60) for w in writers] == [0, 0]
+    lines = journal.read_journal(path)
+    assert sorted(lines["sha256"]) == sorted(f"{who}{i}" for who in "xy" for i in range(60))
+
+
+def test_a_failed_write_leaves_the_journal_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "decisions.csv"
+    journal.append_decisions(path, row("a"))
+    before = path.read_bytes()
+
+    def full(file, data):
+        file.write(data[:20])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal, "_write_and_sync", full)
+    with pytest.raises(OSError, match="No space"):
+        journal.append_decisions(path, row("b"))
+    assert path.read_bytes() == before

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from tiny import awakened
+
+from nsfwlib.model import build, forward, published
+from nsfwlib.model.classifier import feature_model, set_rescaling, set_temperature
+from nsfwlib.model.forward import FOLDING_PAYS, forward_pass, in_half_precision, model_identity
+
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return awakened(build.build_classifier(NAMES, weights=None, backbone="MobileNetV2", image_size=64))
+
+
+@pytest.fixture
+def pixels(rng):
+    return rng.integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
+
+
+FEW, MANY = 1, FOLDING_PAYS
+
+
+@pytest.mark.parametrize(("name", "pictures"), [("tensorflow", FEW), ("tensorflow", MANY), ("onnxruntime", FEW)])
+def test_every_engine_gives_the_answers_of_plain_keras(classifier, pixels, name, pictures, tmp_path):
+    forward = forward_pass(classifier, engine=name, cache_dir=tmp_path, pictures=pictures)
+    expected = classifier.predict(pixels.astype(np.float32), verbose=0)
+    assert np.ptp(expected, axis=0).max() > 1e-3, "the answers differ from picture to picture"
+    assert np.abs(forward(pixels)[0] - expected).max() < 1e-5
+    assert np.abs(forward(pixels[:1].astype(np.float32))[0] - expected[:1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "onnxruntime"])
+def test_every_engine_gives_pooled_blocks_in_the_order_asked_for(classifier, pixels, name, tmp_path):
+    blocks = ["out_relu", "block_5_add"]
+    found = forward_pass(classifier, blocks, engine=name, cache_dir=tmp_path)(pixels)
+    expected = feature_model(classifier, blocks).predict(pixels.astype(np.float32), verbose=0)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.shape == theirs.shape and ours.dtype == np.float32
+        assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
+
+
+def test_the_onnx_file_is_converted_once_for_the_same_weights(classifier, pixels, tmp_path, monkeypatch):
+    first = forward_pass(classifier, engine="onnxruntime", cache_dir=tmp_path)(pixels)[0]
+    monkeypatch.setattr(forward, "onnx_file", None)
+    again = forward_pass(classifier, engine="onnxruntime", cache_dir=tmp_path)(pixels)[0]
+    assert np.array_equal(first, again)
+    monkeypatch.setattr(forward, "folded", None)
+    if forward.onnx_usable():
+        assert np.array_equal(first, forward_pass(classifier, cache_dir=tmp_path)(pixels)[0])
+
+
+@pytest.mark.parametrize(("pictures", "other"), [(FEW, "folded"), (MANY, "unfolded"), (None, "unfolded")])
+def test_few_pictures_are_not_worth_folding_for(classifier, pixels, pictures, other, monkeypatch):
+    monkeypatch.setattr(forward, other, None)
+    assert forward_pass(classifier, engine="tensorflow", pictures=pictures)(pixels)[0].shape == (6, 3)
+
+
+def test_auto_is_tensorflow_where_nothing_was_converted(classifier, pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(forward, "onnx_file", None)
+    expected = classifier.predict(pixels.astype(np.float32), verbose=0)
+    assert np.allclose(forward_pass(classifier, cache_dir=tmp_path)(pixels)[0], expected, atol=1e-5)
+
+
+def test_half_precision_keeps_the_published_features_to_a_hundredth_and_the_weights_as_they_were():
+    classifier = published.published_model("MobileNetV2")
+    photographs = [Image.fromarray(photograph).resize((224, 224)) for photograph in load_sample_images().images]
+    photographs = np.stack(photographs).astype(np.float32)
+    features = feature_model(classifier, ["out_relu"])
+    half = in_half_precision(features)
+    expected, found = (part.predict(photographs, verbose=0) for part in (features, half))
+    assert np.linalg.norm(found - expected) < 1e-2 * np.linalg.norm(expected)
+    assert not np.array_equal(found, expected), "nothing was computed in half precision"
+    assert all(weights.dtype == np.float32 for weights in half.get_weights())
+
+
+def test_probabilities_of_the_half_precision_copy_are_float32_and_sum_to_one(classifier, pixels):
+    found = in_half_precision(classifier)(pixels.astype(np.float32), training=False).numpy()
+    assert found.dtype == np.float32
+    assert np.allclose(found.sum(axis=1), 1, atol=1e-6)
+
+
+def test_identity_follows_all_that_shapes_the_answers(classifier):
+    whole, block = model_identity(classifier), model_identity(classifier, "out_relu")
+    set_temperature(classifier, 2.0)
+    assert model_identity(classifier) != whole
+    assert model_identity(classifier, "out_relu") == block
+    set_temperature(classifier, 1.0)
+    assert model_identity(classifier) == whole
+    scale = classifier.get_layer("rescaling").scale
+    set_rescaling(classifier, 1 / 255, 0.0)
+    assert model_identity(classifier, "out_relu") != block
+    set_rescaling(classifier, scale, -1.0)
+
+
+def test_an_unknown_engine_lists_those_there_are(classifier):
+    with pytest.raises(ValueError, match=r"auto, tensorflow, onnxruntime.*'torch'"):
+        forward_pass(classifier, engine="torch")
+
+
+def test_a_missing_onnxruntime_says_what_to_install(classifier, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r"pip install 'nsfwlib\[onnx\]'"):
+        forward_pass(classifier, engine="onnxruntime")

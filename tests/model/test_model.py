@@ -1,0 +1,146 @@
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from tiny import awakened
+
+from nsfwlib.model import build, classifier
+
+
+@pytest.fixture(scope="module")
+def small():
+    names = ["cat", "dog", "x/ü_1.z"]
+    return awakened(build.build_classifier(names, weights=None, backbone="MobileNetV2", image_size=32))
+
+
+@pytest.fixture(scope="module")
+def inception():
+    return build.build_classifier(["cat", "dog"], weights=None, image_size=75)
+
+
+def pictures(rng, n=4, size=32):
+    return rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def test_probabilities_sum_to_one_on_raw_pixels(small, rng):
+    assert np.allclose(small.predict(pictures(rng), verbose=0).sum(axis=1), 1, atol=1e-5)
+
+
+def test_class_names_travel_in_the_saved_file(small, tmp_path, rng):
+    classifier.save_model(small, tmp_path / "model.keras")
+    loaded = build.load_model(tmp_path / "model.keras")
+    assert classifier.class_names(loaded) == ["cat", "dog", "x/ü_1.z"]
+    x = pictures(rng)
+    assert np.array_equal(loaded.predict(x, verbose=0), small.predict(x, verbose=0))
+
+
+def test_plain_keras_loads_the_saved_file_where_nsfwlib_is_missing(small, tmp_path):
+    classifier.save_model(small, tmp_path / "model.keras")
+    code = (
+        "import sys; sys.modules['nsfwlib'] = None\n"
+        "import keras, numpy as np\n"
+        f"model = keras.models.load_model({str(tmp_path / 'model.keras')!r})\n"
+        "print(model.layers[-1].name, model.predict(np.zeros((1, 32, 32, 3)), verbose=0).shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert "classes.cat.dog.x_2f__fc__5f_1_2e_z (1, 3)" in done.stdout, done.stderr
+
+
+def test_the_head_is_that_of_2019(small):
+    dropouts = [layer.rate for layer in small.layers if isinstance(layer, keras.layers.Dropout)]
+    assert dropouts == [0.4, 0.5, 0.25]
+    assert [layer.units for layer in classifier.head_dense_layers(small)] == [256, 128, 3]
+
+
+def test_the_head_model_shares_its_weights_with_the_classifier(small, rng):
+    x = pictures(rng)
+    features = classifier.feature_model(small, [classifier.FEATURES]).predict(x, verbose=0)
+    assert np.allclose(
+        classifier.head_model(small).predict(features, verbose=0), small.predict(x, verbose=0), atol=1e-5
+    )
+
+
+def test_features_of_several_blocks_are_pooled_to_their_channels(inception, rng):
+    pixels = pictures(rng, size=75)
+    widths = [f.shape for f in classifier.feature_model(inception, ["mixed4", "mixed10"]).predict(pixels, verbose=0)]
+    assert widths == [(4, 768), (4, 2048)]
+
+
+def test_unfreezing_leaves_batch_norm_and_the_lower_blocks_frozen(inception):
+    classifier.unfreeze_from(inception, "mixed7")
+    trainable = [layer.name for layer in inception.layers if layer.trainable and layer.weights]
+    below = [layer.name for layer in inception.layers[: inception.layers.index(inception.get_layer("mixed7"))]]
+    assert not any(isinstance(inception.get_layer(n), keras.layers.BatchNormalization) for n in trainable)
+    assert not set(trainable) & set(below) and "logits" in trainable and len(trainable) > 10
+    classifier.freeze_backbone(inception)
+    assert {layer.name for layer in inception.layers if layer.trainable and layer.weights} == {
+        "head_dense_1",
+        "head_dense_2",
+        "logits",
+    }
+
+
+def test_an_unknown_block_lists_those_there_are(inception):
+    with pytest.raises(ValueError, match=r"no block 'mixed77'. Blocks it has: .*mixed0, .*mixed10"):
+        classifier.unfreeze_from(inception, "mixed77")
+
+
+def test_temperature_is_saved_and_never_changes_the_answer(small, tmp_path, rng):
+    x = pictures(rng, 8)
+    before = small.predict(x, verbose=0)
+    classifier.set_temperature(small, 3.0)
+    hot = small.predict(x, verbose=0)
+    classifier.save_model(small, tmp_path / "hot.keras")
+    again = build.load_model(tmp_path / "hot.keras").predict(x, verbose=0)
+    classifier.set_temperature(small, 1.0)
+    expected = before ** (1 / 3) / (before ** (1 / 3)).sum(axis=1, keepdims=True)
+    assert np.allclose(hot, expected, atol=1e-5) and np.array_equal(hot, again)
+    assert np.array_equal(hot.argmax(1), before.argmax(1))
+
+
+def test_backbone_weights_of_a_file_come_with_its_rescaling(small, tmp_path, rng):
+    classifier.set_rescaling(small, 1 / 255, 0.0)
+    classifier.save_model(small, tmp_path / "model.keras")
+    other = build.build_classifier(
+        ["a", "b"], weights=tmp_path / "model.keras", backbone="MobileNetV2", image_size=32, seed=9
+    )
+    classifier.set_rescaling(small, 1 / 127.5, -1.0)
+    expected = build.load_model(tmp_path / "model.keras")
+    x = pictures(rng)
+    pairs = [
+        classifier.feature_model(model, [classifier.FEATURES]).predict(x, verbose=0) for model in (expected, other)
+    ]
+    assert np.array_equal(*pairs)
+
+
+def test_weights_of_another_architecture_are_refused_whole(small, inception):
+    with pytest.raises(ValueError, match=r"another architecture\. Expected layers"):
+        classifier.set_backbone_weights(inception, classifier.backbone_weights(small))
+
+
+@pytest.mark.parametrize("names", [["one"], [], ["a", "a"], ["a", ""]])
+def test_fewer_than_two_different_class_names_are_refused(names):
+    with pytest.raises(ValueError, match="two or more different names"):
+        build.build_classifier(names, weights=None)
+
+
+def test_a_missing_model_file_says_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no model file"):
+        build.load_model(tmp_path / "none.keras")
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    (tmp_path / "x.keras").write_text("<html>")
+    with pytest.raises(ValueError, match=r"is no model file\. Expected `\.keras`"):
+        build.load_model(tmp_path / "x.keras")
+
+
+def test_a_model_with_code_inside_is_refused(tmp_path):
+    inputs = keras.Input((2,))
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x)(inputs)).save(tmp_path / "lambda.keras")
+    assert zipfile.is_zipfile(tmp_path / "lambda.keras")
+    with pytest.raises(ValueError, match=r"(?i)lambda"):
+        build.load_model(tmp_path / "lambda.keras")

@@ -1,0 +1,220 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from huggingface_hub import ModelCard
+
+from nsfwlib import runs
+from nsfwlib.evaluate import audit_files, card, confusion, robustness
+from nsfwlib.labels import current, journal
+from nsfwlib.labels.issues import estimated_errors, judge_labels
+from nsfwlib.review import grid, opinions, queues
+from nsfwlib.review.session import ReviewSession
+
+CLASSES = ["a", "b", "c"]
+
+
+@pytest.fixture
+def planted(rng):
+    """Three clouds of 40, six labels wrong, one row unlabelled: images table, features, true labels."""
+    truth = np.repeat(CLASSES, 40)
+    features = rng.normal(0, 1, (120, 8)) + 4 * np.eye(3, 8)[np.repeat(range(3), 40)]
+    given = truth.copy()
+    given[[0, 5, 45, 50, 85, 90]] = ["b", "c", "a", "c", "a", "b"]
+    given[119] = ""
+    table = pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(120)],
+            "sha256": [f"{i:064x}" for i in range(120)],
+            "given_label": given,
+            "split": np.where(np.arange(120) % 5 == 4, "test", "train"),
+            "group": range(120),
+            "problem": "",
+        }
+    )
+    return table, {"block": features.astype(np.float16)}, truth
+
+
+def test_planted_errors_lead_the_queue_and_test_rows_are_not_in_it(planted, tmp_path):
+    table, features, truth = planted
+    issues, probs = judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    queue = queues.review_queue(issues)
+    wrong = set(table.loc[table["given_label"].ne(truth) & table["split"].ne("test"), "path"])
+    assert set(queue.nlargest(len(wrong), "score")["path"]) == wrong
+    assert not queue["split"].eq("test").any() and probs.shape == (120, 3)
+
+
+def test_an_unlabelled_picture_enters_the_queue_by_its_predicted_class(planted, tmp_path):
+    table, features, _ = planted
+    table.loc[119, "split"] = "train"
+    issues, _ = judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    row = queues.review_queue(issues).set_index("path").loc["119.png"]
+    assert row["suggested"] == "c" and row["score"] == 1.0
+    session = ReviewSession(queues.review_queue(issues), tmp_path / "j.csv", class_names=CLASSES, images=table)
+    session.decide("119.png", "c")
+    assert session.decision(row["sha256"]) == "c"
+
+
+def test_a_confirmed_label_is_not_suspected_again(planted, tmp_path):
+    table, features, _ = planted
+    before, _ = judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    session = ReviewSession(queues.review_queue(before), tmp_path / "j.csv", class_names=CLASSES, images=table)
+    session.decide("0.png", "keep")
+    after, _ = judge_labels(table, features, session.journal, class_names=CLASSES)
+    assert before["is_issue"][0] and not after["is_issue"][0]
+    session.rerank(after)
+    assert session.progress()["decided"] == 1 and session.progress()["rows"] == len(queues.review_queue(before))
+
+
+def test_labels_of_test_judge_nothing_whatever_an_audit_said_of_them(planted, tmp_path):
+    table, features, _ = planted
+    before, probs = judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    is_test = table["split"].eq("test")
+    audited = table[is_test].head(12)
+    lines = [{"sha256": content, "given_label": "a", "decision": "c"} for content in audited["sha256"]]
+    journal.append_decisions(tmp_path / "j.csv", lines)
+    after, same = judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    np.testing.assert_array_equal(probs, same)
+    pd.testing.assert_series_equal(before["suggested"][~is_test], after["suggested"][~is_test])
+
+
+@pytest.fixture
+def run(planted, tmp_path):
+    """What notebooks 01 and 03 leave behind, with an audit of `train`, and a journal with three decisions of Ada."""
+    table, features, _ = planted
+    issues, probs = judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    runs.write_table(table, tmp_path / "images.parquet")
+    runs.write_table(issues, tmp_path / "label_issues.parquet")
+    probs = pd.DataFrame(probs, columns=CLASSES)
+    runs.write_table(probs.assign(path=table["path"]), tmp_path / "pred_probs.parquet")
+    options = {"class_names": CLASSES}
+    audit_files.draw_audits(
+        tmp_path, {"train": 20}, table, table["given_label"], probs.to_numpy(), tmp_path / "j.csv", **options
+    )
+    session = queues.open_session(tmp_path, tmp_path / "j.csv", reviewer="Ada")
+    for path in session.queue["path"][:3]:
+        session.decide(path, "a")
+    return tmp_path
+
+
+def test_a_reviewers_page_opens_in_every_mode(run):
+    pages = {
+        mode: queues.open_session(run, run / "j.csv", mode=mode, reviewer="Bob", share=1.0)
+        for mode in ("review", "audit", "second", "disagreement")
+    }
+    assert [len(session.queue) for session in pages.values()] == [96, 20, 3, 0]
+    assert pages["review"].pred_probs is not None and not pages["review"].queue["split"].eq("test").any()
+    pages["second"].decide(pages["second"].queue["path"][0], "b")
+    open_now = queues.open_session(run, run / "j.csv", mode="disagreement", reviewer="Cem")
+    assert open_now.queue["about"].tolist() == ["a / b"]
+
+
+def test_agreement_of_a_run_counts_groups_and_is_empty_before_any_second_look(run, planted):
+    assert opinions.reviewer_agreement(run / "j.csv", planted[0]).empty
+    second = queues.open_session(run, run / "j.csv", mode="second", reviewer="Bob", share=1.0)
+    for path in second.queue["path"]:
+        second.decide(path, "a")
+    found = opinions.reviewer_agreement(run / "j.csv", planted[0])
+    assert found["between"].tolist() == ["all", "Ada and Bob"] and found["agree"].eq(1).all()
+
+
+def test_the_journal_in_use_is_that_of_the_simulated_reviewer_where_there_was_one(tmp_path):
+    real = tmp_path / "real.csv"
+    assert current.journal_in_use(tmp_path, real) == real
+    runs.write_json({"simulated": True}, tmp_path / "cleansing.json")
+    assert current.journal_in_use(tmp_path, real) == tmp_path / "simulated_decisions.csv"
+
+
+def test_what_changed_counts_relabelled_and_dropped():
+    before, after = pd.Series(["a", "a", "b", "b"]), pd.Series(["a", "b", None, "b"])
+    table = current.what_changed(before, after)
+    assert table.loc["a", "b"] == 1 and table.loc["b", "(left out)"] == 1 and table.to_numpy().sum() == 2
+
+
+def test_the_cost_of_review_is_what_was_decided(planted, tmp_path):
+    table, features, _ = planted
+    issues, _ = judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    session = ReviewSession(queues.review_queue(issues), tmp_path / "j.csv", class_names=CLASSES)
+    session.decide("0.png", "a", seconds=30)
+    session.decide("1.png", "keep", seconds=30)
+    cost = queues.what_review_cost(session, estimated=6.2)
+    assert cost.tolist() == [2, 1, 5, 1.0, 1.0]
+
+
+def test_the_estimated_number_of_errors_is_near_the_planted_one(planted, tmp_path):
+    table, features, truth = planted
+    _, probs = judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
+    labelled = table["given_label"].ne("")
+    estimated = estimated_errors(table["given_label"], probs, class_names=CLASSES)
+    assert abs(estimated - table["given_label"].ne(truth)[labelled].sum()) <= 2
+
+
+def test_wrong_answers_of_validation_become_pages_of_one_cell_worst_first():
+    probs = pd.DataFrame([[0.1, 0.9, 0], [0.4, 0.6, 0], [0.9, 0.1, 0]], columns=CLASSES, index=["x", "y", "z"])
+    labels = pd.DataFrame({"label": ["a", "a", "a"]}, index=["x", "y", "z"])
+    table = pd.DataFrame({"sha256": ["1", "2", "3"], "split": "val", "group": [0, 1, 2]}, index=["x", "y", "z"])
+    queue = queues.cell_queue(probs, labels, table, class_names=CLASSES)
+    assert queue["path"].tolist() == ["x", "y"] and queue["score"].round(2).tolist() == [0.8, 0.2]
+    assert queue["given"].eq("a").all() and queue["suggested"].eq("b").all()
+
+
+def test_a_baseline_of_other_classes_is_refused_by_name(tmp_path):
+    pd.DataFrame({"path": ["x"], "split": ["test"], "a": [1.0], "z": [0.0]}).to_parquet(
+        tmp_path / "predictions.parquet"
+    )
+    rows = pd.DataFrame({"path": ["x"], "sha256": ["1"]})
+    with pytest.raises(ValueError, match=r"same pictures with the classes a, b, c\. Received classes a, z"):
+        robustness.baseline_answers(str(tmp_path), rows, tmp_path, cache_dir=tmp_path, class_names=CLASSES)
+
+
+def test_without_a_baseline_there_is_no_answer(tmp_path):
+    rows = pd.DataFrame({"path": ["x"], "sha256": ["1"]})
+    assert robustness.baseline_answers("", rows, tmp_path, cache_dir=tmp_path, class_names=CLASSES) is None
+    assert robustness.baseline_answers("published", rows, tmp_path, cache_dir=tmp_path, class_names=CLASSES) is None
+
+
+def test_published_matrices_stand_beside_the_same_classes_only():
+    five = ["drawings", "hentai", "neutral", "porn", "sexy"]
+    path = Path(__file__).parents[2] / "_art" / "published_confusion.json"
+    found = confusion.published_matrices(path, class_names=five)
+    assert [record["shares"].shape for record in found] == [(5, 5), (5, 5)]
+    assert found[0]["shares"].diagonal().mean() < found[1]["shares"].diagonal().mean()
+    assert confusion.published_matrices(path, class_names=CLASSES) == []
+    assert confusion.published_matrices("", class_names=five) == []
+
+
+def test_the_explorer_answers_its_sliders(rng):
+    unsafe = rng.random(200) < 0.5
+    explorer = grid.threshold_explorer(unsafe, np.clip(unsafe * 0.4 + rng.random(200) * 0.6, 0, 1))
+    threshold, prevalence, picture = explorer.children
+    seen = {bytes(picture.value)}
+    threshold.value = 0.7
+    seen.add(bytes(picture.value))
+    prevalence.value = 0.1
+    seen.add(bytes(picture.value))
+    assert len(seen) == 3 and all(png.startswith(b"\x89PNG") for png in seen)
+
+
+@pytest.mark.parametrize(("audit", "says"), [("", "were not reviewed"), ("60 of 60 have a verdict", "60 of 60")])
+def test_the_card_is_written_whole_from_the_tables(tmp_path, audit, says):
+    run = {
+        "settings": {"data": "f00", "epochs": 2}, "class_names": ["a", "b"], "finished": "2026-01-01",
+        "versions": {"keras": "3"},
+    }  # fmt: skip
+    scores = pd.DataFrame(
+        [("accuracy", "", 0.91234, 0.88, 0.94, 120, "")],
+        columns=["score", "class", "value", "low", "high", "support", "note"],
+    )
+    path = card.write_card(
+        tmp_path / "MODEL_CARD.md", name="demo", run=run, counts=pd.DataFrame({"train": [3]}, index=["a"]),
+        cleansing={"found": "4 in 10", "changed": 4, "simulated": False}, scores=scores,
+        points=pd.DataFrame({"wish": ["recall ≥ 0.9"], "threshold": [0.3]}), slices=pd.DataFrame({"value": ["a|b"]}),
+        audit=audit,
+    )  # fmt: skip
+    text = path.read_text()
+    assert ModelCard.load(path).data.pipeline_tag == "image-classification"
+    for expected in ("0.912", "0.88", "4 in 10", "recall ≥ 0.9", "`f00`", "keras 3", "a\\|b", says):
+        assert expected in text, expected
+    assert ("were not reviewed" in text) == (not audit)
+    assert [p.name for p in tmp_path.iterdir()] == ["MODEL_CARD.md"]

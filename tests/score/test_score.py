@@ -1,0 +1,632 @@
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from PIL import Image
+
+from nsfwlib.data import images
+from nsfwlib.model import forward, stream
+from nsfwlib.model.classifier import save_model
+from nsfwlib.model.forward import forward_pass, model_identity
+from nsfwlib.model.stream import Files, load_picture, stream_answers
+from nsfwlib.score import __main__, run
+from nsfwlib.score.source import open_source
+from nsfwlib.score.store import _WRITERS, FORMATS, add_answers, open_store, read_scores, work_file
+
+NAMES, SIZE = ["cat", "dog", "owl"], 32
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return tiny.lively_classifier(NAMES, size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def model_file(classifier, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    save_model(classifier, path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def forwarded(monkeypatch):
+    """Numbers of pictures in each forward pass; the function itself is made once a model."""
+    counts, made = [], {}
+    real = forward_pass
+
+    def counting(model, outputs=None, **options):
+        forward = made.setdefault(id(model), real(model, outputs)) if id(model) not in made else made[id(model)]
+        return lambda pixels: (counts.append(len(pixels)) if pixels.any() else None) or forward(pixels)
+
+    monkeypatch.setattr(forward, "forward_pass", counting)
+    return counts
+
+
+def draw(path, seed):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, 3) + rng.normal(0, 20, (40, 50, 3))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve pictures, a copy, a web page, a cut JPEG, and what an operating system leaves behind."""
+    folder = tmp_path / "pictures"
+    (folder / "below").mkdir(parents=True)
+    for i in range(12):
+        draw(folder / ("below" if i % 2 else ".") / f"{i:02}.png", i)
+    (folder / "copy.png").write_bytes((folder / "00.png").read_bytes())
+    (folder / "page.jpg").write_bytes(b"<html>404</html>")
+    (folder / "cut.png").write_bytes((folder / "02.png").read_bytes()[:700])
+    (folder / "Thumbs.db").write_bytes(b"x")
+    return folder
+
+
+def score(classifier, source, out, **options):
+    return run.score(classifier, source, out=out, progress=False, **{"batch_size": 4, **options})
+
+
+def expected(classifier, paths):
+    pixels = np.stack([images.load_image(path, size=SIZE) for path in paths])
+    return classifier.predict(pixels, verbose=0)
+
+
+# ------------------------------------------------------------------------------------------------ the table
+def test_every_file_is_one_row_with_the_models_probabilities(classifier, folder, tmp_path):
+    table = score(classifier, folder, tmp_path / "scores.parquet").set_index("path")
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    good = table[table["problem"].eq("")]
+    assert good[NAMES].to_numpy().std(axis=0).min() > 0.02, "the pictures differ in what they are taken for"
+    assert set(table.index) == files and table.index.is_unique and len(good) == 13
+    found = good[NAMES].to_numpy()
+    assert np.allclose(found, expected(classifier, [folder / path for path in good.index]), atol=1e-5)
+    assert good["predicted"].tolist() == [NAMES[i] for i in found.argmax(axis=1)]
+    assert good["sha256"].tolist() == [hashlib.sha256((folder / p).read_bytes()).hexdigest() for p in good.index]
+    assert good["frames"].eq(1).all() and np.array_equal(found, good[[f"{name}_max" for name in NAMES]].to_numpy())
+
+
+def test_broken_files_are_rows_with_a_reason_and_no_probability(classifier, folder, tmp_path):
+    table = score(classifier, folder, tmp_path / "scores.parquet").set_index("path")
+    assert table.loc[["page.jpg", "cut.png", "Thumbs.db"], "problem"].tolist() == [
+        "not an image", "truncated", "skipped: hidden or litter",
+    ]  # fmt: skip
+    bad = table[table["problem"].ne("")]
+    assert bad[NAMES].isna().all(axis=None) and bad["predicted"].eq("").all()
+    assert bad.loc["cut.png", "sha256"] == hashlib.sha256((folder / "cut.png").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_csv_and_json_lines_hold_the_same_numbers(classifier, folder, tmp_path, suffix):
+    first = score(classifier, folder, tmp_path / "scores.parquet")
+    again = score(classifier, folder, tmp_path / f"scores{suffix}")
+    pd.testing.assert_frame_equal(first, again, check_dtype=False)
+    assert {p.name for p in tmp_path.iterdir()} == {"pictures", "scores.parquet", f"scores{suffix}"}
+
+
+def test_json_lines_are_valid_json_without_nan(classifier, folder, tmp_path):
+    score(classifier, folder, tmp_path / "scores.jsonl")
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "scores.jsonl").open()]
+    assert len(rows) == 16 and any(row["cat"] is None for row in rows)
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_animations_have_mean_and_maximum_of_sampled_frames(classifier, tmp_path, kind):
+    frames = [Image.fromarray(np.full((40, 40, 3), 25 * i, np.uint8)) for i in range(10)]
+    path = tmp_path / f"moving.{kind}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if kind == "webp" else {}))
+    row = score(classifier, [path], tmp_path / "scores.parquet", frames=4).iloc[0]
+    shown = np.stack([np.full((SIZE, SIZE, 3), 25 * i, np.uint8) for i in (0, 3, 6, 9)])
+    probs = classifier.predict(shown, verbose=0)
+    assert row["frames"] == 4 and (probs.max(axis=0) - probs.mean(axis=0)).min() > 0.02
+    assert np.allclose(row[NAMES].to_numpy(float), probs.mean(axis=0), atol=1e-5)
+    assert np.allclose(row[[f"{name}_max" for name in NAMES]].to_numpy(float), probs.max(axis=0), atol=1e-5)
+
+
+def test_an_animation_cut_in_its_middle_is_scored_as_far_as_it_goes(tmp_path):
+    frames = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (60, 60, 3), dtype=np.uint8)) for i in range(6)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    data = (tmp_path / "moving.gif").read_bytes()
+    pixels, detail = images.load_frames(data[: len(data) * 2 // 3], size=SIZE, frames=6)
+    assert len(pixels) == 4 and detail == "damaged after 4 frames"
+
+
+def test_the_model_may_be_a_file(classifier, model_file, folder, tmp_path):
+    a = score(classifier, folder, tmp_path / "a.parquet")
+    b = score(model_file, folder, tmp_path / "b.parquet", runtime="tensorflow")
+    pd.testing.assert_frame_equal(a, b)
+
+
+# ------------------------------------------------------------------------------------------------ ONNX Runtime
+@pytest.fixture(scope="module")
+def converted(model_file, tmp_path_factory):
+    """A cache folder in which the model has been converted by a first call."""
+    folder = tmp_path_factory.mktemp("converted")
+    draw(folder / "one.png", 0)
+    score(model_file, folder / "one.png", folder / "scores.parquet", cache_dir=folder)
+    return folder
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+from nsfwlib.score.__main__ import main
+sys.modules["tensorflow"] = sys.modules["keras"] = None
+raise SystemExit(main(sys.argv[1:]))
+"""
+
+
+def test_a_model_file_is_converted_once_and_then_scores_without_tensorflow(
+    classifier, model_file, folder, tmp_path, converted
+):
+    by_keras = score(classifier, folder, tmp_path / "keras.parquet")
+    arguments = [str(folder), "--model", str(model_file), "--out", str(tmp_path / "onnx.parquet")]
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments, "--cache-dir", str(converted)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pd.testing.assert_frame_equal(read_scores(tmp_path / "onnx.parquet"), by_keras, rtol=0, atol=1e-4)
+
+
+def test_another_model_under_the_same_name_is_not_mistaken_for_the_converted_one(
+    model_file, folder, tmp_path, converted
+):
+    other = tmp_path / model_file.name
+    save_model(tiny.lively_classifier(NAMES, size=SIZE, seed=1), other)
+    expect = score(other, folder, tmp_path / "a.parquet", runtime="tensorflow")
+    shutil.copytree(converted, tmp_path / "cache")
+    found = score(other, folder, tmp_path / "b.parquet", cache_dir=tmp_path / "cache")
+    pd.testing.assert_frame_equal(found, expect, rtol=0, atol=1e-4)
+    first = score(model_file, folder, tmp_path / "c.parquet", cache_dir=tmp_path / "cache")
+    assert set(first["scored_by"]).isdisjoint(found["scored_by"])
+
+
+def test_a_damaged_converted_file_is_removed_and_made_anew(model_file, folder, tmp_path, converted):
+    cache = tmp_path / "cache"
+    shutil.copytree(converted, cache)
+    (kept,) = (cache / "onnx").glob("*.onnx")
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.raises(RuntimeError, match="damaged and was removed"):
+        score(model_file, folder, tmp_path / "a.parquet", cache_dir=cache)
+    assert len(score(model_file, folder, tmp_path / "a.parquet", cache_dir=cache)) == 16 and kept.exists()
+
+
+def test_a_model_that_cannot_be_converted_is_scored_by_tensorflow_with_a_warning(
+    classifier, model_file, folder, tmp_path, monkeypatch
+):
+    def refuse(*args, **options):
+        raise ValueError("no such operator")
+
+    monkeypatch.setattr(forward, "onnx_file", refuse)
+    with pytest.warns(UserWarning, match="TensorFlow scores: no such operator"):
+        found = score(model_file, folder, tmp_path / "a.parquet", cache_dir=tmp_path)
+    pd.testing.assert_frame_equal(found, score(classifier, folder, tmp_path / "b.parquet"))
+    with pytest.raises(ValueError, match="no such operator"):
+        score(model_file, folder, tmp_path / "c.parquet", cache_dir=tmp_path, runtime="onnxruntime")
+
+
+def test_a_missing_onnxruntime_is_an_error_before_anything_is_written(model_file, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    out = tmp_path / "scores.parquet"
+    with pytest.raises(ImportError, match=r"pip install 'nsfwlib\[onnx\]'"):
+        score(model_file, folder, out, runtime="onnxruntime")
+    assert not list(tmp_path.glob("scores*"))
+    assert len(score(model_file, folder, out)) == 16, "auto does without it"
+
+
+# ------------------------------------------------------------------------------------------------ sources
+@pytest.mark.parametrize("kind", ["list", "glob", "table", "table file", "one file", "memory url", "pyarrow"])
+def test_lists_globs_tables_and_other_file_systems_give_the_folders_numbers(classifier, folder, tmp_path, kind):
+    whole = score(classifier, folder, tmp_path / "whole.parquet").set_index("path")[NAMES]
+    options, relative = {}, ["00.png", "02.png", "04.png"]
+    table = pd.DataFrame({"path": relative, "problem": ""})
+    if kind == "list":
+        source = [folder / path for path in relative]
+    elif kind == "glob":
+        source = str(folder / "0[024].png")
+    elif kind in ("table", "table file"):
+        source, options = table, {"data_dir": folder}
+        if kind == "table file":
+            source = tmp_path / "images.csv"
+            table.to_csv(source, index=False)
+    elif kind == "one file":
+        source, relative = folder / "00.png", ["00.png"]
+    elif kind == "memory url":
+        import fsspec
+
+        memory, relative = fsspec.filesystem("memory"), ["00.png", "below/01.png"]
+        for path in relative:
+            memory.pipe(f"/{tmp_path.name}/{path}", (folder / path).read_bytes())
+        source = f"memory://{tmp_path.name}"
+    else:
+        from pyarrow import fs
+
+        source, options = str(folder / "below"), {"filesystem": fs.LocalFileSystem()}
+        relative = sorted(f"below/{p.name}" for p in (folder / "below").iterdir())
+    found = score(classifier, source, tmp_path / "part.parquet", **options)
+    assert found["problem"].eq("").all() and len(found) == len(relative)
+    assert np.array_equal(found[NAMES], whole.loc[relative])
+
+
+def test_odd_file_names_are_scored(classifier, folder, tmp_path):
+    for name in (b"line\nbreak.png", b"not-utf8-\xff.png", b"back\\slash.png", "ü ★.png".encode()):
+        (folder / os.fsdecode(name)).write_bytes((folder / "00.png").read_bytes())
+    table = score(classifier, folder, tmp_path / "scores.csv").set_index("path")
+    names = [r"line\u000abreak.png", r"not-utf8-\xff.png", r"back\\slash.png", "ü ★.png"]
+    assert table.loc[names, "problem"].eq("").all()
+
+
+def test_a_file_that_is_gone_when_it_is_reached_is_a_row(classifier, folder, tmp_path, forwarded):
+    rows = open_source(folder)[1]
+    listed = pd.DataFrame(rows, columns=["path", "problem", "detail"])
+    (folder / "04.png").unlink()
+    draw(folder / "06.png", 99)
+    table = score(classifier, listed, tmp_path / "scores.parquet", data_dir=folder).set_index("path")
+    assert table.loc["04.png", "problem"] == "missing" and table.loc["04.png", "sha256"] == ""
+    assert np.allclose(table.loc["06.png", NAMES].to_numpy(float), expected(classifier, [folder / "06.png"]), atol=1e-5)
+
+
+def test_rows_with_a_known_problem_are_not_opened(classifier, folder, tmp_path, forwarded):
+    table = pd.DataFrame({"path": ["00.png", "02.png"], "problem": ["screened", ""]})
+    found = score(classifier, table, tmp_path / "scores.parquet", data_dir=folder)
+    assert found["problem"].tolist() == ["screened", ""] and sum(forwarded) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "sentence"),
+    [
+        (lambda f: f / "nowhere", FileNotFoundError, "There is no folder, file or glob"),
+        (lambda f: [], ValueError, "the list is empty"),
+        (lambda f: str(f / "*.xyz"), FileNotFoundError, "There is no file that matches"),
+        (lambda f: pd.DataFrame({"file": ["a"]}), ValueError, r"column path\. Received: file"),
+        (lambda f: "noproto://x/y", ValueError, "cannot be opened"),
+    ],
+)
+def test_a_source_that_names_nothing_is_refused(classifier, folder, tmp_path, make, kind, sentence):
+    with pytest.raises(kind, match=sentence):
+        score(classifier, make(folder), tmp_path / "scores.parquet")
+    assert {p.name for p in tmp_path.iterdir()} == {"pictures"}
+
+
+def test_an_empty_folder_is_refused_and_leaves_nothing(classifier, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty is empty"):
+        score(classifier, tmp_path / "empty", tmp_path / "scores.parquet")
+    assert [p.name for p in tmp_path.iterdir()] == ["empty"]
+
+
+# ------------------------------------------------------------------------------------------------ once is enough
+def test_a_copy_is_not_computed_twice(classifier, folder, tmp_path, forwarded):
+    score(classifier, [folder / "00.png"] * 40, tmp_path / "scores.parquet", batch_size=1)
+    assert sum(forwarded) <= 5  # those that were decoded ahead
+
+
+def test_an_interrupted_call_is_taken_up_by_the_same_call(classifier, folder, tmp_path, forwarded, monkeypatch):
+    real = add_answers
+
+    def interrupted(store, answers):
+        real(store, answers)
+        if sum(forwarded) >= 8:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "add_answers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            score(classifier, folder, tmp_path / "scores.parquet")
+    assert not (tmp_path / "scores.parquet").exists() and sum(forwarded) == 8
+    table = score(classifier, folder, tmp_path / "scores.parquet")
+    assert sum(forwarded) <= 13 and len(table) == 16
+    fresh = score(classifier, folder, tmp_path / "fresh.parquet")
+    pd.testing.assert_frame_equal(table, fresh)
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from nsfwlib.model import forward
+from nsfwlib.score import run
+run.COMMIT_SECONDS = 0
+forward.forward_pass = lambda *a, **k: lambda pixels: time.sleep(0.2) or [pixels.mean((1, 2)) / pixels.mean((1, 2)).sum(1, keepdims=True)]
+run.score(*map(Path, sys.argv[1:3]), out=Path(sys.argv[3]), runtime="tensorflow", batch_size=1, progress=False)
+"""
+
+
+def test_a_kill_loses_next_to_nothing(model_file, folder, tmp_path, forwarded, monkeypatch):
+    out = tmp_path / "scores.parquet"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(model_file), str(folder), str(out)])
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and scored_so_far(out) < 3:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = scored_so_far(out)
+    assert kept >= 3 and not out.exists()
+    table = score(model_file, folder, out, runtime="tensorflow")
+    assert sum(forwarded) <= 12 - (kept - 2) and len(table) == 16 and table["problem"].ne("").sum() == 3
+
+
+ENDED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[5])
+from test_folder_scan import deadly
+from nsfwlib.data import crawl
+from nsfwlib.model import stream
+from nsfwlib.score import score
+crawl.serve_inspections = deadly
+real = stream.load_picture
+
+def load(files, path, **options):
+    if "deadly" in path and options["size"] > 1:  # decoded, not only hashed
+        os._exit(139)
+    return real(files, path, **options)
+
+if __name__ == "__main__":
+    stream.load_picture = load
+    model, folder, out, cache = map(Path, sys.argv[1:5])
+    score(model, folder, out=out, cache_dir=cache, batch_size=1, workers=1, progress=False)
+"""
+
+
+def test_a_file_that_ends_the_process_is_a_row_in_the_end(model_file, folder, tmp_path, converted):
+    draw(folder / "below" / "99-deadly.png", 99)
+    (tmp_path / "script.py").write_text(ENDED)
+    arguments = [model_file, folder, tmp_path / "scores.parquet", converted, Path(__file__).parents[1] / "data"]
+    codes = []
+    while 0 not in codes and len(codes) < 3:
+        codes.append(subprocess.run([sys.executable, tmp_path / "script.py", *arguments]).returncode)
+    assert codes[0] == 139 and codes[-1] == 0
+    table = read_scores(tmp_path / "scores.parquet").set_index("path")
+    assert table.loc["below/99-deadly.png", "problem"] == "crashed the decoder"
+    assert len(table) == 17 and table["problem"].ne("").sum() == 4
+
+
+def scored_so_far(out):
+    """Rows in a copy of the work file as a kill would leave it."""
+    import sqlite3
+
+    work = work_file(out)
+    if not work.exists():
+        return 0
+    copy = Path(f"{work}.copy")
+    shutil.copy(work, copy)
+    with sqlite3.connect(copy) as store:
+        try:
+            return store.execute("SELECT COUNT(*) FROM scores").fetchone()[0]
+        except sqlite3.Error:
+            return 0
+        finally:
+            copy.unlink()
+
+
+def test_a_table_that_exists_is_refused_unless_one_says_what_to_do(classifier, folder, tmp_path):
+    out = tmp_path / "scores.parquet"
+    score(classifier, folder, out)
+    before = out.read_bytes()
+    with pytest.raises(FileExistsError, match=r"resume=True .* overwrite=True"):
+        score(classifier, folder, out)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_resuming_computes_what_is_new_alone(classifier, folder, tmp_path, forwarded, suffix):
+    out = tmp_path / f"scores{suffix}"
+    score(classifier, folder, out)
+    draw(folder / "new.png", 77)
+    (folder / "01.png").write_bytes((folder / "below" / "01.png").read_bytes())
+    forwarded.clear()
+    table = score(classifier, folder, out, resume=True)
+    assert forwarded == [1] and len(table) == 18
+    fresh = score(classifier, folder, tmp_path / f"fresh{suffix}")
+    pd.testing.assert_frame_equal(table, fresh)
+
+
+@pytest.mark.parametrize("other", ["model", "frames"])
+def test_scores_of_another_model_are_not_taken_over(classifier, folder, tmp_path, other):
+    out = tmp_path / "scores.parquet"
+    score(classifier, folder, out)
+    before = out.read_bytes()
+    twin = tiny.lively_classifier(NAMES, size=SIZE, seed=1)
+    asked = (twin, {}) if other == "model" else (classifier, {"frames": 3})
+    with pytest.raises(ValueError, match=r"scored by another model or with other frames.*Received: [0-9a-f]{16}-"):
+        score(asked[0], folder, out, resume=True, **asked[1])
+    assert out.read_bytes() == before
+    table = score(asked[0], folder, out, overwrite=True, **asked[1])
+    assert table["scored_by"].nunique() == 1 and out.read_bytes() != before
+
+
+def test_a_work_file_of_another_model_is_refused_unless_overwriting(classifier, folder, tmp_path):
+    out = tmp_path / "scores.parquet"
+    open_store(out, "another-8").close()
+    with pytest.raises(ValueError, match="begun with another model"):
+        score(classifier, folder, out)
+    assert len(score(classifier, folder, out, overwrite=True)) == 16
+
+
+# ------------------------------------------------------------------------------------------------ bad targets
+def test_a_full_disk_keeps_what_was_scored(classifier, folder, tmp_path, forwarded, monkeypatch):
+    out = tmp_path / "scores.parquet"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(_WRITERS, ".parquet", full)
+        with pytest.raises(OSError, match=r"No space left.*What was scored stays in .*scores\.parquet\.work"):
+            score(classifier, folder, out)
+    assert {p.name for p in tmp_path.iterdir()} == {"pictures", "scores.parquet.work"}
+    forwarded.clear()
+    assert len(score(classifier, folder, out)) == 16 and not forwarded
+
+
+def test_a_table_to_be_replaced_stays_until_the_new_one_is_whole(classifier, folder, tmp_path, monkeypatch):
+    out = tmp_path / "scores.csv"
+    score(classifier, folder, out)
+    before = out.read_bytes()
+
+    def half(parts, file):
+        file.write(b"path,sha")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(_WRITERS, ".csv", half)
+    with pytest.raises(OSError, match="No space left"):
+        score(classifier, folder, out, overwrite=True)
+    assert out.read_bytes() == before
+
+
+def test_a_disk_that_fills_up_while_scoring_is_one_sentence(classifier, folder, tmp_path, monkeypatch):
+    real = open_store
+
+    def small(*args, **options):
+        store = real(*args, **options)
+        store.execute(f"PRAGMA max_page_count = {store.execute('PRAGMA page_count').fetchone()[0]}")
+        return store
+
+    for i in range(200):
+        draw(folder / f"more-{i}.png", 100 + i)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "open_store", small)
+        with pytest.raises(OSError, match=r"could not be written: database or disk is full"):
+            score(classifier, folder, tmp_path / "scores.parquet", batch_size=64)
+    assert not (tmp_path / "scores.parquet").exists()
+    assert len(score(classifier, folder, tmp_path / "scores.parquet", batch_size=64)) == 216
+
+
+def test_a_target_that_cannot_be_written_is_said_before_any_work(classifier, folder, tmp_path, forwarded):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(PermissionError, match=r"cannot be written .* Choose another out"):
+        score(classifier, folder, tmp_path / "file" / "scores.parquet")
+    assert not forwarded
+
+
+def test_two_processes_cannot_score_into_one_table(classifier, folder, tmp_path, monkeypatch):
+    out = tmp_path / "scores.parquet"
+    identity = f"{model_identity(classifier)}-8"
+    store = open_store(out, identity)
+    store.execute("INSERT INTO about VALUES ('x', 'y')")
+    with pytest.raises(OSError, match="in use by another process"):
+        score(classifier, folder, out)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"engine": "spark"}, "engine must be one of local, ray"),
+        ({"resume": True, "overwrite": True}, "Expected one of resume and overwrite"),
+        ({"frames": 0}, "frames must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"runtime": "torch"}, "runtime must be one of auto, tensorflow, onnxruntime"),
+    ],
+)
+def test_options_out_of_range_are_named(classifier, folder, tmp_path, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        score(classifier, folder, tmp_path / "scores.parquet", **options)
+
+
+def test_an_unknown_format_lists_those_there_are(classifier, folder, tmp_path):
+    with pytest.raises(ValueError, match=r"\.parquet, \.csv, \.jsonl\. Received: 'scores\.xlsx'"):
+        score(classifier, folder, tmp_path / "scores.xlsx")
+
+
+# ------------------------------------------------------------------------------------------------ foreign models
+def foreign(activation="softmax", units=3, shape=(SIZE, SIZE, 3)):
+    inputs = keras.Input(shape)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(8, 3)(inputs))
+    return keras.Model(inputs, keras.layers.Dense(units, activation=activation)(pooled))
+
+
+@pytest.mark.parametrize("saved", [None, "foreign.keras", "foreign.h5"])
+def test_a_foreign_model_is_wrapped_with_its_class_order(folder, tmp_path, saved):
+    theirs = foreign()
+    if saved:
+        theirs.save(tmp_path / saved)
+    model_given = tmp_path / saved if saved else theirs
+    table = score(model_given, [folder / "00.png"], tmp_path / "s.csv", class_names=["x", "y", "z"])
+    pixels = images.load_image(folder / "00.png", size=SIZE)[None] / 255
+    assert np.allclose(table[["x", "y", "z"]], theirs.predict(pixels, verbose=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "class_names", "sentence"),
+    [
+        (foreign(), None, r"carries no class names.*pass class_names"),
+        (foreign(), ["x", "y"], r"Expected 2 probabilities"),
+        (foreign(activation=None), ["x", "y", "z"], r"Expected probabilities, which sum to 1"),
+        (foreign(shape=(None, None, 3)), ["x", "y", "z"], r"square RGB pictures"),
+        (foreign(), ["path", "y", "z"], r"Rename: path"),
+    ],
+)
+def test_a_foreign_model_that_cannot_be_read_is_refused(folder, tmp_path, theirs, class_names, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        score(theirs, folder, tmp_path / "scores.parquet", class_names=class_names)
+    assert {p.name for p in tmp_path.iterdir()} == {"pictures"}
+
+
+def test_a_model_that_answers_nan_ends_the_run(folder):
+    with pytest.raises(FloatingPointError, match="not a number"):
+        list(stream_answers([(0, "00.png")], Files(str(folder)),
+                                    lambda pixels: [np.full((len(pixels), 3), np.nan)], size=8))  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ memory
+def test_pictures_are_decoded_no_further_ahead_than_three_batches(folder, monkeypatch):
+    begun, real = [], load_picture
+    monkeypatch.setattr(stream, "load_picture", lambda *a, **k: begun.append(1) or real(*a, **k))
+    work = ((i, "00.png") for i in range(10_000_000))
+    answers = stream_answers(work, Files(str(folder)), lambda p: [p.mean((1, 2))], size=8, batch_size=4)
+    answered = 0
+    for _ in range(5):
+        answered += len(next(answers))
+        time.sleep(0.05)
+        assert len(begun) <= answered + 3 * 4
+    answers.close()
+    assert answered == 20
+
+
+# ------------------------------------------------------------------------------------------------ the command
+def test_the_command_writes_a_table_and_speaks_on_standard_error(model_file, folder, tmp_path, capsys):
+    out = tmp_path / "scores.csv"
+    assert __main__.main([str(folder), "--model", str(model_file), "--out", str(out), "--runtime", "tensorflow"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "" and "img/s" in shown.err and "16 files" in shown.err and "3 with a problem" in shown.err
+    assert len(pd.read_csv(out)) == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["{folder}", "--class-names", "a,b"], "carries its class names: drawings, hentai, neutral, porn, sexy."),
+        (["nowhere"], "There is no folder, file or glob nowhere"),
+        (["{folder}", "--model", "none.keras"], "There is no model file none.keras"),
+        (["{folder}", "--model", "{folder}/00.png"], "Expected `.keras`"),
+        (["{folder}", "--out", "scores.txt"], "out must end in"),
+    ],
+)
+def test_an_error_of_the_command_is_one_line(folder, capsys, monkeypatch, tmp_path, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main([argument.format(folder=folder) for argument in arguments]) == 2
+    shown = capsys.readouterr()
+    assert sentence in shown.err and len(shown.err.strip().splitlines()) == 1
+
+
+def test_an_interrupt_of_the_command_says_how_to_go_on(model_file, folder, tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(__main__, "score", interrupt)
+    assert __main__.main([str(folder), "--out", str(tmp_path / "s.parquet")]) == 130
+    assert "The same command goes on from here" in capsys.readouterr().err
+
+
+def test_asking_for_help_needs_no_tensorflow():
+    code = "import sys; from nsfwlib.score import __main__, score; assert 'tensorflow' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

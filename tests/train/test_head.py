@@ -1,0 +1,165 @@
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from tiny import awakened, bright_and_dark
+
+from nsfwlib.data import images
+from nsfwlib.model import build, features
+from nsfwlib.model.classifier import feature_model, save_model
+from nsfwlib.model.features import bottleneck_features, decoded_batches, row_positions
+from nsfwlib.train import head, stages
+
+SIZE = 64
+LOW, TOP, WIDTH = "block_6_project", "out_relu", 1280  # MobileNetV2: small, and compiled in seconds
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """(images table, folder)"""
+    folder = tmp_path_factory.mktemp("data")
+    return bright_and_dark(folder), folder
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    made = build.build_classifier(["bright", "dark"], weights=None, backbone="MobileNetV2", image_size=SIZE)
+    return awakened(made)
+
+
+def features_of(classifier, data, cache_dir, **options):
+    table, folder = data
+    options = {"blocks": TOP, **options}
+    return bottleneck_features(classifier, table, folder, cache_dir=cache_dir, progress=False, **options)
+
+
+def test_features_equal_the_backbones_output(classifier, data, tmp_path):
+    features = features_of(classifier, data, tmp_path, blocks=LOW, batch_size=5)
+    pixels = np.stack([images.load_image(data[1] / p, size=SIZE) for p in data[0]["path"]])
+    expected = feature_model(classifier, [LOW]).predict(pixels, verbose=0)
+    assert features.dtype == np.float16 and features.shape == (24, 64)
+    assert np.allclose(features, expected, rtol=1e-2, atol=1e-3)
+
+
+def test_several_blocks_stand_side_by_side(classifier, data, tmp_path):
+    both = features_of(classifier, data, tmp_path, blocks=[LOW, TOP])
+    assert both.shape == (24, 64 + WIDTH)
+    assert np.array_equal(both[:, :64], features_of(classifier, data, tmp_path, blocks=LOW))
+
+
+def test_cached_features_need_no_picture(classifier, data, tmp_path, monkeypatch):
+    first = features_of(classifier, data, tmp_path / "cache")
+    renamed = data[0].assign(path="moved/" + data[0]["path"], given_label="dark")[::-1]
+    again = bottleneck_features(classifier, renamed, tmp_path / "nowhere", cache_dir=tmp_path / "cache", blocks=TOP)
+    assert np.array_equal(again, first[::-1])
+
+
+def test_an_interrupted_pass_keeps_what_it_computed(classifier, data, tmp_path, monkeypatch):
+    batches = decoded_batches
+
+    def interrupted(*args, **kwargs):
+        for i, batch in enumerate(batches(*args, **kwargs)):
+            if i == 2:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(features, "decoded_batches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        features_of(classifier, data, tmp_path, batch_size=4)
+    folder = next((tmp_path / "features").iterdir())
+    assert (row_positions(folder, data[0]["sha256"], WIDTH) >= 0).sum() == 8
+
+
+def test_other_weights_have_features_of_their_own(classifier, data, tmp_path):
+    other = build.build_classifier(["bright", "dark"], weights=None, backbone="MobileNetV2", image_size=SIZE, seed=1)
+    first, second = (features_of(m, data, tmp_path, blocks=LOW) for m in (classifier, other))
+    assert not np.allclose(first, second) and len(list((tmp_path / "features").iterdir())) == 2
+
+
+def test_a_file_that_broke_since_the_scan_is_a_row_of_nan(classifier, data, tmp_path):
+    table, folder = data
+    broken = pd.concat([table.head(3), table.head(1).assign(path="bright/gone.png", sha256="0" * 64)])
+    broken = pd.concat([broken, table.tail(1).assign(sha256="1" * 64)], ignore_index=True)  # other content than noted
+    found = bottleneck_features(classifier, broken, folder, cache_dir=tmp_path, blocks=TOP, progress=False)
+    assert np.isnan(found).all(axis=1).tolist() == [False, False, False, True, True]
+
+
+def test_the_head_learns_what_the_features_hold(classifier, data, rng):
+    labels, splits = data[0]["given_label"], data[0]["split"]
+    features = rng.normal(0, 1, (24, WIDTH)).astype(np.float16)
+    features[:12, :400] += 3
+    history = head.train_head(classifier, features, labels, splits, epochs=30)
+    assert history["val_accuracy"].max() == 1.0
+    assert list(history.columns[:2]) == ["stage", "epoch"] and history["stage"].eq("head").all()
+
+
+def test_the_head_is_the_same_for_the_same_seed(classifier, data, rng):
+    features = rng.normal(0, 1, (24, WIDTH)).astype(np.float16)
+    losses = [
+        head.train_head(classifier, features, data[0]["given_label"], data[0]["split"], epochs=3, seed=s)["loss"]
+        for s in (0, 0, 1)
+    ]
+    assert losses[0].equals(losses[1]) and not losses[0].equals(losses[2])
+
+
+def test_a_class_without_training_images_is_named(classifier, data, rng):
+    splits = data[0]["split"].mask(data[0]["given_label"].eq("dark"), "val")
+    with pytest.raises(ValueError, match=r"Every class needs training images\. Without any: dark"):
+        head.train_head(classifier, rng.random((24, WIDTH)), data[0]["given_label"], splits)
+
+
+def test_a_label_that_the_model_does_not_know_is_named(classifier, data, rng):
+    with pytest.raises(ValueError, match=r"classes of the model \(bright, dark\)\. Received: pink"):
+        head.train_head(
+            classifier, rng.random((24, WIDTH)), data[0]["given_label"].replace("dark", "pink"), data[0]["split"]
+        )
+
+
+def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(data, tmp_path):
+    classifier = build.build_classifier(["bright", "dark"], weights=None, image_size=75)
+
+    def weights(kind, name=""):
+        layers = [layer for layer in classifier.layers if isinstance(layer, kind)]
+        return [w for layer in layers for w in layer.get_weights()]
+
+    norms, convolutions = weights(keras.layers.BatchNormalization), weights(keras.layers.Conv2D)
+    table, folder = data
+    history = stages.fine_tune(
+        classifier, table, table["given_label"], folder, work_dir=tmp_path, epochs=1, batch_size=8,
+        learning_rate=1e-2, verbose=0, keep="last", fine_tune_from="mixed7",
+    )  # fmt: skip
+    assert len(history) == 1 and history["stage"].eq("fine-tune").all()
+    assert all(map(np.array_equal, norms, weights(keras.layers.BatchNormalization)))
+    moved = [not np.array_equal(a, b) for a, b in zip(convolutions, weights(keras.layers.Conv2D), strict=True)]
+    assert not any(moved[:30]) and any(moved)
+    save_model(classifier, tmp_path / "tuned.keras")
+    loaded = build.load_model(tmp_path / "tuned.keras")
+    again = [
+        w for layer in loaded.layers if isinstance(layer, keras.layers.BatchNormalization) for w in layer.get_weights()
+    ]
+    assert all(map(np.array_equal, norms, again))
+
+
+def test_augmentation_keeps_shape_and_range_and_follows_its_seed(rng):
+    pixels = tf.constant(rng.integers(0, 256, (4, 32, 32, 3)), tf.uint8)
+    one, same, other = (stages.augment(pixels, seed).numpy() for seed in ((1, 2), (1, 2), (3, 4)))
+    assert one.shape == (4, 32, 32, 3) and one.min() >= 0 and one.max() <= 255
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+
+
+def test_augmentation_by_nothing_changes_nothing_but_the_side(rng):
+    pixels = rng.integers(0, 256, (16, 9, 9, 3)).astype(np.uint8)
+    still = stages.augment(tf.constant(pixels), (0, 1), rotation=0, shift=0, shear=0, zoom=0, channel_shift=0).numpy()
+    flipped = [np.allclose(a[:, ::-1], b, atol=1e-2) for a, b in zip(pixels, still, strict=True)]
+    same = [np.allclose(a, b, atol=1e-2) for a, b in zip(pixels, still, strict=True)]
+    assert np.logical_xor(flipped, same).all() and any(flipped) and any(same)
+
+
+def test_predictions_come_in_the_order_of_the_table_with_nan_for_what_cannot_be_read(classifier, data):
+    table, folder = data
+    asked = pd.concat([table[::-5], table.head(1).assign(path="gone.png")], ignore_index=True)
+    found = head.predict(classifier, asked, folder, batch_size=2, progress=False)
+    pixels = np.stack([images.load_image(folder / p, size=SIZE) for p in asked["path"][:-1]])
+    assert np.allclose(found[:-1], classifier.predict(pixels, verbose=0), atol=1e-5)
+    assert np.isnan(found[-1]).all()
