@@ -68,7 +68,7 @@ def hard_links(folder, count, work):
 
 
 # ------------------------------------------------------------------------------------------------ inside a process
-def run_ours(folder, count, runtime="tensorflow", engine="local", cluster=None, tiny=False, anew=False):
+def run_ours(folder, count, runtime="tensorflow", where="local", cluster=None, tiny=False, anew=False):
     """`scoring.score` on a folder: `rate` is from the first answers on."""
     from nsfwlib import score
 
@@ -92,7 +92,7 @@ def run_ours(folder, count, runtime="tensorflow", engine="local", cluster=None, 
             folder,
             out=Path(out) / "scores.parquet",
             runtime=runtime,
-            engine=engine,
+            where=where,
             cluster=cluster,
             batch_size=BATCH,
             progress=False,
@@ -110,7 +110,7 @@ def run_bare(folder, count, runtime):
     """The forward pass alone, on pixels that are there already."""
     from nsfwlib import model
 
-    forward = model.forward_pass(model.published_model(), engine=runtime, cache_dir=cache())
+    forward = model.forward_pass(model.published_model(), runtime=runtime, cache_dir=cache())
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 299, 299, 3), dtype=np.uint8)
     forward(pixels)
     began = time.perf_counter()
@@ -329,12 +329,12 @@ def node(asked, folder):
 
 
 def on_ray(asked, folder):
-    """Ray actors of one core against the local engine on as many cores, images/s from the first answer on"""
+    """Ray actors of one core against the local process on as many cores, images/s from the first answer on"""
     cases = {
         "local, 1 core": {"cores": "0"},
-        "Ray, 1 actor": {"engine": "ray", "cluster": {"actors": 1}},
+        "Ray, 1 actor": {"where": "ray", "cluster": {"actors": 1}},
         "local, 2 cores": {"cores": "0,1"},
-        "Ray, 2 actors": {"engine": "ray", "cluster": {"actors": 2}},
+        "Ray, 2 actors": {"where": "ray", "cluster": {"actors": 2}},
     }
     convert(asked, folder)
     cases = {label: ("ours", {"runtime": "onnxruntime", **options}) for label, options in cases.items()}

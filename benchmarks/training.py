@@ -62,13 +62,11 @@ def compare_rates(table: pd.DataFrame, data_dir: Path, work_dir: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 299, 299, 3)).astype(np.uint8)
     backbone = model.feature_model(classifier, [last])
     plain = tf.function(lambda x: backbone(x, training=False))
-    folded = model.forward_pass(classifier, [last])
     bare = {
         "TensorFlow": lambda: plain(tf.constant(pixels, tf.float32)).numpy(),
-        "TensorFlow, folded": lambda: folded(pixels),
     }
     try:
-        run = model.forward_pass(classifier, [last], engine="onnxruntime", cache_dir=work_dir)
+        run = model.forward_pass(classifier, [last], runtime="onnxruntime", cache_dir=work_dir)
         bare["ONNX Runtime"] = lambda: run(pixels)
     except ImportError:
         pass

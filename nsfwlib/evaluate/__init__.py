@@ -38,7 +38,7 @@ audit_queue           The picked rows as the queue of a `review.ReviewSession` i
 audit_truth           The verdict on each row of the audit, None where there is none
 audit_progress        How far an audit is, in a sentence; what to do where there is none
 audit_accuracies      Accuracy as the labels have it, as the audit has it, and where it is known the true one
-audit_confusion       Estimated confusion matrix against the truth, as `evaluate.audited_confusion` has it
+audit_confusion       Estimated confusion matrix against the truth, as `audited_confusion` has it
 measure_robustness    Accuracy under each change; every row costs one prediction of all the pictures, so pass a sample
 cached_robustness     `evaluate.measure_robustness` of the run's model on these pictures
 baseline_answers      Predicted classes of a baseline on `rows` of the images table, indexed by path

@@ -203,8 +203,7 @@ def cached_robustness(
     run_dir: Path, paths: Sequence[str], data_dir: Path, *, labels: pd.Series, groups: pd.Series
 ) -> pd.DataFrame:
     """`evaluate.measure_robustness` of the run's model on these pictures, kept in the run until either changes."""
-    from nsfwlib.model import class_names as names_of
-    from nsfwlib.model import image_size, load_model
+    from nsfwlib.model import class_names as names_of, image_size, load_model
 
     if not len(paths):
         return pd.DataFrame()
@@ -234,8 +233,7 @@ def explain_errors(
     run_dir: Path, paths: Sequence[str], data_dir: Path, *, answers: pd.Series, blur: float = 3.0
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Blurred thumbnails of these pictures, and Grad-CAM heat (N, h, w) for the class that the model answered."""
-    from nsfwlib.model import class_names as names_of
-    from nsfwlib.model import image_size, load_model
+    from nsfwlib.model import class_names as names_of, image_size, load_model
 
     classifier = load_model(Path(run_dir) / "model.keras")
     names, size = names_of(classifier), image_size(classifier)

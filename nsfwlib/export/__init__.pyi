@@ -1,13 +1,9 @@
 from .formats import (
     FORMATS as FORMATS,
-)
-from .formats import (
     preprocessing as preprocessing,
 )
 from .node import (
     ask_nsfwjs as ask_nsfwjs,
-)
-from .node import (
     install_nsfwjs as install_nsfwjs,
 )
 from .parity import (
@@ -15,8 +11,6 @@ from .parity import (
 )
 from .tfjs import (
     read_tfjs as read_tfjs,
-)
-from .tfjs import (
     write_tfjs as write_tfjs,
 )
 from .write import (

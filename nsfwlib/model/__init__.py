@@ -28,7 +28,7 @@ bottleneck_features  Pooled backbone outputs of every row of the images table: f
 decoded_batches      Decode ahead of the consumer, batch by batch: (positions, uint8 (b, size, size, 3), problems)
 missing_rows         The rows of the images table, one a content, whose features are yet to be computed
 forward_pass         A function from RGB 0–255
-folded               The model with its weights as constants
+compiled             The model as one graph
 in_half_precision    A copy that computes in float16 (or "mixed_bfloat16") and keeps float32 weights
 onnx_file            Write `model` as ONNX: "pixels", float32 RGB 0–255 (B, S, S, 3), in; `outputs` as in `forward_pas
 model_identity       16 hex digits for everything that shapes an output: rescaling, picture size, the weights up to it
@@ -40,7 +40,6 @@ Files                Where the files lie: small enough to be sent to another mac
 load_picture         Read, hash and decode one file; never raises for what is wrong with it
 hashed               Read and hash one file, decode nothing
 stream_answers       One answer a file, in lists of about a batch
-warm_up              `forward` after its first call, with the memory that building its graph took given back
 cluster_answers      `model.stream_answers` on the machines of a Ray cluster, in the order in which they are ready
 """
 

@@ -21,10 +21,10 @@ from nsfwlib.model.classifier import (
     _escape,
     assemble,
     backbone_weights,
+    class_names as names_of,
     set_backbone_weights,
     set_rescaling,
 )
-from nsfwlib.model.classifier import class_names as names_of
 from nsfwlib.model.legacy import load_legacy
 from nsfwlib.model.published import CLASS_NAMES, load_backbone, published_model
 

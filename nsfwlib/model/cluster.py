@@ -13,6 +13,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import pyarrow as pa
 from platformdirs import user_cache_path
 
 from nsfwlib.model.runtime import Forward, open_onnx_file
-from nsfwlib.model.stream import Answer, Files, first_frame, hashed, mean_and_highest, stream_answers, warm_up
+from nsfwlib.model.stream import Answer, Files, first_frame, hashed, mean_and_highest, stream_answers
 
 if TYPE_CHECKING:
     import keras
@@ -46,7 +47,6 @@ def cluster_answers(
     batch_size: int = 16,
     workers: int | None = None,
     skip: Any = (),
-    pictures: int | None = None,
     address: str | None = None,
     actors: int | None = None,
     cpus: float = 1,
@@ -65,7 +65,6 @@ def cluster_answers(
         batch_size: pictures a forward pass.
         workers: threads that decode in each actor; as many as it has cores by default.
         skip: sha256 of contents that need no answer. If there are any, all files are hashed first.
-        pictures: about how many there are, all actors together; see `model.forward_pass`.
         address: of the cluster; by default `$RAY_ADDRESS`, or else the cores of this machine.
         actors: models at a time; by default as many as the cluster has room for.
         cpus: cores of each actor, for decoding and computing.
@@ -92,7 +91,6 @@ def cluster_answers(
             "blocks": blocks,
             "runtime": runtime,
             "threads": max(1, int(cpus)),
-            "pictures": pictures and pictures // (actors or _room(ray, cpus, gpus)),
             "settings": settings,
         }
         room = {"actors": actors, "num_cpus": cpus, "num_gpus": gpus}
@@ -108,7 +106,7 @@ def _connected(address: str | None) -> Iterator[Any]:
         import ray
         import ray.data
     except ImportError:
-        raise ImportError("engine='ray' needs Ray. Run: pip install 'nsfwlib[ray]'") from None
+        raise ImportError("where='ray' needs Ray. Run: pip install 'nsfwlib[ray]'") from None
     ours = not ray.is_initialized()
     if ours:
         _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
@@ -284,7 +282,6 @@ def _options(
     blocks: Sequence[str] | None,
     runtime: str,
     threads: int,
-    pictures: int | None,
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """The model, loaded from the cluster's memory, as options of the stream."""
@@ -293,16 +290,12 @@ def _options(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("model.onnx" if is_onnx else "model.keras")
         path.write_bytes(ray.get(model))
-        if is_onnx:
-            forward = open_onnx_file(path, threads=threads)
-        else:
-            forward = _keras_forward(path, blocks, runtime, threads, pictures)
-    return {"files": files, "forward": warm_up(forward, settings["size"]), **settings}
+        keras_forward = partial(_keras_forward, blocks=blocks, runtime=runtime)
+        forward = (open_onnx_file if is_onnx else keras_forward)(path, threads=threads)
+    return {"files": files, "forward": forward, **settings}
 
 
-def _keras_forward(
-    path: Path, blocks: Sequence[str] | None, runtime: str, threads: int, pictures: int | None
-) -> Forward:
+def _keras_forward(path: Path, blocks: Sequence[str] | None, runtime: str, threads: int) -> Forward:
     from nsfwlib._tensorflow import keras, tf
     from nsfwlib.model.forward import forward_pass
 
@@ -311,8 +304,8 @@ def _keras_forward(
     for gpu in tf.config.list_physical_devices("GPU"):  # actors may share one
         tf.config.experimental.set_memory_growth(gpu, True)
     loaded = keras.models.load_model(path, compile=False, safe_mode=True)
-    options = {"cache_dir": user_cache_path("nsfwlib"), "pictures": pictures, "threads": threads}
-    return forward_pass(loaded, blocks, engine=runtime, **options)
+    options = {"cache_dir": user_cache_path("nsfwlib"), "threads": threads}
+    return forward_pass(loaded, blocks, runtime=runtime, **options)
 
 
 class Hasher:

@@ -93,7 +93,7 @@ def bottleneck_features(
     blocks: str | Sequence[str] = "mixed10",
     views: Sequence[str] = ("plain",),
     batch_size: int = 32,
-    engine_name: str = "auto",
+    where: str = "local",
     cluster: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> np.ndarray:
@@ -109,7 +109,7 @@ def bottleneck_features(
         blocks: layer names, e.g. "mixed4" (768 wide) or ("mixed4", "mixed10"); see `model.feature_model`.
         views: of `VIEWS`. Several make (V·N, ΣD): all rows in the first view, then all in the second …
         batch_size: pictures a forward pass; on a GPU a few hundred are faster.
-        engine_name: see `model.forward_pass`; or "ray" for the machines of a cluster (plain views only).
+        where: "local", or "ray" for the machines of a cluster.
         cluster: options of `model.compute_features`: address, actors, cpus, gpus.
         progress: show a progress bar where there is something to compute.
 
@@ -117,8 +117,7 @@ def bottleneck_features(
         ValueError: the backbone has no such block, there is no such view, or Ray is asked for another than "plain".
         OSError: the disk is full; what was computed before is kept.
     """
-    where = {"engine_name": engine_name, "cluster": cluster}
-    options = {"views": views, "batch_size": batch_size, **where, "progress": progress}
+    options = {"views": views, "batch_size": batch_size, "where": where, "cluster": cluster, "progress": progress}
     parts = block_features(model, table, data_dir, cache_dir=cache_dir, blocks=blocks, **options)
     arrays = list(parts.values())
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
@@ -133,7 +132,7 @@ def block_features(
     blocks: str | Sequence[str],
     views: Sequence[str] = ("plain",),
     batch_size: int = 32,
-    engine_name: str = "auto",
+    where: str = "local",
     cluster: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> dict[str, np.ndarray]:
@@ -141,16 +140,15 @@ def block_features(
     blocks = [blocks] if isinstance(blocks, str) else list(blocks)
     if not views or not set(views) <= set(VIEWS):
         raise ValueError(f"views must be some of {', '.join(VIEWS)}. Received: {list(views)}.")
-    if engine_name == "ray" and tuple(views) != ("plain",):
-        raise ValueError(f"engine_name='ray' computes the view plain alone. Received: {list(views)}.")
+    if where == "ray" and tuple(views) != ("plain",):
+        raise ValueError(f"where='ray' computes the view plain alone. Received: {list(views)}.")
     folders = _folders(model, cache_dir, blocks)
     missing = missing_rows(model, table, cache_dir=cache_dir, blocks=blocks, views=views)
-    if len(missing) and engine_name == "ray":
-        where = {"cache_dir": cache_dir, "blocks": blocks, **(cluster or {})}
-        compute_features(model, missing, data_dir, batch_size=batch_size, progress=progress, **where)
+    if len(missing) and where == "ray":
+        options = {"batch_size": batch_size, "progress": progress, **(cluster or {})}
+        compute_features(model, missing, data_dir, cache_dir=cache_dir, blocks=blocks, **options)
     elif len(missing):
-        count = len(missing) * len(views)
-        forward = forward_pass(model, blocks, engine=engine_name, cache_dir=cache_dir, pictures=count)
+        forward = forward_pass(model, blocks, cache_dir=cache_dir)
         size = image_size(model)
         _compute(forward, missing, Path(data_dir), folders, views, size, batch_size, progress)
     found = {}
@@ -332,7 +330,7 @@ def compute_features(
     options = {"size": model.input_shape[1], "blocks": blocks, "batch_size": batch_size, **cluster}
     with tqdm(total=len(missing), desc="features", unit="img", disable=not progress) as bar:
         work = enumerate(paths.tolist())
-        for found in cluster_answers(work, files=files, model=model, pictures=len(paths), **options):
+        for found in cluster_answers(work, files=files, model=model, **options):
             good = [a for a in found if a.values is not None and a.sha256 == keys[a.position]]
             for folder, values in zip(folders, zip(*(answer.values for answer in good), strict=True), strict=False):
                 append_rows(folder, [answer.sha256 for answer in good], np.stack(values))

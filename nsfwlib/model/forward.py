@@ -1,8 +1,8 @@
-"""How does a forward pass run fastest, with the same answers? Folded on a CPU, in mixed precision on a GPU.
+"""How does a forward pass run fastest, with the same answers? Converted on a CPU, in mixed precision on a GPU.
 
-Measured on two cores with the published InceptionV3: TensorFlow as it is starts in 2.3 s and computes 14.2 images/s.
-With its weights as constants it folds each BatchNorm into the convolution before it: 15.0 images/s after 7.9 s, with
-probabilities that differ by less than 1e-6. ONNX Runtime, converted once in half a minute, gives 14.5 after 0.7 s.
+Measured on two cores with the published InceptionV3: TensorFlow starts in 2.3 s and computes 14.2 images/s; ONNX
+Runtime, converted once in half a minute, gives 14.5 after 0.7 s. Weights as constants, so that TensorFlow folds each
+BatchNorm into the convolution before it, gave 15.0 after 7.9 s: not worth its code.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,18 +20,16 @@ from nsfwlib._tensorflow import keras, tf
 from nsfwlib.model.classifier import block_output, feature_model, layer_weights
 from nsfwlib.model.runtime import Forward, kept_path, onnx_usable, open_onnx_file, require_onnx
 
-ENGINES = ("auto", "tensorflow", "onnxruntime")
+RUNTIMES = ("auto", "tensorflow", "onnxruntime")
 OPSET = 17
-FOLDING_PAYS = 1500  # pictures: five seconds of folding, at 3.4 ms that it saves on each
 
 
 def forward_pass(
     model: keras.Model,
     outputs: Sequence[str] | None = None,
     *,
-    engine: str = "auto",
+    runtime: str = "auto",
     cache_dir: Path | None = None,
-    pictures: int | None = None,
     threads: int | None = None,
 ) -> Forward:
     """A function from RGB 0–255, uint8 or float32 (B, S, S, 3), to a list of float32 arrays, one an output.
@@ -42,44 +39,30 @@ def forward_pass(
     Args:
         model: a classifier.
         outputs: names of blocks, pooled to (B, D_block); by default the probabilities (B, K) alone.
-        engine: "tensorflow", "onnxruntime" (the `onnx` extra), or "auto": on a CPU ONNX Runtime where `cache_dir` has
+        runtime: "tensorflow", "onnxruntime" (the `onnx` extra), or "auto": on a CPU ONNX Runtime where `cache_dir` has
             the converted file already, else TensorFlow.
         cache_dir: where the ONNX file is kept, by identity of the weights; converting takes half a minute. Without it
             the file is temporary.
-        pictures: about how many are to come: TensorFlow folds for `FOLDING_PAYS` and more, and if it is not told.
         threads: of onnxruntime; as many as there are cores by default.
 
     Raises:
-        ValueError: an unknown engine, or an output that is no block.
+        ValueError: an unknown runtime, or an output that is no block.
         ImportError: onnxruntime or its converter is not installed.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be one of {', '.join(ENGINES)}. Received: {engine!r}.")
-    if engine == "onnxruntime" or (engine == "auto" and _is_converted(model, outputs, cache_dir)):
+    if runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}. Received: {runtime!r}.")
+    if runtime == "onnxruntime" or (runtime == "auto" and _is_converted(model, outputs, cache_dir)):
         return _onnx_forward(model, outputs, cache_dir, threads)
     part = feature_model(model, outputs) if outputs else model
-    part = in_half_precision(part) if tf.config.list_physical_devices("GPU") else part
-    return folded(part) if pictures is None or pictures >= FOLDING_PAYS else unfolded(part)
+    return compiled(in_half_precision(part) if tf.config.list_physical_devices("GPU") else part)
 
 
-def folded(part: keras.Model) -> Forward:
-    """The model with its weights as constants, so that TensorFlow can fold BatchNorm into the convolutions.
+def compiled(part: keras.Model) -> Forward:
+    """The model as one graph: RGB 0–255, uint8 or float32 (B, S, S, 3) → a list of float32 arrays, one an output."""
 
-    RGB 0–255, uint8 or float32 (B, S, S, 3), to a list of float32 arrays, one an output.
-    """
-    trainable = [keras.ops.convert_to_numpy(variable) for variable in part.trainable_variables]
-    others = [keras.ops.convert_to_numpy(variable) for variable in part.non_trainable_variables]
-    return _compiled(part, lambda pixels: part.stateless_call(trainable, others, pixels, training=False)[0])
-
-
-def unfolded(part: keras.Model) -> Forward:
-    """As `folded`, with the weights as they are: ready sooner, a twentieth slower."""
-    return _compiled(part, lambda pixels: part(pixels, training=False))
-
-
-def _compiled(part: keras.Model, call: Callable[[tf.Tensor], Any]) -> Forward:
     def graph(pixels: tf.Tensor) -> list[tf.Tensor]:
-        return [tf.cast(output, tf.float32) for output in tf.nest.flatten(call(tf.cast(pixels, tf.float32)))]
+        outputs = part(tf.cast(pixels, tf.float32), training=False)
+        return [tf.cast(output, tf.float32) for output in tf.nest.flatten(outputs)]
 
     shape = (None, *part.input_shape[1:])
     by_dtype = {

@@ -53,7 +53,7 @@ def require_onnx() -> ModuleType:
     try:
         import onnxruntime
     except ImportError:
-        raise ImportError("engine='onnxruntime' needs onnxruntime. Run: pip install 'nsfwlib[onnx]'") from None
+        raise ImportError("runtime='onnxruntime' needs onnxruntime. Run: pip install 'nsfwlib[onnx]'") from None
     return onnxruntime
 
 
@@ -128,13 +128,13 @@ class Ready(NamedTuple):
         """Where its ONNX file is, if it was converted."""
         return kept_path(self.cache_dir, [self.identity])
 
-    def forward(self, runtime: str, pictures: int) -> Forward:
-        """What computes about so many pictures; see `model.forward_pass`."""
+    def forward(self, runtime: str) -> Forward:
+        """What computes; see `model.forward_pass`."""
         if self.classifier is None:
             return open_onnx_file(self.onnx_file())
         from nsfwlib.model.forward import forward_pass
 
-        return forward_pass(self.classifier, engine=runtime, cache_dir=self.cache_dir, pictures=pictures)
+        return forward_pass(self.classifier, runtime=runtime, cache_dir=self.cache_dir)
 
 
 def make_ready(

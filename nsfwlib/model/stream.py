@@ -5,9 +5,6 @@ The same stream runs on this machine and inside each worker of a cluster.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import hashlib
 import itertools
 import os
@@ -89,18 +86,6 @@ def stream_answers(
                 yield _answer(batch, forward, reduce)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def warm_up(forward: Forward, size: int) -> Forward:
-    """`forward` after its first call, with the memory that building its graph took given back.
-
-    glibc would keep it: 570 MB of 2,430 for InceptionV3 with folded weights.
-    """
-    forward(np.zeros((1, size, size, 3), np.uint8))
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return forward
 
 
 def _answer(batch: list[tuple[int, Picture]], forward: Forward, reduce: Reduce) -> list[Answer]:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nsfwlib.score.run import ENGINES, RUNTIMES, score, summary
+from nsfwlib.score.run import PLACES, RUNTIMES, score, summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("scores.parquet"), help=".parquet, .csv or .jsonl (%(default)s)"
     )
-    parser.add_argument("--engine", choices=ENGINES, default="local", help="ray: the machines of a cluster")
+    parser.add_argument("--where", choices=PLACES, default="local", help="ray: the machines of a cluster")
     parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="auto: ONNX Runtime where it is installed")
     parser.add_argument("--data-dir", type=Path, help="what the paths of a table are relative to")
     parser.add_argument("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import operator
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib.model import Answer, Files, Ready, make_ready, stream_answers, warm_up
+from nsfwlib.model import Answer, Files, Ready, make_ready, stream_answers
 from nsfwlib.score.source import Row, deadly_files, open_source
 from nsfwlib.score.store import (
     FORMATS,
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
 
 COMMIT_SECONDS = 2  # what a kill may cost
 IN_FLIGHT = 12  # batches: 3 are decoded ahead, and 8 of broken files may gather until there is a picture to compute
-ENGINES = ("local", "ray")
+PLACES = ("local", "ray")
 RUNTIMES = ("auto", "tensorflow", "onnxruntime")
 
 
@@ -55,7 +54,7 @@ def score(
     source: Any,
     *,
     out: Path,
-    engine: str = "local",
+    where: str = "local",
     runtime: str = "auto",
     data_dir: Path | None = None,
     filesystem: Any = None,
@@ -85,7 +84,7 @@ def score(
         model: "published" (the 2019 InceptionV3), a `.keras` file, or a loaded model.
         source: a folder, a glob, a file, a list of files, a table with the column `path`, or a URL that fsspec knows.
         out: a .parquet, .csv or .jsonl file.
-        engine: "local", or "ray" for the machines of a cluster; the answers are the same.
+        where: "local", or "ray" for the machines of a cluster; the answers are the same.
         runtime: "tensorflow", "onnxruntime" (the `onnx` extra), or "auto": ONNX Runtime where it is installed, the
             model is given by name or file and there is no GPU. It converts a model once, in half a minute, and from
             then on starts ten seconds sooner than TensorFlow, with the same answers.
@@ -110,7 +109,7 @@ def score(
         OSError: the disk is full or read-only. What was scored stays in the work file.
     """
     out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
-    _check_options(engine, runtime, frames=frames, batch_size=batch_size)
+    _check_options(where, runtime, frames=frames, batch_size=batch_size)
     files, rows = open_source(source, data_dir=data_dir, filesystem=filesystem)
     rows = _some(rows, source)
     options = {"cache_dir": cache_dir, "class_names": class_names, "rescaling": rescaling, "progress": progress}
@@ -118,18 +117,17 @@ def score(
     names = check_columns(ready.class_names)
     scored_by = f"{ready.identity}-{frames}"
     options = {"size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
-    run = _engine(engine, files, ready, runtime, options, cluster or {})
+    answering = _answering(where, files, ready, runtime, options, cluster or {})
     try:
         with contextlib.closing(open_store(out, scored_by, discard=overwrite)) as store:
             if resume and out.exists():
                 add_finished(store, out, names, scored_by)
-            suspects = left_open(store, IN_FLIGHT * batch_size) if engine == "local" else []
+            suspects = left_open(store, IN_FLIGHT * batch_size) if where == "local" else []
             add_files(store, rows)
             if suspects:
                 deadly = deadly_files(files, todo_of(store, suspects))
                 add_answers(store, deadly)
-            pictures = operator.sub(*count_files(store))
-            found = run(todo(store), skip=Known(store), pictures=pictures)
+            found = answering(todo(store), skip=Known(store))
             _keep(store, found, progress, every=0 if suspects else COMMIT_SECONDS)
             write_scores(score_tables(store, names, scored_by), out)
     except (sqlite3.Error, OSError) as error:
@@ -162,8 +160,8 @@ def _some(rows: Iterator[Row], source: Any) -> Iterator[Row]:
     return itertools.chain([first], rows)
 
 
-def _check_options(engine: str, runtime: str, **counts: int) -> None:
-    for name, value, known in (("engine", engine, ENGINES), ("runtime", runtime, RUNTIMES)):
+def _check_options(where: str, runtime: str, **counts: int) -> None:
+    for name, value, known in (("where", where, PLACES), ("runtime", runtime, RUNTIMES)):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}. Received: {value!r}.")
     for name, count in counts.items():
@@ -171,26 +169,16 @@ def _check_options(engine: str, runtime: str, **counts: int) -> None:
             raise ValueError(f"{name} must be at least 1. Received: {count}.")
 
 
-def _engine(
-    name: str,
-    files: Files,
-    ready: Ready,
-    runtime: str,
-    options: dict[str, Any],
-    cluster: Mapping[str, Any],
+def _answering(
+    where: str, files: Files, ready: Ready, runtime: str, options: dict[str, Any], cluster: Mapping[str, Any]
 ) -> Callable[..., Iterator[list[Answer]]]:
     """A function of the work to be done that yields the answers, here or on the cluster."""
-    if name == "ray":
+    if where == "ray":
         from nsfwlib.model import cluster_answers
 
         model = ready.classifier or ready.onnx_file()
         return partial(cluster_answers, files=files, model=model, runtime=runtime, **options, **cluster)
-
-    def run(work: Iterator[tuple[int, str]], *, skip: Known, pictures: int) -> Iterator[list[Answer]]:
-        forward = warm_up(ready.forward(runtime, pictures), ready.size)
-        yield from stream_answers(work, files=files, forward=forward, skip=skip, **options)
-
-    return run
+    return partial(stream_answers, files=files, forward=ready.forward(runtime), **options)
 
 
 def _keep(store: sqlite3.Connection, found: Iterator[list[Answer]], progress: bool, *, every: float) -> None:

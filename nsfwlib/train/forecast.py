@@ -40,7 +40,7 @@ def training_cost(
     for _ in decoded_batches(paths, size=image_size(model), batch_size=sample):
         pass
     decode = (time.perf_counter() - started) / len(paths)
-    passes = (forward_pass(model, [block], pictures=sample) for block in (blocks[-1], fine_tune_from))
+    passes = (forward_pass(model, [block]) for block in (blocks[-1], fine_tune_from))
     whole, lower = (_seconds(forward, pixels) for forward in passes)
     missing = len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks))
     train, held_out = usable["split"].eq("train").sum(), usable["split"].ne("train").sum()

@@ -11,8 +11,7 @@ from tqdm.auto import tqdm
 
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.files import file_path
-from nsfwlib.model import class_names as names_of
-from nsfwlib.model import decoded_batches, forward_pass, head_model, reset_head, seed_dropout
+from nsfwlib.model import class_names as names_of, decoded_batches, forward_pass, head_model, reset_head, seed_dropout
 
 
 def train_head(
@@ -177,7 +176,7 @@ def predict(
     model: keras.Model, table: pd.DataFrame, data_dir: Path, *, batch_size: int = 32, progress: bool = True
 ) -> np.ndarray:
     """Probabilities float32 (N, K) of the rows of the images table; NaN where a picture cannot be read."""
-    forward = forward_pass(model, pictures=len(table))
+    forward = forward_pass(model)
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
     paths = [file_path(data_dir, path) for path in table["path"]]
     with tqdm(total=len(paths), desc="predictions", unit="img", disable=not progress) as bar:

@@ -24,8 +24,8 @@ from nsfwlib.files import file_path
 from nsfwlib.model import (
     block_output,
     class_names,
+    compiled,
     decoded_batches,
-    folded,
     freeze_backbone,
     image_size,
     in_half_precision,
@@ -370,7 +370,7 @@ def store_boundary(
         )
     rows = np.memmap(data, np.float16, "r+" if start else "w+", shape=shape)
     if start < len(paths):
-        forward, marked = folded(part), time.monotonic()
+        forward, marked = compiled(part), time.monotonic()
         with tqdm(total=len(paths), initial=start, desc=f"up to {block}", unit="img", disable=not progress) as bar:
             for positions, pixels, problems in decoded_batches(
                 paths[start:], size=part.input_shape[1], batch_size=batch_size

@@ -6,7 +6,7 @@ from tiny import awakened
 
 from nsfwlib.model import build, forward, published
 from nsfwlib.model.classifier import feature_model, set_rescaling, set_temperature
-from nsfwlib.model.forward import FOLDING_PAYS, forward_pass, in_half_precision, model_identity
+from nsfwlib.model.forward import forward_pass, in_half_precision, model_identity
 
 NAMES = ["a", "b", "c"]
 
@@ -21,12 +21,9 @@ def pixels(rng):
     return rng.integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
 
 
-FEW, MANY = 1, FOLDING_PAYS
-
-
-@pytest.mark.parametrize(("name", "pictures"), [("tensorflow", FEW), ("tensorflow", MANY), ("onnxruntime", FEW)])
-def test_every_engine_gives_the_answers_of_plain_keras(classifier, pixels, name, pictures, tmp_path):
-    forward = forward_pass(classifier, engine=name, cache_dir=tmp_path, pictures=pictures)
+@pytest.mark.parametrize("name", ["tensorflow", "onnxruntime"])
+def test_every_engine_gives_the_answers_of_plain_keras(classifier, pixels, name, tmp_path):
+    forward = forward_pass(classifier, runtime=name, cache_dir=tmp_path)
     expected = classifier.predict(pixels.astype(np.float32), verbose=0)
     assert np.ptp(expected, axis=0).max() > 1e-3, "the answers differ from picture to picture"
     assert np.abs(forward(pixels)[0] - expected).max() < 1e-5
@@ -36,7 +33,7 @@ def test_every_engine_gives_the_answers_of_plain_keras(classifier, pixels, name,
 @pytest.mark.parametrize("name", ["tensorflow", "onnxruntime"])
 def test_every_engine_gives_pooled_blocks_in_the_order_asked_for(classifier, pixels, name, tmp_path):
     blocks = ["out_relu", "block_5_add"]
-    found = forward_pass(classifier, blocks, engine=name, cache_dir=tmp_path)(pixels)
+    found = forward_pass(classifier, blocks, runtime=name, cache_dir=tmp_path)(pixels)
     expected = feature_model(classifier, blocks).predict(pixels.astype(np.float32), verbose=0)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.shape == theirs.shape and ours.dtype == np.float32
@@ -44,19 +41,13 @@ def test_every_engine_gives_pooled_blocks_in_the_order_asked_for(classifier, pix
 
 
 def test_the_onnx_file_is_converted_once_for_the_same_weights(classifier, pixels, tmp_path, monkeypatch):
-    first = forward_pass(classifier, engine="onnxruntime", cache_dir=tmp_path)(pixels)[0]
+    first = forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0]
     monkeypatch.setattr(forward, "onnx_file", None)
-    again = forward_pass(classifier, engine="onnxruntime", cache_dir=tmp_path)(pixels)[0]
+    again = forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0]
     assert np.array_equal(first, again)
-    monkeypatch.setattr(forward, "folded", None)
+    monkeypatch.setattr(forward, "compiled", None)
     if forward.onnx_usable():
         assert np.array_equal(first, forward_pass(classifier, cache_dir=tmp_path)(pixels)[0])
-
-
-@pytest.mark.parametrize(("pictures", "other"), [(FEW, "folded"), (MANY, "unfolded"), (None, "unfolded")])
-def test_few_pictures_are_not_worth_folding_for(classifier, pixels, pictures, other, monkeypatch):
-    monkeypatch.setattr(forward, other, None)
-    assert forward_pass(classifier, engine="tensorflow", pictures=pictures)(pixels)[0].shape == (6, 3)
 
 
 def test_auto_is_tensorflow_where_nothing_was_converted(classifier, pixels, tmp_path, monkeypatch):
@@ -98,10 +89,10 @@ def test_identity_follows_all_that_shapes_the_answers(classifier):
 
 def test_an_unknown_engine_lists_those_there_are(classifier):
     with pytest.raises(ValueError, match=r"auto, tensorflow, onnxruntime.*'torch'"):
-        forward_pass(classifier, engine="torch")
+        forward_pass(classifier, runtime="torch")
 
 
 def test_a_missing_onnxruntime_says_what_to_install(classifier, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"pip install 'nsfwlib\[onnx\]'"):
-        forward_pass(classifier, engine="onnxruntime")
+        forward_pass(classifier, runtime="onnxruntime")

@@ -73,7 +73,7 @@ def start_two_nodes(attempts=4):
 
 
 def on_ray(classifier, folder, out, **options):
-    return run.score(classifier, folder, out=out, engine="ray", progress=False, **options)
+    return run.score(classifier, folder, out=out, where="ray", progress=False, **options)
 
 
 def test_the_pictures_differ_in_what_they_are_taken_for(local):
@@ -98,10 +98,10 @@ def test_the_feature_pass_takes_ray_for_an_engine(two_nodes, classifier, folder,
     table = local[local["problem"].eq("")].drop_duplicates("sha256").head(20).reset_index(drop=True)
     options = {"cache_dir": tmp_path, "blocks": tiny.BLOCK, "batch_size": 8, "progress": False}
     monkeypatch.setattr(features, "_compute", None)  # nothing is computed in this process
-    ours = features.bottleneck_features(classifier, table, folder, engine_name="ray", cluster={"actors": 1}, **options)
+    ours = features.bottleneck_features(classifier, table, folder, where="ray", cluster={"actors": 1}, **options)
     assert ours.shape == (20, 8) and np.isfinite(ours).all()
-    with pytest.raises(ValueError, match=r"engine_name='ray' computes the view plain alone"):
-        features.bottleneck_features(classifier, table, folder, engine_name="ray", views=("flip",), **options)
+    with pytest.raises(ValueError, match=r"where='ray' computes the view plain alone"):
+        features.bottleneck_features(classifier, table, folder, where="ray", views=("flip",), **options)
 
 
 def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
@@ -174,7 +174,7 @@ def test_a_cluster_without_room_says_what_it_has(two_nodes, classifier, folder, 
 
 def test_a_failing_model_is_an_error_and_not_a_lost_machine(two_nodes, classifier, folder):
     files = stream.Files(str(folder))
-    with pytest.raises(RuntimeError, match=r"worker of the Ray cluster failed\. ValueError: engine must be one of"):
+    with pytest.raises(RuntimeError, match=r"worker of the Ray cluster failed\. ValueError: runtime must be one of"):
         list(cluster_answers([(0, "0000.png")], files=files, model=classifier, size=SIZE, runtime="none"))
 
 

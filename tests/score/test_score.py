@@ -520,7 +520,7 @@ def test_two_processes_cannot_score_into_one_table(classifier, folder, tmp_path,
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"engine": "spark"}, "engine must be one of local, ray"),
+        ({"where": "spark"}, "where must be one of local, ray"),
         ({"resume": True, "overwrite": True}, "Expected one of resume and overwrite"),
         ({"frames": 0}, "frames must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),

@@ -129,7 +129,11 @@ def test_a_killed_run_goes_on_at_its_epoch_with_its_history(data, tmp_path, requ
     import pickle
 
     (tmp_path / "data.pickle").write_bytes(pickle.dumps(data))
-    names = {"tests": [str(folder) for folder in request.path.parents[:2]], "data": str(tmp_path / "data.pickle"), "work": str(tmp_path / "work")}
+    names = {
+        "tests": [str(folder) for folder in request.path.parents[:2]],
+        "data": str(tmp_path / "data.pickle"),
+        "work": str(tmp_path / "work"),
+    }
     child = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED).format(**names)], capture_output=True)
     assert child.returncode == -9, child.stderr.decode()[-2000:]
     log = pd.read_csv(next((tmp_path / "work").glob("*/epochs.csv")))
@@ -196,7 +200,11 @@ def test_several_devices_share_the_training_in_mixed_precision(data, tmp_path, r
     import pickle
 
     (tmp_path / "data.pickle").write_bytes(pickle.dumps(data))
-    names = {"tests": [str(folder) for folder in request.path.parents[:2]], "data": str(tmp_path / "data.pickle"), "work": str(tmp_path / "work")}
+    names = {
+        "tests": [str(folder) for folder in request.path.parents[:2]],
+        "data": str(tmp_path / "data.pickle"),
+        "work": str(tmp_path / "work"),
+    }
     child = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(MIRRORED).format(**names)], capture_output=True, text=True
     )
