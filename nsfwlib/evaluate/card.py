@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 from huggingface_hub import ModelCard, ModelCardData
 
+from nsfwlib.files import write_whole
+
 _LIMITS = """It sorts images for people who moderate. It is not meant to decide about people, to be the only filter in
 front of children, or to judge what is legal. Thresholds hold at the prevalence they were chosen for. Scores hold for
 images like those of the test set; the slices below say where they do not. Labels follow the class guidelines of whoever
@@ -62,9 +64,9 @@ def write_card(
         "## Training", _table(facts.to_frame(), index=True),
         "## Versions", ", ".join(f"{package} {version}" for package, version in run["versions"].items()),
     ]  # fmt: skip
-    partial = Path(f"{path}.partial")
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n").save(partial)
-    return partial.replace(path)
+    with write_whole(path) as draft:
+        ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n").save(draft)
+    return Path(path)
 
 
 def _table(frame: pd.DataFrame, *, index: bool = False) -> str:
