@@ -158,3 +158,7 @@ def _typed(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

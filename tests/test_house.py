@@ -42,7 +42,7 @@ def imports():
 
 
 def test_the_rooms_are_those_of_the_plan():
-    assert set(ROOMS) == {*"data demo evaluate export labels model plots review score train".split()}
+    assert set(ROOMS) == {"data", "demo", "evaluate", "export", "labels", "model", "plots", "review", "score", "train"}
     modules = {path.stem for path in HOME.glob("*.py")} - {"__init__", "_doors", "_tensorflow"}
     assert modules == {"files", "runs", "pipeline"}
 

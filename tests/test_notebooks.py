@@ -77,7 +77,9 @@ def test_the_audited_accuracy_of_the_executed_run_is_near_the_planted_one(execut
     run = executed / "runs" / "demo"
     audited = pd.DataFrame(json.loads((run / "metrics.json").read_text())["audited"]).set_index("name")
     audit = pd.read_parquet(run / "audit_test.parquet")
-    planted = dataset.read_truth(executed / "data" / "demo").set_index("path").loc[audit["path"], "true_label"].to_numpy()
+    planted = (
+        dataset.read_truth(executed / "data" / "demo").set_index("path").loc[audit["path"], "true_label"].to_numpy()
+    )
     assert audited.loc["planted truth", "value"] == pytest.approx((audit["predicted"] == planted).mean())
     assert audited.loc["audited", "low"] <= audited.loc["planted truth", "value"] <= audited.loc["audited", "high"]
     assert audited.loc["audited", "pictures"] == audit["picked"].sum()
