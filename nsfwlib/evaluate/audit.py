@@ -75,11 +75,7 @@ def enlarge_audit(audit: pd.DataFrame, *, agreements: int, disagreements: int | 
 
 
 def audit_plan(
-    audit: pd.DataFrame,
-    *,
-    agreements: Sequence[int] = (25, 50, 100, 200, 400),
-    level: float = 0.95,
-    seed: int = 0,
+    audit: pd.DataFrame, *, agreements: Sequence[int] = (25, 50, 100, 200, 400), level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """What an audit costs and buys, before anyone looks: `agreements`, `pictures` to review, `width` in points.
 

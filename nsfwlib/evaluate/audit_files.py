@@ -19,14 +19,7 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.data import SPLITS
-from nsfwlib.evaluate.audit import (
-    STRATA,
-    audit_plan,
-    audited_accuracy,
-    audited_label_errors,
-    draw_audit,
-    enlarge_audit,
-)
+from nsfwlib.evaluate.audit import STRATA, audit_plan, audited_accuracy, audited_label_errors, draw_audit, enlarge_audit
 from nsfwlib.evaluate.intervals import share_interval
 from nsfwlib.labels import decisions_in_force
 

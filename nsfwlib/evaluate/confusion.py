@@ -25,11 +25,7 @@ def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], *, class_n
 
 
 def effective_support(
-    labels: Sequence[str],
-    predicted: Sequence[str],
-    *,
-    class_names: Sequence[str],
-    groups: Sequence[int] | None = None,
+    labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str], groups: Sequence[int] | None = None
 ) -> np.ndarray:
     """How many independent images each class's images are worth: float (K,), for `confusion_intervals`."""
     rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")

@@ -67,9 +67,9 @@ def scores(
     rng = np.random.default_rng(seed)
     shares = _share_scores(codes, probs.argmax(axis=1), class_names, members, level)
     recalls = shares[shares["score"].eq("recall")]
-    rows = [_balanced_accuracy(recalls, level, draws, rng)]
-    rows += _bootstrapped_scores(codes, probs, class_names, members, level, draws, rng) if len(codes) else []
-    table = pd.concat([shares, pd.DataFrame(rows)], ignore_index=True)
+    parts = [shares, pd.DataFrame([_balanced_accuracy(recalls, level, draws, rng)])]
+    parts += [_bootstrapped_scores(codes, probs, class_names, members, level, draws, rng)] if len(codes) else []
+    table = pd.concat(parts, ignore_index=True)
     table["note"] = np.where(table["value"].isna(), "no image to measure it on", "")
     return table[["score", "class", "value", "low", "high", "support", "note"]]
 
@@ -113,7 +113,7 @@ def _bootstrapped_scores(
     level: float,
     draws: int,
     rng: np.random.Generator,
-) -> list[dict]:
+) -> pd.DataFrame:
     n, k = probs.shape
     truth = np.eye(k)[codes]
     losses = np.stack([-np.log(np.clip(probs[np.arange(n), codes], TINY, 1)), ((probs - truth) ** 2).sum(1)], 1)
@@ -134,19 +134,15 @@ def _bootstrapped_scores(
     low, high = np.insert(low, 2, span[0]), np.insert(high, 2, span[1])
     values = [*losses.mean(axis=0), error] + [average_precision_score(truth[:, c], probs[:, c]) for c in present]
     high = np.maximum(high, values)  # one more group ranked last may push the high end below what was measured
-    names = [("log-loss", ""), ("Brier score", ""), ("calibration error", "")]
-    names += [("average precision", class_names[c]) for c in present]
-    support = [n] * 3 + [int(truth[:, c].sum()) for c in present]
-    rows = [
-        {"score": s, "class": c, "value": v, "low": a, "high": b, "support": m}
-        for (s, c), v, a, b, m in zip(names, values, low, high, support, strict=True)
-    ]
-    missing = [c for c in range(k) if c not in present]
-    nothing = {"value": np.nan, "low": 0.0, "high": 1.0}
-    return rows + [
-        {"score": "average precision", "class": class_names[c], "support": int(truth[:, c].sum())} | nothing
-        for c in missing
-    ]
+    ranked = [*present, *(c for c in range(k) if c not in present)]
+    return pd.DataFrame({
+        "score": ["log-loss", "Brier score", "calibration error"] + ["average precision"] * k,
+        "class": ["", "", "", *(class_names[c] for c in ranked)],
+        "value": [*values, *[np.nan] * (k - len(present))],
+        "low": [*low, *[0.0] * (k - len(present))],
+        "high": [*high, *[1.0] * (k - len(present))],
+        "support": [n] * 3 + [int(truth[:, c].sum()) for c in ranked],
+    })  # fmt: skip
 
 
 def _calibration_interval(gap: np.ndarray, replicates: np.ndarray, level: float) -> tuple[float, float, float]:
@@ -253,11 +249,7 @@ def _confidence_bins(probs: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarr
 
 
 def compare(
-    right: Sequence[bool],
-    baseline_right: Sequence[bool],
-    *,
-    groups: Sequence[int] | None = None,
-    level: float = 0.95,
+    right: Sequence[bool], baseline_right: Sequence[bool], *, groups: Sequence[int] | None = None, level: float = 0.95
 ) -> dict[str, float | int | str]:
     """Paired difference in accuracy of two models on the same rows.
 

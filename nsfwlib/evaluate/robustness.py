@@ -172,7 +172,14 @@ def baseline_answers(
     if not baseline:
         return None
     if baseline == "published":
-        return _published_answers(rows, data_dir, cache_dir, class_names)
+        from nsfwlib.model import CLASS_NAMES, bottleneck_features, head_model, published_model
+
+        if list(class_names) != list(CLASS_NAMES):
+            return None
+        classifier = published_model()
+        found = bottleneck_features(classifier, rows, data_dir, cache_dir=cache_dir)
+        probs = head_model(classifier).predict(np.asarray(found, np.float32), verbose=0)
+        return pd.Series(np.array(class_names)[probs.argmax(axis=1)], index=pd.Index(rows["path"]))
     table = runs.read_table(Path(baseline), "predictions.parquet", made_by="02_fine_tune").set_index("path")
     theirs = [name for name in table.columns if name != "split"]
     missing = ~rows["path"].isin(table.index)
@@ -183,19 +190,6 @@ def baseline_answers(
             "baseline_run=''."
         )
     return table.loc[rows["path"], theirs].idxmax(axis=1)
-
-
-def _published_answers(
-    rows: pd.DataFrame, data_dir: Path, cache_dir: Path, class_names: Sequence[str]
-) -> pd.Series | None:
-    from nsfwlib.model import CLASS_NAMES, bottleneck_features, head_model, published_model
-
-    if list(class_names) != list(CLASS_NAMES):
-        return None
-    classifier = published_model()
-    found = bottleneck_features(classifier, rows, data_dir, cache_dir=cache_dir)
-    probs = head_model(classifier).predict(np.asarray(found, np.float32), verbose=0)
-    return pd.Series(np.array(class_names)[probs.argmax(axis=1)], index=pd.Index(rows["path"]))
 
 
 def cached_robustness(

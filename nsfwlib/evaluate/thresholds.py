@@ -7,14 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate.intervals import (
-    effective_count,
-    group_codes,
-    group_correlation,
-    jeffreys,
-    share_interval,
-    tails,
-)
+from nsfwlib.evaluate.intervals import effective_count, group_codes, group_correlation, jeffreys, share_interval, tails
 
 
 def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:
@@ -29,12 +22,7 @@ def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_c
 
 
 def threshold_curve(
-    unsafe: np.ndarray,
-    score: np.ndarray,
-    *,
-    groups: Sequence[int] | None = None,
-    level: float = 0.95,
-    most: int = 400,
+    unsafe: np.ndarray, score: np.ndarray, *, groups: Sequence[int] | None = None, level: float = 0.95, most: int = 400
 ) -> pd.DataFrame:
     """What each threshold does, for precision-recall and ROC curves; an image is flagged at `score >= threshold`.
 

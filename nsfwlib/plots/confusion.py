@@ -53,10 +53,7 @@ def plot_confusion(
     ax.set_yticks(np.arange(k) + 0.5, rows, rotation=0)
     ax.set_xticks(np.arange(k) + 0.5, class_names, rotation=0 if k <= 6 else 45)
     ax.tick_params(length=0)
-    ax.set(
-        xlabel="predicted label",
-        ylabel="label (number of images)" if counted else "label (share of its images)",
-    )
+    ax.set(xlabel="predicted label", ylabel="label (number of images)" if counted else "label (share of its images)")
     ax.set_title(title if title is not None else _confusion_title(matrix, counted))
     return ax
 

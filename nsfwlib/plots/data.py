@@ -126,11 +126,7 @@ def plot_sizes(images: pd.DataFrame, *, input_size: int = 299, most: int = 5000)
 
 @styled
 def plot_contact_sheet(
-    thumbnails: Sequence[np.ndarray],
-    *,
-    titles: Sequence[str] | None = None,
-    columns: int = 8,
-    title: str | None = None,
+    thumbnails: Sequence[np.ndarray], *, titles: Sequence[str] | None = None, columns: int = 8, title: str | None = None
 ) -> Figure:
     """Thumbnails in rows, as they are given: blur them first.
 
@@ -191,11 +187,7 @@ def plot_heat_maps(
 
 @styled
 def plot_feature_map(
-    xy: np.ndarray,
-    labels: Sequence[str],
-    *,
-    marked: Sequence[bool] | None = None,
-    ax: Axes | None = None,
+    xy: np.ndarray, labels: Sequence[str], *, marked: Sequence[bool] | None = None, ax: Axes | None = None
 ) -> Axes:
     """Two-dimensional map of the features, one point an image.
 
