@@ -6,10 +6,11 @@ import contextlib
 import functools
 import hashlib
 import os
+import pickle
 import signal
 import warnings
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -181,11 +182,13 @@ def _sign_bits(frequencies: np.ndarray) -> int:
     return int.from_bytes(np.packbits(values > median).tobytes())
 
 
-def serve_inspections(connection: Connection, options: dict) -> None:
-    """A worker of the scan: lists of paths in, lists of rows out, until the other side hangs up."""
+def serve_inspections(requests: BinaryIO, answers: BinaryIO, options: dict) -> None:
+    """A worker of the scan: pickled lists of paths in, lists of rows out, until the other side hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     warnings.simplefilter("ignore")  # what Pillow warns of is in the rows
+    answer: list[dict] = []  # a greeting: it can begin
     with contextlib.suppress(EOFError, OSError):
-        connection.send(None)
         while True:
-            connection.send([inspect(path, **options) for path in connection.recv()])
+            pickle.dump(answer, answers)
+            answers.flush()
+            answer = [inspect(path, **options) for path in pickle.load(requests)]
