@@ -1,19 +1,18 @@
-"""What is there to record of one file? Hashes, measures and oddities, in one read and one decode."""
+"""What is worth knowing about one file? Hashes, measures and oddities, in one read and one decode."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import pickle
 import signal
 import warnings
-from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from simplejpeg import decode_jpeg
 
 from nsfwlib.data.images import MAX_PIXELS, Decoded, ImageProblem, Source, decode, read_bytes
 from nsfwlib.data.screening import HashList, matches_bytes, matches_picture
@@ -106,24 +105,12 @@ def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
 
 def _strict_jpeg(data: bytes) -> list[str]:
     """Bit-rot in a JPEG: libjpeg notices what no longer fits, Pillow does not pass its warnings on."""
-    strict = _strict_decoder()
-    if strict is None:
-        return []
     try:
-        strict(data, "GRAY", fastdct=True, fastupsample=True, min_height=64, min_width=64)
+        decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True, min_height=64, min_width=64)
     except ValueError as error:
         text = str(error)
         return [f"damaged data: {text}"] if "orrupt" in text or "remature" in text else []
     return []
-
-
-@functools.cache
-def _strict_decoder() -> Callable | None:
-    try:
-        from simplejpeg import decode_jpeg
-    except ImportError:
-        return None
-    return decode_jpeg
 
 
 def measure(picture: Image.Image) -> dict:
