@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.evaluate import jeffreys
-from nsfwlib.labels import Replay, append_decisions, decisions_in_force, new_action, read_journal
+from nsfwlib.labels import Replay, append_decisions, check_probs, decisions_in_force, new_action, read_journal
 from nsfwlib.review.pages import error_probability, make_pages, with_control_pages
 
 ACTIONS = ("keep", "drop", "unsure", "escalate")
@@ -58,7 +58,7 @@ class ReviewSession:
         class_names: Sequence[str],
         reviewer: str = "",
         page_size: int = 24,
-        pred_probs: np.ndarray | pd.DataFrame | None = None,
+        pred_probs: np.ndarray | None = None,
         images: pd.DataFrame | None = None,
         control_every: int = 0,
         seed: int = 0,
@@ -70,7 +70,10 @@ class ReviewSession:
         _check_mode(mode, reviewer)
         _check_queue(queue, self.class_names, test_may_enter=mode == "audit")
         queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
-        self.pred_probs = None if self.blind else _checked_probs(pred_probs, queue, self.class_names)
+        self.pred_probs = None
+        if pred_probs is not None and not self.blind:
+            probs = check_probs(pred_probs, len(queue), len(self.class_names), gaps=True)
+            self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
         self.images = _known_images(queue, images)
         self._classes_of = _classes_of(queue)
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
@@ -428,18 +431,6 @@ def _known_images(queue: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFr
         known = pd.concat([images[labelled & (images.get("split", "") != "test")], known])
     columns = [name for name in ("path", "sha256", "given_label", "group") if name in known]
     return known[columns].drop_duplicates("path").reset_index(drop=True)
-
-
-def _checked_probs(
-    pred_probs: np.ndarray | pd.DataFrame | None, queue: pd.DataFrame, class_names: list[str]
-) -> pd.DataFrame | None:
-    if pred_probs is None:
-        return None
-    values = pred_probs[class_names] if isinstance(pred_probs, pd.DataFrame) else pred_probs
-    values = np.asarray(values, float)
-    if values.shape != (len(queue), len(class_names)):
-        raise ValueError(f"pred_probs should have the shape {(len(queue), len(class_names))}. Received: {values.shape}")
-    return pd.DataFrame(values, pd.Index(queue["path"]), class_names)
 
 
 def _classes_of(queue: pd.DataFrame) -> dict[str, set[str]]:
