@@ -20,7 +20,7 @@ append_decisions     Write lines at the end of the journal; they are on disk whe
 decisions_in_force   The decisions in force, one row a picture (`sha256`): columns `IN_FORCE`
 standing             The lines of these kinds whose action is not undone, in the order written
 new_action           A name for lines that are decided, and undone, in one go
-Replay               What the lines of a journal amount to, line by line
+Replay               What is in force in a journal as it grows, in memory
 apply_decisions      Plan, and with `dry_run=False` carry out, what the decisions mean for the folders
 roll_back            Undo all that this log says was done, last step first
 """

@@ -72,7 +72,7 @@ def append_decisions(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str,
     filled = {"time": datetime.now(UTC).isoformat(), "kind": "decision", "action": new_action()}
     text = _encode([_line({**filled, **row}) for row in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(path), path.open("ab+", buffering=0) as file:
+    with locked(path), path.open("ab+", buffering=0) as file:
         _check_header(path, file)
         if not _ends_whole(file):
             _set_torn_tail_aside(path, file)
@@ -101,7 +101,7 @@ def read_journal(path: Path) -> pd.DataFrame:
     if not path.exists():
         return _frame([])
     try:
-        with _lock(path), path.open("rb+", buffering=0) as file:
+        with locked(path), path.open("rb+", buffering=0) as file:
             _check_header(path, file)
             if not _ends_whole(file):
                 torn = _set_torn_tail_aside(path, file)
@@ -235,14 +235,14 @@ def _frame(lines: list[list[str]]) -> pd.DataFrame:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    lock = filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
+def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Nobody else writes this file meanwhile; a TimeoutError if somebody does for so long."""
     try:
-        with lock:
+        with filelock.FileLock(f"{path}.lock", timeout=seconds):
             yield
     except filelock.Timeout as error:
         raise TimeoutError(
-            f"Another program has held {path}.lock for {LOCK_SECONDS} s. Close it, or wait and try again."
+            f"Another program has held {path}.lock for {seconds} s. Close it, or wait and try again."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""How does a person see a `ReviewSession` in a notebook? As a view with keys; every rule lives in `review`.
+"""How does a person see a `ReviewSession` in a notebook? As a view with keys; every rule lives in `session`.
 
 Control over exposure: the pixels that reach the browser are already blurred, grey and small. A sharp picture travels
 alone, when somebody asks for it, and is gone when they leave it. Pixels are sent as messages and never kept in the
@@ -88,7 +88,7 @@ class PictureStore:
 
 
 class PageView(anywidget.AnyWidget):
-    """The page in the browser (`review.js`): it asks and is answered by messages, and its state holds no picture."""
+    """The page in the browser (`grid.js`): it asks and is answered by messages, and its state holds no picture."""
 
     _esm = HERE / "grid.js"
     _css = HERE / "grid.css"

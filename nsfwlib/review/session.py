@@ -1,7 +1,7 @@
 """Which suspected labels does a person look at next, and what did they decide?
 
 `ReviewSession` holds every rule of reviewing as plain Python: the order of the pages, decisions, undo, resume. The
-grid in `widgets` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
+grid in `grid` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ReviewSession:
         control_every: after so many pages comes one drawn at random from the whole queue, shown without
             suggestion, so that the base rate of errors is known; 0 = never.
         seed: of that draw.
-        mode: "review", or a blind one: "audit" (a frozen sample, see `audits`; the only way in for the test split),
+        mode: "review", or a blind one: "audit" (a frozen sample; the only way in for the test split),
             "second" (what others decided, shown again to `reviewer`), "disagreement" (to be resolved).
 
     `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
@@ -321,7 +321,9 @@ class ReviewSession:
         self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
         self._position = pd.Index(self.queue["path"])
         self._p_error = error_probability(self.queue)
-        self._rows_of = self.queue.groupby("sha256").indices
+        self._rows_of: dict[str, list[int]] = {}
+        for row, sha256 in enumerate(self.queue["sha256"]):
+            self._rows_of.setdefault(sha256, []).append(row)
         self._filed = np.array([self._known[path][1] for path in self.queue["path"]], object)
         self._sync(self._rows_of)
 
