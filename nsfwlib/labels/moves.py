@@ -63,7 +63,7 @@ def carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> p
     changed = [folder for folder in ends - set(log.times) if folder.is_relative_to(data_dir) and folder.is_dir()]
     if changed:
         append(log, {"times": {folder: folder.stat().st_mtime_ns for folder in changed}})
-    reasons = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=str)
+    reasons = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=object)
     failed = reasons[reasons != ""]
     plan["done"] = plan.index.isin(todo.index.difference(failed.index))
     plan.loc[failed.index, "reason"] = failed

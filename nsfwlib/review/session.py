@@ -1,7 +1,7 @@
 """Which suspected labels does a person look at next, and what did they decide?
 
-`ReviewSession` holds every rule of reviewing as plain Python: the order of the pages, decisions, undo, resume. The
-grid in `grid` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
+`ReviewSession` holds every rule of reviewing as plain Python: the order of the pages, decisions, undo, resume.
+`ReviewGrid` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
 """
 
 from __future__ import annotations
