@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy.stats import beta
+
+from nsfwlib.labels import group_codes
 
 FEW_GROUPS = 10  # with fewer groups of several images, near-duplicates are taken to agree fully
 
@@ -100,18 +101,6 @@ def effective_count(groups: Sequence[int] | None, n: int, *, correlation: float 
     """
     size = np.bincount(group_codes(groups, n)).astype(float)
     return n / (1 + ((size**2).sum() / n - 1) * correlation) if n else 0.0
-
-
-def group_codes(groups: Sequence[int] | None, n: int) -> np.ndarray:
-    """(N,) group numbers from 0; a row without a group, or every row where groups is None, is a group of its own."""
-    if groups is None:
-        return np.arange(n)
-    if len(groups) != n:
-        raise ValueError(f"Expected one group a row: {n}. Received: {len(groups)} groups.")
-    codes, names = pd.factorize(np.asarray(groups))
-    alone = codes < 0
-    codes[alone] = len(names) + np.arange(alone.sum())
-    return codes
 
 
 def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
