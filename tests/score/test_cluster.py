@@ -87,21 +87,19 @@ def test_features_over_the_cluster_are_those_of_this_machine(two_nodes, classifi
     )
     table.loc[0, "sha256"] = "0" * 64  # as if the file had changed since the scan
     options = {"cache_dir": tmp_path / "cluster", "blocks": [tiny.BLOCK], "progress": False}
-    problems = features.compute_features(classifier, table, folder, batch_size=8, **options)
+    problems = features.compute_features(classifier, table, folder, batch_size=8, where="ray", **options)
     assert problems == [f"{table['path'][0]}: changed since the scan; scan again"]
     assert len(features.missing_rows(classifier, table, cache_dir=tmp_path / "cluster", blocks=[tiny.BLOCK])) == 1
     found = features.block_features(classifier, table, folder, **options)[tiny.BLOCK]
     assert np.allclose(found[1:], here[tiny.BLOCK][1:], atol=1e-2) and np.isnan(found[0]).all()
 
 
-def test_the_feature_pass_takes_ray_for_an_engine(two_nodes, classifier, folder, tmp_path, local, monkeypatch):
+def test_the_feature_pass_runs_on_ray(two_nodes, classifier, folder, tmp_path, local, monkeypatch):
     table = local[local["problem"].eq("")].drop_duplicates("sha256").head(20).reset_index(drop=True)
     options = {"cache_dir": tmp_path, "blocks": tiny.BLOCK, "batch_size": 8, "progress": False}
-    monkeypatch.setattr(features, "_compute", None)  # nothing is computed in this process
+    monkeypatch.setattr(features, "stream_answers", None)  # nothing is computed in this process
     ours = features.bottleneck_features(classifier, table, folder, where="ray", cluster={"actors": 1}, **options)
     assert ours.shape == (20, 8) and np.isfinite(ours).all()
-    with pytest.raises(ValueError, match=r"where='ray' computes the view plain alone"):
-        features.bottleneck_features(classifier, table, folder, where="ray", views=("flip",), **options)
 
 
 def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
