@@ -176,6 +176,27 @@ def test_a_failing_model_is_an_error_and_not_a_lost_machine(two_nodes, classifie
         list(cluster_answers([(0, "0000.png")], files=files, model=classifier, size=SIZE, runtime="none"))
 
 
+def test_a_file_that_ends_every_worker_is_an_error_when_all_others_have_an_answer(two_nodes):
+    import ray
+
+    @ray.remote(num_cpus=1)
+    class Deadly:
+        def hashes(self, work):
+            return []
+
+        def answers(self, work):
+            if (6, "x") in work:
+                os._exit(1)
+            return [stream.Answer(position, "", 0, None, "damaged", "") for position, _ in work]
+
+    parts = cluster._Parts(((i, "x") for i in range(40)), 4, ())
+    answered = []
+    with pytest.warns(UserWarning, match="given out again"), pytest.raises(RuntimeError, match="3 workers were lost"):
+        for answers in cluster._share(ray, parts, Deadly.remote, lambda: 1):
+            answered += [answer.position for answer in answers]
+    assert sorted(answered) == [i for i in range(40) if not 4 <= i < 8]
+
+
 def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(RuntimeError, match=r"127\.0\.0\.1:1 cannot be reached"), _connected("127.0.0.1:1"):
