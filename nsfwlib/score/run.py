@@ -9,7 +9,6 @@ written at the end: memory is flat, a broken file is a row, an interrupt or a ki
 from __future__ import annotations
 
 import contextlib
-import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib.model import Answer, Files, Ready, make_ready, stream_answers
-from nsfwlib.score.source import Row, deadly_files, open_source
+from nsfwlib.score.source import deadly_files, open_source
 from nsfwlib.score.store import (
     FORMATS,
     Known,
@@ -111,7 +110,6 @@ def score(
     out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
     _check_options(where, runtime, frames=frames, batch_size=batch_size)
     files, rows = open_source(source, data_dir=data_dir, filesystem=filesystem)
-    rows = _some(rows, source)
     options = {"cache_dir": cache_dir, "class_names": class_names, "rescaling": rescaling, "progress": progress}
     ready = make_ready(model, runtime="tensorflow" if (cluster or {}).get("gpus") else runtime, **options)
     names = check_columns(ready.class_names)
@@ -151,13 +149,6 @@ def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
     except OSError as error:
         raise PermissionError(f"{out.parent} cannot be written ({error.strerror}). Choose another out.") from error
     return out
-
-
-def _some(rows: Iterator[Row], source: Any) -> Iterator[Row]:
-    first = next(rows, None)
-    if first is None:
-        raise ValueError(f"Expected files to score. Received none: {source} is empty. Name another.")
-    return itertools.chain([first], rows)
 
 
 def _check_options(where: str, runtime: str, **counts: int) -> None:
