@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def block_features(
     Args:
         model: a classifier; the backbone and its rescaling are used, the head is not.
         table: rows of the images table (`path`, `sha256`); rows with a problem are never opened and come out as NaN, as
-            do those whose file has changed or broken since the scan.
+            do those whose file has changed or broken since the scan, with a warning.
         data_dir: the folder that `path` is relative to; with "ray" every machine reaches it under this path.
         cache_dir: shared by runs. Rows are kept by content hash and by identity of the weights, so that renamed,
             relabelled and copied files cost nothing. Interrupt or kill it: the next call goes on where it stopped.
@@ -64,44 +65,22 @@ def block_features(
         FloatingPointError: the model's answer is not finite.
         OSError: the disk is full; what was computed before is kept.
     """
-    options = {"batch_size": batch_size, "where": where, "cluster": cluster, "progress": progress}
-    compute_features(model, table, data_dir, cache_dir=cache_dir, blocks=blocks, **options)
-    return {
-        block: read_rows(folder, row_positions(folder, table["sha256"], width), width)
-        for block, (folder, width) in _folders(model, cache_dir, blocks).items()
-    }
-
-
-def compute_features(
-    model: keras.Model,
-    table: pd.DataFrame,
-    data_dir: Path,
-    *,
-    cache_dir: Path,
-    blocks: str | Sequence[str],
-    batch_size: int = 32,
-    where: str = "local",
-    cluster: Mapping[str, Any] | None = None,
-    progress: bool = True,
-) -> list[str]:
-    """Put into `cache_dir` what `block_features` of the same arguments does not find there.
-
-    Returns:
-        A sentence for each file that is broken or has changed since the scan.
-    """
     folders = _folders(model, cache_dir, blocks)
     missing = _missing(table, folders)
-    if not len(missing):
-        return []
-    work = enumerate(missing["path"])
-    options = {"files": Files(str(data_dir)), "size": image_size(model), "batch_size": batch_size}
-    if where == "ray":
-        found = cluster_answers(work, model=model, blocks=list(folders), **options, **(cluster or {}))
-    else:
-        forward = forward_pass(model, list(folders), cache_dir=cache_dir)
-        found = stream_answers(work, forward=forward, reduce=first_frame, **options)
-    with tqdm(total=len(missing), desc="features", unit="img", disable=not progress) as bar:
-        return _keep(found, missing, list(folders.values()), bar)
+    if len(missing):
+        options = {"files": Files(str(data_dir)), "size": image_size(model), "batch_size": batch_size}
+        if where == "ray":
+            options |= {"model": model, "blocks": list(folders), **(cluster or {})}
+            found = cluster_answers(enumerate(missing["path"]), **options)
+        else:
+            forward = forward_pass(model, list(folders), cache_dir=cache_dir)
+            found = stream_answers(enumerate(missing["path"]), forward=forward, reduce=first_frame, **options)
+        with tqdm(total=len(missing), desc="features", unit="img", disable=not progress) as bar:
+            _keep(found, missing, list(folders.values()), bar)
+    return {
+        block: read_rows(folder, row_positions(folder, table["sha256"], width), width)
+        for block, (folder, width) in folders.items()
+    }
 
 
 def missing_rows(
@@ -127,8 +106,8 @@ def _folders(model: keras.Model, cache_dir: Path, blocks: str | Sequence[str]) -
     }
 
 
-def _keep(found: Iterator[list[Answer]], rows: pd.DataFrame, folders: list[tuple[Path, int]], bar: tqdm) -> list[str]:
-    """Store answers as they come, those at hand when an interrupt comes too; a sentence for each that is of no use."""
+def _keep(found: Iterator[list[Answer]], rows: pd.DataFrame, folders: list[tuple[Path, int]], bar: tqdm) -> None:
+    """Store answers as they come, those at hand when an interrupt comes too; warn of files that have none."""
     keys, paths = rows["sha256"].to_numpy(), rows["path"].to_numpy()
     absent = [row_positions(folder, keys, width) < 0 for folder, width in folders]
     pending, problems, stored = [], [], time.monotonic()
@@ -155,7 +134,8 @@ def _keep(found: Iterator[list[Answer]], rows: pd.DataFrame, folders: list[tuple
     finally:
         found.close()
         store()
-    return problems
+    if problems:
+        warnings.warn(f"{len(problems):,} files have no features. The first: {problems[0]}.", stacklevel=3)
 
 
 def _append(folder: Path, keys: Sequence[str], rows: np.ndarray) -> None:

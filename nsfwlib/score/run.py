@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib.model import Answer, Files, Ready, make_ready, stream_answers
+from nsfwlib.model import Answer, Files, Ready, cluster_answers, make_ready, stream_answers
 from nsfwlib.score.source import deadly_files, open_source
 from nsfwlib.score.store import (
     FORMATS,
@@ -165,8 +165,6 @@ def _answering(
 ) -> Callable[..., Iterator[list[Answer]]]:
     """A function of the work to be done that yields the answers, here or on the cluster."""
     if where == "ray":
-        from nsfwlib.model import cluster_answers
-
         model = ready.classifier or ready.onnx_file()
         return partial(cluster_answers, files=files, model=model, runtime=runtime, **options, **cluster)
     return partial(stream_answers, files=files, forward=ready.forward(runtime), **options)

@@ -87,8 +87,8 @@ def test_features_over_the_cluster_are_those_of_this_machine(two_nodes, classifi
     )
     table.loc[0, "sha256"] = "0" * 64  # as if the file had changed since the scan
     options = {"cache_dir": tmp_path / "cluster", "blocks": [tiny.BLOCK], "progress": False}
-    problems = features.compute_features(classifier, table, folder, batch_size=8, where="ray", **options)
-    assert problems == [f"{table['path'][0]}: changed since the scan; scan again"]
+    with pytest.warns(UserWarning, match=rf"1 files .*{table['path'][0]}: changed since the scan; scan again"):
+        features.block_features(classifier, table, folder, batch_size=8, where="ray", **options)
     assert len(features.missing_rows(classifier, table, cache_dir=tmp_path / "cluster", blocks=[tiny.BLOCK])) == 1
     found = features.block_features(classifier, table, folder, **options)[tiny.BLOCK]
     assert np.allclose(found[1:], here[tiny.BLOCK][1:], atol=1e-2) and np.isnan(found[0]).all()

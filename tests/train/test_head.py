@@ -80,7 +80,8 @@ def test_a_file_that_broke_since_the_scan_is_a_row_of_nan(classifier, data, tmp_
     table, folder = data
     broken = pd.concat([table.head(3), table.head(1).assign(path="bright/gone.png", sha256="0" * 64)])
     broken = pd.concat([broken, table.tail(1).assign(sha256="1" * 64)], ignore_index=True)  # other content than noted
-    found = bottleneck_features(classifier, broken, folder, cache_dir=tmp_path, blocks=TOP, progress=False)
+    with pytest.warns(UserWarning, match=r"2 files have no features\. The first: bright/gone\.png: missing"):
+        found = bottleneck_features(classifier, broken, folder, cache_dir=tmp_path, blocks=TOP, progress=False)
     assert np.isnan(found).all(axis=1).tolist() == [False, False, False, True, True]
 
 
