@@ -6,7 +6,7 @@ import errno
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,9 @@ def _folders(model: keras.Model, cache_dir: Path, blocks: str | Sequence[str]) -
     }
 
 
-def _keep(found: Iterator[list[Answer]], rows: pd.DataFrame, folders: list[tuple[Path, int]], bar: tqdm) -> None:
+def _keep(
+    found: Generator[list[Answer], None, None], rows: pd.DataFrame, folders: list[tuple[Path, int]], bar: tqdm
+) -> None:
     """Store answers as they come, those at hand when an interrupt comes too; warn of files that have none."""
     keys, paths = rows["sha256"].to_numpy(), rows["path"].to_numpy()
     absent = [row_positions(folder, keys, width) < 0 for folder, width in folders]

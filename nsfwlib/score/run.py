@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,7 +170,9 @@ def _answering(
     return partial(stream_answers, files=files, forward=ready.forward(runtime), **options)
 
 
-def _keep(store: sqlite3.Connection, found: Iterator[list[Answer]], progress: bool, *, every: float) -> None:
+def _keep(
+    store: sqlite3.Connection, found: Generator[list[Answer], None, None], progress: bool, *, every: float
+) -> None:
     """Answers into the work file as they come; what came before an interrupt is kept, too."""
     total, done = count_files(store)
     saved = time.monotonic()
