@@ -23,9 +23,8 @@ freeze_backbone      Leave only the head trainable
 unfreeze_from        Make the backbone trainable after `block` ("mixed0" … "mixed10"), BatchNorm excepted
 set_rescaling        What the backbone sees is `rgb * scale + offset` from now on, in this model and in its saved file
 set_temperature      Divide the logits by `temperature` (> 0) from now on, in this model and in its saved file
-block_features       `bottleneck_features`, block by block: name → float16 (V·N, D)
-bottleneck_features  Pooled backbone outputs of every row of the images table: float16 (N, ΣD), the blocks side by sid
-decoded_batches      Decode ahead of the consumer, batch by batch: (positions, uint8 (b, size, size, 3), problems)
+block_features       Pooled backbone outputs of every row of the images table, block by block: name → float16 (N, D)
+bottleneck_features  `block_features` with the blocks side by side: float16 (N, ΣD)
 missing_rows         The rows of the images table, one a content, whose features are yet to be computed
 forward_pass         A function from RGB 0–255
 compiled             The model as one graph
@@ -37,9 +36,9 @@ Ready                A model that can score
 make_ready           `resolve_model`, or what was noted of the same name or file when it was converted
 Answer               What the model says of one file
 Files                Where the files lie: small enough to be sent to another machine
-load_picture         Read, hash and decode one file; never raises for what is wrong with it
 hashed               Read and hash one file, decode nothing
 stream_answers       One answer a file, in lists of about a batch
+decoded_batches      The same stream without a model: (positions, uint8 (b, size, size, 3), problems), batch by batch
 cluster_answers      `model.stream_answers` on the machines of a Ray cluster, in the order in which they are ready
 """
 

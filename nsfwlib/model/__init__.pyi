@@ -26,7 +26,6 @@ from .cluster import (
 from .features import (
     block_features as block_features,
     bottleneck_features as bottleneck_features,
-    decoded_batches as decoded_batches,
     missing_rows as missing_rows,
 )
 from .forward import (
@@ -51,7 +50,7 @@ from .runtime import (
 from .stream import (
     Answer as Answer,
     Files as Files,
+    decoded_batches as decoded_batches,
     hashed as hashed,
-    load_picture as load_picture,
     stream_answers as stream_answers,
 )

@@ -10,8 +10,16 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib._tensorflow import keras, tf
-from nsfwlib.files import file_path
-from nsfwlib.model import class_names as names_of, decoded_batches, forward_pass, head_model, reset_head, seed_dropout
+from nsfwlib.model import (
+    Files,
+    class_names as names_of,
+    forward_pass,
+    head_model,
+    image_size,
+    reset_head,
+    seed_dropout,
+    stream_answers,
+)
 
 
 def train_head(
@@ -32,8 +40,7 @@ def train_head(
 
     Args:
         model: a classifier; its head is trained in place.
-        features: pooled output of the block before the head; rows with NaN are left out. (V·N, D) with several views
-            (see `model.bottleneck_features`): trained on all of them, judged on the first.
+        features: pooled output of the block before the head; rows with NaN are left out.
         labels: N class names; missing ones are left out.
         splits: N of "train", "val", "test"; `test` is not looked at.
         epochs: at most so many; early stopping after `patience` epochs without a lower validation loss.
@@ -51,13 +58,11 @@ def train_head(
         ValueError: a class without a training image, labels of unknown classes, no validation images.
         FloatingPointError: the loss became NaN; the head keeps the weights of the best epoch before.
     """
-    views = len(features) // len(labels)
-    if len(features) != views * len(labels) or len(labels) != len(splits):
+    if not len(features) == len(labels) == len(splits):
         raise ValueError(
-            f"Expected features of {len(labels)} rows a view, one a label. Received: {len(features)} rows of features, "
-            f"{len(labels)} labels, {len(splits)} splits."
+            f"Expected a row of features, a label and a split for each picture. Received: {len(features)} rows of "
+            f"features, {len(labels)} labels, {len(splits)} splits."
         )
-    labels, splits = pd.concat([labels] * views), pd.concat([splits, *[splits.replace("val", "")] * (views - 1)])
     usable = labels.notna().to_numpy() & ~np.isnan(features[:, 0])
     rows = {split: np.flatnonzero(usable & splits.eq(split).to_numpy()) for split in ("train", "val")}
     targets = one_hot(labels, rows, names_of(model))
@@ -176,14 +181,15 @@ def predict(
     model: keras.Model, table: pd.DataFrame, data_dir: Path, *, batch_size: int = 32, progress: bool = True
 ) -> np.ndarray:
     """Probabilities float32 (N, K) of the rows of the images table; NaN where a picture cannot be read."""
-    forward = forward_pass(model)
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
-    paths = [file_path(data_dir, path) for path in table["path"]]
-    with tqdm(total=len(paths), desc="predictions", unit="img", disable=not progress) as bar:
-        for positions, pixels, problems in decoded_batches(paths, size=model.input_shape[1], batch_size=batch_size):
-            if len(positions):
-                found[positions] = forward(pixels)[0]
-            bar.update(len(positions) + len(problems))
+    options = {"size": image_size(model), "batch_size": batch_size}
+    answers = stream_answers(enumerate(table["path"]), Files(str(data_dir)), forward_pass(model), **options)
+    with tqdm(total=len(table), desc="predictions", unit="img", disable=not progress) as bar:
+        for batch in answers:
+            for answer in batch:
+                if answer.values is not None:
+                    found[answer.position] = answer.values[0]
+            bar.update(len(batch))
     return found
 
 

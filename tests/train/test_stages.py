@@ -13,7 +13,6 @@ from tiny import awakened, bright_and_dark
 from nsfwlib.data import images
 from nsfwlib.model import features
 from nsfwlib.model.build import build_classifier
-from nsfwlib.model.classifier import feature_model
 from nsfwlib.train import forecast, head, stages
 
 SIZE, FROM, TOP = 64, "block_13_project_BN", "out_relu"  # a late boundary of MobileNetV2: little to train
@@ -48,7 +47,7 @@ def test_what_is_stored_at_the_boundary_is_what_the_lower_part_makes_of_the_pict
 def test_a_killed_pass_over_the_lower_part_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
     classifier = build()
     paths = [data[1] / p for p in data[0]["path"]]
-    batches, read = features.decoded_batches, []
+    batches, read = stages.decoded_batches, []
 
     def watched(some, **options):
         read.append(len(some))
@@ -212,33 +211,6 @@ def test_several_devices_share_the_training_in_mixed_precision(data, tmp_path, r
 
 
 # ------------------------------------------------------------------------------------------------ features
-def test_views_are_rows_of_their_own_and_cost_nothing_the_second_time(data, tmp_path, monkeypatch):
-    classifier, (table, folder) = build(), data
-    options = {"cache_dir": tmp_path, "blocks": TOP, "progress": False}
-    plain = features.bottleneck_features(classifier, table, folder, **options)
-    views = ("plain", "flip", "top-left")
-    both = features.bottleneck_features(classifier, table, folder, views=views, **options)
-    assert both.shape == (3 * len(table), plain.shape[1]) and np.array_equal(both[: len(table)], plain)
-    mirrored = np.stack([images.load_image(folder / p, size=SIZE)[:, ::-1] for p in table["path"]]).astype(np.float32)
-    expected = feature_model(classifier, [TOP]).predict(mirrored, verbose=0)
-    assert np.allclose(both[len(table) : 2 * len(table)], expected, rtol=1e-2, atol=1e-3)
-    monkeypatch.setattr(features, "load_image", None)
-    assert np.array_equal(features.bottleneck_features(classifier, table, folder, views=views, **options), both)
-    with pytest.raises(ValueError, match=r"views must be some of plain, flip.*upside"):
-        features.bottleneck_features(classifier, table, folder, views=["upside"], **options)
-
-
-def test_a_head_trains_on_all_views_and_is_judged_on_the_first(data, rng):
-    table, classifier = data[0], build()
-    plain = rng.normal(0, 0.1, (24, 1280)).astype(np.float32)
-    plain[:, 0] = np.where(table["given_label"].eq("dark"), 3, -3)
-    wrong_in_val = np.where(table["split"].eq("val").to_numpy()[:, None], -plain, plain)
-    history = head.train_head(
-        classifier, np.concatenate([plain, wrong_in_val]), table["given_label"], table["split"], epochs=20
-    )
-    assert history["val_accuracy"].max() == 1
-
-
 def test_a_full_disk_keeps_what_was_computed_and_says_so(data, tmp_path, monkeypatch):
     table, folder = data
     classifier, append = build(), features.append_rows
