@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
+from nsfwlib import runs
 from nsfwlib.model.published import INTEGRITY, VERSION
 
 if TYPE_CHECKING:
@@ -29,14 +29,6 @@ Forward = Callable[[np.ndarray], list[np.ndarray]]
 _GPUS = ("/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under WSL, AMD
 # the same answers as on a CPU: neither TensorFloat-32 nor a phone's half precision
 _PROVIDERS = {"CUDAExecutionProvider": {"use_tf32": 0}, "CPUExecutionProvider": {}}
-
-
-class Kept(NamedTuple):
-    """A converted classifier. `identity` is `model.model_identity` of the model it was made from."""
-
-    class_names: list[str]
-    size: int
-    identity: str
 
 
 def onnx_usable() -> bool:
@@ -57,11 +49,6 @@ def require_onnx() -> ModuleType:
     return onnxruntime
 
 
-def onnx_convertible() -> bool:
-    """Is all there that `model.onnx_file` needs?"""
-    return all(importlib.util.find_spec(name) is not None for name in ("onnx", "tf2onnx"))
-
-
 def kept_path(cache_dir: Path, identities: Sequence[str], outputs: Sequence[str] = ("probabilities",)) -> Path:
     """Where the ONNX file of these outputs is kept; `identities` are `model.model_identity` of each."""
     name = "-".join(f"{output}-{identity}" for output, identity in zip(outputs, identities, strict=True))
@@ -73,7 +60,7 @@ def open_onnx_file(path: Path, outputs: Sequence[str] = ("probabilities",), *, t
 
     Raises:
         ImportError: onnxruntime is not installed.
-        RuntimeError: the file is damaged. It is gone then: the next call converts the model anew.
+        RuntimeError: the file does not open. If it is damaged it is gone: the next call converts the model anew.
     """
     onnxruntime = require_onnx()
     options = onnxruntime.SessionOptions()
@@ -83,40 +70,45 @@ def open_onnx_file(path: Path, outputs: Sequence[str] = ("probabilities",), *, t
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # of several kinds, none of them documented
-        path.unlink(missing_ok=True)
-        raise RuntimeError(f"{path} is damaged and was removed. Run again: the model is converted anew.") from error
+        raise _unopened(path, error) from error
     return lambda pixels: session.run(list(outputs), {"pixels": pixels.astype(np.float32, copy=False)})
+
+
+def hash_note(path: Path) -> Path:
+    """Where the sha256 of the converted file `path` is noted; files of older versions have no note."""
+    return path.with_suffix(".sha256")
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unopened(path: Path, error: Exception) -> RuntimeError:
+    """What to say of a file that does not open; one that is not as it was written is removed."""
+    note = hash_note(path)
+    if path.exists() and note.exists() and note.read_text() != file_hash(path):
+        path.unlink()
+        return RuntimeError(f"{path} is damaged and was removed. Run again: the model is converted anew.")
+    return RuntimeError(
+        f"{path} could not be opened and was kept: {error} Free memory and run again, or use runtime='tensorflow'; if "
+        "nothing helps, delete the file, and the model is converted anew."
+    )
 
 
 def file_key(model: Path | str) -> str:
     """What a model given by name or file is known by: 32 hex digits that change with its content."""
     if model == "published":
         return hashlib.sha256(f"InceptionV3 {VERSION} {INTEGRITY}".encode()).hexdigest()[:32]
-    with Path(model).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    return file_hash(Path(model))[:32]
 
 
-def recall_kept(cache_dir: Path, key: str) -> Kept | None:
-    """What was noted under `key`, if its ONNX file is there."""
-    note = Path(cache_dir) / "onnx" / f"{key}.json"
-    try:
-        kept = Kept(**json.loads(note.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):  # none, cut short, or another version's
-        return None
-    return kept if kept_path(cache_dir, [kept.identity]).exists() else None
-
-
-def note_kept(cache_dir: Path, key: str, kept: Kept) -> None:
-    """Remember that the model known as `key` is the one converted to `kept`."""
-    path = Path(cache_dir) / "onnx" / f"{key}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(kept._asdict()), encoding="utf-8")
-    partial.replace(path)
+NOTED = ("class_names", "size", "identity")  # of a model that was converted, under the key of its file
 
 
 class Ready(NamedTuple):
-    """A model that can score. `classifier` is None where its ONNX file in `cache_dir` is all that is needed."""
+    """A model that can score, known by `model_identity`; `classifier` is None where its ONNX file is all it takes."""
 
     class_names: list[str]
     size: int
@@ -162,26 +154,35 @@ def make_ready(
     cache_dir = Path(cache_dir or user_cache_path("nsfwlib"))
     given_by_name = isinstance(model, str | os.PathLike) and (model == "published" or Path(model).is_file())
     convert = runtime != "tensorflow" and given_by_name and class_names is None and onnx_usable()
-    key = file_key(model) if convert else ""
-    if key and (kept := recall_kept(cache_dir, key)):
-        return Ready(*kept, cache_dir, None)
+    note = cache_dir / "onnx" / f"{file_key(model)}.json" if convert else None
+    if note and (known := _noted(note, cache_dir)):
+        return known
     from nsfwlib.model.build import resolve_model
-    from nsfwlib.model.classifier import class_names as names_of
+    from nsfwlib.model.classifier import class_names as names_of, image_size
     from nsfwlib.model.forward import model_identity
 
     classifier = resolve_model(model, class_names=class_names, rescaling=rescaling)
-    kept = Kept(names_of(classifier), classifier.input_shape[1], model_identity(classifier))
-    if key and _convert(classifier, cache_dir, must=runtime == "onnxruntime", progress=progress):
-        note_kept(cache_dir, key, kept)
-        classifier = None
-    return Ready(*kept, cache_dir, classifier)
+    ready = Ready(names_of(classifier), image_size(classifier), model_identity(classifier), cache_dir, classifier)
+    if note and _convert(classifier, cache_dir, must=runtime == "onnxruntime", progress=progress):
+        runs.write_json({name: getattr(ready, name) for name in NOTED}, note)
+        ready = ready._replace(classifier=None)
+    return ready
+
+
+def _noted(note: Path, cache_dir: Path) -> Ready | None:
+    """What was noted when the model was converted, if its ONNX file is there."""
+    try:
+        ready = Ready(**runs.read_json(note), cache_dir=cache_dir, classifier=None)
+    except (FileNotFoundError, ValueError, TypeError):  # none, cut short, or another version's
+        return None
+    return ready if ready.onnx_file().exists() else None
 
 
 def _convert(classifier: keras.Model, cache_dir: Path, *, must: bool, progress: bool) -> bool:
     """Convert what can be converted; what cannot is scored by TensorFlow, unless it `must`."""
     from nsfwlib.model.forward import converted
 
-    if not must and not onnx_convertible():
+    if not must and not all(importlib.util.find_spec(name) for name in ("onnx", "tf2onnx")):
         return False
     try:
         with tqdm(total=1, desc="converting to ONNX, once for this model", disable=not progress) as bar:
