@@ -17,15 +17,7 @@ import numpy as np
 
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.model.classifier import block_output, feature_model, layer_weights
-from nsfwlib.model.runtime import (
-    Forward,
-    file_hash,
-    hash_note,
-    kept_path,
-    onnx_usable,
-    open_onnx_file,
-    require_onnx,
-)
+from nsfwlib.model.runtime import Forward, keep_file, kept_path, onnx_usable, open_onnx_file, require_onnx
 
 RUNTIMES = ("auto", "tensorflow", "onnxruntime")
 OPSET = 17
@@ -125,8 +117,7 @@ def converted(model: keras.Model, outputs: Sequence[str] | None = None, *, cache
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             fresh = onnx_file(model, Path(scratch) / path.name, outputs=outputs)
             _check_converted(model, fresh, outputs)
-            hash_note(path).write_text(file_hash(fresh))
-            fresh.replace(path)
+            keep_file(fresh, path)
     return path
 
 

@@ -63,7 +63,7 @@ def _config(path: Path) -> dict:
 def _layers(config: dict) -> Iterator[dict]:
     """Every layer, those in nested models and wrappers included."""
     if isinstance(config, dict):
-        if "class_name" in config and isinstance(config.get("config"), dict | list) and _is_layer(config):
+        if "class_name" in config and _is_layer(config):
             yield config
         for value in config.values():
             yield from _layers(value)
@@ -73,9 +73,10 @@ def _layers(config: dict) -> Iterator[dict]:
 
 
 def _is_layer(config: dict) -> bool:
-    """Initializers and their like have a class name too; what Keras does not know as one of them counts as a layer."""
+    """Initializers and their like have a class name too, as have links between layers; all else counts as a layer."""
     others = (keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
-    return not any(hasattr(module, config["class_name"]) for module in others)
+    name = str(config["class_name"])
+    return name != "__keras_tensor__" and not any(hasattr(module, name) for module in others)
 
 
 def rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) -> keras.Model:

@@ -74,21 +74,21 @@ def open_onnx_file(path: Path, outputs: Sequence[str] = ("probabilities",), *, t
     return lambda pixels: session.run(list(outputs), {"pixels": pixels.astype(np.float32, copy=False)})
 
 
-def hash_note(path: Path) -> Path:
-    """Where the sha256 of the converted file `path` is noted; files of older versions have no note."""
-    return path.with_suffix(".sha256")
+def keep_file(fresh: Path, path: Path) -> None:
+    """Move a converted file to its place, its sha256 noted beside it; files of older versions have no such note."""
+    path.with_suffix(".sha256").write_text(_sha256(fresh))
+    fresh.replace(path)
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of a file, 64 hex digits."""
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unopened(path: Path, error: Exception) -> RuntimeError:
     """What to say of a file that does not open; one that is not as it was written is removed."""
-    note = hash_note(path)
-    if path.exists() and note.exists() and note.read_text() != file_hash(path):
+    note = path.with_suffix(".sha256")
+    if path.exists() and note.exists() and note.read_text() != _sha256(path):
         path.unlink()
         return RuntimeError(f"{path} is damaged and was removed. Run again: the model is converted anew.")
     return RuntimeError(
@@ -101,10 +101,7 @@ def file_key(model: Path | str) -> str:
     """What a model given by name or file is known by: 32 hex digits that change with its content."""
     if model == "published":
         return hashlib.sha256(f"InceptionV3 {VERSION} {INTEGRITY}".encode()).hexdigest()[:32]
-    return file_hash(Path(model))[:32]
-
-
-NOTED = ("class_names", "size", "identity")  # of a model that was converted, under the key of its file
+    return _sha256(Path(model))[:32]
 
 
 class Ready(NamedTuple):
@@ -164,7 +161,7 @@ def make_ready(
     classifier = resolve_model(model, class_names=class_names, rescaling=rescaling)
     ready = Ready(names_of(classifier), image_size(classifier), model_identity(classifier), cache_dir, classifier)
     if note and _convert(classifier, cache_dir, must=runtime == "onnxruntime", progress=progress):
-        runs.write_json({name: getattr(ready, name) for name in NOTED}, note)
+        runs.write_json({"class_names": ready.class_names, "size": ready.size, "identity": ready.identity}, note)
         ready = ready._replace(classifier=None)
     return ready
 
