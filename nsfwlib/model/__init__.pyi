@@ -41,10 +41,12 @@ from .published import (
     read_weights as read_weights,
     run_tool as run_tool,
 )
-from .runtime import (
-    Forward as Forward,
+from .ready import (
     Ready as Ready,
     make_ready as make_ready,
+)
+from .runtime import (
+    Forward as Forward,
 )
 from .stream import (
     Answer as Answer,
