@@ -323,7 +323,7 @@ def store_lower(
         )
     done, rows = _kept(folder / "done", bool, (len(paths),)), _kept(folder / "rows.f16", np.float16, shape)
     todo, forward = np.flatnonzero(~done), compiled(part)
-    batches = decoded_batches([paths[i] for i in todo], size=part.input_shape[1], batch_size=batch_size)
+    batches = decoded_batches([paths[i] for i in todo.tolist()], size=part.input_shape[1], batch_size=batch_size)
     start, label = len(paths) - len(todo), f"up to {block}"
     with tqdm(total=len(paths), initial=start, desc=label, unit="img", disable=not progress) as bar:
         for positions, pixels, problems in batches:
