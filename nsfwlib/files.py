@@ -1,4 +1,4 @@
-"""How is a file named in a table, and how does it get its name on disk whole?"""
+"""How is a file named in a table, how does it get its name on disk whole, and how is a user's table read?"""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import contextlib
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+import pandas as pd
 
 _ODD = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
@@ -40,6 +43,27 @@ def write_whole(path: Path) -> Iterator[Path]:
         draft = Path(folder) / path.name
         yield draft
         draft.replace(path)
+
+
+def read_text_table(path: Path) -> pd.DataFrame:
+    """A CSV as people and spreadsheets write it, every cell as text: `000123`, `1e5` and `NA` are names of files, too.
+
+    Commas, semicolons or tabs, whichever the header has most of; a byte order mark is no part of the first name.
+
+    Raises:
+        ValueError: it is empty, not UTF-8, or a row has more cells than the header.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file, warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # where cells would be dropped
+            separator = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            return pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, index_col=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a table ({str(error).strip()}). Expected UTF-8, a header, and as many cells a "
+            "row; a cell that holds the separator stands in double quotes."
+        ) from error
 
 
 def _escape(match: re.Match) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from nsfwlib.data import REASONS, inspect_files, is_skipped, walk_files
-from nsfwlib.files import file_path, table_path
+from nsfwlib.files import file_path, read_text_table, table_path
 from nsfwlib.model import Answer, Files, hashed
 
 Row = tuple[str, str, str]  # path as tables write it, problem, detail
@@ -29,7 +29,7 @@ def open_source(source: Any, *, data_dir: Path | None = None, filesystem: Any = 
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: it names nothing, or a table has no column `path`.
+        ValueError: it names nothing, or a table has no column `path`, or other than text in it.
     """
     files, rows = _opened(source, data_dir, filesystem)
     first = next(rows, None)
@@ -51,7 +51,7 @@ def _opened(source: Any, data_dir: Path | None, filesystem: Any) -> tuple[Files,
     if path.is_dir():
         return Files(str(path)), ((table_path(p), problem, detail) for p, problem, detail in walk_files(path))
     if path.suffix in (".parquet", ".csv") and path.is_file():
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=False)
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else read_text_table(path)
         return Files(str(data_dir or "")), _table_rows(table)
     if path.is_file():
         return _open_list([text], None, None)
@@ -75,6 +75,12 @@ def _open_list(paths: list, data_dir: Path | None, filesystem: Any) -> tuple[Fil
 def _table_rows(table: pd.DataFrame) -> Iterator[Row]:
     if "path" not in table:
         raise ValueError(f"Expected a table with the column path. Received: {', '.join(map(str, table.columns))}.")
+    wrong = [path for path in table["path"] if not isinstance(path, str)]
+    if wrong:
+        raise ValueError(
+            f"Expected text in the column path. Received: {wrong[0]!r} ({len(wrong):,} rows). Read the table with "
+            "dtype=str: as a number 000123 is another name."
+        )
     rows = table.reindex(columns=["path", "problem", "detail"]).astype(object).fillna({"problem": "", "detail": ""})
     return rows.itertuples(index=False, name=None)
 

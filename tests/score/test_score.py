@@ -256,6 +256,16 @@ def test_lists_globs_tables_and_other_file_systems_give_the_folders_numbers(clas
     assert np.array_equal(found[NAMES], whole.loc[relative])
 
 
+def test_names_that_look_like_numbers_are_names(classifier, folder, tmp_path):
+    names = ["000123", "123", "1e3", "1000.0", "NA"]
+    for i, name in enumerate(names):
+        (folder / name).write_bytes((folder / f"{2 * i:02}.png").read_bytes())
+    (tmp_path / "list.csv").write_text("\ufeffpath;note\r\n000123;\r\n1e3;007\r\nNA;\r\n", encoding="utf-8")
+    table = score(classifier, tmp_path / "list.csv", tmp_path / "scores.parquet", data_dir=folder)
+    assert table["path"].tolist() == ["000123", "1e3", "NA"] and table["problem"].eq("").all()
+    assert np.allclose(table[NAMES], expected(classifier, [folder / name for name in table["path"]]), atol=1e-5)
+
+
 def test_odd_file_names_are_scored(classifier, folder, tmp_path):
     for name in (b"line\nbreak.png", b"not-utf8-\xff.png", b"back\\slash.png", "ü ★.png".encode()):
         (folder / os.fsdecode(name)).write_bytes((folder / "00.png").read_bytes())
@@ -287,6 +297,7 @@ def test_rows_with_a_known_problem_are_not_opened(classifier, folder, tmp_path, 
         (lambda f: [], ValueError, "the list is empty"),
         (lambda f: str(f / "*.xyz"), FileNotFoundError, "There is no file that matches"),
         (lambda f: pd.DataFrame({"file": ["a"]}), ValueError, r"column path\. Received: file"),
+        (lambda f: pd.DataFrame({"path": [123]}), ValueError, r"Expected text in the column path\. Received: 123"),
         (lambda f: "noproto://x/y", ValueError, "cannot be opened"),
     ],
 )
