@@ -1,10 +1,12 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from nsfwlib.data import images, load_frames
+from nsfwlib.data import frames as data_frames, images, load_frames
 from nsfwlib.model import forward, stream
 from nsfwlib.model.classifier import save_model
 from nsfwlib.model.forward import forward_pass, model_identity
@@ -139,6 +141,17 @@ def test_an_animation_cut_in_its_middle_is_scored_as_far_as_it_goes(tmp_path):
     data = (tmp_path / "moving.gif").read_bytes()
     pixels, detail = load_frames(data[: len(data) * 2 // 3], size=SIZE, frames=6)
     assert len(pixels) == 4 and detail == "damaged after 4 frames"
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_an_animation_that_takes_too_long_is_scored_as_far_as_time_allows(tmp_path, kind, monkeypatch):
+    shots = [Image.fromarray(np.full((40, 40, 3), 20 * i, np.uint8)) for i in range(12)]
+    shots[0].save(tmp_path / "moving", kind, save_all=True, append_images=shots[1:])
+    clock = iter(range(1000))
+    monkeypatch.setattr(data_frames.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(data_frames, "SECONDS", 6)
+    pixels, detail = load_frames((tmp_path / "moving").read_bytes(), size=SIZE, frames=4)
+    assert 2 <= len(pixels) < 4 and re.fullmatch(r"sampled from the first [67] of 12 frames", detail)
 
 
 def test_the_model_may_be_a_file(classifier, model_file, folder, tmp_path):
@@ -586,6 +599,30 @@ def test_a_model_that_answers_nan_ends_the_run(folder):
     with pytest.raises(FloatingPointError, match="not a number"):
         list(stream_answers([(0, "00.png")], Files(str(folder)),
                                     lambda pixels: [np.full((len(pixels), 3), np.nan)], size=8))  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_picture_that_holds_its_thread_is_a_row_and_the_others_do_not_wait_for_it(folder, monkeypatch, workers):
+    held, real = threading.Event(), load_picture
+
+    def holding(files, path, **options):
+        if path == "02.png" and options["size"] > 1:
+            held.wait(30)
+        return real(files, path, **options)
+
+    monkeypatch.setattr(stream, "load_picture", holding)
+    monkeypatch.setattr(stream, "SECONDS", 0.5)
+    paths = ["00.png", "02.png", "04.png", "06.png", "08.png"]
+    begun = time.monotonic()
+    answers = stream_answers(
+        enumerate(paths), Files(str(folder)), lambda p: [p.mean((1, 2))], size=8, batch_size=2, workers=workers
+    )
+    found = [answer for batch in answers for answer in batch]
+    assert time.monotonic() - begun < 15
+    held.set()
+    assert [answer.problem for answer in found] == ["", "took too long", "", "", ""]
+    assert [answer.position for answer in found] == [0, 1, 2, 3, 4] and found[1].detail == "more than 0.5 seconds"
+    assert found[1].sha256 == hashlib.sha256((folder / "02.png").read_bytes()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------ memory
