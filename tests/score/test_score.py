@@ -116,6 +116,32 @@ def test_csv_and_json_lines_hold_the_same_numbers(classifier, folder, tmp_path, 
     assert {p.name for p in tmp_path.iterdir()} == {"pictures", "scores.parquet", f"scores{suffix}"}
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_names_that_spreadsheets_would_run_are_safe_in_a_csv_and_read_back_as_they_were(
+    folder, tmp_path, forwarded, suffix
+):
+    names = ["=cmd|' /C calc'!A0.png", "@a.png", "+a.png", "-a.png", "'=a.png"]
+    for name in names:
+        (folder / name.replace("/", "_")).write_bytes((folder / "00.png").read_bytes())
+    classes, out = ["=cat", "date", "-"], tmp_path / f"scores{suffix}"
+    model, source = foreign(), [folder / name.replace("/", "_") for name in names]
+    listed = pd.DataFrame({"path": [path.name for path in source], "problem": ["", "", "", "", "=1+1"]})
+    table = score(model, listed, out, data_dir=folder, class_names=classes)
+    assert table["path"].tolist() == listed["path"].tolist() and table["problem"].tolist()[-1] == "=1+1"
+    assert table[classes].sum(axis=1).round(4).tolist() == [1, 1, 1, 1, 0] and set(table["predicted"]) - {""} <= {
+        *classes
+    }
+    assert table[classes].dtypes.eq(np.float32).all()
+    text = out.read_bytes().decode(errors="ignore") if suffix == ".csv" else ""
+    assert not re.search(r"(^|,)\"?[=+@-]", text, flags=re.MULTILINE)
+    forwarded.clear()
+    pd.testing.assert_frame_equal(score(model, listed, out, data_dir=folder, class_names=classes, resume=True), table)
+    assert not forwarded
+    if suffix == ".csv":
+        again = score(model, out, tmp_path / "again.parquet", data_dir=folder, class_names=classes)
+        pd.testing.assert_frame_equal(again[["path", *classes]], table[["path", *classes]], check_dtype=False)
+
+
 def test_json_lines_are_valid_json_without_nan(classifier, folder, tmp_path):
     score(classifier, folder, tmp_path / "scores.jsonl")
     rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "scores.jsonl").open()]
