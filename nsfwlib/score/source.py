@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,18 @@ def _opened(source: Any, data_dir: Path | None, filesystem: Any) -> tuple[Files,
     if path.is_file():
         return _open_list([text], None, None)
     if glob.has_magic(text):
-        found = sorted(p for p in glob.iglob(text, recursive=True) if Path(p).is_file())  # noqa: PTH207 - any pattern
+        pattern = _below_folder(text, os.path.isdir)
+        found = sorted(p for p in glob.iglob(pattern, recursive=True) if Path(p).is_file())  # noqa: PTH207 - any pattern
         return _open_list(found or _no_match(text), None, None)
     raise FileNotFoundError(f"There is no folder, file or glob {text}. Name a folder of images, or quote the glob.")
+
+
+def _below_folder(pattern: str, is_folder: Callable[[str], bool]) -> str:
+    """The pattern, with the longest start of it that is a folder taken as it is written: `photos [2020]/*.jpg`."""
+    for i in reversed(range(1, len(pattern))):
+        if pattern[i] in ("/", os.sep) and is_folder(pattern[:i]):
+            return glob.escape(pattern[:i]) + pattern[i:]
+    return pattern
 
 
 def _no_match(pattern: str) -> list:
@@ -87,11 +96,12 @@ def _table_rows(table: pd.DataFrame) -> Iterator[Row]:
 
 def _open_remote(text: str, filesystem: Any) -> tuple[Files, Iterator[Row]]:
     filesystem, root = _url_filesystem(text) if filesystem is None else (_fsspec(filesystem), text)
-    if glob.has_magic(root):
-        return _open_list(sorted(filesystem.glob(root)) or _no_match(text), None, filesystem)
     if filesystem.isdir(root):
         root = root.rstrip("/")
         return Files(root, filesystem), _walk_remote(filesystem, root)
+    if glob.has_magic(root) and not filesystem.exists(root):
+        found = filesystem.glob(_below_folder(root, filesystem.isdir))
+        return _open_list(sorted(found) or _no_match(text), None, filesystem)
     if not filesystem.exists(root):
         raise FileNotFoundError(f"There is no folder or file {text}.")
     return _open_list([root], None, filesystem)

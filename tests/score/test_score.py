@@ -295,6 +295,42 @@ def test_lists_globs_tables_and_other_file_systems_give_the_folders_numbers(clas
     assert np.array_equal(found[NAMES], whole.loc[relative])
 
 
+def bracketed(folder, kind):
+    """A folder whose name is a pattern, and one beside it that the pattern matches; the sources of its three files."""
+    for place, seeds in (("photos [2020]/a*", "135"), ("photos 2/a*", "246")):
+        (folder / place).mkdir(parents=True)
+        for seed in seeds:
+            draw(folder / place / f"{seed}.png", int(seed))
+    below = "photos [2020]/a*"
+    if kind == "memory":
+        import fsspec
+
+        memory = fsspec.filesystem("memory")
+        for path in [*folder.glob("photos*/*/*")]:
+            memory.pipe(f"/{path.relative_to(folder.parent).as_posix()}", path.read_bytes())
+        below = f"memory://{folder.name}/{below}"
+    else:
+        below = str(folder / below)
+    one = f"{below}/1.png"
+    return [below, f"{below}/*.png", f"{below[:-3]}/**/[135].png", one], {"data_dir": Path(below)}
+
+
+@pytest.mark.parametrize("kind", ["here", "memory"])
+def test_the_folder_before_a_glob_is_taken_as_it_is_written(tmp_path, kind):
+    sources, options = bracketed(tmp_path, kind)
+    named = [[row[0].rpartition("/")[2] for row in open_source(source)[1]] for source in sources]
+    assert [sorted(names) for names in named] == [["1.png", "3.png", "5.png"]] * 3 + [["1.png"]]
+    if kind == "here":
+        files, rows = open_source(["1.png", "3.png"], **options)
+        assert [load_picture(files, path, size=8, frames=1).problem for path, _, _ in rows] == ["", ""]
+
+
+def test_a_glob_above_folders_still_matches_them(tmp_path):
+    bracketed(tmp_path, "here")
+    found = [row[0] for row in open_source(str(tmp_path / "photos [0-9]" / "*" / "*.png"))[1]]
+    assert len(found) == 3 and all("photos 2" in path for path in found)
+
+
 def test_names_that_look_like_numbers_are_names(classifier, folder, tmp_path):
     names = ["000123", "123", "1e3", "1000.0", "NA"]
     for i, name in enumerate(names):
