@@ -68,8 +68,8 @@ def share_interval(
     rows = np.array([part.sum() for part in parts], dtype=int)
     worth = np.array([effective_count(members[part], n, correlation=rho) for part, n in zip(parts, rows, strict=True)])
     value = np.array([outcome[part].mean() if part.any() else np.nan for part in parts])
-    found = (value, *jeffreys(np.nan_to_num(value) * worth, worth, level=level), rows, worth)
-    return Share(*found, rho) if among is not None else Share(*(column.item() for column in found), rho)
+    found = [value, *jeffreys(np.nan_to_num(value) * worth, worth, level=level), rows, worth]
+    return Share(*(found if among is not None else [column.item() for column in found]), rho)  # type: ignore[call-arg]
 
 
 def group_correlation(outcomes: np.ndarray, groups: Sequence[int] | None) -> float:

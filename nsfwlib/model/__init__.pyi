@@ -1,15 +1,12 @@
 from .build import (
     build_classifier as build_classifier,
     load_model as load_model,
-    resolve_model as resolve_model,
 )
 from .classifier import (
-    BACKBONES as BACKBONES,
     block_output as block_output,
     class_names as class_names,
     feature_model as feature_model,
     freeze_backbone as freeze_backbone,
-    head_dense_layers as head_dense_layers,
     head_model as head_model,
     image_size as image_size,
     last_block as last_block,
@@ -39,13 +36,16 @@ from .published import (
     CLASS_NAMES as CLASS_NAMES,
     PACKAGE as PACKAGE,
     VERSION as VERSION,
-    load_backbone as load_backbone,
     published_model as published_model,
+    read_weights as read_weights,
+    run_tool as run_tool,
+)
+from .ready import (
+    Ready as Ready,
+    make_ready as make_ready,
 )
 from .runtime import (
     Forward as Forward,
-    Ready as Ready,
-    make_ready as make_ready,
 )
 from .stream import (
     Answer as Answer,

@@ -72,17 +72,18 @@ def train_head(
     head = head_model(model)
     compile_classifier(head, keras.optimizers.Adam(learning_rate), label_smoothing)
     batch_size = batch_size or int(np.clip(len(rows["train"]) // 500, 128, 2048))
-    parts = {
-        split: _rows_dataset(features, targets[split], rows[split], batch_size, split == "train", seed)
-        for split in rows
-    }
+    options = {"batch_size": batch_size, "by_number": True, "seed": seed}
+    train, val = (
+        rows_dataset(features, targets[split], some[None], shuffled=split == "train", **options)
+        for split, some in rows.items()
+    )
     stop = keras.callbacks.EarlyStopping(
         monitor="val_loss", patience=patience, restore_best_weights=True, start_from_epoch=1
     )
     nan = StopOnNaN()
     fitted = head.fit(
-        parts["train"],
-        validation_data=parts["val"],
+        train,
+        validation_data=val,
         epochs=epochs,
         verbose=0,
         shuffle=False,
@@ -111,23 +112,35 @@ def one_hot(labels: pd.Series, rows: dict[str, np.ndarray], names: list[str]) ->
     return {split: np.eye(len(names), dtype=np.float32)[codes[some]] for split, some in rows.items()}
 
 
-def _rows_dataset(
-    features: np.ndarray, targets: np.ndarray, rows: np.ndarray, batch_size: int, shuffled: bool, seed: int
+def rows_dataset(
+    values: np.ndarray,
+    targets: np.ndarray,
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+    shuffled: bool,
+    by_number: bool = False,
+    seed: int = 0,
 ) -> tf.data.Dataset:
-    """Batches of feature rows gathered from (memory-mapped) `features`; only the row numbers are shuffled."""
-    width, classes = features.shape[1], targets.shape[1]
+    """Batches (float32 (b, …), one-hot (b, K)) of rows of (memory-mapped) `values`; only numbers are shuffled.
 
-    def gather(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        chosen = np.sort(chosen)
-        return features[rows[chosen]].astype(np.float32), targets[chosen]
+    `rows` (V, N) numbers the rows of each picture's V views: an epoch takes each picture once, in a view drawn anew.
+    With `by_number` a batch is read in the order of the disk.
+    """
+    views, count = rows.shape
 
-    def shaped(chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x, y = tf.numpy_function(gather, [chosen], [tf.float32, tf.float32])
-        return tf.ensure_shape(x, (None, width)), tf.ensure_shape(y, (None, classes))
+    def gather(positions: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        positions = np.sort(positions) if by_number else positions
+        return values[rows[drawn % views, positions]].astype(np.float32), targets[positions]
 
-    order = tf.data.Dataset.range(len(rows))
-    order = order.shuffle(len(rows), seed=seed) if shuffled else order
-    return order.batch(batch_size).map(shaped).prefetch(2)
+    def shaped(positions: tf.Tensor, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x, y = tf.numpy_function(gather, [positions, drawn], [tf.float32, tf.float32])
+        return tf.ensure_shape(x, (None, *values.shape[1:])), tf.ensure_shape(y, (None, targets.shape[1]))
+
+    order = tf.data.Dataset.range(count)
+    order = order.shuffle(count, seed=seed) if shuffled else order
+    drawn = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+    return tf.data.Dataset.zip(order, drawn).batch(batch_size).map(shaped).prefetch(2)
 
 
 def compile_classifier(model: keras.Model, optimizer: keras.Optimizer, label_smoothing: float = 0.0) -> None:

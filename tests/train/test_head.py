@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from tiny import awakened, bright_and_dark
+from tiny import awakened, bright_and_dark, lopsided
 
 from nsfwlib.data import images
 from nsfwlib.model import build, features
@@ -117,7 +117,7 @@ def test_a_label_that_the_model_does_not_know_is_named(classifier, data, rng):
 
 
 def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(data, tmp_path):
-    classifier = build.build_classifier(["bright", "dark"], weights=None, image_size=75)
+    classifier = lopsided(build.build_classifier(["bright", "dark"], weights=None, image_size=75))
 
     def weights(kind, name=""):
         layers = [layer for layer in classifier.layers if isinstance(layer, kind)]
@@ -127,7 +127,7 @@ def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(data
     table, folder = data
     history = stages.fine_tune(
         classifier, table, table["given_label"], folder, work_dir=tmp_path, epochs=1, batch_size=8,
-        learning_rate=1e-2, verbose=0, keep="last", fine_tune_from="mixed7",
+        learning_rate=1e-2, verbose=0, fine_tune_from="mixed7",
     )  # fmt: skip
     assert len(history) == 1 and history["stage"].eq("fine-tune").all()
     assert all(map(np.array_equal, norms, weights(keras.layers.BatchNormalization)))
