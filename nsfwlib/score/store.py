@@ -243,5 +243,8 @@ def check_columns(class_names: Sequence[str]) -> list[str]:
     columns = [*_score_columns(class_names), *FIXED]
     clash = sorted({name for name in columns if columns.count(name) > 1})
     if clash:
-        raise ValueError(f"No class can be called like another column of the table. Rename: {', '.join(clash)}.")
+        raise ValueError(
+            f"No class can be called like another column of the table. Rename: {', '.join(clash)}. A model that "
+            "this kit did not make takes other class_names; for one of this kit, scan with a class_map and train again."
+        )
     return list(class_names)

@@ -18,13 +18,13 @@ import tiny
 from PIL import Image
 
 from nsfwlib.data import frames as data_frames, images, load_frames
-from nsfwlib.model import forward, stream
+from nsfwlib.model import Ready, forward, stream
 from nsfwlib.model.classifier import save_model
 from nsfwlib.model.forward import forward_pass, model_identity
 from nsfwlib.model.stream import Files, load_picture, stream_answers
 from nsfwlib.score import __main__, run
 from nsfwlib.score.source import open_source
-from nsfwlib.score.store import _WRITERS, FORMATS, add_answers, open_store, read_scores, work_file
+from nsfwlib.score.store import _WRITERS, FIXED, FORMATS, add_answers, open_store, read_scores, work_file
 
 NAMES, SIZE = ["cat", "dog", "owl"], 32
 
@@ -655,6 +655,34 @@ def test_a_foreign_model_that_cannot_be_read_is_refused(folder, tmp_path, theirs
     with pytest.raises(ValueError, match=sentence):
         score(theirs, folder, tmp_path / "scores.parquet", class_names=class_names)
     assert {p.name for p in tmp_path.iterdir()} == {"pictures"}
+
+
+@pytest.mark.parametrize(
+    ("names", "clash"),
+    [*((["cat", name], name) for name in FIXED), (["a", "a_max"], "a_max"), (["a_max", "b", "a"], "a_max")],
+)
+@pytest.mark.parametrize("entry", ["score", "ray", "command"])
+def test_classes_called_like_columns_are_refused_before_any_picture_is_opened(
+    folder, tmp_path, monkeypatch, capsys, names, clash, entry
+):
+    ready = stand_in(names, tmp_path)
+    monkeypatch.setattr(run, "make_ready", lambda *args, **options: ready)
+    monkeypatch.setattr(stream, "load_picture", lambda *args, **options: pytest.fail("opened"))
+    monkeypatch.setattr(run, "cluster_answers", lambda *args, **options: pytest.fail("sent to a cluster"))
+    sentence = rf"called like another column of the table\. Rename: {clash}\. "
+    if entry == "command":
+        assert __main__.main([str(folder), "--out", str(tmp_path / "s.parquet")]) == 2
+        said = capsys.readouterr().err
+        assert re.search(sentence, said) and said.count("\n") == 1
+    else:
+        with pytest.raises(ValueError, match=sentence):
+            score("published", folder, tmp_path / "s.parquet", where="ray" if entry == "ray" else "local")
+    assert {p.name for p in tmp_path.iterdir()} == {"pictures"}
+
+
+def stand_in(names, cache_dir):
+    """A model that is not there: all that is known of it before it computes."""
+    return Ready(names, SIZE, "0" * 16, cache_dir, None)
 
 
 def test_a_model_that_answers_nan_ends_the_run(folder):
