@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nsfwlib.data import MAX_BYTES, ImageProblem, load_frames, read_bytes
+from nsfwlib.data import MAX_BYTES, MAX_PIXELS, ImageProblem, load_frames, read_bytes
 from nsfwlib.files import file_path, table_path
 from nsfwlib.model.runtime import Forward
 
@@ -137,15 +137,17 @@ def _answer(batch: list[tuple[int, Picture]], forward: Forward, reduce: Reduce) 
 
 @dataclass(frozen=True)
 class Files:
-    """Where the files lie: small enough to be sent to another machine.
+    """Where the files lie, and how large they may be: small enough to be sent to another machine.
 
     Attributes:
         root: a folder, or "" where paths stand on their own.
         filesystem: an fsspec file system, None for this machine's own.
+        max_pixels: larger ones are not decoded, as in `data.load_image`.
     """
 
     root: str = ""
     filesystem: Any = None
+    max_pixels: int = MAX_PIXELS
 
     def read(self, path: str) -> bytes:
         """All bytes of the file at `path`, written as in the images table.
@@ -202,7 +204,7 @@ def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Conta
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 in skip:
             return Picture(sha256)
-        pixels, detail = load_frames(data, size=size, frames=frames)
+        pixels, detail = load_frames(data, size=size, frames=frames, max_pixels=files.max_pixels)
         return Picture(sha256, pixels, "", detail)
     except ImageProblem as problem:
         return Picture(sha256, None, problem.reason, problem.detail)

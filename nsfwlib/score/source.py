@@ -141,7 +141,7 @@ def deadly_files(files: Files, suspects: Sequence[tuple[int, str]]) -> list[Answ
         return []
     paths = [str(file_path(Path(files.root), path)) for _, path in suspects]
     found = []
-    for i, row in inspect_files(paths, {}):
+    for i, row in inspect_files(paths, {"max_pixels": files.max_pixels}):
         if row["problem"] in ("crashed the decoder", "took too long"):
             position, path = suspects[i]
             found.append(Answer(position, hashed(files, path).sha256, 0, None, row["problem"], REASONS[row["problem"]]))

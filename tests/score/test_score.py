@@ -261,6 +261,22 @@ def test_a_missing_onnxruntime_is_an_error_before_anything_is_written(model_file
     assert len(score(model_file, folder, out)) == 16, "auto does without it"
 
 
+@pytest.mark.parametrize("entry", ["score", "command"])
+def test_the_limit_of_pixels_is_that_of_the_call(classifier, model_file, tmp_path, entry):
+    for name, side in (("small.png", 40), ("large.png", 60), ("moving.gif", 60)):
+        Image.new("RGB", (side, side), "red").save(tmp_path / name, save_all=True)
+    files = [str(tmp_path / name) for name in ("small.png", "large.png", "moving.gif")]
+    out, found = tmp_path / "scores.csv", []
+    for limit in (1600, 3600):
+        if entry == "score":
+            score(classifier, files, out, max_pixels=limit, overwrite=True)
+        else:
+            options = ["--model", str(model_file), "--out", str(out), "--runtime", "tensorflow", "--overwrite"]
+            assert __main__.main([*files, *options, "--max-pixels", str(limit)]) == 0
+        found.append(read_scores(out)["problem"].tolist())
+    assert found == [["", "too many pixels", "too many pixels"], ["", "", ""]]
+
+
 # ------------------------------------------------------------------------------------------------ sources
 @pytest.mark.parametrize("kind", ["list", "glob", "table", "table file", "one file", "memory url", "pyarrow"])
 def test_lists_globs_tables_and_other_file_systems_give_the_folders_numbers(classifier, folder, tmp_path, kind):
@@ -608,6 +624,7 @@ def test_two_processes_cannot_score_into_one_table(classifier, folder, tmp_path,
     [
         ({"where": "spark"}, "where must be one of local, ray"),
         ({"resume": True, "overwrite": True}, "Expected one of resume and overwrite"),
+        ({"max_pixels": 0}, "max_pixels must be at least 1"),
         ({"frames": 0}, "frames must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"runtime": "torch"}, "runtime must be one of auto, tensorflow, onnxruntime"),
