@@ -50,6 +50,7 @@ def scan(
     class_map: Mapping[str, str] | None = None,
     source: str | None = None,
     screen: Path | None = None,
+    screen_kind: str = "",
     screen_distance: int = 31,
     max_pixels: int = MAX_PIXELS,
     min_side: int = 16,
@@ -69,6 +70,7 @@ def scan(
         source: a regular expression searched in each path; its group called `source`, or its first group,
             or the whole match fills the column `source`.
         screen: a file of known-bad hashes, see `data.load_hashes`; matches are marked "screened".
+        screen_kind: "sha256" or "pdq": what 64 digits are where the list does not say.
         screen_distance: bits by which a PDQ hash may differ.
         workers: processes, all cores if None; 0 scans in this process.
 
@@ -79,7 +81,7 @@ def scan(
     data_dir = Path(data_dir)
     options = {"max_pixels": max_pixels, "min_side": min_side}
     if screen is not None:
-        options["screen"] = load_hashes(screen, max_distance=screen_distance)
+        options["screen"] = load_hashes(screen, kind=screen_kind, max_distance=screen_distance)
     raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}))
     columns = {name: np.full(len(found), default, dtype=_dtype(default)) for name, default in _MEASURED.items()}
     todo = np.flatnonzero(found["problem"] == "")
@@ -99,6 +101,8 @@ def scan(
     table.insert(7, "group", -1)
     table.attrs["data_dir"] = str(data_dir)
     table.attrs["warnings"] = _find_warnings(table, class_folders)
+    if screen is not None:
+        table.attrs["warnings"].append({"name": "hash list", "message": options["screen"].in_force()})
     return table
 
 
