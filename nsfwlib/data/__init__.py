@@ -29,6 +29,7 @@ sniff                  The format by content → (format, ""), or a reason and i
 load_hashes            Read a list of hashes, one a line
 inspect_files          Inspect files in parallel → (position in `paths`, row of `data.inspect`), as they are done
 is_skipped             Hidden, or left behind by an operating system
+purge_thumbnails       Remove the small grey pictures from the scan's cache → how many there were
 walk_files             Every file below `data_dir` → (relative path, problem, detail), in no particular order
 measure                Perceptual hashes, quality measures and the thumbnail of an RGB picture
 group_near_duplicates  Connect near-duplicates → int64 (N,): group numbers 0…G-1 in order of appearance

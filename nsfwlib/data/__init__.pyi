@@ -4,6 +4,7 @@ from .containers import (
 from .crawl import (
     inspect_files as inspect_files,
     is_skipped as is_skipped,
+    purge_thumbnails as purge_thumbnails,
     walk_files as walk_files,
 )
 from .duplicates import (

@@ -220,6 +220,23 @@ def read_thumbs(cache_dir: Path, contents: Sequence[str]) -> dict[str, bytes]:
     return found
 
 
+def purge_thumbnails(cache_dir: Path) -> int:
+    """Remove the small grey pictures from the scan's cache, overwritten on disk → how many there were.
+
+    Measures stay, so the next scan is as quick; `group_duplicates` decodes what it has to compare from `data_dir`.
+    A damaged cache that was put aside is deleted.
+    """
+    for damaged in Path(cache_dir).glob("scan.sqlite*.damaged"):
+        damaged.unlink()
+    with contextlib.closing(open_cache(cache_dir)) as cache:
+        cache.execute("PRAGMA secure_delete=ON")
+        count = cache.execute("DELETE FROM thumbs").rowcount
+        cache.commit()
+        cache.execute("VACUUM")
+        cache.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return count
+
+
 # All that a worker runs: one of multiprocessing's would import the caller's script again, endlessly if unguarded.
 _WORKER = """
 import os, pickle, sys

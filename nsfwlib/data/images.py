@@ -33,6 +33,7 @@ REASONS = {
 }
 MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a GiB as RGB
 MAX_BYTES = 1 << 30
+_HIDDEN_SIDE = 24  # pixels on the long side that a blurred thumbnail is made of
 DAMAGED_ANIMATION = "damaged animation"  # the flag where frames cannot be counted
 Source = Path | str | bytes
 
@@ -94,7 +95,8 @@ def blurred_thumbnail(
 
     Args:
         source: a file, its bytes, or a picture decoded already.
-        blur: radius of the Gaussian in pixels of the thumbnail; 0 shows it sharp.
+        blur: radius of the Gaussian in pixels of the thumbnail; 0 shows it sharp. Any other shrinks the picture to
+            24 pixels before, so that no filter brings back more than those.
 
     Raises:
         ImageProblem: as `load_image`.
@@ -104,8 +106,11 @@ def blurred_thumbnail(
     else:
         picture = decode(read_bytes(source), at_least=2 * size, name=_name(source)).picture
     picture.thumbnail((size, size), Image.Resampling.BILINEAR)
-    if blur > 0:
-        picture = picture.filter(ImageFilter.GaussianBlur(blur))
+    if blur > 0:  # a blur alone can be undone: what it should hide is thrown away first
+        scale = min(1, _HIDDEN_SIDE / max(picture.size))
+        small = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BOX)
+        small = small.filter(ImageFilter.GaussianBlur(blur * _HIDDEN_SIDE / size))
+        picture = small.resize(picture.size, Image.Resampling.BILINEAR)
     if grey:
         picture = picture.convert("L").convert("RGB")
     return np.array(picture)

@@ -233,6 +233,18 @@ def test_changed_files_and_other_options_are_inspected_again(folder, tmp_path):
     assert (rows(folder, cache_dir=cache, min_side=65)["problem"] == "too small").all()
 
 
+def test_purged_thumbnails_leave_the_disk_and_grouping_goes_on(folder, tmp_path):
+    cache = tmp_path / "cache"
+    table = scan(folder, cache_dir=cache)
+    (cache / "scan.sqlite.damaged").write_bytes(b"old")
+    pixels = inspection.inspect(folder / "neutral" / "0.png")["thumb"]
+    before = folder_scan.group_duplicates(table, data_dir=folder, cache_dir=cache)
+    assert crawl.purge_thumbnails(cache) == 8
+    assert all(pixels[:64] not in file.read_bytes() for file in cache.iterdir())
+    assert not (cache / "scan.sqlite.damaged").exists()
+    pd.testing.assert_series_equal(folder_scan.group_duplicates(table, data_dir=folder, cache_dir=cache), before)
+
+
 def test_a_damaged_cache_is_put_aside(folder, tmp_path):
     cache = tmp_path / "cache"
     first = scan(folder, cache_dir=cache)

@@ -152,6 +152,30 @@ def test_thumbnails_are_small_grey_and_blurred_unless_told_otherwise():
     assert detail[0] < detail[1] / 3
 
 
+@pytest.mark.parametrize("blur", [1.0, 3.0, 4.0])
+def test_no_filter_brings_back_more_than_24_pixels(blur):
+    import skimage
+    from skimage.restoration import wiener
+
+    face = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB").crop((150, 0, 310, 160))
+    truth = np.asarray(face.convert("L").resize((96, 96), Image.Resampling.BOX)) / 255
+    coarse = np.asarray(face.convert("L").resize((24, 24), Image.Resampling.BOX).resize((96, 96), 2)) / 255
+    shown = images.blurred_thumbnail(np.asarray(face), blur=blur)[..., 0] / 255
+    y, x = np.mgrid[-16:17, -16:17]
+
+    def recovered(picture):  # the best that a filter brings back, whose blur and noise may be chosen by the truth
+        errors = []
+        for radius in np.linspace(0.3, 2.5, 12) * blur:
+            kernel = np.exp(-(x**2 + y**2) / (2 * radius**2))
+            filtered = [wiener(picture, kernel / kernel.sum(), balance) for balance in 10.0 ** np.arange(-5, 0)]
+            errors += [np.abs(np.clip(one, 0, 1) - truth).mean() for one in filtered]
+        return min(errors)
+
+    limit = recovered(coarse) if blur < 3 else np.abs(coarse - truth).mean()
+    assert recovered(shown) >= limit
+    assert images.blurred_thumbnail(np.asarray(face), blur=blur, grey=False).shape == (96, 96, 3)
+
+
 def test_a_thumbnail_is_never_larger_than_its_picture():
     assert images.blurred_thumbnail(encoded(reference(), "PNG"), size=500).shape == (64, 96, 3)
 
