@@ -1,7 +1,6 @@
 """What is in the folders, and what is wrong with it? From a folder of images to the images table.
 
 SPLITS                 train, val and test, in this order
-SPLIT_FOLDERS          Folder names, lower case, that stand for a split → its name
 REASONS                Why a file is left out → what that means, in a sentence
 MAX_BYTES              Files larger than that are not read
 MAX_DISTANCE           Bits of 64: beyond it even the second look finds more chance than copies
@@ -9,6 +8,7 @@ ImageProblem           A file that cannot be used
 scan                   Read `<class>/**` or `<split>/<class>/**` → the images table
 warnings_of            The named warnings of a scan → columns name, message
 check_usable           The classes that can be trained on, sorted
+layout_of              How the folders of an images table are read: "classes" (class/…) or "splits" (split/class/…)
 group_duplicates       Near-duplicate groups of the images table → int64 Series "group" with its index
 assign_splits          Fill `split` with train, val and test: whole groups, stratified by class → a new table
 label_conflicts        Rows of the images table whose group carries more than one given label, group by group

@@ -17,7 +17,6 @@ from .duplicates import (
     leaks as leaks,
 )
 from .folder_scan import (
-    SPLIT_FOLDERS as SPLIT_FOLDERS,
     check_usable as check_usable,
     group_duplicates as group_duplicates,
     scan as scan,
@@ -43,6 +42,9 @@ from .images import (
 )
 from .inspection import (
     measure as measure,
+)
+from .layout import (
+    layout_of as layout_of,
 )
 from .quality import (
     feature_map as feature_map,

@@ -25,19 +25,11 @@ from nsfwlib.data.duplicates import (
 )
 from nsfwlib.data.images import MAX_PIXELS
 from nsfwlib.data.inspection import COLUMNS, THUMB, inspect
+from nsfwlib.data.layout import LAYOUTS, SPLIT_FOLDERS, layout_of, place, said_of
 from nsfwlib.data.screening import LAW, load_hashes
 from nsfwlib.files import file_path, table_path
 
 DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 UNLABELLED = ("unlabelled", "unlabeled")
 OUTSIDE = "skipped: not in a class folder"
 
@@ -48,6 +40,7 @@ def scan(
     cache_dir: Path | None = None,
     progress: bool = True,
     class_map: Mapping[str, str] | None = None,
+    layout: str = "auto",
     source: str | None = None,
     screen: Path | None = None,
     screen_kind: str = "",
@@ -67,6 +60,8 @@ def scan(
         cache_dir: keeps what was measured; an unchanged file is not opened again, a killed scan goes on.
         class_map: folder name → class; renames or merges folders, "" makes a folder unlabelled, as the
             folder names `unlabelled` and `unlabeled` are by themselves.
+        layout: "classes" or "splits": what the folders on top are; "auto" decides as `data.layout_of` says, and a
+            warning tells what was taken for what. `attrs["layout"]` keeps it.
         source: a regular expression searched in each path; its group called `source`, or its first group,
             or the whole match fills the column `source`.
         screen: a file of known-bad hashes, see `data.load_hashes`; matches are marked "screened".
@@ -76,13 +71,16 @@ def scan(
 
     Raises:
         FileNotFoundError: `data_dir`, or the list of hashes, does not exist.
-        ValueError: `data_dir` is a file, or empty, or has no class folders; `class_map` names none of them.
+        ValueError: `data_dir` is a file, or empty, or has no class folders; `class_map` names none of them; `layout`
+            is none of those, or there are no splits.
     """
     data_dir = Path(data_dir)
     options = {"max_pixels": max_pixels, "min_side": min_side}
     if screen is not None:
         options["screen"] = load_hashes(screen, kind=screen_kind, max_distance=screen_distance)
-    raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}))
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}. Received: {layout!r}.")
+    raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}), layout=layout)
     columns = {name: np.full(len(found), default, dtype=_dtype(default)) for name, default in _MEASURED.items()}
     todo = np.flatnonzero(found["problem"] == "")
     root = str(data_dir.resolve())
@@ -99,8 +97,8 @@ def scan(
     table = pd.concat([found.drop(columns=["problem", "detail"]), rows], axis=1)
     table.insert(6, "source", _sources(table["path"], source))
     table.insert(7, "group", -1)
-    table.attrs["data_dir"] = str(data_dir)
-    table.attrs["warnings"] = _find_warnings(table, class_folders)
+    table.attrs |= {"data_dir": str(data_dir), "layout": found.attrs["layout"]}
+    table.attrs["warnings"] = found.attrs["warnings"] + _find_warnings(table, class_folders)
     if screen is not None:
         table.attrs["warnings"].append({"name": "hash list", "message": options["screen"].in_force()})
     return table
@@ -113,18 +111,22 @@ def _dtype(default: object) -> type:
     return object if isinstance(default, str) else np.dtype(type(default)).type
 
 
-def _find_files(data_dir: Path, *, class_map: dict[str, str]) -> tuple[list[str], pd.DataFrame, dict[str, str]]:
+def _find_files(
+    data_dir: Path, *, class_map: dict[str, str], layout: str
+) -> tuple[list[str], pd.DataFrame, dict[str, str]]:
     """Every file, sorted by path: names as the system has them; path, given_label, split, problem, detail.
 
     The third part is the class of each class folder, empty folders included.
     """
     top = _top_folders(data_dir)
-    has_splits = any(name.lower() in SPLIT_FOLDERS and _folders(data_dir / name) for name in top)
     found = pd.DataFrame(walk_files(data_dir), columns=["raw", "problem", "detail"], dtype=object)
     found = found.assign(path=found["raw"].map(table_path)).sort_values("path", ignore_index=True)
-    places = [_place(path, has_splits) for path in found["path"]]
+    layout = layout_of(found) if layout == "auto" else layout
+    if layout == "splits" and not any(name.lower() in SPLIT_FOLDERS for name in top):
+        raise ValueError(f'layout="splits" expects train, val or test on top. Received: {", ".join(top)}.')
+    places = [place(path, layout) for path in found["path"]]
     folders = pd.Series([folder for folder, _ in places], dtype=object)
-    names = set(folders) - {""} | _class_folders(data_dir, top, has_splits)
+    names = set(folders) - {""} | _class_folders(data_dir, top, layout)
     unknown = sorted(set(class_map) - names)
     if unknown:
         raise ValueError(f"class_map names folders that are not there: {unknown}. Found: {sorted(names)}.")
@@ -140,11 +142,13 @@ def _find_files(data_dir: Path, *, class_map: dict[str, str]) -> tuple[list[str]
     ).astype(str)
     outside = (folders == "") & (table["problem"] == "")
     table.loc[outside, "problem"] = OUTSIDE
+    said = said_of(top, layout)
+    table.attrs = {"layout": layout, "warnings": [{"name": "layout of the folders", "message": said}] if said else []}
     return found["raw"].tolist(), table, merged
 
 
-def _class_folders(data_dir: Path, top: list[str], has_splits: bool) -> set[str]:
-    if not has_splits:
+def _class_folders(data_dir: Path, top: list[str], layout: str) -> set[str]:
+    if layout == "classes":
         return {table_path(name) for name in top}
     inside = [data_dir / name for name in top if name.lower() in SPLIT_FOLDERS]
     return {table_path(entry.name) for folder in inside for entry in _folders(folder)}
@@ -175,15 +179,6 @@ def _folders(folder: Path) -> list[Path]:
         return [e for e in folder.iterdir() if e.is_dir() and not is_skipped(e.name)]
     except OSError:
         return []
-
-
-def _place(path: str, has_splits: bool) -> tuple[str, str]:
-    """(class folder, split) of a path; no class folder: the file lies outside."""
-    folders = path.split("/")[:-1]
-    if not has_splits:
-        return (folders[0] if folders else ""), ""
-    split = SPLIT_FOLDERS.get(folders[0].lower(), "") if folders else ""
-    return (folders[1] if split and len(folders) > 1 else ""), split
 
 
 def _sources(paths: pd.Series, pattern: str | None) -> pd.Series:

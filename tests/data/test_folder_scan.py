@@ -97,6 +97,42 @@ def test_a_class_called_test_is_no_split(tmp_path):
     assert (table["split"] == "").all()
 
 
+CLASSES = [  # files of folders whose tops are classes, though some are called like splits
+    ["test/2024-01/a.png", "test/b.png", "other/c.png"],
+    ["train/2024/a.png", "bus/2024/b.png", "plane/c.png"],
+    ["valid/a.png", "valid/sub/b.png", "test/sub/b.png", "invalid/c.png"],
+    ["test/a.png", "train/b.png", "train/c.png", "train/.thumbs/d.png", "train/.thumbs/e.png", "train/.thumbs/f.png"],
+]
+
+
+@pytest.mark.parametrize("names", CLASSES)
+def test_classes_called_like_splits_stay_classes_and_the_scan_says_so(tmp_path, names):
+    for i, name in enumerate(names):
+        draw(tmp_path / "data" / name, i)
+    (tmp_path / "data" / "test" / "empty").mkdir(parents=True, exist_ok="/test/" not in str(names))
+    table = scan(tmp_path / "data")
+    kept = table[table["problem"] == ""]
+    assert kept["given_label"].tolist() == [path.split("/")[0] for path in kept["path"]]
+    assert len(kept) == sum("/." not in name for name in names)
+    said = folder_scan.warnings_of(table).set_index("name")["message"]["layout of the folders"]
+    assert 'If some are splits pass layout="splits"' in said
+
+
+def test_the_reader_may_say_what_the_folders_are(tmp_path):
+    for i, name in enumerate(["dev/neutral/a.png", "Eval/neutral/b.png", "train/sexy/c.png"]):
+        draw(tmp_path / name, i)
+    table = scan(tmp_path)
+    assert table["split"].tolist() == ["test", "val", "train"]
+    said = folder_scan.warnings_of(table)["message"][0]
+    assert said.startswith("Folders on top are read as splits: 'Eval' as test, 'dev' as val, 'train' as train.")
+    assert 'pass layout="classes"' in said
+    assert scan(tmp_path, layout="classes")["given_label"].tolist() == ["Eval", "dev", "train"]
+    with pytest.raises(ValueError, match=r"layout must be one of auto, classes, splits\. Received: 'flat'"):
+        scan(tmp_path, layout="flat")
+    with pytest.raises(ValueError, match=r'layout="splits" expects train, val or test on top.*Received: neutral'):
+        scan(tmp_path / "dev", layout="splits")
+
+
 def test_class_map_renames_merges_and_unlabels(folder):
     draw(folder / "anime" / "a.png", 50)
     draw(folder / "unlabelled" / "b.png", 51)
