@@ -67,6 +67,7 @@ def scan(
         screen: a file of known-bad hashes, see `data.load_hashes`; matches are marked "screened".
         screen_kind: "sha256" or "pdq": what 64 digits are where the list does not say.
         screen_distance: bits by which a PDQ hash may differ.
+        max_pixels: as in `data.load_image`; `attrs["max_pixels"]` keeps it.
         workers: processes, all cores if None; 0 scans in this process.
 
     Raises:
@@ -97,7 +98,7 @@ def scan(
     table = pd.concat([found.drop(columns=["problem", "detail"]), rows], axis=1)
     table.insert(6, "source", _sources(table["path"], source))
     table.insert(7, "group", -1)
-    table.attrs |= {"data_dir": str(data_dir), "layout": found.attrs["layout"]}
+    table.attrs |= {"data_dir": str(data_dir), "layout": found.attrs["layout"], "max_pixels": max_pixels}
     table.attrs["warnings"] = found.attrs["warnings"] + _find_warnings(table, class_folders)
     if screen is not None:
         table.attrs["warnings"].append({"name": "hash list", "message": options["screen"].in_force()})
@@ -305,6 +306,7 @@ def group_duplicates(
 
 def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> Thumbs:
     contents, paths = table["sha256"].to_numpy(), table["path"].to_numpy()
+    limit = table.attrs.get("max_pixels", MAX_PIXELS)
 
     def read(positions: np.ndarray) -> np.ndarray:
         pictures = np.zeros((len(positions), THUMB, THUMB), dtype=np.uint8)
@@ -312,19 +314,19 @@ def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | 
             part = positions[start : start + 5000]
             cached = read_thumbs(cache_dir, contents[part]) if cache_dir is not None else {}
             for k, position in enumerate(part, start=start):
-                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position])
+                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position], limit)
                 pictures[k] = np.frombuffer(data, dtype=np.uint8).reshape(pictures.shape[1:])
         return pictures
 
     return read
 
 
-def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
+def _decode_thumb(data_dir: Path | None, path: str, max_pixels: int) -> bytes:
     if data_dir is None:
         raise ValueError(
             f"The thumbnail of {path} is not in the cache. Pass the cache_dir that `scan` was given, or data_dir."
         )
-    row = inspect(file_path(data_dir, path), min_side=1)
+    row = inspect(file_path(data_dir, path), max_pixels=max_pixels, min_side=1)
     if row["problem"]:
         raise ValueError(f"{path} could be read by the scan, and now is: {row['problem']}. Scan again.")
     return row["thumb"]

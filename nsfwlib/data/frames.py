@@ -15,7 +15,7 @@ ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 FRAME_PIXELS = 40 * MAX_PIXELS  # a frame needs those before it: so many pixels are decoded for one animation
 
 
-def load_frames(data: bytes, *, size: int, frames: int) -> tuple[np.ndarray, str]:
+def load_frames(data: bytes, *, size: int, frames: int, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
     """Evenly sampled frames of an animated GIF, WebP, APNG or AVIF, of anything else the picture.
 
     Returns:
@@ -25,7 +25,7 @@ def load_frames(data: bytes, *, size: int, frames: int) -> tuple[np.ndarray, str
     Raises:
         ImageProblem: not even the first frame can be read.
     """
-    decoded = decode(data)
+    decoded = decode(data, max_pixels=max_pixels)
     found = [to_array(decoded.picture, size)]
     moving = decoded.frames > 1 or DAMAGED_ANIMATION in decoded.flags
     if frames < 2 or not moving or decoded.format not in ANIMATED:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import stat
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFilter, UnidentifiedImageError
+from PIL import Image, ImageFilter
 
 from nsfwlib.data.colour import to_rgb
 from nsfwlib.data.containers import Container, check, sniff
@@ -23,7 +24,7 @@ REASONS = {
     "too many bytes": "the file is larger than `MAX_BYTES`",
     "not an image": "the content is not that of any image format: an error page, a video, text",
     "unsupported format": "an image, but of a format that is not decoded here",
-    "too many pixels": "the header announces more than `max_pixels`: a decompression bomb, or a huge scan",
+    "too many pixels": "the header announces more than `max_pixels`, a JPEG four times as many: a bomb, or a huge scan",
     "too small": "a side is shorter than the scan's `min_side`",
     "truncated": "the file ends before the picture does",
     "damaged": "the decoder or a checksum met data that cannot be right",
@@ -31,11 +32,12 @@ REASONS = {
     "took too long": "decoding it did not end in time",
     "screened": "its hash is on the list of known-bad hashes",
 }
-MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a GiB as RGB
+MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a GiB as RGB; JPEGs of four times as many are halved
 MAX_BYTES = 1 << 30
 _HIDDEN_SIDE = 24  # pixels on the long side that a blurred thumbnail is made of
 DAMAGED_ANIMATION = "damaged animation"  # the flag where frames cannot be counted
 Source = Path | str | bytes
+_NOT_READ = (SyntaxError, IndexError, TypeError, struct.error)  # how Pillow's formats say that they are not meant
 
 
 class ImageProblem(ValueError):
@@ -72,7 +74,8 @@ def load_image(
 
     Args:
         size: (height, width), or one number for both: Pillow BILINEAR on the decoded picture, stretched.
-        max_pixels: limit, checked from the header before anything is decoded; at most twice `MAX_PIXELS`.
+        max_pixels: limit, checked from the header before anything is decoded. A JPEG may have four times as many, as
+            those of some phones do; above it, the decoder halves its sides.
 
     Raises:
         ImageProblem: whatever is wrong with the file; `.reason` is a key of `REASONS`.
@@ -89,7 +92,12 @@ def to_array(picture: Image.Image, size: int | tuple[int, int] | None) -> np.nda
 
 
 def blurred_thumbnail(
-    source: Source | np.ndarray, *, size: int = 96, blur: float = 4.0, grey: bool = True
+    source: Source | np.ndarray,
+    *,
+    size: int = 96,
+    blur: float = 4.0,
+    grey: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """A small, blurred picture for display → uint8 (h, w, 3), at most `size` on the long side.
 
@@ -104,7 +112,8 @@ def blurred_thumbnail(
     if isinstance(source, np.ndarray):
         picture = Image.fromarray(source).convert("RGB")
     else:
-        picture = decode(read_bytes(source), at_least=2 * size, name=_name(source)).picture
+        decoded = decode(read_bytes(source), max_pixels=max_pixels, at_least=2 * size, name=_name(source))
+        picture = decoded.picture
     picture.thumbnail((size, size), Image.Resampling.BILINEAR)
     if blur > 0:  # a blur alone can be undone: what it should hide is thrown away first
         scale = min(1, _HIDDEN_SIDE / max(picture.size))
@@ -177,8 +186,11 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = 
     flags = list(container.flags)
     frames = _count_frames(image, flags)
     size = image.size
-    if at_least is not None:
-        image.draft(None, (at_least, at_least))
+    wanted = size if at_least is None else (at_least, at_least)
+    if size[0] * size[1] > max_pixels:
+        wanted = min(wanted[0], size[0] // 2), min(wanted[1], size[1] // 2)
+    if wanted != size:
+        image.draft(None, wanted)
     reduced = image.size
     try:
         image.load()
@@ -201,19 +213,19 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
     if kind == "HEIF" and not _register_heif():
         raise ImageProblem("unsupported format", "HEIC needs pillow-heif: pip install 'nsfwlib[heic]'", name)
     container = check(data, kind)
+    if kind not in Image.OPEN:
+        Image.init()
     try:
-        image = Image.open(io.BytesIO(data), formats=[kind])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageProblem("too many pixels", str(error), name) from None
-    except UnidentifiedImageError as error:
+        image = Image.OPEN[kind][0](io.BytesIO(data), "")  # not Image.open, whose limit is the process's
+    except _NOT_READ as error:
         if kind == "TIFF" and not container.reason:  # TIFF knows more kinds of pixels than Pillow does
             raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read", name) from None
         raise ImageProblem(*_reason_of(error, container), name) from None
     except Exception as error:
         raise ImageProblem(*_reason_of(error, container), name) from None
-    if image.width * image.height > max_pixels:
-        limit = f"{image.width} × {image.height}, limit {max_pixels:,}"
-        raise ImageProblem("too many pixels", limit, name)
+    limit = max_pixels * (4 if kind == "JPEG" else 1)
+    if image.width * image.height > limit:
+        raise ImageProblem("too many pixels", f"{image.width} × {image.height}, limit {limit:,}", name)
     if container.reason:
         raise ImageProblem(container.reason, container.detail, name)
     if image.format == "TIFF" and 50706 in image.tag_v2:  # DNGVersion: the first page is a thumbnail

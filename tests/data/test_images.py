@@ -16,6 +16,7 @@ from corpus import encoded, reference
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from nsfwlib.data import images, inspection
+from nsfwlib.data.frames import load_frames
 
 
 def photographs():
@@ -109,6 +110,28 @@ def test_pixels_are_counted_before_decoding():
     assert caught.value.reason == "too many pixels"
     assert "96 × 64" in str(caught.value)
     images.load_image(encoded(reference(), "PNG"), max_pixels=96 * 64)
+
+
+def test_a_jpeg_of_a_phone_with_108_megapixels_is_halved_and_admitted():
+    picture = Image.fromarray(np.tile(np.asarray(reference()), (142, 126, 1))[:9000, :12000])
+    data = encoded(picture, "JPEG", quality=75)
+    row = inspection.inspect(data)
+    assert (row["problem"], row["width"], row["height"]) == ("", 12000, 9000)
+    assert images.load_image(data, size=(30, 40)).shape == (30, 40, 3)
+    with pytest.raises(images.ImageProblem, match=r"too many pixels: 12000 × 9000, limit 40,000,000"):
+        images.blurred_thumbnail(data, max_pixels=10_000_000)
+
+
+def test_halving_is_decoding_at_half_the_size_and_the_limit_may_be_raised():
+    whole = Image.fromarray(np.tile(np.asarray(reference()), (3, 3, 1)))
+    data, png = encoded(whole, "JPEG", quality=95), encoded(whole, "PNG")
+    halved = images.load_image(data, max_pixels=30_000)
+    assert halved.shape == (96, 144, 3)
+    assert np.abs(halved.astype(int) - np.asarray(whole.resize((144, 96), Image.Resampling.BOX))).mean() < 3
+    np.testing.assert_array_equal(images.load_image(png, max_pixels=60_000), np.asarray(whole))
+    assert load_frames(png, size=8, frames=1, max_pixels=60_000)[0].shape == (1, 8, 8, 3)
+    with pytest.raises(images.ImageProblem, match="too many pixels"):
+        load_frames(png, size=8, frames=1, max_pixels=30_000)
 
 
 def test_a_pipe_is_refused_without_waiting(tmp_path):
