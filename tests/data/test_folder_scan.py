@@ -499,6 +499,24 @@ def test_val_is_drawn_from_train_by_group_where_folders_know_no_val():
     assert (result.groupby("group")["split"].nunique() == 1).all()
 
 
+def notes_of(table):
+    return folder_scan.warnings_of(assign_splits(table)).set_index("name")["message"]
+
+
+def test_splits_that_lack_pictures_are_named_with_the_way_out():
+    assert notes_of(table_of(["a"] * 6 + ["b"] * 6)).empty
+    said = notes_of(table_of(["a", "a", "b", "b"]))
+    assert said.index.tolist() == ["no test split"]
+    assert "too few" in said["no test split"]
+    assert "three" in said["no test split"]
+    said = notes_of(table_of(["a"] * 8 + ["b", "b"]))
+    assert said["classes without test"].startswith("test has no picture of 'b'. Add pictures")
+    said = notes_of(table_of(list("abab"), splits=["train", "train", "val", "val"]))
+    assert said["no test split"].startswith("The folders have no 'test': val, on which the model is chosen")
+    said = notes_of(table_of(list("ababa"), splits=["train", "train", "val", "val", "test"]))
+    assert said["classes without test"].startswith("test has no picture of 'b'. Add it, or")
+
+
 def test_wrong_fractions_and_missing_groups_are_refused():
     with pytest.raises(ValueError, match="add up to 1"):
         assign_splits(table_of(["a"]), fractions=(0.7, 0.2, 0.2))
