@@ -31,6 +31,9 @@ from nsfwlib.files import file_path, table_path
 
 DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
 UNLABELLED = ("unlabelled", "unlabeled")
+_COLUMNS = "path sha256 split group frames given_label label predicted problem detail scored_by decision"
+_WORDS = "keep drop unsure escalate undo"
+RESERVED = frozenset(f"{_COLUMNS} {_WORDS}".split())  # no class is called so: a class is a column, and a decision
 OUTSIDE = "skipped: not in a class folder"
 
 
@@ -229,7 +232,8 @@ def check_usable(table: pd.DataFrame) -> list[str]:
     """The classes that can be trained on, sorted.
 
     Raises:
-        ValueError: no usable labelled image at all, or only one class has any.
+        ValueError: no usable labelled image at all, or only one class has any, or a name is one of `RESERVED`, or
+            that of another class with `_max` behind it, which score tables use.
     """
     where = table.attrs.get("data_dir", "the images table")
     usable = table[(table["problem"] == "") & (table["given_label"] != "")]
@@ -244,6 +248,13 @@ def check_usable(table: pd.DataFrame) -> list[str]:
         raise ValueError(
             f"Only one class in {where} has usable images: {classes[0]!r} ({len(usable)}). "
             "A classifier needs at least two: add a folder with images of another class."
+        )
+    taken = [name for name in classes if name in RESERVED or name.removesuffix("_max") in set(classes) - {name}]
+    if taken:
+        renamed = ", ".join(f"{name!r}: {'class ' + name!r}" for name in taken)
+        raise ValueError(
+            f"Classes are called like a column of a table, or like a decision: {', '.join(taken)}. Scan again with "
+            f"other names, the folders may stay: class_map={{{renamed}}} (in notebook 01 the parameter class_map)."
         )
     return classes
 

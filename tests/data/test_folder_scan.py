@@ -187,6 +187,21 @@ def test_one_usable_class_is_not_enough(folder):
         folder_scan.check_usable(scan(folder))
 
 
+def test_classes_called_like_a_column_or_a_decision_are_refused_with_a_way_out(folder):
+    from nsfwlib.review.session import ACTIONS
+    from nsfwlib.score.store import FIXED
+
+    assert {*ACTIONS, *FIXED, "undo"} <= folder_scan.RESERVED
+    for name in ("predicted", "keep", "sexy_max"):
+        draw(folder / name / "a.png", 5)
+        with pytest.raises(ValueError, match=rf"decision: {name}\. .*class_map={{'{name}': 'class {name}'}}"):
+            folder_scan.check_usable(scan(folder))
+        renamed = scan(folder, class_map={name: f"class {name}"})
+        assert folder_scan.check_usable(renamed) == [f"class {name}", "neutral", "sexy"]
+        (folder / name / "a.png").unlink()
+        (folder / name).rmdir()
+
+
 NAMES = {
     "new\nline.png": r"neutral/new\u000aline.png",
     "back\\slash.png": r"neutral/back\\slash.png",
