@@ -35,6 +35,8 @@ REASONS = {
 MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a GiB as RGB; JPEGs of four times as many are halved
 MAX_BYTES = 1 << 30
 _HIDDEN_SIDE = 24  # pixels on the long side that a blurred thumbnail is made of
+_BYTES_A_PIXEL = 12  # that decoding may take: with `MAX_PIXELS`, 1 GiB
+_DECODING = {"WEBP": 8, "AVIF": 8, "HEIF": 8, "JPEG2000": 16}  # bytes a pixel in the decoder, beside the picture
 DAMAGED_ANIMATION = "damaged animation"  # the flag where frames cannot be counted
 Source = Path | str | bytes
 _NOT_READ = (SyntaxError, IndexError, TypeError, struct.error)  # how Pillow's formats say that they are not meant
@@ -74,8 +76,9 @@ def load_image(
 
     Args:
         size: (height, width), or one number for both: Pillow BILINEAR on the decoded picture, stretched.
-        max_pixels: limit, checked from the header before anything is decoded. A JPEG may have four times as many, as
-            those of some phones do; above it, the decoder halves its sides.
+        max_pixels: limit, checked from the header before anything is decoded. So is the memory that decoding takes:
+            12 bytes for each of them, which heavy decoders (WebP, JPEG 2000) reach first. A JPEG may have four times
+            as many, as those of some phones do; above it, the decoder halves its sides.
 
     Raises:
         ImageProblem: whatever is wrong with the file; `.reason` is a key of `REASONS`.
@@ -217,6 +220,7 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
         Image.init()
     try:
         image = Image.OPEN[kind][0](io.BytesIO(data), "")  # not Image.open, whose limit is the process's
+        need = _memory(image, max_pixels)
     except _NOT_READ as error:
         if kind == "TIFF" and not container.reason:  # TIFF knows more kinds of pixels than Pillow does
             raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read", name) from None
@@ -226,11 +230,35 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
     limit = max_pixels * (4 if kind == "JPEG" else 1)
     if image.width * image.height > limit:
         raise ImageProblem("too many pixels", f"{image.width} × {image.height}, limit {limit:,}", name)
+    memory = _BYTES_A_PIXEL * max_pixels
+    if need > memory:
+        size = f"{image.width} × {image.height} as {image.format}"
+        limits = (
+            f"{need / 1e9:.1f} GB to decode, limit {memory / 1e9:.1f} GB: {_BYTES_A_PIXEL} bytes for each of max_pixels"
+        )
+        raise ImageProblem("too many pixels", f"{size} take {limits}", name)
     if container.reason:
         raise ImageProblem(container.reason, container.detail, name)
     if image.format == "TIFF" and 50706 in image.tag_v2:  # DNGVersion: the first page is a thumbnail
         raise ImageProblem("unsupported format", "camera raw (DNG)", name)
     return image, container
+
+
+def _memory(image: Image.Image, max_pixels: int) -> float:
+    """Bytes that decoding and converting take at their peak, from the header alone."""
+    pixels = image.width * image.height
+    kept = 1 if image.mode in ("1", "L", "P") else 4
+    wide, clear = 4 * (image.mode in ("I", "F")), 2 * image.has_transparency_data  # copies of values and alpha
+    each = kept + 4 + wide + clear + _DECODING.get(str(image.format), 0)
+    need = each * min(pixels, max_pixels)  # above that, it is a JPEG and halved
+    if image.info.get("progressive"):  # all coefficients at once, 2 bytes each
+        areas = [across * down for _, across, down, _ in image.layer]
+        need += 2 * pixels * sum(areas) / max(areas)
+    if image.format == "TIFF" and 322 not in image.tag_v2:  # a strip at once, and it may be the whole picture
+        bits = image.tag_v2.get(258, (1,))
+        rows = min(int(image.tag_v2.get(278, image.height)), image.height)
+        need += image.width * rows * sum(bits if isinstance(bits, tuple) else (bits,)) / 8
+    return need
 
 
 def _register_heif() -> bool:

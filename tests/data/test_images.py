@@ -134,6 +134,38 @@ def test_halving_is_decoding_at_half_the_size_and_the_limit_may_be_raised():
         load_frames(png, size=8, frames=1, max_pixels=30_000)
 
 
+def heavy(kind):
+    """A few bytes that announce 36 megapixels; what they take at 12 bytes each is below what they need, or not."""
+    size = (6000, 6000)
+    if kind == "float":
+        return encoded(Image.new("F", size), "TIFF", compression="tiff_deflate"), False
+    if kind == "strip":
+        picture = Image.new("RGBA", size)
+        return encoded(picture, "TIFF", compression="tiff_deflate", strip_size=1 << 30), True
+    modes = {"WEBP": ("RGB", True), "JPEG2000": ("RGB", True), "PNG": ("RGBA", False), "JPEG": ("RGB", False)}
+    mode, refused = modes[kind]
+    return encoded(Image.new(mode, size), kind, **({"lossless": True} if kind == "WEBP" else {})), refused
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "JPEG2000", "PNG", "JPEG", "float", "strip"])
+def test_what_a_picture_takes_is_estimated_before_it_is_taken(kind):
+    data, refused = heavy(kind)
+    code = (
+        "import sys, resource\nfrom nsfwlib.data import images, inspection\n"
+        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "data = sys.stdin.buffer.read()\n"
+        "try: images.load_image(data, size=8, max_pixels=38_000_000); print('fits')\n"
+        "except images.ImageProblem as error: print(error.reason, error.detail)\n"
+        f"assert (inspection.inspect(data, max_pixels=38_000_000)['problem'] == '') == (not {refused})\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * 1024)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True).stdout.decode()
+    answer, peak = told.splitlines()
+    assert (answer == "fits") != refused
+    assert "GB to decode, limit 0.5 GB: 12 bytes for each of max_pixels" in answer or not refused
+    assert int(peak) < (30e6 if refused else 12.5 * 36e6)
+
+
 def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     began = time.monotonic()
