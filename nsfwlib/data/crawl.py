@@ -25,7 +25,7 @@ from nsfwlib.data.inspection import COLUMNS, inspect, serve_inspections
 
 LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 _BATCH = 16  # files a worker gets at a time
-_VERSION = 1  # of what is recorded; a new one makes every cached row stale
+_VERSION = 2  # of what is recorded; a new one makes every cached row stale
 _PASSING = {"missing", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from nsfwlib.data.colour import to_rgb
 from nsfwlib.data.images import DAMAGED_ANIMATION, MAX_PIXELS, Decoded, decode, to_array
+from nsfwlib.data.rescue import LEFT_OUT, rescued
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 FRAME_PIXELS = 40 * MAX_PIXELS  # a frame needs those before it: so many pixels are decoded for one animation
@@ -30,7 +31,9 @@ def load_frames(data: bytes, *, size: int, frames: int, max_pixels: int = MAX_PI
     moving = decoded.frames > 1 or DAMAGED_ANIMATION in decoded.flags
     if frames < 2 or not moving or decoded.format not in ANIMATED:
         return np.stack(found), ""
-    with Image.open(io.BytesIO(data), formats=[decoded.format]) as animation:
+    if LEFT_OUT in decoded.flags:
+        data = rescued(data, decoded.format)[0]
+    with Image.OPEN[decoded.format][0](io.BytesIO(data), "") as animation:
         count = _frames_before_damage(animation, decoded)
         reach = max(1, min(count, FRAME_PIXELS // (decoded.width * decoded.height)))
         for number in np.unique(np.linspace(0, reach - 1, min(frames, reach)).round().astype(int))[1:].tolist():

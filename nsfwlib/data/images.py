@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
 import struct
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image, ImageFilter
 
 from nsfwlib.data.colour import to_rgb
 from nsfwlib.data.containers import Container, check, sniff
+from nsfwlib.data.rescue import rescued
 
 REASONS = {
     "missing": "there is no such file, or the link leads nowhere",
@@ -185,6 +187,20 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = 
     Raises:
         ImageProblem: as `load_image`.
     """
+    try:
+        return _decode(data, max_pixels, at_least, name)
+    except ImageProblem as problem:
+        kind = sniff(data)[0]
+        if problem.reason not in ("damaged", "unsupported format", "truncated"):
+            raise
+        other, flag = rescued(data, kind)
+        if not other:
+            raise
+    decoded = _decode(other, max_pixels, at_least, name)
+    return decoded._replace(format=kind, flags=(flag, *decoded.flags))
+
+
+def _decode(data: bytes, max_pixels: int, at_least: int | None, name: str) -> Decoded:
     image, container = _open(data, max_pixels=max_pixels, name=name)
     flags = list(container.flags)
     frames = _count_frames(image, flags)
@@ -275,6 +291,8 @@ def _reason_of(error: Exception, container: Container) -> tuple[str, str]:
     if container.reason:
         return container.reason, container.detail
     text = str(error)
+    if re.search("unsupported|not supported|cannot handle|BMFF parsing failed", text, re.IGNORECASE):
+        return "unsupported format", text
     missing = "truncated tail" in container.flags or "truncat" in text.lower() or isinstance(error, EOFError)
     return ("truncated" if missing else "damaged"), text.split("<_io.BytesIO")[0].strip()
 

@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import time
@@ -132,6 +133,68 @@ def test_halving_is_decoding_at_half_the_size_and_the_limit_may_be_raised():
     assert load_frames(png, size=8, frames=1, max_pixels=60_000)[0].shape == (1, 8, 8, 3)
     with pytest.raises(images.ImageProblem, match="too many pixels"):
         load_frames(png, size=8, frames=1, max_pixels=30_000)
+
+
+def png_with(name, content):
+    import zlib
+
+    data = encoded(reference(), "PNG")
+    chunk = name + content
+    chunk = len(content).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
+    return data[:33] + chunk + data[33:], data[:-12] + chunk + data[-12:]
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iCCP"])
+def test_a_png_with_megabytes_of_text_or_profile_is_read(name):
+    import zlib
+
+    for data in png_with(name, b"x\0\0" + zlib.compress(bytes(2 << 20)))[: 1 if name == b"iCCP" else 2]:
+        np.testing.assert_array_equal(images.load_image(data), np.asarray(reference()))
+        assert inspection.inspect(data)["oddities"] == "metadata left out"
+
+
+def test_every_frame_of_an_animation_with_megabytes_of_text_is_read():
+    import zlib
+
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
+    chunk = b"zTXt" + b"x\0\0" + zlib.compress(bytes(2 << 20))
+    data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    data = data[:33] + (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + data[33:]
+    shown, said = load_frames(data, size=8, frames=3)
+    assert (shown.shape, said) == ((3, 8, 8, 3), "")
+    assert shown[2, 0, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_jpeg_without_its_end_marker_is_read_and_flagged(options):
+    data = encoded(reference(), "JPEG", **options)
+    np.testing.assert_array_equal(images.load_image(data[:-2]), images.load_image(data))
+    row = inspection.inspect(data[:-2])
+    assert (row["problem"], row["oddities"]) == ("", "no end marker")
+    assert inspection.inspect(data[:-40])["problem"] == "truncated"
+
+
+@pytest.mark.parametrize(
+    "masks", [(0x3FF00000, 0xFFC00, 0x3FF), (0x3FC00000, 0x7F000, 0xFF0), (0xFF, 0xFF00, 0xFF0000)]
+)
+@pytest.mark.parametrize("flip", [1, -1])
+def test_bmps_with_odd_bit_fields_are_read(masks, flip):
+    truth = np.asarray(reference()).astype(np.uint64)
+    shift = [(mask & -mask).bit_length() - 1 for mask in masks]
+    fields = [np.rint(truth[..., i] * ((masks[i] >> shift[i]) / 255)).astype(np.uint32) << shift[i] for i in range(3)]
+    packed = sum(fields)
+    header = struct.pack(
+        "<2sIIIIiiHHIIiiII", b"BM", 66 + packed.size * 4, 0, 66, 40, 96, 64 * flip, 1, 32, 3, 0, 0, 0, 0, 0
+    )
+    data = header + struct.pack("<3I", *masks) + packed.astype("<u4")[::-flip].tobytes()
+    assert np.abs(images.load_image(data).astype(int) - truth.astype(int)).max() <= 1
+    assert inspection.inspect(data)["problem"] == ""
+
+
+def test_unsupported_is_not_damaged():
+    data = bytearray(encoded(reference(), "BMP"))
+    data[28:30] = (7).to_bytes(2, "little")  # bits a pixel
+    assert inspection.inspect(bytes(data))["problem"] == "unsupported format"
 
 
 def heavy(kind):
