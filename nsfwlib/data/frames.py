@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from nsfwlib.data.colour import to_rgb
-from nsfwlib.data.images import DAMAGED_ANIMATION, MAX_PIXELS, Decoded, decode, to_array
+from nsfwlib.data.images import DAMAGED_ANIMATION, HIDDEN_DEFAULT, MAX_PIXELS, Decoded, decode, to_array
 from nsfwlib.data.rescue import LEFT_OUT, rescued
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
@@ -38,7 +38,7 @@ def load_frames(data: bytes, *, size: int, frames: int, max_pixels: int = MAX_PI
         reach = max(1, min(count, FRAME_PIXELS // (decoded.width * decoded.height)))
         for number in np.unique(np.linspace(0, reach - 1, min(frames, reach)).round().astype(int))[1:].tolist():
             try:
-                animation.seek(number)
+                animation.seek(number + (HIDDEN_DEFAULT in decoded.flags))
                 found.append(to_array(to_rgb(animation.copy(), [])[0], size))
             except Exception as error:  # as in data.decode: decoders raise many kinds
                 return np.stack(found), f"frame {number + 1} of {count} cannot be read ({error})"

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from nsfwlib.data.colour import to_rgb
 from nsfwlib.data.containers import Container, check, sniff
-from nsfwlib.data.rescue import rescued
+from nsfwlib.data.rescue import clear_wide, mend_tiles, rescued
 
 REASONS = {
     "missing": "there is no such file, or the link leads nowhere",
@@ -39,6 +39,7 @@ MAX_BYTES = 1 << 30
 _HIDDEN_SIDE = 24  # pixels on the long side that a blurred thumbnail is made of
 _BYTES_A_PIXEL = 12  # that decoding may take: with `MAX_PIXELS`, 1 GiB
 _DECODING = {"WEBP": 8, "AVIF": 8, "HEIF": 8, "JPEG2000": 16}  # bytes a pixel in the decoder, beside the picture
+HIDDEN_DEFAULT = "hidden default picture"  # the flag of an APNG whose first picture is not of its animation
 DAMAGED_ANIMATION = "damaged animation"  # the flag where frames cannot be counted
 Source = Path | str | bytes
 _NOT_READ = (SyntaxError, IndexError, TypeError, struct.error)  # how Pillow's formats say that they are not meant
@@ -204,6 +205,9 @@ def _decode(data: bytes, max_pixels: int, at_least: int | None, name: str) -> De
     image, container = _open(data, max_pixels=max_pixels, name=name)
     flags = list(container.flags)
     frames = _count_frames(image, flags)
+    if getattr(image, "default_image", False) and frames > 1:  # only viewers that know no APNG show the first picture
+        flags.append(HIDDEN_DEFAULT)
+        frames -= 1
     size = image.size
     wanted = size if at_least is None else (at_least, at_least)
     if size[0] * size[1] > max_pixels:
@@ -212,8 +216,17 @@ def _decode(data: bytes, max_pixels: int, at_least: int | None, name: str) -> De
         image.draft(None, wanted)
     reduced = image.size
     try:
+        if HIDDEN_DEFAULT in flags:
+            image.seek(1)
+        covered = image.tile[0].extents if image.format == "GIF" and image.tile else None
+        mend_tiles(image)
         image.load()
+        clear_wide(image, data)
         picture, transparent = to_rgb(image, flags)
+        if covered and covered != (0, 0, *size) and not transparent:  # what no frame covers is no background colour
+            whole = Image.new("RGB", size, "white")
+            whole.paste(picture.crop(covered), covered)
+            picture, transparent = whole, True
     except MemoryError:
         raise ImageProblem("too many pixels", f"{size[0]} × {size[1]} do not fit into memory", name) from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError, …
@@ -236,6 +249,8 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
         Image.init()
     try:
         image = Image.OPEN[kind][0](io.BytesIO(data), "")  # not Image.open, whose limit is the process's
+        if kind == "TIFF":
+            _skip_thumbnail(image)
         need = _memory(image, max_pixels)
     except _NOT_READ as error:
         if kind == "TIFF" and not container.reason:  # TIFF knows more kinds of pixels than Pillow does
@@ -258,6 +273,17 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
     if image.format == "TIFF" and 50706 in image.tag_v2:  # DNGVersion: the first page is a thumbnail
         raise ImageProblem("unsupported format", "camera raw (DNG)", name)
     return image, container
+
+
+def _skip_thumbnail(image: Image.Image) -> None:
+    """Go to the first page that is no reduced version of another; stay where there is none."""
+    page = 0
+    try:
+        while image.tag_v2.get(254, 0) & 1 and page < 8:
+            page += 1
+            image.seek(page)
+    except EOFError:
+        image.seek(0)
 
 
 def _memory(image: Image.Image, max_pixels: int) -> float:
@@ -291,7 +317,7 @@ def _reason_of(error: Exception, container: Container) -> tuple[str, str]:
     if container.reason:
         return container.reason, container.detail
     text = str(error)
-    if re.search("unsupported|not supported|cannot handle|BMFF parsing failed", text, re.IGNORECASE):
+    if re.search("unsupported|not supported|cannot handle|unknown raw mode|BMFF parsing failed", text, re.IGNORECASE):
         return "unsupported format", text
     missing = "truncated tail" in container.flags or "truncat" in text.lower() or isinstance(error, EOFError)
     return ("truncated" if missing else "damaged"), text.split("<_io.BytesIO")[0].strip()

@@ -63,6 +63,28 @@ def _bmp(data: bytes) -> tuple[bytes, str]:
     return (_as_png(Image.fromarray(np.dstack(channels))), "bit fields") if len(channels) > 2 else (b"", "")
 
 
+def mend_tiles(image: Image.Image) -> None:
+    """Planes of 16-bit samples, which Pillow would read as bytes."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(284) == 2 and max(tags.get(258, (8,))) > 8 and len(tags[258]) > 1:
+        if any(tile.codec_name != "raw" for tile in image.tile) or set(tags[258]) != {16}:
+            raise ValueError("Unsupported: a compressed TIFF with planes of more than 8 bits")
+        order = ";16L" if image.tag_v2.prefix == b"II" else ";16B"
+        image.tile = [tile._replace(args=(tile.args[0] + order, *tile.args[1:])) for tile in image.tile]
+
+
+def clear_wide(image: Image.Image, data: bytes) -> None:
+    """Transparency of a 16-bit PNG is one colour of 16 bits, which no longer shows in the 8 of Pillow's picture."""
+    colour = image.info.get("transparency")
+    if image.format != "PNG" or image.mode != "RGB" or not isinstance(colour, tuple) or data[24] != 16:
+        return
+    low = PngImagePlugin.PngImageFile(io.BytesIO(data))
+    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+    low.load()
+    values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
+    image.putalpha(Image.fromarray(np.where((values == colour).all(axis=2), 0, 255).astype(np.uint8)))
+
+
 def _scaled(field: np.ndarray, mask: int) -> np.ndarray:
     return np.rint(field * (255 / mask)).astype(np.uint8)
 

@@ -191,6 +191,66 @@ def test_bmps_with_odd_bit_fields_are_read(masks, flip):
     assert inspection.inspect(data)["problem"] == ""
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_planes_of_sixteen_bits_are_read(order):
+    tifffile = pytest.importorskip("tifffile")
+    truth = np.asarray(reference()).transpose(2, 0, 1)
+    for options, problem in (({}, ""), ({"compression": "zlib"}, "unsupported format")):
+        buffer = io.BytesIO()
+        wide = (truth.astype(np.uint16) << 8) + 77
+        tifffile.imwrite(buffer, wide, photometric="rgb", planarconfig="separate", byteorder=order, **options)
+        row = inspection.inspect(buffer.getvalue())
+        assert row["problem"] == problem
+        if not problem:
+            np.testing.assert_array_equal(images.load_image(buffer.getvalue()), truth.transpose(1, 2, 0))
+
+
+def test_what_a_gif_does_not_cover_is_white():
+    data = bytearray(encoded(Image.new("P", (10, 10)), "GIF"))
+    data[6:10] = struct.pack("<HH", 30, 20)  # the canvas; its only frame stays at the top left
+    shown = images.load_image(bytes(data))
+    assert shown.shape == (20, 30, 3)
+    assert (shown[:10, :10] == 0).all()
+    assert (shown[10:] == 255).all()
+    assert (shown[:, 10:] == 255).all()
+    assert inspection.inspect(bytes(data))["transparent"]
+
+
+def test_the_hidden_default_picture_of_an_apng_is_not_the_picture():
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
+    data = encoded(frames[0], "PNG", save_all=True, default_image=True, append_images=frames[1:])
+    assert (images.load_image(data) == (0, 128, 0)).all()
+    row = inspection.inspect(data)
+    assert (row["frames"], row["oddities"]) == (2, "several frames; hidden default picture")
+    assert load_frames(data, size=1, frames=5)[0].reshape(-1, 3).tolist() == [[0, 128, 0], [0, 0, 255]]
+
+
+def test_a_thumbnail_before_the_page_is_passed_over():
+    tifffile = pytest.importorskip("tifffile")
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(np.asarray(reference().resize((24, 16))), photometric="rgb", subfiletype=1)
+        writer.write(np.asarray(reference()), photometric="rgb")
+    np.testing.assert_array_equal(images.load_image(buffer.getvalue()), np.asarray(reference()))
+    row = inspection.inspect(buffer.getvalue())
+    assert (row["width"], row["height"]) == (96, 64)
+    with pytest.raises(images.ImageProblem, match="too many pixels"):
+        images.load_image(buffer.getvalue(), max_pixels=1000)
+
+
+def test_sixteen_bit_transparency_is_one_colour_of_sixteen_bits():
+    import zlib
+
+    def chunk(name, content):
+        return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+
+    row = [(0x1234, 0x5678, 0x9ABC), (0x1234, 0x5678, 0x9ABD), (0, 0, 0)]
+    pixels = b"\0" + struct.pack(">9H", *sum(row, ()))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 16, 2, 0, 0, 0)) + chunk(b"tRNS", struct.pack(">3H", *row[0]))
+    data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    assert images.load_image(data)[0].tolist() == [[255] * 3, [0x12, 0x56, 0x9A], [0] * 3]
+
+
 def test_unsupported_is_not_damaged():
     data = bytearray(encoded(reference(), "BMP"))
     data[28:30] = (7).to_bytes(2, "little")  # bits a pixel
