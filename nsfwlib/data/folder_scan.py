@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -202,13 +203,15 @@ def _first_match(match: re.Match | None) -> str:
 def _find_warnings(table: pd.DataFrame, class_folders: dict[str, str]) -> list[dict[str, str]]:
     found = []
     counts = table[table["problem"] == ""].groupby("given_label").size()
-    labels = sorted(set(class_folders.values()) - {""}, key=lambda name: (name.casefold(), name))
-    for _, twins in itertools.groupby(labels, key=str.casefold):
+    labels = sorted(set(class_folders.values()) - {""}, key=lambda name: (_look(name), name))
+    for _, twins in itertools.groupby(labels, key=_look):
         twins = list(twins)
         if len(twins) > 1:
-            listed = ", ".join(f"{name!r} ({counts.get(name, 0)} images)" for name in twins)
-            way_out = f"To merge them pass class_map={{{twins[0]!r}: {twins[-1]!r}}}."
-            found.append(("look-alike classes", f"{listed} differ by case alone and count apart. {way_out}"))
+            # ASCII tells apart what two spellings of one accent, or a blank at the end, do not show.
+            listed = ", ".join(f"{name!a} ({counts.get(name, 0)} images)" for name in twins)
+            merged = ", ".join(f"{name!a}: {twins[-1]!a}" for name in twins[:-1])
+            way_out = f"To merge them pass class_map={{{merged}}}."
+            found.append(("look-alike classes", f"{listed} look alike and count apart. {way_out}"))
     for name in labels:
         if name not in counts:
             message = f"The class {name!r} has no usable image; it is left out. Fill or remove its folder."
@@ -221,6 +224,10 @@ def _find_warnings(table: pd.DataFrame, class_folders: dict[str, str]) -> list[d
     if screened:
         found.append(("screened", f"{screened} files match the list of known-bad hashes. {LAW}"))
     return [{"name": name, "message": message} for name, message in found]
+
+
+def _look(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold().strip()
 
 
 def warnings_of(table: pd.DataFrame) -> pd.DataFrame:

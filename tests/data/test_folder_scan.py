@@ -164,6 +164,20 @@ def test_named_warnings_survive_parquet(folder, tmp_path):
     assert {"'hentai'" in found["message"][1], "'porn'" in found["message"][2]} == {True}
 
 
+@pytest.mark.parametrize(
+    "twins", [("caf\u00e9", "cafe\u0301"), ("sexy", "sexy "), ("Caf\u00e9 ", "cafe\u0301", "caf\u00e9")]
+)
+def test_classes_that_look_alike_are_told_apart_and_merged_as_the_warning_says(tmp_path, twins):
+    for i, name in enumerate((*twins, "other")):
+        draw(tmp_path / "data" / name / "a.png", i)
+    said = folder_scan.warnings_of(scan(tmp_path / "data"))
+    assert said["name"].tolist() == ["look-alike classes"]
+    class_map = eval(said["message"][0].split("class_map=")[1].rstrip("."))
+    merged = scan(tmp_path / "data", class_map=class_map)
+    assert folder_scan.warnings_of(merged).empty
+    assert merged["given_label"].nunique() == 2
+
+
 def test_bad_data_dirs_are_named_with_the_way_out(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.*one folder per class"):
         scan(tmp_path / "nowhere")
