@@ -1,4 +1,4 @@
-# demo · second-round · test · lab · bench · art · lint: each sets up what it needs.
+# `make help` lists the targets; each sets up what it needs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,14 @@ DATA ?= data/demo
 RUN ?= runs/demo
 MODE ?= review
 
-.PHONY: demo second-round test nbval lab review bench art lint clean
+PYTEST := NSFWLIB_HEADLESS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 -p no:cacheprovider
+
+.DEFAULT_GOAL := help
+.PHONY: help demo second-round test test-fast test-all notebooks lab review bench art lint clean
+
+help:  ## these lines
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "%-14s %s\n", $$1, $$2}'
 
 demo: $(VENV)/base  ## the embedded data set through notebooks 01–04 into runs/demo/
 	$(BIN)/python -m nsfwlib.pipeline
@@ -18,14 +25,17 @@ demo: $(VENV)/base  ## the embedded data set through notebooks 01–04 into runs
 second-round: $(VENV)/base  ## the demo twice, the second time on a copy with the decisions applied; one table
 	$(BIN)/python benchmarks/second_round.py
 
-test: $(VENV)/dev lint  ## everything that CI runs
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
-	$(MAKE) nbval
+test: $(VENV)/dev lint notebooks  ## everything that CI runs; the committed notebooks on their defaults among it
+	$(PYTEST) $(NBVAL) build/nbval/notebooks tests
 
-nbval: $(VENV)/dev  ## the committed notebooks on their defaults, from an empty run_dir, beside the working tree
+test-fast: $(VENV)/dev  ## the daily loop, under two minutes: no notebook, no browser, no large network
+	$(PYTEST) -m "not slow and not browser and not full" tests
+
+test-all: $(VENV)/dev lint notebooks  ## what CI runs, and a hundred kills, many disks, the second round, pip's dry run, a wheel
+	$(PYTEST) $(NBVAL) -m "" build/nbval/notebooks tests
+
+notebooks:
 	rm -rf build/nbval && mkdir -p build/nbval && cp -r notebooks _art build/nbval/
-	NSFWLIB_HEADLESS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
-		-p no:cacheprovider -c pyproject.toml build/nbval/notebooks
 
 lab: $(VENV)/base  ## JupyterLab on the notebooks
 	$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
@@ -46,9 +56,10 @@ art: demo $(VENV)/dev  ## redraw the figures that the README shows from the demo
 	$(BIN)/python tests/browser.py build/art/review_page.ipynb .nsfw-panel _art/review_grid.png \
 		--keys 1 d Enter "?" Enter " "
 
-lint: $(VENV)/dev
+lint: $(VENV)/dev  ## style, types and stripped notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 clean:  ## remove what was made here, not the data or the runs

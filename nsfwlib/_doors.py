@@ -11,11 +11,11 @@ import lazy_loader
 
 
 def door(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a room, as its stub `__init__.pyi` lists them.
+    """`__getattr__`, `__dir__` and `__all__` of a room, as the stub `__init__.pyi` beside its `__init__.py` lists them.
 
     Args:
         package: the room's `__name__`.
-        file: the room's `__file__`; the stub lies beside it.
+        file: the room's `__file__`.
     """
     load, names, public = lazy_loader.attach_stub(package, file)
 
@@ -23,16 +23,17 @@ def door(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], li
         try:
             return load(name)
         except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(f"{package}.{name}: {error}.{_advice(error.name)}", name=error.name) from error
+            line = install_line(error.name or "")
+            advice = f" Run: {line}" if line else ""
+            raise ModuleNotFoundError(f"{package}.{name}: {error}.{advice}", name=error.name) from error
 
     return load_or_advise, names, public
 
 
-def _advice(module: str | None) -> str:
-    """The install line of the extra that brings `module`, if one does."""
-    name = (module or "").partition(".")[0].replace("_", "-")
+def install_line(module: str) -> str:
+    """The command that installs the extra which brings `module`; "" if none does."""
+    name = module.partition(".")[0].replace("_", "-")
     for line in requires("nsfwlib") or ():
-        found = re.match(rf"{re.escape(name)}\b.*extra == ['\"](\w+)['\"]", line)
-        if name and found:
-            return f" pip install 'nsfwlib[{found[1]}]'"
+        if found := re.match(rf"{re.escape(name)}(?![\w-]).*extra == ['\"](\w+)['\"]", line):
+            return f"pip install 'nsfwlib[{found[1]}]'"
     return ""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _ODD = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -24,6 +27,19 @@ def file_path(data_dir: Path, path: str) -> Path:
 def table_path(relative: str) -> str:
     """The inverse of `file_path`: a path relative to `data_dir`, as the operating system names it → table form."""
     return _ODD.sub(_escape, relative if os.sep == "/" else relative.replace(os.sep, "/"))
+
+
+@contextlib.contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Where to write what takes the place of `path` at the end of the block, whole; after an error nothing has changed.
+
+    The name is that of `path`, in a folder of its own beside it: writers of one file do not meet, the last one wins.
+    """
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        draft = Path(folder) / path.name
+        yield draft
+        draft.replace(path)
 
 
 def _escape(match: re.Match) -> str:

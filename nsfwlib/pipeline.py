@@ -16,7 +16,9 @@ from papermill.exceptions import PapermillExecutionError
 
 from nsfwlib import runs
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+_CARRIED = Path(__file__).parent / "notebooks"  # in a wheel
+NOTEBOOKS = _CARRIED if _CARRIED.is_dir() else Path(__file__).parents[1] / "notebooks"
+_FOLDERS = ("data_dir", "run_dir", "cache_dir")
 STEPS = ("01_explore_data", "02_fine_tune", "03_cleanse_labels", "04_analyse_errors")
 
 
@@ -30,7 +32,8 @@ def run_notebooks(
         run_dir: given to every notebook as its parameter `run_dir`.
         progress: show papermill's bar for each notebook.
         parameters: each goes to those notebooks that have it. Paths (and strings called `…_dir` or `…_file`) are
-            relative to the current folder.
+            relative to the current folder. The notebooks' own folders (`../data`, `../runs`, `../cache`) lie beside
+            them in a checkout, and in the current folder where the kit is installed from a wheel.
 
     Returns:
         The executed copies.
@@ -48,6 +51,8 @@ def run_notebooks(
         asked = ", ".join(source.stem for source in sources)
         raise ValueError(f"No parameter {', '.join(unknown)} in {asked}. Those there are: {', '.join(names)}.")
     values = {name: _absolute(name, value) for name, value in {**parameters, "run_dir": Path(run_dir)}.items()}
+    own = [known[source] for source in sources if source.parent == NOTEBOOKS]
+    values = {name: _own_folder(about) for those in own for name, about in those.items() if name in _FOLDERS} | values
     copies = Path(run_dir) / "notebooks"
     try:
         copies.mkdir(parents=True, exist_ok=True)
@@ -75,6 +80,12 @@ def _find(notebook: Path | str) -> Path:
             return candidate.absolute()
     there = ", ".join(sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb")))
     raise FileNotFoundError(f"There is no notebook {notebook}. The kit's own are: {there}.")
+
+
+def _own_folder(about: dict) -> str:
+    """Where a notebook's own default such as "../data/demo" lies; from a wheel, in the current folder."""
+    start = Path.cwd() / "notebooks" if NOTEBOOKS == _CARRIED else NOTEBOOKS
+    return str((start / ast.literal_eval(about["default"])).resolve())
 
 
 def _absolute(name: str, value: Any) -> Any:
@@ -125,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"no parameter {' '.join(unknown)}; those there are: " + ", ".join(f"--{n}" for n in known))
     values = {name: _typed(value) for name, value in vars(options).items() if name in known and value is not None}
-    run_dir = Path(values.pop("run_dir", NOTEBOOKS / _typed(known["run_dir"]["default"]))).resolve()
+    run_dir = Path(values.pop("run_dir", _own_folder(known["run_dir"]))).resolve()
     try:
         run_notebooks(options.notebooks, run_dir, **values)
     except PapermillExecutionError as error:
@@ -147,3 +158,7 @@ def _typed(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

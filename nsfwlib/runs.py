@@ -18,6 +18,8 @@ from typing import Any
 
 import pandas as pd
 
+from nsfwlib.files import write_whole
+
 PACKAGES = ("nsfwlib", "tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow")
 
 
@@ -61,9 +63,9 @@ def read_table(run_dir: Path, name: str, *, made_by: str) -> pd.DataFrame:
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
     """Write a parquet file whole or not at all."""
-    partial = Path(f"{path}.partial")
-    table.to_parquet(partial)
-    return partial.replace(path)
+    with write_whole(path) as draft:
+        table.to_parquet(draft)
+    return Path(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,9 +75,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(content: Mapping[str, Any], path: Path) -> Path:
     """Write a JSON file whole or not at all; numpy scalars and paths are spelled as Python's."""
-    partial = Path(f"{path}.partial")
-    partial.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
-    return partial.replace(path)
+    with write_whole(path) as draft:
+        draft.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
+    return Path(path)
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,14 @@ import numpy as np
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """With `--dist loadgroup`: a file is one group, for its fixtures' sake, and what walks through the notebooks, too."""
+    for item in items:
+        walks = item.path.suffix == ".ipynb" or item.path.name == "test_notebooks.py"
+        item.add_marker(pytest.mark.xdist_group("notebooks" if walks else str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def _no_open_figures():
     yield

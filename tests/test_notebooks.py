@@ -1,5 +1,6 @@
 import ast
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from nsfwlib.demo import dataset
 from nsfwlib.model import build
 from nsfwlib.model.classifier import class_names
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("0*.ipynb"))
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 
 def sources(notebook, kind="code"):
@@ -23,8 +25,20 @@ def sources(notebook, kind="code"):
 
 
 @pytest.fixture(scope="module")
-def executed(tmp_path_factory):
-    """All four notebooks on a small demo, with other parameters than their defaults."""
+def executed():
+    """Notebooks 01–04 on their defaults, executed copies included; where nbval ran before, what it left is taken up."""
+    folder = ROOT / "build" / "nbval"
+    if not folder.exists():
+        for part in ("notebooks", "_art"):
+            shutil.copytree(ROOT / part, folder / part)
+    own = [folder / "notebooks" / f"{step}.ipynb" for step in pipeline.STEPS]
+    pipeline.run_notebooks(own, folder / "runs" / "demo", progress=False, data_dir=folder / "data" / "demo")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The same on a small demo, with other parameters."""
     folder = tmp_path_factory.mktemp("small")
     parameters = {
         "data_dir": folder / "demo", "cache_dir": folder / "cache", "demo_images": 16, "head_epochs": 15,
@@ -35,7 +49,7 @@ def executed(tmp_path_factory):
 
 
 def test_every_artefact_of_the_house_plan_is_there(executed):
-    run = executed[0] / "run"
+    run = executed / "runs" / "demo"
     for name in (
         "images.parquet", "model.keras", "history.csv", "predictions.parquet", "run.json", "pred_probs.parquet",
         "label_issues.parquet", "labels.parquet", "metrics.json", "figures/confusion.png",
@@ -46,32 +60,34 @@ def test_every_artefact_of_the_house_plan_is_there(executed):
 
 
 def test_the_simulated_reviewer_finds_planted_errors_and_leaves_no_trace_in_the_real_journal(executed):
-    folder, _ = executed
-    cleansing = json.loads((folder / "run" / "cleansing.json").read_text())
-    truth = dataset.read_truth(folder / "demo").set_index("path")
-    labels = pd.read_parquet(folder / "run" / "labels.parquet").set_index("path")
+    run = executed / "runs" / "demo"
+    cleansing = json.loads((run / "cleansing.json").read_text())
+    truth = dataset.read_truth(executed / "data" / "demo").set_index("path")
+    labels = pd.read_parquet(run / "labels.parquet").set_index("path")
     changed = labels["label"].notna() & labels["label"].ne(labels["given_label"])
     assert cleansing["simulated"] and changed.sum() >= 2
     assert labels.loc[changed, "label"].eq(truth.loc[labels.index[changed], "true_label"]).all()
-    audit = pd.read_parquet(folder / "run" / "audit_test.parquet").set_index("path")
+    audit = pd.read_parquet(run / "audit_test.parquet").set_index("path")
     untouched = labels.index[labels["split"].eq("test")].difference(audit.index[audit["picked"]])
     assert labels.loc[untouched, "label"].eq(labels.loc[untouched, "given_label"]).all()
-    assert not (folder / "demo_decisions.csv").exists()
+    assert not (executed / "data" / "demo_decisions.csv").exists()
 
 
 def test_the_audited_accuracy_of_the_executed_run_is_near_the_planted_one(executed):
-    run = executed[0] / "run"
+    run = executed / "runs" / "demo"
     audited = pd.DataFrame(json.loads((run / "metrics.json").read_text())["audited"]).set_index("name")
     audit = pd.read_parquet(run / "audit_test.parquet")
-    planted = dataset.read_truth(executed[0] / "demo").set_index("path").loc[audit["path"], "true_label"].to_numpy()
+    planted = (
+        dataset.read_truth(executed / "data" / "demo").set_index("path").loc[audit["path"], "true_label"].to_numpy()
+    )
     assert audited.loc["planted truth", "value"] == pytest.approx((audit["predicted"] == planted).mean())
     assert audited.loc["audited", "low"] <= audited.loc["planted truth", "value"] <= audited.loc["audited", "high"]
     assert audited.loc["audited", "pictures"] == audit["picked"].sum()
 
 
-@pytest.mark.slow
-def test_a_second_round_on_the_decided_labels_is_examined_on_the_same_pictures(executed):
-    folder, parameters = executed
+@pytest.mark.full
+def test_a_second_round_on_the_decided_labels_is_examined_on_the_same_pictures(small):
+    folder, parameters = small
     parameters = {name: value for name, value in parameters.items() if name not in ("data_dir", "demo_images")}
     table = second_round.second_round(
         folder / "demo", folder / "run", out_dir=folder / "cleansed", run_dir=folder / "second", progress=False,
@@ -91,25 +107,25 @@ def test_a_second_round_on_the_decided_labels_is_examined_on_the_same_pictures(e
 
 def test_the_raw_folder_is_as_it_was_drawn(executed, tmp_path):
     fresh = tmp_path / "demo"
-    dataset.make_demo(fresh, images_per_class=16, seed=1)
+    dataset.make_demo(fresh, images_per_class=150, seed=0)
     files = {p.relative_to(fresh): p.read_bytes() for p in fresh.rglob("*") if p.is_file()}
-    run = executed[0] / "demo"
+    run = executed / "data" / "demo"
     assert {p.relative_to(run): p.read_bytes() for p in run.rglob("*") if p.is_file()} == files
 
 
 def test_the_saved_model_predicts_what_the_table_says(executed):
-    folder, _ = executed
     from nsfwlib.train import head
 
-    table = pd.read_parquet(folder / "run" / "predictions.parquet")
-    classifier = build.load_model(folder / "run" / "model.keras")
+    run = executed / "runs" / "demo"
+    table = pd.read_parquet(run / "predictions.parquet")
+    classifier = build.load_model(run / "model.keras")
     names = class_names(classifier)
-    found = head.predict(classifier, table.head(4), folder / "demo", progress=False)
+    found = head.predict(classifier, table.head(4), executed / "data" / "demo", progress=False)
     assert abs(found - table.head(4)[names].to_numpy()).max() < 1e-3
 
 
 def test_executed_notebooks_hold_no_widget_state_and_only_figures(executed):
-    for copy in (executed[0] / "run" / "notebooks").glob("*.ipynb"):
+    for copy in (executed / "runs" / "demo" / "notebooks").glob("*.ipynb"):
         notebook = nbformat.read(copy, 4)
         assert "widgets" not in notebook.metadata, copy.name
         kinds = {k for cell in notebook.cells for o in cell.get("outputs", []) for k in o.get("data", {})}
@@ -118,13 +134,12 @@ def test_executed_notebooks_hold_no_widget_state_and_only_figures(executed):
 
 
 def test_a_second_run_loads_what_is_still_valid(executed):
-    folder, parameters = executed
-    before = (folder / "run" / "model.keras").stat().st_mtime_ns
+    run = executed / "runs" / "demo"
+    before = (run / "model.keras").stat().st_mtime_ns
     started = time.perf_counter()
-    pipeline.run_notebooks(["02_fine_tune"], folder / "run", progress=False, **{
-        name: value for name, value in parameters.items() if name not in ("blocks", "demo_images")
-    })  # fmt: skip
-    assert (folder / "run" / "model.keras").stat().st_mtime_ns == before
+    own = executed / "notebooks" / "02_fine_tune.ipynb"
+    pipeline.run_notebooks([own], run, progress=False, data_dir=executed / "data" / "demo")
+    assert (run / "model.keras").stat().st_mtime_ns == before
     assert time.perf_counter() - started < 120
 
 

@@ -1,9 +1,12 @@
+import os
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -24,6 +27,12 @@ def test_the_library_imports_in_under_a_second_and_without_tensorflow():
     assert float(took) < 1 and heavy == "False"
 
 
+@pytest.mark.parametrize("module", ["pipeline", "score"])
+def test_each_command_answers_from_the_shell(module):
+    done = subprocess.run([sys.executable, "-m", f"nsfwlib.{module}", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and f"python -m nsfwlib.{module}" in done.stdout, done.stderr
+
+
 def test_every_dependency_has_a_lower_bound_and_a_pin():
     extras = [item for items in PROJECT["optional-dependencies"].values() for item in items]
     pinned = re.findall(r"^([A-Za-z0-9._-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
@@ -41,6 +50,36 @@ def test_the_conda_environment_takes_the_same_pins_and_extras_that_exist():
     assert set(extras) <= set(PROJECT["optional-dependencies"])
 
 
+def test_a_wheel_carries_every_room_and_the_notebooks():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    rooms = {f"nsfwlib.{path.parent.name}" for path in (ROOT / "nsfwlib").glob("*/__init__.py")}
+    assert set(setuptools["packages"]) == {"nsfwlib", "nsfwlib.notebooks", "nsfwlib._art", *rooms}
+    kinds = {
+        path.suffix for path in (ROOT / "nsfwlib").rglob("*") if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert kinds - {".py", ""} <= {Path(pattern).suffix or ".typed" for pattern in setuptools["package-data"]["*"]}
+
+
+@pytest.mark.full
+def test_a_wheel_works_outside_the_repository(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "NSFWLIB_HEADLESS": "1"}
+    here = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    for command in ("pipeline", "score"):
+        done = subprocess.run([sys.executable, "-m", f"nsfwlib.{command}", "--help"], **here)
+        assert done.returncode == 0 and "usage" in done.stdout, done.stderr
+    walk = ["--notebooks", "01_explore_data", "--demo-images", "8", "--blocks", "[]"]
+    done = subprocess.run([sys.executable, "-m", "nsfwlib.pipeline", *walk], **here)
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {wheel.name, "site", "data", "runs", "cache"}
+    assert (tmp_path / "runs" / "demo" / "images.parquet").exists()
+
+
+@pytest.mark.full
 def test_the_pip_section_of_the_conda_environment_resolves():
     arguments = [word for line in PIP_SECTION for word in line.split()]
     done = subprocess.run(

@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from nsfwlib.files import write_whole
+
 _FRONT = """---
 library_name: keras
 model_name: {name}
@@ -67,9 +69,9 @@ def write_card(
         "## Training", _table(facts.to_frame(), index=True),
         "## Versions", ", ".join(f"{package} {version}" for package, version in run["versions"].items()),
     ]  # fmt: skip
-    partial = Path(f"{path}.partial")
-    partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return partial.replace(path)
+    with write_whole(path) as draft:
+        draft.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return Path(path)
 
 
 def _table(frame: pd.DataFrame, *, index: bool = False) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nsfwlib._tensorflow import keras
+from nsfwlib.files import write_whole
 
 # keras.applications name → (scale, offset) from raw RGB to what its ImageNet weights expect, and its image size
 BACKBONES = {
@@ -263,7 +264,5 @@ def set_temperature(model: keras.Model, temperature: float) -> None:
 
 def save_model(model: keras.Model, path: Path) -> None:
     """Save as `.keras`, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial.keras")
-    model.save(partial)
-    partial.replace(path)
+    with write_whole(path) as draft:
+        model.save(draft)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from nsfwlib._tensorflow import keras, tf
+from nsfwlib.files import write_whole
 from nsfwlib.model.classifier import block_output, feature_model, layer_weights
 from nsfwlib.model.runtime import Forward, kept_path, onnx_usable, open_onnx_file, require_onnx
 
@@ -143,12 +143,8 @@ def onnx_file(model: keras.Model, path: Path, *, outputs: Sequence[str] | None =
     def graph(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(zip(names, tf.nest.flatten(part(pixels, training=False)), strict=True))
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        tf2onnx.convert.from_function(graph, input_signature=graph.input_signature, opset=OPSET, output_path=partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_whole(path) as draft:
+        tf2onnx.convert.from_function(graph, input_signature=graph.input_signature, opset=OPSET, output_path=draft)
     return path
 
 

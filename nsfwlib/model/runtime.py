@@ -20,6 +20,7 @@ import numpy as np
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
+from nsfwlib.files import write_whole
 from nsfwlib.model.published import INTEGRITY, VERSION
 
 if TYPE_CHECKING:
@@ -110,9 +111,8 @@ def note_kept(cache_dir: Path, key: str, kept: Kept) -> None:
     """Remember that the model known as `key` is the one converted to `kept`."""
     path = Path(cache_dir) / "onnx" / f"{key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(kept._asdict()), encoding="utf-8")
-    partial.replace(path)
+    with write_whole(path) as draft:
+        draft.write_text(json.dumps(kept._asdict()), encoding="utf-8")
 
 
 class Ready(NamedTuple):

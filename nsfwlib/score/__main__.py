@@ -56,3 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not quiet:
         sys.stderr.write(f"{summary(table)}\n{options['out']}\n")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nsfwlib.files import write_whole
 from nsfwlib.model import Answer
 from nsfwlib.score.source import Row
 
@@ -193,15 +194,10 @@ def _table(rows: list[tuple], class_names: list[str], scored_by: str) -> pa.Tabl
 
 def write_scores(parts: Iterator[pa.Table], out: Path) -> None:
     """Write the table whole or not at all, in the format of its suffix, and onto the disk."""
-    partial = out.with_name(f"{out.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            _WRITERS[out.suffix](parts, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_whole(out) as draft, draft.open("wb") as file:
+        _WRITERS[out.suffix](parts, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write_parquet(parts: Iterator[pa.Table], file: object) -> None:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.data import ImageProblem, load_image
-from nsfwlib.files import file_path
+from nsfwlib.files import file_path, write_whole
 from nsfwlib.model import (
     block_output,
     class_names,
@@ -391,9 +391,8 @@ def store_boundary(
 def _mark(rows: np.memmap, state: Path, done: int) -> None:
     """What is counted as done is on disk first."""
     rows.flush()
-    partial = state.with_suffix(".partial")
-    partial.write_text(json.dumps(done))
-    partial.replace(state)
+    with write_whole(state) as draft:
+        draft.write_text(json.dumps(done))
 
 
 def boundary_dataset(
