@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,15 +56,16 @@ def write_card(
     facts = pd.Series({k: v for k, v in settings.items() if not isinstance(v, dict | list)}, name="value")
     parts = [
         _FRONT.format(name=json.dumps(name, ensure_ascii=False)),  # a JSON string is a YAML string
-        f"# {name}",
-        f"InceptionV3 with a head for {', '.join(run['class_names'])}. Raw RGB 0–255 in, probabilities out; rescaling, "
-        f"temperature and class names are inside. Trained until {run['finished']}.",
+        f"# {_text(name)}",
+        f"InceptionV3 with a head for {', '.join(map(_text, run['class_names']))}. Raw RGB 0–255 in, probabilities "
+        f"out; rescaling, temperature and class names are inside. Trained until {run['finished']}.",
         "## Intended use and limits", _LIMITS,
         "## Data", f"Fingerprint `{settings['data']}`: it changes with any image, label or split.",
         _table(counts, index=True),
-        "## Labels", f"Label errors found in review: {cleansing['found']}. Labels changed: {cleansing['changed']}. "
+        "## Labels",
+        f"Label errors found in review: {_text(cleansing['found'])}. Labels changed: {cleansing['changed']}. "
         + ("The reviewer was simulated from the planted truth of the demo. " if cleansing["simulated"] else "")
-        + (f"Test labels: {audit}" if audit else "The test labels were not reviewed here."),
+        + (f"Test labels: {_text(audit)}" if audit else "The test labels were not reviewed here."),
         "## Scores on test, with 95 % intervals", _table(scores.drop(columns="note", errors="ignore")),
         "## Operating points, chosen on validation, reported on test", _table(points),
         "## Worst slices", _table(slices.head(10)),
@@ -79,7 +82,7 @@ def _table(frame: pd.DataFrame, *, index: bool = False) -> str:
     if frame.empty:
         return "None."
     frame = frame.reset_index() if index else frame
-    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * frame.shape[1]]
+    lines = ["| " + " | ".join(map(_text, frame.columns)) + " |", "|" + "---|" * frame.shape[1]]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.itertuples(index=False)]
     return "\n".join(lines)
 
@@ -87,4 +90,9 @@ def _table(frame: pd.DataFrame, *, index: bool = False) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:,.3g}"
-    return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")
+    return "" if value is None else _text(value)
+
+
+def _text(value: Any) -> str:
+    """What a person or a file name wrote, as text on one line that is neither HTML nor Markdown."""
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))
