@@ -1,22 +1,16 @@
 from .audit import (
-    audit_plan as audit_plan,
     audited_accuracy as audited_accuracy,
     audited_confusion as audited_confusion,
-    audited_label_errors as audited_label_errors,
-    audited_share as audited_share,
     draw_audit as draw_audit,
-    enlarge_audit as enlarge_audit,
 )
 from .audit_files import (
     audit_accuracies as audit_accuracies,
-    audit_confusion as audit_confusion,
     audit_costs as audit_costs,
     audit_progress as audit_progress,
     audit_queue as audit_queue,
     audit_truth as audit_truth,
     audits_of_run as audits_of_run,
     draw_audits as draw_audits,
-    freeze_audit as freeze_audit,
     label_errors as label_errors,
     load_audit as load_audit,
 )
@@ -38,11 +32,11 @@ from .intervals import (
     group_codes as group_codes,
     group_correlation as group_correlation,
     jeffreys as jeffreys,
+    share_interval as share_interval,
     tails as tails,
 )
 from .metrics import (
     apply_temperature as apply_temperature,
-    calibration_error as calibration_error,
     calibration_table as calibration_table,
     compare as compare,
     fit_temperature as fit_temperature,
@@ -52,8 +46,6 @@ from .robustness import (
     baseline_answers as baseline_answers,
     cached_robustness as cached_robustness,
     explain_errors as explain_errors,
-    heat_maps as heat_maps,
-    measure_robustness as measure_robustness,
 )
 from .slices import (
     accuracy_by_slice as accuracy_by_slice,
@@ -61,9 +53,7 @@ from .slices import (
 )
 from .thresholds import (
     at_threshold as at_threshold,
-    expected_counts as expected_counts,
     operating_points as operating_points,
     threshold_curve as threshold_curve,
-    unsafe_rows as unsafe_rows,
     unsafe_score as unsafe_score,
 )

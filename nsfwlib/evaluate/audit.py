@@ -6,13 +6,13 @@ out is stratified: all disagreements, a random sample of agreements, each weight
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from nsfwlib.evaluate.confusion import class_codes, confusion_intervals
-from nsfwlib.evaluate.intervals import effective_count, group_codes, group_correlation, tails
+from nsfwlib.evaluate.intervals import effective_count, group_codes, share_interval, tails
 
 STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement")
 
@@ -75,34 +75,30 @@ def enlarge_audit(audit: pd.DataFrame, *, agreements: int, disagreements: int | 
 
 
 def audit_plan(
-    audit: pd.DataFrame,
-    *,
-    agreements: Sequence[int] = (50, 100, 200, 400),
-    right: Mapping[str, float] | None = None,
-    level: float = 0.95,
-    seed: int = 0,
+    audit: pd.DataFrame, *, agreements: Sequence[int] = (25, 50, 100, 200, 400), level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """What an audit costs and buys, before anyone looks: `agreements`, `pictures` to review, `width` in points.
+
+    Taken to be right are ½ of disagreements, 0.9 of suspicious and 0.99 of other agreements, 0.9 of those reviewed
+    before. Sizes beyond the agreements there are come once.
 
     Args:
         audit: as from `draw_audit`.
         agreements: sample sizes to compare.
-        right: expected share of right predictions in each stratum; by default ½ of disagreements, 0.9 of suspicious
-            and 0.99 of other agreements, 0.9 of those reviewed before.
         level: of the interval.
         seed: of its draws.
     """
-    guess = dict(zip(STRATA, (0.9, 0.5, 0.9, 0.99), strict=True)) | dict(right or {})
+    share = np.array([0.9, 0.5, 0.9, 0.99])  # of STRATA
     rows = []
     for n in agreements:
         larger = enlarge_audit(audit.drop(columns="picked"), agreements=n)
         size = larger["stratum"].value_counts().reindex(STRATA, fill_value=0).to_numpy(float)
         seen = larger.groupby("stratum")["picked"].sum().reindex(STRATA, fill_value=0).to_numpy(float)
         seen[0] = size[0]
-        share = np.array([guess[name] for name in STRATA])
         low, high = np.quantile(_stratified_draws(size, seen * share, seen, seed=seed), tails(level))
         rows.append((int(seen[2:].sum()), int(seen[1:].sum()), 100 * (high - low)))
-    return pd.DataFrame(rows, columns=["agreements", "pictures", "width"])
+    plan = pd.DataFrame(rows, columns=["agreements", "pictures", "width"])
+    return plan.drop_duplicates("agreements", ignore_index=True)
 
 
 def audited_accuracy(
@@ -161,21 +157,13 @@ def audited_share(
     among = np.ones(len(outcome), bool) if among is None else np.asarray(among, dtype=bool)
     due = among & (audit["picked"] | audit["stratum"].eq(STRATA[0])).to_numpy()
     known = due & np.isfinite(outcome)
-    members = group_codes(groups, len(outcome))
-    rho = group_correlation(outcome[known], members[known])
-    size, hits, seen = np.zeros((3, len(STRATA)))
-    shares = np.full(len(STRATA), np.nan)
-    for s, name in enumerate(STRATA):
-        rows = among & audit["stratum"].eq(name).to_numpy()
-        here = rows & known
-        size[s] = rows.sum()
-        seen[s] = effective_count(members[here], int(here.sum()), correlation=rho)
-        shares[s] = outcome[here].mean() if here.any() else np.nan
-        hits[s] = np.nan_to_num(shares[s]) * seen[s]
-    blind = [name for name, n, k in zip(STRATA, size, seen, strict=True) if n and not k]
-    shrink = effective_count(members[among], int(among.sum()), correlation=rho) / max(among.sum(), 1)
-    low, high = np.quantile(_stratified_draws(size * shrink, hits, seen, seed=seed), tails(level))
-    value = np.nan if blind or not among.any() else float((size * np.nan_to_num(shares)).sum() / size.sum())
+    members, stratum = group_codes(groups, len(outcome)), audit["stratum"].to_numpy()
+    found = share_interval(outcome[known], members[known], among=[stratum[known] == name for name in STRATA])
+    size = np.array([(among & (stratum == name)).sum() for name in STRATA], dtype=float)
+    blind = [name for name, n, k in zip(STRATA, size, found.rows, strict=True) if n and not k]
+    shrink = effective_count(members[among], int(among.sum()), correlation=found.correlation) / max(among.sum(), 1)
+    low, high = np.quantile(_stratified_draws(size * shrink, found.hits, found.worth, seed=seed), tails(level))
+    value = np.nan if blind or not among.any() else float((size * np.nan_to_num(found.value)).sum() / size.sum())
     low, high = np.fmin(low, value), np.fmax(high, value)  # ½ a hit and ½ a miss keep draws off 0 and 1
     notes = [f"{(due & ~known).sum():,} picked images have no verdict yet."] if (due & ~known).any() else []
     notes += [f"No image was audited in: {', '.join(blind)}."] if blind else []
@@ -239,12 +227,10 @@ def audited_confusion(
     members = group_codes(groups, len(truth))[counts]
     k = len(class_names)
     matrix = np.bincount(rows * k + columns, weights=weight, minlength=k * k).reshape(k, k)
-    rho = group_correlation(rows == columns, members)
-    worth = np.zeros(k)
-    for i in range(k):
-        w = weight[rows == i]
-        alike = effective_count(members[rows == i], len(w), correlation=rho) / max(len(w), 1)
-        worth[i] = alike * w.sum() ** 2 / (w**2).sum() if len(w) else 0
+    among = [rows == i for i in range(k)]
+    found = share_interval(rows == columns, members, among=among)
+    alike = zip(found.worth / np.maximum(found.rows, 1), (weight[part] for part in among), strict=True)
+    worth = np.array([share * w.sum() ** 2 / (w**2).sum() if len(w) else 0 for share, w in alike])
     return matrix, confusion_intervals(matrix, support=worth, level=level)
 
 

@@ -19,48 +19,11 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.data import SPLITS
-from nsfwlib.evaluate.audit import (
-    STRATA,
-    audit_plan,
-    audited_accuracy,
-    audited_confusion,
-    audited_label_errors,
-    draw_audit,
-    enlarge_audit,
-)
-from nsfwlib.evaluate.intervals import effective_count, group_correlation, jeffreys
+from nsfwlib.evaluate.audit import STRATA, audit_plan, audited_accuracy, audited_label_errors, draw_audit, enlarge_audit
+from nsfwlib.evaluate.intervals import share_interval
 from nsfwlib.labels import decisions_in_force
 
 AUDIT_COLUMNS = ("path", "sha256", "group", "split", "label", "predicted", "stratum", "order", "picked")
-
-
-def audit_candidates(
-    table: pd.DataFrame,
-    labels: pd.Series,
-    pred_probs: np.ndarray,
-    journal: Path,
-    *,
-    class_names: Sequence[str],
-    predicted: pd.Series | None = None,
-) -> pd.DataFrame:
-    """The rows that an audit is drawn from: labels and predictions, how suspect each label is, what was reviewed.
-
-    Args:
-        table: rows of the images table (`path`, `sha256`, `group`, `split`) of one split.
-        labels: in force, with the table's index; rows without one are left out.
-        pred_probs: (N, K) out-of-sample probabilities of a judge that is not the model: 1 − P(label) is suspicion.
-        journal: the decisions journal; what it holds counts as reviewed before.
-        class_names: of the columns.
-        predicted: the model's answers, indexed by path; rows without one are left out. The judge's by default.
-    """
-    names = np.asarray(class_names, dtype=object)
-    codes = pd.Categorical(labels, list(class_names)).codes
-    probs = np.nan_to_num(np.asarray(pred_probs, float), nan=1 / len(names))
-    rows = table[["path", "sha256", "group", "split"]].assign(label=labels)
-    rows["predicted"] = names[probs.argmax(axis=1)] if predicted is None else rows["path"].map(predicted)
-    rows["suspicion"] = 1 - probs[np.arange(len(rows)), codes]
-    rows["reviewed"] = rows["sha256"].map(audit_verdicts(journal, class_names=class_names)).notna()
-    return rows[(codes >= 0) & rows["predicted"].notna()].reset_index(drop=True)
 
 
 def freeze_audit(
@@ -80,20 +43,21 @@ def freeze_audit(
     Args:
         run_dir: of the model.
         split: "test", "val" or "train".
-        rows: as from `candidates`.
-        about: what is audited, such as `fingerprint` of the predictions: another one needs another run.
+        rows: `path`, `sha256`, `group`, `split`, `label` and `predicted` of the pictures to draw from, `suspicion`
+            (higher is more suspect) and whether they were `reviewed` before.
+        about: what is audited, such as a fingerprint of the predictions: another one needs another run.
         agreements: how many rows on which label and prediction agree; a smaller number never shrinks an audit.
         disagreements: how many of the others; None takes all, as accuracy needs it.
         seed: of the draw.
 
     Returns:
-        One row a picture, columns `COLUMNS`.
+        One row a picture, columns `AUDIT_COLUMNS`.
 
     Raises:
         ValueError: an audit of something else is frozen here, and somebody has begun to answer it.
     """
-    audit = load_audit(run_dir, split)
-    if audit is not None and record_audit(run_dir, split)["about"] != about:
+    audit, record = load_audit(run_dir, split), _files(run_dir, split)[1]
+    if audit is not None and runs.read_json(record)["about"] != about:
         begun = audit.loc[audit["picked"], "sha256"].isin(rows.loc[rows["reviewed"], "sha256"])
         audit = load_audit(run_dir, split, about=about) if begun.any() else None
         warnings.warn(f"The audit of {split} was of an older model, and nobody had begun it: drawn anew.", stacklevel=2)
@@ -106,7 +70,7 @@ def freeze_audit(
         _write(audit, run_dir, split, {"about": about, "seed": seed, "drawn": _now(), "disagreements": disagreements})
     larger = enlarge_audit(audit, agreements=agreements, disagreements=disagreements)
     if larger["picked"].sum() > audit["picked"].sum():
-        _write(larger, run_dir, split, record_audit(run_dir, split) | {"enlarged": _now()})
+        _write(larger, run_dir, split, runs.read_json(record) | {"enlarged": _now()})
     return larger
 
 
@@ -119,7 +83,7 @@ def load_audit(run_dir: Path, split: str, *, about: str | None = None) -> pd.Dat
     table, file = _files(run_dir, split)
     if not table.exists() or not file.exists():
         return None
-    frozen = record_audit(run_dir, split)["about"]
+    frozen = runs.read_json(file)["about"]
     if about is not None and about != frozen:
         raise ValueError(
             f"The audit of {split} in {run_dir} was drawn for {frozen}. Received: {about}. An audit belongs to one "
@@ -129,51 +93,13 @@ def load_audit(run_dir: Path, split: str, *, about: str | None = None) -> pd.Dat
     return pd.read_parquet(table)
 
 
-def record_audit(run_dir: Path, split: str) -> dict[str, Any]:
-    """What is known of a frozen audit: about, seed, drawn, strata and picked (numbers of pictures by stratum)."""
-    return runs.read_json(_files(run_dir, split)[1])
-
-
 def audits_of_run(run_dir: Path, split: str) -> pd.DataFrame | None:
     """The frozen audit of a run's predictions on `split`; None where none was drawn.
 
     Raises:
         ValueError: it was drawn for other predictions than those of the run now.
     """
-    predictions = predictions_of(run_dir, split)
-    return load_audit(run_dir, split, about=None if predictions is None else predictions_fingerprint(predictions))
-
-
-def predictions_of(run_dir: Path, split: str) -> pd.DataFrame | None:
-    """The model's predictions on a split, indexed by path, one column a class; None before 02 or where it has none."""
-    file = Path(run_dir) / "predictions.parquet"
-    if not file.exists():
-        return None
-    table = pd.read_parquet(file).set_index("path").dropna()
-    table = table[table["split"].eq(split)].drop(columns="split")
-    return table if len(table) else None
-
-
-def given_labels(table: pd.DataFrame) -> str:
-    """What an audit of labels is about: these pictures under these folders' names."""
-    return f"labels {runs.fingerprint(table, table['given_label'])}"
-
-
-def predictions_fingerprint(predictions: pd.DataFrame) -> str:
-    """16 hex digits that change with any prediction: rows indexed by path, one column a class."""
-    probs = predictions.select_dtypes("number").sort_index()
-    digest = hashlib.sha256("\n".join([*probs.index, *probs.columns]).encode())
-    digest.update(np.ascontiguousarray(probs.to_numpy(np.float32)).tobytes())
-    return f"predictions {digest.hexdigest()[:16]}"
-
-
-def costs_of_audit(audit: pd.DataFrame, *, agreements: Sequence[int] = (25, 50, 100, 200, 400)) -> pd.DataFrame:
-    """What an audit of accuracy costs and buys, before anyone looks: `agreements`, `pictures`, `width` in points.
-
-    Sizes beyond the agreements there are come once. See `evaluate.audit_plan` for what is assumed.
-    """
-    plan = audit_plan(audit, agreements=agreements)
-    return plan.drop_duplicates("agreements").reset_index(drop=True)
+    return load_audit(run_dir, split, about=_predictions(run_dir, split)[1])
 
 
 def audit_queue(audit: pd.DataFrame) -> pd.DataFrame:
@@ -228,7 +154,8 @@ def audit_accuracies(
     """
     predicted = audit["predicted"].to_numpy(object)
     given = np.asarray(audit["label"] if labels is None else labels, dtype=object)
-    rows = [{"name": "believing the labels"} | _share(given == predicted, audit["group"])]
+    believed = share_interval(given == predicted, audit["group"])
+    rows = [{"name": "believing the labels", "value": believed.value, "low": believed.low, "high": believed.high}]
     found = audited_accuracy(verdict, predicted, audit, groups=audit["group"], seed=seed)
     rows.append({"name": "audited", "pictures": found["audited"]} | found)
     if planted is not None:
@@ -236,13 +163,6 @@ def audit_accuracies(
         rows.append({"name": "planted truth", "value": value, "low": value, "high": value})
     table = pd.DataFrame(rows, columns=["name", "value", "low", "high", "pictures", "note"])
     return table.fillna({"note": "", "pictures": 0}).astype({"pictures": int})
-
-
-def audit_confusion(
-    audit: pd.DataFrame, verdict: pd.Series, *, class_names: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Estimated confusion matrix against the truth, as `audited_confusion` has it; pictures to drop left out."""
-    return audited_confusion(verdict, audit["predicted"], audit, class_names=class_names, groups=audit["group"])
 
 
 def audit_progress(audit: pd.DataFrame | None, verdict: pd.Series | None) -> str:
@@ -254,35 +174,6 @@ def audit_progress(audit: pd.DataFrame | None, verdict: pd.Series | None) -> str
     known = f", and {before:,} were reviewed before it was drawn" if before else ""
     begin = "" if seen or before else " No audit has been done yet: notebook 03 has it in its grid."
     return f"{seen:,} of {due:,} pictures of the audit have a verdict{known}; it stands for {len(audit):,}.{begin}"
-
-
-def _own_seed(seed: int, split: str, about: str) -> int:
-    """Another draw for each model: drawn alike, a second audit would shun what the first one left of a stratum."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {split} {about}".encode()).digest()[:8], "big")
-
-
-def _share(right: np.ndarray, groups: pd.Series) -> dict[str, float]:
-    worth = effective_count(groups, len(right), correlation=group_correlation(right, groups))
-    low, high = jeffreys(right.mean() * worth, worth)
-    return {"value": float(right.mean()), "low": float(low), "high": float(high)}
-
-
-def _files(run_dir: Path, split: str) -> tuple[Path, Path]:
-    return Path(run_dir) / f"audit_{split}.parquet", Path(run_dir) / f"audit_{split}.json"
-
-
-def _write(audit: pd.DataFrame, run_dir: Path, split: str, facts: dict[str, Any]) -> None:
-    table, file = _files(run_dir, split)
-    counts = {
-        "strata": audit["stratum"].value_counts().to_dict(),
-        "picked": audit.loc[audit["picked"], "stratum"].value_counts().to_dict(),
-    }
-    runs.write_table(audit, table)
-    runs.write_json(facts | counts, file)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def draw_audits(
@@ -315,26 +206,23 @@ def draw_audits(
     unknown = sorted(set(sizes) - set(SPLITS))
     if unknown:
         raise ValueError(f"Audits are of {', '.join(SPLITS)}. Received: {', '.join(unknown)}.")
-    frozen = {}
+    frozen, verdicts = {}, audit_verdicts(journal, class_names=class_names)
     for split, n in sizes.items():
-        rows = table["split"].eq(split)
-        about, predicted, options = given_labels(table[rows]), None, {"agreements": n}
+        rows, options = table["split"].eq(split), {"agreements": n}
+        predicted, about = _predictions(run_dir, split)
         if split == "train":
             options = {"agreements": n - n // 3, "disagreements": n // 3}
-        elif (predictions := predictions_of(run_dir, split)) is not None:
-            about, predicted = predictions_fingerprint(predictions), predictions.idxmax(axis=1)
-        else:
+            predicted, about = None, f"labels {runs.fingerprint(table[rows], table.loc[rows, 'given_label'])}"
+        elif predicted is None:
             continue
-        drawn_from = audit_candidates(
-            table[rows], current[rows], pred_probs[rows], journal, class_names=class_names, predicted=predicted
-        )
+        drawn_from = _candidates(table[rows], current[rows], pred_probs[rows], verdicts, predicted, list(class_names))
         frozen[split] = freeze_audit(run_dir, split, drawn_from, about=about, seed=seed, **options)
     return frozen
 
 
 def audit_costs(frozen: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """What audits of a model's accuracy cost and buy, by split: `agreements`, `pictures`, `width` in points."""
-    plans = [costs_of_audit(audit).assign(split=split) for split, audit in frozen.items() if split != "train"]
+    plans = [audit_plan(audit).assign(split=split) for split, audit in frozen.items() if split != "train"]
     return pd.concat(plans or [pd.DataFrame(columns=["split"])]).set_index("split")
 
 
@@ -355,3 +243,57 @@ def label_errors(audit: pd.DataFrame, given: pd.Series, journal: Path, *, class_
     found = audited_label_errors(verdict, judged, audit, class_names=class_names, groups=audit["group"])
     pair = found["label"] + found["truth"].map(lambda name: f" → {name}" if name else "")
     return found.assign(name=pair.mask(found["label"].eq(""), "all labels"))
+
+
+def _candidates(
+    table: pd.DataFrame,
+    labels: pd.Series,
+    pred_probs: np.ndarray,
+    verdicts: pd.Series,
+    predicted: pd.Series | None,
+    names: Sequence[str],
+) -> pd.DataFrame:
+    """The rows that an audit is drawn from; those without a label or a prediction are left out."""
+    codes = pd.Categorical(labels, names).codes
+    probs = np.nan_to_num(np.asarray(pred_probs, float), nan=1 / len(names))
+    rows = table[["path", "sha256", "group", "split"]].assign(label=labels)
+    judged = np.asarray(names, dtype=object)[probs.argmax(axis=1)]
+    rows["predicted"] = judged if predicted is None else rows["path"].map(predicted)
+    rows["suspicion"] = 1 - probs[np.arange(len(rows)), codes]
+    rows["reviewed"] = rows["sha256"].isin(verdicts.index)
+    return rows[(codes >= 0) & rows["predicted"].notna()].reset_index(drop=True)
+
+
+def _predictions(run_dir: Path, split: str) -> tuple[pd.Series | None, str | None]:
+    """The model's answers on a split, by path, and 16 hex digits that change with any probability; None before 02."""
+    file = Path(run_dir) / "predictions.parquet"
+    table = pd.read_parquet(file).set_index("path").dropna() if file.exists() else pd.DataFrame({"split": []})
+    probs = table[table["split"].eq(split)].drop(columns="split").sort_index()
+    if probs.empty:
+        return None, None
+    digest = hashlib.sha256("\n".join([*probs.index, *probs.columns]).encode())
+    digest.update(np.ascontiguousarray(probs.to_numpy(np.float32)).tobytes())
+    return probs.idxmax(axis=1), f"predictions {digest.hexdigest()[:16]}"
+
+
+def _own_seed(seed: int, split: str, about: str) -> int:
+    """Another draw for each model: drawn alike, a second audit would shun what the first one left of a stratum."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {split} {about}".encode()).digest()[:8], "big")
+
+
+def _files(run_dir: Path, split: str) -> tuple[Path, Path]:
+    return Path(run_dir) / f"audit_{split}.parquet", Path(run_dir) / f"audit_{split}.json"
+
+
+def _write(audit: pd.DataFrame, run_dir: Path, split: str, facts: dict[str, Any]) -> None:
+    table, file = _files(run_dir, split)
+    counts = {
+        "strata": audit["stratum"].value_counts().to_dict(),
+        "picked": audit.loc[audit["picked"], "stratum"].value_counts().to_dict(),
+    }
+    runs.write_table(audit, table)
+    runs.write_json(facts | counts, file)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

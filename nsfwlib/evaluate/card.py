@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from huggingface_hub import ModelCard, ModelCardData
 
 from nsfwlib.files import write_whole
 
+    with write_whole(path) as draft:
+        draft.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return Path(path)
 _LIMITS = """It sorts images for people who moderate. It is not meant to decide about people, to be the only filter in
 front of children, or to judge what is legal. Thresholds hold at the prevalence they were chosen for. Scores hold for
 images like those of the test set; the slices below say where they do not. Labels follow the class guidelines of whoever
@@ -42,13 +45,10 @@ def write_card(
         slices: as from `evaluate.accuracy_by_slice`.
         audit: what was done about the test labels, as from `evaluate.audit_progress`; empty: nothing.
     """
-    data = ModelCardData(
-        model_name=name, tags=["image-classification", "content-moderation"], library_name="keras",
-        pipeline_tag="image-classification",
-    )  # fmt: skip
     settings = run["settings"]
     facts = pd.Series({k: v for k, v in settings.items() if not isinstance(v, dict | list)}, name="value")
     parts = [
+        _FRONT.format(name=json.dumps(name, ensure_ascii=False)),  # a JSON string is a YAML string
         f"# {name}",
         f"InceptionV3 with a head for {', '.join(run['class_names'])}. Raw RGB 0–255 in, probabilities out; rescaling, "
         f"temperature and class names are inside. Trained until {run['finished']}.",
@@ -65,7 +65,7 @@ def write_card(
         "## Versions", ", ".join(f"{package} {version}" for package, version in run["versions"].items()),
     ]  # fmt: skip
     with write_whole(path) as draft:
-        ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n").save(draft)
+        draft.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return Path(path)
 
 

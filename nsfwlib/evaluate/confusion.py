@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn import metrics
 
 from nsfwlib import runs
-from nsfwlib.evaluate.intervals import effective_count, group_codes, group_correlation, jeffreys
+from nsfwlib.evaluate.intervals import jeffreys, share_interval
 
 
 def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str]) -> np.ndarray:
@@ -25,18 +25,11 @@ def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], *, class_n
 
 
 def effective_support(
-    labels: Sequence[str],
-    predicted: Sequence[str],
-    *,
-    class_names: Sequence[str],
-    groups: Sequence[int] | None = None,
+    labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str], groups: Sequence[int] | None = None
 ) -> np.ndarray:
     """How many independent images each class's images are worth: float (K,), for `confusion_intervals`."""
     rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
-    members = group_codes(groups, len(rows))
-    rho = group_correlation(rows == columns, members)
-    among = [members[rows == k] for k in range(len(class_names))]
-    return np.array([effective_count(part, len(part), correlation=rho) for part in among])
+    return share_interval(rows == columns, groups, among=[rows == k for k in range(len(class_names))]).worth
 
 
 def confusion_intervals(matrix: np.ndarray, *, support: np.ndarray | None = None, level: float = 0.95) -> np.ndarray:

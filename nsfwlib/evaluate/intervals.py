@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,51 @@ def jeffreys(hits: np.ndarray, trials: np.ndarray, *, level: float = 0.95) -> tu
     low = np.where(hits > 0, beta.ppf(tail, hits + 0.5, misses + 0.5), 0.0)
     high = np.where(misses > 0, beta.ppf(1 - tail, hits + 0.5, misses + 0.5), 1.0)
     return low, high
+
+
+class Share(NamedTuple):
+    """A share and what it rests on: numbers, or arrays (M,) with one entry a part of the rows."""
+
+    value: np.ndarray | float
+    low: np.ndarray | float
+    high: np.ndarray | float
+    rows: np.ndarray | int
+    worth: np.ndarray | float  # effective count of the rows
+    correlation: float  # within near-duplicate groups, over all rows
+
+    @property
+    def hits(self) -> np.ndarray | float:
+        """Effective count of the rows with the outcome."""
+        return np.nan_to_num(self.value) * self.worth
+
+
+def share_interval(
+    outcome: np.ndarray,
+    groups: Sequence[int] | None = None,
+    *,
+    among: Iterable[np.ndarray] | None = None,
+    level: float = 0.95,
+) -> Share:
+    """Share of the rows with an outcome, and its Jeffreys interval on what these rows are worth.
+
+    Args:
+        outcome: (N,) bool, or 1 and 0.
+        groups: (N,) near-duplicate group of each row; how far members agree is measured over all N.
+        among: M masks (N,), one for each part whose share is asked for; all rows by default.
+        level: of the interval.
+
+    Returns:
+        Arrays (M,), or numbers where `among` is None. A part without a row has the value NaN and the interval [0, 1].
+    """
+    outcome = np.asarray(outcome, dtype=float)
+    members = group_codes(groups, len(outcome))
+    rho = group_correlation(outcome, members)
+    parts = [np.ones(len(outcome), bool)] if among is None else list(among)
+    rows = np.array([part.sum() for part in parts], dtype=int)
+    worth = np.array([effective_count(members[part], n, correlation=rho) for part, n in zip(parts, rows, strict=True)])
+    value = np.array([outcome[part].mean() if part.any() else np.nan for part in parts])
+    found = (value, *jeffreys(np.nan_to_num(value) * worth, worth, level=level), rows, worth)
+    return Share(*found, rho) if among is not None else Share(*(column.item() for column in found), rho)
 
 
 def group_correlation(outcomes: np.ndarray, groups: Sequence[int] | None) -> float:

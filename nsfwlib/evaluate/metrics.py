@@ -1,6 +1,5 @@
 """How good is the classifier, and how sure are we of it? Scores over labels and `pred_probs`, with intervals.
 
-The one door to all numbers: confusion matrices, thresholds, slices and audits are re-exported from their modules.
 Near-duplicate images are not independent witnesses: wherever `groups` is taken, intervals allow for them.
 Shares (accuracy, recall, cells of a confusion matrix) have Jeffreys intervals on an effective count, since a
 bootstrap calls an empty cell certain; everything else is bootstrapped by group.
@@ -24,7 +23,7 @@ from nsfwlib.evaluate.intervals import (
     effective_count,
     group_codes,
     group_correlation,
-    jeffreys,
+    share_interval,
     tails,
 )
 
@@ -47,7 +46,8 @@ def scores(
     Accuracy, recall, precision and F1 have Jeffreys intervals on effective counts (F1 through the share
     TP / (TP + FP + FN), of which it is a rising function); balanced accuracy averages draws from the recalls;
     average precision, log-loss, Brier score and calibration error have Bayesian bootstrap intervals by group, that
-    of average precision with one more group ranked last, that of the calibration error allowing for its bias.
+    of average precision with one more group ranked last, that of the calibration error allowing for its bias: the
+    gaps of 15 equal-width bins (Guo et al., On Calibration of Modern Neural Networks, 2017) err upwards on few images.
 
     Args:
         labels: (N,) class of each row.
@@ -67,9 +67,9 @@ def scores(
     rng = np.random.default_rng(seed)
     shares = _share_scores(codes, probs.argmax(axis=1), class_names, members, level)
     recalls = shares[shares["score"].eq("recall")]
-    rows = [_balanced_accuracy(recalls, level, draws, rng)]
-    rows += _bootstrapped_scores(codes, probs, class_names, members, level, draws, rng) if len(codes) else []
-    table = pd.concat([shares, pd.DataFrame(rows)], ignore_index=True)
+    parts = [shares, pd.DataFrame([_balanced_accuracy(recalls, level, draws, rng)])]
+    parts += [_bootstrapped_scores(codes, probs, class_names, members, level, draws, rng)] if len(codes) else []
+    table = pd.concat(parts, ignore_index=True)
     table["note"] = np.where(table["value"].isna(), "no image to measure it on", "")
     return table[["score", "class", "value", "low", "high", "support", "note"]]
 
@@ -78,22 +78,16 @@ def _share_scores(
     codes: np.ndarray, top: np.ndarray, class_names: Sequence[str], members: np.ndarray, level: float
 ) -> pd.DataFrame:
     """Accuracy and each class's recall, precision and F1, with Jeffreys intervals on effective counts."""
-    right = codes == top
-    rho = group_correlation(right, members)
-    rows = [("accuracy", "", np.ones(len(codes), bool), right)]
+    kinds = [("accuracy", "", np.ones(len(codes), bool))]
     for k, name in enumerate(class_names):
         label, guess = codes == k, top == k
-        rows += [("recall", name, label, right), ("precision", name, guess, right), ("f1", name, label | guess, right)]
-    records = []
-    for score, name, among, hit in rows:
-        n = int(among.sum())
-        share = hit[among].mean() if n else np.nan
-        worth = effective_count(members[among], n, correlation=rho)
-        low, high = jeffreys(np.nan_to_num(share) * worth, worth, level=level)
-        values = np.array([share, low, high], dtype=float)
-        values = 2 * values / (1 + values) if score == "f1" else values
-        records.append((score, name, *values, n, worth))
-    return pd.DataFrame(records, columns=["score", "class", "value", "low", "high", "support", "worth"])
+        kinds += [("recall", name, label), ("precision", name, guess), ("f1", name, label | guess)]
+    table = pd.DataFrame([kind[:2] for kind in kinds], columns=["score", "class"])
+    found = share_interval(codes == top, members, among=[among for *_, among in kinds], level=level)
+    shares = np.stack(found[:3], axis=1)
+    shares = np.where(table[["score"]].eq("f1"), 2 * shares / (1 + shares), shares)
+    table[["value", "low", "high"]] = shares
+    return table.assign(support=found.rows, worth=found.worth)
 
 
 def _balanced_accuracy(recalls: pd.DataFrame, level: float, draws: int, rng: np.random.Generator) -> dict:
@@ -119,7 +113,7 @@ def _bootstrapped_scores(
     level: float,
     draws: int,
     rng: np.random.Generator,
-) -> list[dict]:
+) -> pd.DataFrame:
     n, k = probs.shape
     truth = np.eye(k)[codes]
     losses = np.stack([-np.log(np.clip(probs[np.arange(n), codes], TINY, 1)), ((probs - truth) ** 2).sum(1)], 1)
@@ -140,19 +134,15 @@ def _bootstrapped_scores(
     low, high = np.insert(low, 2, span[0]), np.insert(high, 2, span[1])
     values = [*losses.mean(axis=0), error] + [average_precision_score(truth[:, c], probs[:, c]) for c in present]
     high = np.maximum(high, values)  # one more group ranked last may push the high end below what was measured
-    names = [("log-loss", ""), ("Brier score", ""), ("calibration error", "")]
-    names += [("average precision", class_names[c]) for c in present]
-    support = [n] * 3 + [int(truth[:, c].sum()) for c in present]
-    rows = [
-        {"score": s, "class": c, "value": v, "low": a, "high": b, "support": m}
-        for (s, c), v, a, b, m in zip(names, values, low, high, support, strict=True)
-    ]
-    missing = [c for c in range(k) if c not in present]
-    nothing = {"value": np.nan, "low": 0.0, "high": 1.0}
-    return rows + [
-        {"score": "average precision", "class": class_names[c], "support": int(truth[:, c].sum())} | nothing
-        for c in missing
-    ]
+    ranked = [*present, *(c for c in range(k) if c not in present)]
+    return pd.DataFrame({
+        "score": ["log-loss", "Brier score", "calibration error"] + ["average precision"] * k,
+        "class": ["", "", "", *(class_names[c] for c in ranked)],
+        "value": [*values, *[np.nan] * (k - len(present))],
+        "low": [*low, *[0.0] * (k - len(present))],
+        "high": [*high, *[1.0] * (k - len(present))],
+        "support": [n] * 3 + [int(truth[:, c].sum()) for c in ranked],
+    })  # fmt: skip
 
 
 def _calibration_interval(gap: np.ndarray, replicates: np.ndarray, level: float) -> tuple[float, float, float]:
@@ -215,32 +205,12 @@ def calibration_table(
     probs = check_probs(pred_probs, len(codes), len(class_names))
     confidence, which = _confidence_bins(probs, bins)
     right = probs.argmax(axis=1) == codes
-    count = np.bincount(which, minlength=bins)
-    some = np.where(count > 0, count, np.nan)
-    share = np.bincount(which, weights=right, minlength=bins) / some
-    members = group_codes(groups, len(codes))
-    rho = group_correlation(right, members)
-    worth = np.array([effective_count(members[which == b], n, correlation=rho) for b, n in enumerate(count)])
-    low, high = jeffreys(np.nan_to_num(share) * worth, worth, level=level)
+    found = share_interval(right, groups, among=[which == b for b in range(bins)], level=level)
     edges = np.linspace(0, 1, bins + 1)
-    table = pd.DataFrame({"low_edge": edges[:-1], "high_edge": edges[1:], "count": count})
-    table["confidence"] = np.bincount(which, weights=confidence, minlength=bins) / some
-    return table.assign(accuracy=share, low=low, high=high)
-
-
-def calibration_error(
-    labels: Sequence[str], pred_probs: np.ndarray, *, class_names: Sequence[str], bins: int = 15
-) -> float:
-    """Expected calibration error of the top class in [0, 1]: Σ (n_b / N) · |accuracy_b − confidence_b|.
-
-    Equal-width bins, as Guo et al., On Calibration of Modern Neural Networks, 2017. NaN without rows. It errs
-    upwards on few images: chance alone makes bins differ.
-    """
-    codes = class_codes(labels, class_names)
-    probs = check_probs(pred_probs, len(codes), len(class_names))
-    confidence, which = _confidence_bins(probs, bins)
-    gap = np.bincount(which, weights=(probs.argmax(axis=1) == codes) - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(codes)) if len(codes) else np.nan
+    table = pd.DataFrame({"low_edge": edges[:-1], "high_edge": edges[1:], "count": found.rows})
+    total = np.bincount(which, weights=confidence, minlength=bins)
+    table["confidence"] = total / np.where(found.rows > 0, found.rows, np.nan)
+    return table.assign(accuracy=found.value, low=found.low, high=found.high)
 
 
 def fit_temperature(labels: Sequence[str], log_probs: np.ndarray, *, class_names: Sequence[str]) -> float:
@@ -279,11 +249,7 @@ def _confidence_bins(probs: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarr
 
 
 def compare(
-    right: Sequence[bool],
-    baseline_right: Sequence[bool],
-    *,
-    groups: Sequence[int] | None = None,
-    level: float = 0.95,
+    right: Sequence[bool], baseline_right: Sequence[bool], *, groups: Sequence[int] | None = None, level: float = 0.95
 ) -> dict[str, float | int | str]:
     """Paired difference in accuracy of two models on the same rows.
 

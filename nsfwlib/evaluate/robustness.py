@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image, ImageFilter, ImageOps
 from nsfwlib import runs
 from nsfwlib.data import blurred_thumbnail, load_image
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import effective_count, group_codes, group_correlation, jeffreys
+from nsfwlib.evaluate.intervals import share_interval
 from nsfwlib.files import file_path
 
 if TYPE_CHECKING:
@@ -96,15 +97,13 @@ def measure_robustness(
         raise ValueError(
             f"Expected a label a picture, at least one. Received: {len(pictures)} and {len(codes)} labels."
         )
-    members, untouched, rows = group_codes(groups, len(codes)), None, []
+    untouched, rows = None, []
     for change, step in [("none", ""), *((name, step) for name, steps in changes.items() for step in steps)]:
         pixels = np.stack([changed(picture, change, step, size=size) for picture in pictures])
         top = np.asarray(predict(pixels)).argmax(axis=1)
         untouched = top if untouched is None else untouched
-        right = top == codes
-        worth = effective_count(members, len(codes), correlation=group_correlation(right, members))
-        low, high = jeffreys(right.mean() * worth, worth, level=level)
-        rows.append((change, step, right.mean(), float(low), float(high), (top == untouched).mean(), len(codes)))
+        value, low, high, *_ = share_interval(top == codes, groups, level=level)
+        rows.append((change, step, value, low, high, (top == untouched).mean(), len(codes)))
     return pd.DataFrame(rows, columns=["change", "level", "value", "low", "high", "same", "images"])
 
 
@@ -170,10 +169,17 @@ def baseline_answers(
         FileNotFoundError: the run has no predictions.
         ValueError: the run has other classes, or did not predict these pictures.
     """
-    if baseline == "published":
-        return _published_answers(rows, data_dir, cache_dir, class_names)
     if not baseline:
         return None
+    if baseline == "published":
+        from nsfwlib.model import CLASS_NAMES, bottleneck_features, head_model, published_model
+
+        if list(class_names) != list(CLASS_NAMES):
+            return None
+        classifier = published_model()
+        found = bottleneck_features(classifier, rows, data_dir, cache_dir=cache_dir)
+        probs = head_model(classifier).predict(np.asarray(found, np.float32), verbose=0)
+        return pd.Series(np.array(class_names)[probs.argmax(axis=1)], index=pd.Index(rows["path"]))
     table = runs.read_table(Path(baseline), "predictions.parquet", made_by="02_fine_tune").set_index("path")
     theirs = [name for name in table.columns if name != "split"]
     missing = ~rows["path"].isin(table.index)
@@ -186,47 +192,31 @@ def baseline_answers(
     return table.loc[rows["path"], theirs].idxmax(axis=1)
 
 
-def _published_answers(
-    rows: pd.DataFrame, data_dir: Path, cache_dir: Path, class_names: Sequence[str]
-) -> pd.Series | None:
-    from nsfwlib.model import CLASS_NAMES, bottleneck_features, head_model, published_model
-
-    if list(class_names) != list(CLASS_NAMES):
-        return None
-    classifier = published_model()
-    found = bottleneck_features(classifier, rows, data_dir, cache_dir=cache_dir)
-    probs = head_model(classifier).predict(np.asarray(found, np.float32), verbose=0)
-    return pd.Series(np.array(class_names)[probs.argmax(axis=1)], index=pd.Index(rows["path"]))
-
-
 def cached_robustness(
     run_dir: Path, paths: Sequence[str], data_dir: Path, *, labels: pd.Series, groups: pd.Series
 ) -> pd.DataFrame:
-    """`evaluate.measure_robustness` of the run's model on these pictures, kept in the run until either changes."""
-    from nsfwlib.model import class_names as names_of, image_size, load_model
-
+    """`measure_robustness` of the run's model on these pictures, kept in the run until the content of any changes."""
     if not len(paths):
         return pd.DataFrame()
-    kept, weights = Path(run_dir) / "robustness.parquet", Path(run_dir) / "model.keras"
-    key = f"{weights.stat().st_mtime_ns}:{','.join(paths)}:{','.join(labels)}"
-    if kept.exists():
-        table = pd.read_parquet(kept)
-        if table.attrs.get("key") == key:
-            return table
-    classifier = load_model(weights)
-    pictures = [load_image(file_path(data_dir, path)) for path in paths]
-    table = measure_robustness(
-        pictures,
-        list(labels),
-        lambda pixels: classifier.predict(pixels, batch_size=16, verbose=0),
-        class_names=names_of(classifier),
-        size=image_size(classifier),
-        groups=groups.to_numpy(),
-    )
-    table["level"] = table["level"].astype(str)
-    table.attrs["key"] = key
-    runs.write_table(table, kept)
-    return table
+    kept, weights = Path(run_dir) / "robustness.json", Path(run_dir) / "model.keras"
+    files = [file_path(data_dir, path) for path in paths]
+    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (weights, *files)]
+    settings = {"contents": contents, "labels": list(labels), "groups": groups.tolist(), "changes": CHANGES}
+    if not runs.is_current(kept, settings):
+        from nsfwlib.model import class_names as names_of, image_size, load_model
+
+        classifier = load_model(weights)
+        table = measure_robustness(
+            [load_image(file) for file in files],
+            settings["labels"],
+            lambda pixels: classifier.predict(pixels, batch_size=16, verbose=0),
+            class_names=names_of(classifier),
+            size=image_size(classifier),
+            groups=settings["groups"],
+        )
+        table["level"] = table["level"].astype(str)
+        runs.write_json({"settings": settings, "table": table.to_dict("list")}, kept)
+    return pd.DataFrame(runs.read_json(kept)["table"])
 
 
 def explain_errors(

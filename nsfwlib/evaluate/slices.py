@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, fisher_exact
 
-from nsfwlib.evaluate.intervals import effective_count, group_codes, group_correlation, jeffreys
+from nsfwlib.evaluate.intervals import share_interval
 
 MOST_VALUES = 50  # of one attribute; rarer ones are sliced together
 
@@ -89,19 +89,18 @@ def accuracy_by_slice(
     right = np.asarray(right, dtype=bool)
     if len(attributes) != len(right):
         raise ValueError(f"Expected one answer a row: {len(attributes)}. Received: {len(right)}.")
-    members = group_codes(groups, len(right))
-    rho = group_correlation(right, members)
-    rows = []
-    for name in attributes:
-        values = _slice_values(attributes[name])
-        for value in pd.unique(values):
-            inside = values == value
-            if not inside.all():
-                rows.append((name, value, *_slice_row(right, inside, members, rho, minimum, level)))
-    columns = ["attribute", "value", "images", "accuracy", "low", "high", "rest", "p"]
-    table = pd.DataFrame(rows, columns=columns).astype({"p": float})
-    tested = table["p"].notna()
-    table["q"] = np.nan
+    values = {name: _slice_values(attributes[name]) for name in attributes}
+    slices = {(name, value): column == value for name, column in values.items() for value in pd.unique(column)}
+    slices = {key: inside for key, inside in slices.items() if not inside.all()}
+    among = [part for inside in slices.values() for part in (inside, ~inside)]
+    found = share_interval(right, groups, among=among, level=level)
+    table = pd.DataFrame(list(slices), columns=["attribute", "value"]).assign(
+        images=found.rows[::2], accuracy=found.value[::2], low=found.low[::2], high=found.high[::2],
+        rest=found.value[1::2], p=np.nan, q=np.nan,
+    )  # fmt: skip
+    tested = np.minimum(found.rows[::2], found.rows[1::2]) >= minimum
+    counts = np.rint(np.stack([found.hits, found.worth - found.hits], axis=1)).astype(int).reshape(-1, 2, 2)
+    table.loc[tested, "p"] = [fisher_exact(cells).pvalue for cells in counts[tested]]
     if tested.any():
         table.loc[tested, "q"] = false_discovery_control(table.loc[tested, "p"])
     table["note"] = np.where(tested, "", f"fewer than {minimum} images here or elsewhere: no conclusion")
@@ -118,19 +117,3 @@ def _slice_values(column: pd.Series) -> np.ndarray:
     values = column.astype(object).where(column.notna(), "unknown").astype(str)
     frequent = values.value_counts().index[:MOST_VALUES]
     return values.where(values.isin(frequent), "any other").to_numpy()
-
-
-def _slice_row(
-    right: np.ndarray, inside: np.ndarray, members: np.ndarray, rho: float, minimum: int, level: float
-) -> tuple[int, float, float, float, float, float]:
-    counts = []
-    for part in (inside, ~inside):
-        n = int(part.sum())
-        worth = effective_count(members[part], n, correlation=rho)
-        counts.append((right[part].mean() * worth, worth))
-    (hits, worth), (others, rest) = counts
-    low, high = jeffreys(hits, worth, level=level)
-    p = np.nan
-    if min(inside.sum(), (~inside).sum()) >= minimum:
-        p = fisher_exact(np.rint([[hits, worth - hits], [others, rest - others]]).astype(int)).pvalue
-    return int(inside.sum()), hits / worth, float(low), float(high), others / rest, p

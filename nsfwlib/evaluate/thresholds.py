@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate.intervals import effective_count, group_codes, group_correlation, jeffreys, tails
+from nsfwlib.evaluate.intervals import effective_count, group_codes, group_correlation, jeffreys, share_interval, tails
 
 
 def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:
@@ -22,12 +22,7 @@ def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_c
 
 
 def threshold_curve(
-    unsafe: np.ndarray,
-    score: np.ndarray,
-    *,
-    groups: Sequence[int] | None = None,
-    level: float = 0.95,
-    most: int = 400,
+    unsafe: np.ndarray, score: np.ndarray, *, groups: Sequence[int] | None = None, level: float = 0.95, most: int = 400
 ) -> pd.DataFrame:
     """What each threshold does, for precision-recall and ROC curves; an image is flagged at `score >= threshold`.
 
@@ -48,12 +43,13 @@ def threshold_curve(
     hits, alarms = hits[few], alarms[few]
     rho = group_correlation(score, members)
     table = pd.DataFrame({"threshold": threshold[few]})
-    for name, part, among in (("recall", hits, unsafe), ("fpr", alarms, ~unsafe)):
-        total = int(among.sum())
-        worth = effective_count(members[among], total, correlation=rho)
-        _add_share(table, name, part, np.full(len(few), total), worth / max(total, 1), level)
-    worth = effective_count(members, len(score), correlation=rho) / max(len(score), 1)
-    _add_share(table, "precision", hits, hits + alarms, worth, level)
+    sides = (("recall", hits, unsafe), ("fpr", alarms, ~unsafe), ("precision", hits, unsafe | True))
+    for name, part, among in sides:
+        rows = int(among.sum())
+        trials = hits + alarms if name == "precision" else np.full(len(few), rows)
+        worth = effective_count(members[among], rows, correlation=rho) / max(rows, 1)
+        table[name] = part / np.where(trials > 0, trials, np.nan)
+        table[f"{name}_low"], table[f"{name}_high"] = jeffreys(part * worth, trials * worth, level=level)
     return table
 
 
@@ -93,20 +89,13 @@ def at_threshold(
     prevalence = np.atleast_1d(np.asarray(prevalence, dtype=float))
     if not ((prevalence >= 0) & (prevalence <= 1)).all():
         raise ValueError(f"Expected prevalence as a share in [0, 1]. Received: {prevalence.tolist()}.")
-    flagged = score >= threshold
-    rho = group_correlation(flagged, members)
-    rng = np.random.default_rng(seed)
+    found = share_interval(score >= threshold, members, among=(unsafe, ~unsafe), level=level)
     table = pd.DataFrame({"prevalence": prevalence, "threshold": threshold})
-    shares, samples = [], []
-    for name, among in (("recall", unsafe), ("fpr", ~unsafe)):
-        n = int(among.sum())
-        share, worth = flagged[among].mean() if n else np.nan, effective_count(members[among], n, correlation=rho)
-        hits = np.nan_to_num(share) * worth
-        table[name] = share
-        table[f"{name}_low"], table[f"{name}_high"] = jeffreys(hits, worth, level=level)
-        shares.append(share)
-        samples.append(rng.beta(hits + 0.5, worth - hits + 0.5, draws))
-    exact = expected_counts(*shares, prevalence=prevalence, uploads=uploads)
+    for i, name in enumerate(("recall", "fpr")):
+        table[name], table[f"{name}_low"], table[f"{name}_high"] = (column[i] for column in found[:3])
+    rng = np.random.default_rng(seed)
+    samples = rng.beta(found.hits[:, None] + 0.5, (found.worth - found.hits)[:, None] + 0.5, (2, draws))
+    exact = expected_counts(*found.value, prevalence=prevalence, uploads=uploads)
     spread = [expected_counts(*samples, prevalence=p, uploads=uploads).quantile(tails(level)) for p in prevalence]
     for name in ("precision", "flagged", "false_alarms", "missed"):
         table[name] = exact[name]
@@ -197,13 +186,6 @@ def _counts_by_threshold(unsafe: np.ndarray, score: np.ndarray) -> tuple[np.ndar
     return score[order][ends], hits, ends + 1 - hits
 
 
-def _add_share(
-    table: pd.DataFrame, name: str, hits: np.ndarray, trials: np.ndarray, worth: float, level: float
-) -> None:
-    table[name] = hits / np.where(trials > 0, trials, np.nan)
-    table[f"{name}_low"], table[f"{name}_high"] = jeffreys(hits * worth, trials * worth, level=level)
-
-
 def _check_unsafe(
     unsafe: np.ndarray, score: np.ndarray, groups: Sequence[int] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -216,11 +198,3 @@ def _check_unsafe(
     if not np.isfinite(score).all():
         raise ValueError(f"Expected finite scores. Received: {(~np.isfinite(score)).sum():,} NaN or infinite.")
     return unsafe, score, group_codes(groups, len(score))
-
-
-def unsafe_rows(
-    predictions: pd.DataFrame, labels: pd.Series, *, class_names: Sequence[str], unsafe_classes: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each picture is unsafe by its label, bool (N,), and P(unsafe), the sum over the unsafe classes, (N,)."""
-    score = predictions[[name for name in class_names if name in unsafe_classes]].sum(axis=1)
-    return labels.isin(list(unsafe_classes)).to_numpy(), score.to_numpy(float)

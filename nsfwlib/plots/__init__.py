@@ -12,8 +12,7 @@ plot_class_scores      Scores of each class with their intervals, one panel a sc
 plot_calibration       Reliability: accuracy against confidence, the diagonal is honest, below it the model boasts
 plot_precision_recall  Precision against recall of flagging unsafe images, with a 95% band for each threshold
 plot_roc               Recall against false-positive rate, with a 95% band for each threshold
-plot_operating_points  Precision and recall on test of each threshold chosen on validation
-plot_threshold         One threshold at one prevalence: where it lies on the curves, and what it does to so many uploa
+plot_threshold         One threshold at one prevalence: where it lies on the curves, and what it does to uploads
 plot_slices            Accuracy of the worst slices with intervals; filled where chance is an unlikely reason
 plot_robustness        Accuracy under changes of the picture
 plot_incarnations      Accuracy of one confusion matrix after the other
@@ -23,11 +22,8 @@ plot_score_histogram   How many files have which score, on a logarithmic count a
 plot_parity            Size, time and disagreement of each format, a panel each
 plot_noise_matrix      Which label was given to which class: estimated numbers of images, wrong ones shaded
 plot_scores            Suspicion of every label, most suspect first, with the cut and the number a person will look at
-plot_recall_at_budget  Share of all label errors found against the number of images looked at
 plot_history           Loss, accuracy and learning rate of all stages of training along one axis of epochs
 plot_learning_curve    Validation accuracy against the number of training images
-CLASS_COLOURS          TODO
-styled                 Draw inside the one look, leaving the reader's own settings as they were
 """
 
 from nsfwlib._doors import door

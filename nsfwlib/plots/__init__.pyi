@@ -1,3 +1,8 @@
+from .confusion import (
+    plot_confusion as plot_confusion,
+    plot_confusion_pair as plot_confusion_pair,
+    plot_incarnations as plot_incarnations,
+)
 from .data import (
     plot_contact_sheet as plot_contact_sheet,
     plot_counts as plot_counts,
@@ -10,11 +15,7 @@ from .data import (
 from .evaluation import (
     plot_calibration as plot_calibration,
     plot_class_scores as plot_class_scores,
-    plot_confusion as plot_confusion,
-    plot_confusion_pair as plot_confusion_pair,
-    plot_incarnations as plot_incarnations,
     plot_intervals as plot_intervals,
-    plot_operating_points as plot_operating_points,
     plot_parity as plot_parity,
     plot_precision_recall as plot_precision_recall,
     plot_robustness as plot_robustness,
@@ -25,12 +26,7 @@ from .evaluation import (
 )
 from .labels import (
     plot_noise_matrix as plot_noise_matrix,
-    plot_recall_at_budget as plot_recall_at_budget,
     plot_scores as plot_scores,
-)
-from .style import (
-    CLASS_COLOURS as CLASS_COLOURS,
-    styled as styled,
 )
 from .training import (
     plot_history as plot_history,

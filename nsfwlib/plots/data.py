@@ -126,11 +126,7 @@ def plot_sizes(images: pd.DataFrame, *, input_size: int = 299, most: int = 5000)
 
 @styled
 def plot_contact_sheet(
-    thumbnails: Sequence[np.ndarray],
-    *,
-    titles: Sequence[str] | None = None,
-    columns: int = 8,
-    title: str | None = None,
+    thumbnails: Sequence[np.ndarray], *, titles: Sequence[str] | None = None, columns: int = 8, title: str | None = None
 ) -> Figure:
     """Thumbnails in rows, as they are given: blur them first.
 
@@ -191,20 +187,14 @@ def plot_heat_maps(
 
 @styled
 def plot_feature_map(
-    xy: np.ndarray,
-    labels: Sequence[str],
-    *,
-    marked: Sequence[bool] | None = None,
-    marked_name: str = "suspected",
-    ax: Axes | None = None,
+    xy: np.ndarray, labels: Sequence[str], *, marked: Sequence[bool] | None = None, ax: Axes | None = None
 ) -> Axes:
     """Two-dimensional map of the features, one point an image.
 
     Args:
         xy: (N, 2) coordinates; distances mean little, neighbourhoods something.
         labels: (N,) class of each image.
-        marked: (N,) images to ring, for instance suspected labels.
-        marked_name: what the ring means, for the legend.
+        marked: (N,) images to ring as suspected.
         ax: where to draw; a new figure by default.
     """
     xy, labels = np.asarray(xy), np.asarray(labels).astype(str)
@@ -215,14 +205,8 @@ def plot_feature_map(
         ax.scatter(*points.T, s=size, alpha=0.7, lw=0, label=f"{name} ({len(points):,})", **look)
     if marked is not None:
         points = xy[np.asarray(marked, dtype=bool)]
-        ax.scatter(
-            *points.T,
-            s=size * 2.6,
-            facecolor="none",
-            edgecolor=INK,
-            lw=0.9,
-            label=f"{marked_name} ({len(points):,})",
-        )
+        ring = {"facecolor": "none", "edgecolor": INK, "lw": 0.9}
+        ax.scatter(*points.T, s=size * 2.6, label=f"suspected ({len(points):,})", **ring)
     ax.set(xticks=[], yticks=[], xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)")
     ax.set_title(f"{len(xy):,} images by their features")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.5)

@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, plain_log_ticks, styled
+from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, percent, plain_log_ticks, styled
 
-_ESTIMATE = ("value", "low", "high")
+_RATES = {
+    "recall": "recall (share of unsafe images flagged)",
+    "fpr": "false-positive rate (share of safe images flagged)",
+    "precision": "precision (share of flagged that is unsafe)",
+}
+_FLOOR = 1e-8  # where the log scale of differences begins
 
 
 @styled
@@ -31,20 +34,16 @@ def plot_intervals(
         ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (6.5, 1.1 + 0.42 * len(table)))
-    y = np.arange(len(table))
-    _whiskers(ax, y, table, _ESTIMATE)
+    _estimates(ax, table, table["name"])
     for i, (value, high) in enumerate(zip(table["value"], table["high"], strict=True)):
         known = not np.isnan(value)
         ax.annotate(
             f"{value:.1%}" if known else "unknown", (high if known else 0.5, i), (6, 0),
             textcoords="offset points", va="center", fontsize=9,
         )  # fmt: skip
-    ax.set_yticks(y, table["name"])
-    ax.set(xlabel=f"{xlabel} (with 95% interval)", ylim=(len(table) - 0.5, -0.5))
-    ax.set_title(title or "")
+    ax.set(xlabel=f"{xlabel} (with 95% interval)", title=title or "")
     ax.margins(x=0.12)
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
-    ax.grid(axis="x", lw=0.4)
     return ax
 
 
@@ -58,20 +57,17 @@ def plot_class_scores(
         scores: as from `evaluate.scores`.
         which: scores to show, in this order.
     """
-    names = [name for name in dict.fromkeys(scores["class"]) if name]
-    fig, axes = plt.subplots(1, len(which), figsize=(2.7 * len(which) + 1, 1.2 + 0.4 * len(names)), sharey=True)
-    for ax, score in zip(np.atleast_1d(axes), which, strict=True):
-        table = scores[scores["score"].eq(score) & scores["class"].ne("")].set_index("class").reindex(names)
-        _whiskers(ax, np.arange(len(names)), table, _ESTIMATE)
+    support = scores[scores["score"].eq("recall")].set_index("class")["support"]
+    names = [f"{name}  ({n:,})" for name, n in support.items()]
+    size = (2.7 * len(which) + 1, 1.2 + 0.4 * len(names))
+    fig, axes = plt.subplots(1, len(which), figsize=size, sharey=True, squeeze=False)
+    for ax, score in zip(axes[0], which, strict=True):
+        table = scores[scores["score"].eq(score)].set_index("class").reindex(support.index)
+        _estimates(ax, table, names)
         for i in np.flatnonzero(table["value"].isna()):
             ax.text(0.5, i, "no image", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=8)
         ax.set_title(score.capitalize())
-        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.grid(axis="x", lw=0.4)
-    supports = scores[scores["score"].eq("recall")].set_index("class")["support"]
-    np.atleast_1d(axes)[0].set_yticks(np.arange(len(names)), [f"{name}  ({supports[name]:,})" for name in names])
-    np.atleast_1d(axes)[0].set_ylim(len(names) - 0.5, -0.5)
     fig.supxlabel("share (with 95% interval)", fontsize=10)
     return fig
 
@@ -97,8 +93,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
         xlabel="confidence (probability of the predicted class)", ylabel="share of images right",
         xlim=(0, 1.02), ylim=(0, 1.02), title="Calibration (larger marks: more images)",
     )  # fmt: skip
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    percent(ax.xaxis, ax.yaxis)
     ax.legend(loc="upper left")
     return ax
 
@@ -115,12 +110,7 @@ def plot_precision_recall(
         title: of the figure.
         ax: where to draw; a new figure by default.
     """
-    ax = new_axes(ax, (5.2, 4.4))
-    _band(ax, curve, "recall", "precision")
-    _mark_points(ax, curve, points, "recall", "precision")
-    ax.set(xlabel="recall (share of unsafe images flagged)", ylabel="precision (share of flagged that is unsafe)")
-    ax.set_title(title or "Precision and recall")
-    return ax
+    return _draw_curve(curve, "recall", "precision", points, title or "Precision and recall", ax)
 
 
 @styled
@@ -128,47 +118,29 @@ def plot_roc(
     curve: pd.DataFrame, *, points: pd.DataFrame | None = None, title: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """Recall against false-positive rate, with a 95% band for each threshold; arguments as `plot_precision_recall`."""
+    return _draw_curve(curve, "fpr", "recall", points, title or "ROC", ax)
+
+
+def _draw_curve(curve: pd.DataFrame, x: str, y: str, points: pd.DataFrame | None, title: str, ax: Axes | None) -> Axes:
+    """One rate against another; operating points where their threshold lies, whatever prevalence it was chosen for."""
     ax = new_axes(ax, (5.2, 4.4))
-    _band(ax, curve, "fpr", "recall")
-    ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
-    _mark_points(ax, curve, points, "fpr", "recall")
-    ax.set(
-        xlabel="false-positive rate (share of safe images flagged)", ylabel="recall (share of unsafe images flagged)"
-    )
-    ax.set_title(title or "ROC")
+    ax.set(xlabel=_RATES[x], ylabel=_RATES[y], title=title, xlim=(-0.01, 1.01), ylim=(0, 1.02))
+    percent(ax.xaxis, ax.yaxis)
+    known = curve.dropna(subset=[x, y])
+    if known.empty:
+        ax.text(0.5, 0.5, "needs safe and unsafe images", transform=ax.transAxes, ha="center")
+        return ax
+    ax.fill_between(known[x], known[f"{y}_low"], known[f"{y}_high"], color=LIGHT, lw=0, label="95% interval")
+    ax.plot(known[x], known[y], color=DARK, lw=1.8)
+    if x == "fpr":
+        ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
+    looks = zip((ACCENT, INK, "#1d9a78", "#8f3f76"), "sD^v", strict=True)
+    rows = [] if points is None else points.dropna(subset="threshold").drop_duplicates("threshold").itertuples()
+    for row, (colour, marker) in zip(rows, looks, strict=False):
+        here = curve.iloc[max(int((curve["threshold"] >= row.threshold).sum()) - 1, 0)]
+        ax.plot(here[x], here[y], marker, color=colour, ms=8, mec="white", label=f"{row.wish} ({row.threshold:.3f})")
+    ax.legend(loc="lower left" if x == "recall" else "lower right", fontsize="small")
     return ax
-
-
-@styled
-def plot_operating_points(points: pd.DataFrame) -> Figure:
-    """Precision and recall on test of each threshold chosen on validation, with intervals and what to expect.
-
-    Args:
-        points: as from `evaluate.operating_points`.
-    """
-    rows = points.reset_index(drop=True)
-    fig, axes = plt.subplots(1, 3, figsize=(12, 1.5 + 0.34 * len(rows)), width_ratios=(1, 1, 0.95), sharey=True)
-    y = np.arange(len(rows))
-    for ax, name in zip(axes, ("precision", "recall"), strict=False):
-        _whiskers(ax, y, rows, (name, f"{name}_low", f"{name}_high"))
-        ax.set(xlabel=f"{name} on test (with 95% interval)", xlim=(-0.02, 1.02))
-        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        ax.grid(axis="x", lw=0.4)
-    labels = [f"{row.wish}, {_share(row.prevalence)} unsafe" for row in rows.itertuples()]
-    axes[0].set_yticks(y, labels)
-    axes[0].set(ylim=(len(rows) - 0.5, -1.1))
-    for ax in axes:
-        for edge in np.flatnonzero(rows["wish"].ne(rows["wish"].shift()))[1:]:
-            ax.axhline(edge - 0.5, color="grey", lw=0.6)
-    axes[2].set_axis_off()
-    columns = {"threshold": 0.1, "flagged": 0.37, "false_alarms": 0.72, "missed": 1.0}
-    for name, x in columns.items():
-        axes[2].text(x, -0.75, name.replace("_", " "), ha="right", fontweight="bold", fontsize=9)
-        for i, value in enumerate(rows[name]):
-            text = "–" if np.isnan(value) else f"{value:.3f}" if name == "threshold" else f"{value:,.0f}"
-            axes[2].text(x, i, text, ha="right", va="center", fontsize=9)
-    axes[2].set_title("images expected per 100,000 uploads", fontsize=10)
-    return fig
 
 
 @styled
@@ -189,7 +161,7 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series, *, uploads: int = 100_
         left.plot(curve["threshold"], curve[name], color=colour, ls=dash, lw=1.8, label=label)
     left.axvline(point["threshold"], color=INK, lw=1.5)
     left.set(xlabel="threshold (probability of unsafe)", ylabel="share of images flagged", xlim=(0, 1), ylim=(0, 1.02))
-    left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    percent(left.yaxis)
     left.set_title(f"Threshold {point['threshold']:.3f}")
     left.legend(loc="center", fontsize="small")
     found = point["flagged"] - point["false_alarms"]
@@ -205,7 +177,7 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series, *, uploads: int = 100_
     right.set(xlabel=f"images expected in {uploads:,} uploads")
     share = "–" if np.isnan(point["precision"]) else f"{point['precision']:.1%}"
     spread = f"{point['precision_low']:.1%} to {point['precision_high']:.1%}"
-    right.set_title(f"{_share(point['prevalence'])} of uploads unsafe: precision {share} ({spread})", fontsize=10)
+    right.set_title(f"{100 * point['prevalence']:.4g}% of uploads unsafe: precision {share} ({spread})", fontsize=10)
     return fig
 
 
@@ -233,11 +205,11 @@ def plot_slices(
     for part, look in ((sure, {"mfc": ACCENT, "color": ACCENT}), (~sure, {"mfc": "white", "color": DARK})):
         _whiskers(ax, y[part], table[part], ("accuracy", "low", "high"), **look)
     ax.plot(table["rest"], y, "|", color=INK, ms=12, label="all other images")
-    for mark, label, colour in (("o", f"differs (q ≤ {false_discoveries:g})", ACCENT), ("o", "may be chance", "white")):
-        ax.plot([], [], mark, color=DARK if colour == "white" else colour, mfc=colour, label=label)
+    ax.plot([], [], "o", color=ACCENT, mfc=ACCENT, label=f"differs (q ≤ {false_discoveries:g})")
+    ax.plot([], [], "o", color=DARK, mfc="white", label="may be chance")
     ax.set_yticks(y, [f"{row.attribute}: {row.value}  ({row.images:,})" for row in table.itertuples()])
     ax.invert_yaxis()
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    percent(ax.xaxis)
     ax.grid(axis="x", lw=0.4)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return ax
@@ -270,173 +242,9 @@ def plot_robustness(table: pd.DataFrame) -> Figure:
         ax.set_xticks(x, part["level"].astype(str), rotation=45 if len(part) > 5 else 0)
         ax.set_xlim(-0.6, len(part) - 0.4)
         ax.set_title(change, fontsize=10)
-        ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        percent(ax.yaxis)
     axes[0][0].set_ylabel("share of images right\n(with 95% interval)")
     return fig
-
-
-@styled
-def plot_incarnations(incarnations: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Accuracy of one confusion matrix after the other; published ones, whose images nobody knows, are hollow.
-
-    Args:
-        incarnations: as from `evaluate.read_incarnations`.
-        ax: where to draw; a new figure by default.
-    """
-    ax = new_axes(ax, (max(5, 1.3 * len(incarnations) + 1.5), 3.6))
-    ax.set(ylabel="share of images right", title="Accuracy over incarnations")
-    if incarnations.empty:
-        note(ax, "no confusion matrix yet")
-        return ax
-    x, value = np.arange(len(incarnations)), incarnations["accuracy"].to_numpy()
-    own = incarnations["images"].gt(0).to_numpy()
-    ax.vlines(x, incarnations["low"], incarnations["high"], color=DARK, lw=2)
-    ax.plot(x[own], value[own], "o", color=DARK, ms=8, label="measured here (with 95% interval)")
-    ax.plot(x[~own], value[~own], "s", color=DARK, mfc="white", ms=8, label="published, other test images")
-    for i, share in enumerate(value):
-        ax.annotate(f"{share:.1%}", (i, share), (8, 0), textcoords="offset points", va="center", fontsize=9)
-    names = [f"{name}\n{date}".strip() for name, date in zip(incarnations["name"], incarnations["date"], strict=True)]
-    ax.set_xticks(x, names)
-    ax.set_xlim(-0.5, len(x) - 0.2)
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.margins(y=0.2)
-    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2), fontsize="small")
-    return ax
-
-
-def _whiskers(ax: Axes, y: np.ndarray, table: pd.DataFrame, columns: Sequence[str], **look: str | float) -> None:
-    """Dots with their intervals, from the columns of value, low and high; rows without a value stay empty."""
-    value, low, high = (table[name].to_numpy(dtype=float) for name in columns)
-    look = {"color": DARK, "marker": "o", "ms": 6} | look
-    ax.hlines(y, np.where(np.isnan(value), np.nan, low), high, color=look["color"], lw=2)
-    ax.plot(value, y, ls="", **look)
-
-
-def _band(ax: Axes, curve: pd.DataFrame, x: str, y: str) -> None:
-    known = curve.dropna(subset=[x, y])
-    ax.set(xlim=(-0.01, 1.01), ylim=(0, 1.02))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    if known.empty:
-        ax.text(0.5, 0.5, "needs safe and unsafe images", transform=ax.transAxes, ha="center")
-        return
-    ax.fill_between(known[x], known[f"{y}_low"], known[f"{y}_high"], color=LIGHT, lw=0, label="95% interval")
-    ax.plot(known[x], known[y], color=DARK, lw=1.8)
-
-
-def _mark_points(ax: Axes, curve: pd.DataFrame, points: pd.DataFrame | None, x: str, y: str) -> None:
-    """Mark each operating point where its threshold lies on the curve, whatever prevalence it was chosen for."""
-    looks = zip((ACCENT, INK, "#1d9a78", "#8f3f76"), "sD^v", strict=True)
-    rows = [] if points is None else points.dropna(subset="threshold").drop_duplicates("threshold").itertuples()
-    for row, (colour, marker) in zip(rows, looks, strict=False):
-        here = curve.iloc[max(int((curve["threshold"] >= row.threshold).sum()) - 1, 0)]
-        ax.plot(here[x], here[y], marker, color=colour, ms=8, mec="white", label=f"{row.wish} ({row.threshold:.3f})")
-    if not curve[[x, y]].dropna().empty:
-        ax.legend(loc="lower left" if x == "recall" else "lower right", fontsize="small")
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.4g}%"
-
-
-@styled
-def plot_confusion(
-    matrix: np.ndarray,
-    *,
-    class_names: Sequence[str],
-    normalise: bool = True,
-    intervals: np.ndarray | None = None,
-    title: str | None = None,
-    ax: Axes | None = None,
-) -> Axes:
-    """Confusion matrix: rows are the labels, columns the predictions.
-
-    Args:
-        matrix: (K, K) counts, or shares of each row where no counts are known.
-        class_names: of rows and columns, in their order.
-        normalise: show shares of the row (empty rows stay empty) instead of counts.
-        intervals: (K, K, 2) low and high share of each cell, written under it.
-        title: accuracy and number of images by default.
-        ax: where to draw; a new figure by default.
-    """
-    matrix = np.asarray(matrix)
-    k = len(class_names)
-    if matrix.shape != (k, k):
-        raise ValueError(f"Expected a matrix of {k} × {k}, one row a class name. Received: shape {matrix.shape}.")
-    counted = np.issubdtype(matrix.dtype, np.integer)
-    support = matrix.sum(axis=1)
-    shares = matrix / np.where(support > 0, support, 1)[:, None] if counted else matrix
-    side = 1.7 + (1.0 if intervals is not None else 0.82) * k
-    ax = new_axes(ax, (side + 0.8, side))
-    texts = _cell_texts(matrix, shares, normalise, intervals if normalise else None)
-    sns.heatmap(
-        shares, annot=texts, fmt="", cmap="Blues", norm=PowerNorm(0.6, vmin=0, vmax=1), square=True,
-        linewidths=1.5, cbar=False, annot_kws={"fontsize": 8.5 if intervals is not None else 10}, ax=ax,
-    )  # fmt: skip
-    rows = [f"{name}\n{int(n):,}" for name, n in zip(class_names, support, strict=True)] if counted else class_names
-    ax.set_yticks(np.arange(k) + 0.5, rows, rotation=0)
-    ax.set_xticks(np.arange(k) + 0.5, class_names, rotation=0 if k <= 6 else 45)
-    ax.tick_params(length=0)
-    ax.set(
-        xlabel="predicted label",
-        ylabel="label (number of images)" if counted else "label (share of its images)",
-    )
-    ax.set_title(title if title is not None else _confusion_title(matrix, counted))
-    return ax
-
-
-@styled
-def plot_confusion_pair(
-    before: np.ndarray,
-    after: np.ndarray,
-    *,
-    class_names: Sequence[str],
-    titles: tuple[str, str] = ("Before", "After"),
-    normalise: bool = True,
-    intervals: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
-) -> Figure:
-    """Two confusion matrices side by side, each as `plot_confusion` draws it, accuracy added to its title."""
-    size = 1.4 + (1.0 if intervals[0] is not None else 0.85) * len(class_names)
-    fig, axes = plt.subplots(1, 2, figsize=(2 * size + 1, size))
-    for ax, matrix, name, bounds in zip(axes, (before, after), titles, intervals, strict=True):
-        matrix = np.asarray(matrix)
-        title = _confusion_title(matrix, np.issubdtype(matrix.dtype, np.integer))
-        plot_confusion(
-            matrix, class_names=class_names, normalise=normalise, intervals=bounds, ax=ax,
-            title=f"{name}\n{title}",
-        )  # fmt: skip
-    axes[1].set_ylabel("")
-    return fig
-
-
-def _confusion_title(matrix: np.ndarray, counted: bool) -> str:
-    total = matrix.sum()
-    if not total:
-        return "No images"
-    if not counted:
-        return f"Mean recall {np.diag(matrix).mean():.1%}"
-    return f"Accuracy {np.trace(matrix) / total:.1%} of {int(total):,} images"
-
-
-def _cell_texts(matrix: np.ndarray, shares: np.ndarray, normalise: bool, intervals: np.ndarray | None) -> np.ndarray:
-    """(K, K) texts: percentages or counts, the interval on a second line."""
-    if not normalise:
-        return np.array([[f"{n:,}" if n else "·" for n in row] for row in matrix.tolist()], dtype=object)
-    empty = matrix.sum(axis=1) == 0
-    texts = np.array([[_percent(p) for p in row] for row in shares], dtype=object)
-    if intervals is not None:
-        for i, j in np.ndindex(*shares.shape):
-            low, high = 100 * np.asarray(intervals)[i, j]
-            texts[i, j] += f"\n{low:.0f}–{high:.0f}" if high >= 9.5 else f"\n{low:.1f}–{high:.1f}"
-    texts[empty] = "–"
-    return texts
-
-
-def _percent(share: float) -> str:
-    """90 %, 0.4 %, · for nothing: digits where they matter."""
-    if share == 0:
-        return "·"
-    return f"{share:.0%}" if share >= 0.0995 or round(share, 4) * 100 % 1 == 0 else f"{share:.1%}"
 
 
 @styled
@@ -468,9 +276,6 @@ def plot_score_histogram(score: pd.Series, *, points: pd.DataFrame | None = None
     return ax
 
 
-_FLOOR = 1e-8  # where the figure's log scale begins
-
-
 @styled
 def plot_parity(table: pd.DataFrame) -> Figure:
     """Size, time and disagreement of each format, a panel each.
@@ -481,20 +286,13 @@ def plot_parity(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(12, 1.5 + 0.42 * len(table)), sharey=True)
     size, time_taken = table["size_mb"], table["ms_per_image"]
     _bars(axes[0], size, size.map("{:,.0f}".format), "Size, MB")
-    _bars(
-        axes[1],
-        time_taken,
-        time_taken.map("{:,.0f}".format).where(time_taken.notna(), "not measured"),
-        "Time, ms an image",
-    )
+    times = time_taken.map("{:,.0f}".format).where(time_taken.notna(), "not measured")
+    _bars(axes[1], time_taken, times, "Time, ms an image")
     differences, changed = table["largest_difference"], table["changed_argmax"]
     texts = [f"{d:.0e}, {c} changed" if d else "0" for d, c in zip(differences, changed, strict=True)]
     _bars(axes[2], differences.clip(lower=_FLOOR), texts, "Largest difference of a probability")
-    axes[2].set(
-        xscale="log",
-        xlim=(_FLOOR, 1),
-        xlabel=f"orange: tolerance; changed: another answer, of {table['pictures'].iloc[0]}",
-    )
+    xlabel = f"orange: tolerance; changed: another answer, of {table['pictures'].iloc[0]}"
+    axes[2].set(xscale="log", xlim=(_FLOOR, 1), xlabel=xlabel)
     limits = table["tolerance"].where(table["tolerated"].eq("largest_difference"))
     axes[2].plot(limits, np.arange(len(table)), "|", color=ACCENT, ms=16, mew=2)
     axes[0].set_yticks(np.arange(len(table)), table.index)
@@ -510,3 +308,20 @@ def _bars(ax: Axes, values: pd.Series, texts: Sequence[str], title: str) -> None
             text, (0, place), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
         )
     ax.set_title(title)
+
+
+def _estimates(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Values with their intervals below one another, the first on top; rows without a value stay empty."""
+    _whiskers(ax, np.arange(len(table)), table, ("value", "low", "high"))
+    ax.set_yticks(np.arange(len(table)), names)
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    percent(ax.xaxis)
+    ax.grid(axis="x", lw=0.4)
+
+
+def _whiskers(ax: Axes, y: np.ndarray, table: pd.DataFrame, columns: Sequence[str], **look: str | float) -> None:
+    """Dots with their intervals, from the columns of value, low and high; rows without a value stay empty."""
+    value, low, high = (table[name].to_numpy(dtype=float) for name in columns)
+    look = {"color": DARK, "marker": "o", "ms": 6} | look
+    ax.hlines(y, np.where(np.isnan(value), np.nan, low), high, color=look["color"], lw=2)
+    ax.plot(value, y, ls="", **look)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 
-from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, styled
+from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, new_axes, note, styled
 
 
 @styled
@@ -69,50 +66,4 @@ def plot_scores(issues: pd.DataFrame, *, budget: int | None = None, ax: Axes | N
     ax.set(xscale="log", xlim=(1, len(score)))
     if cut or budget is not None:
         ax.legend(loc="upper right")
-    return ax
-
-
-@styled
-def plot_recall_at_budget(
-    found: Sequence[bool] | Mapping[str, Sequence[bool]], *, budget: int | None = None, ax: Axes | None = None
-) -> Axes:
-    """Share of all label errors found against the number of images looked at.
-
-    Args:
-        found: for each image in review order, whether its label is wrong; or several rankings by name.
-        budget: how many images will be reviewed; not drawn where unknown.
-        ax: where to draw; a new figure by default.
-    """
-    rankings = found if isinstance(found, Mapping) else {"ranking": found}
-    rankings = {name: np.asarray(hits, dtype=bool) for name, hits in rankings.items()}
-    errors = max(int(hits.sum()) for hits in rankings.values())
-    n = max(len(hits) for hits in rankings.values())
-    ax = new_axes(ax, (6, 3.8))
-    ax.set(
-        xlabel="images looked at",
-        ylabel="share of label errors found",
-        title=f"{errors:,} label errors in {n:,} images",
-    )
-    if not errors:
-        note(ax, "no label error is known")
-        return ax
-    looks = zip((DARK, ACCENT, MID, INK, LIGHT), ("-", "--", "-.", ":", "-"), strict=True)
-    for (name, hits), (colour, dash) in zip(rankings.items(), looks, strict=False):
-        ax.plot(
-            np.arange(len(hits) + 1),
-            np.r_[0, np.cumsum(hits)] / max(hits.sum(), 1),
-            color=colour,
-            ls=dash,
-            lw=2,
-            label=name,
-        )
-    ax.plot([0, errors, n], [0, 1, 1], color="grey", lw=1, ls=(0, (1, 1)), label="perfect ranking")
-    ax.plot([0, n], [0, 1], color="grey", lw=1, ls=(0, (5, 5)), label="random order")
-    if budget is not None:
-        share = next(iter(rankings.values()))[:budget].sum() / errors
-        ax.axvline(budget, color=ACCENT, lw=1.2)
-        ax.plot(budget, share, "o", color=ACCENT, label=f"{share:.0%} after {budget:,}")
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.set(xlim=(0, n), ylim=(0, 1.03))
-    ax.legend(loc="lower right", fontsize="small")
     return ax

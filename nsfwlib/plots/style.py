@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,6 +70,12 @@ def class_looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
     return {
         name: {"color": CLASS_COLOURS[i % n], "marker": CLASS_MARKERS[(i + i // n) % m]} for i, name in enumerate(names)
     }
+
+
+def percent(*axes: Axis) -> None:
+    """Shares as whole per cent."""
+    for axis in axes:
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def plain_log_ticks(axis: Axis) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from nsfwlib.plots.style import ACCENT, DARK, INK, MID, new_axes, styled
+from nsfwlib.plots.style import ACCENT, DARK, INK, MID, new_axes, percent, styled
 
 
 @styled
@@ -32,16 +32,8 @@ def plot_history(history: pd.DataFrame) -> Figure:
             ax.plot(epochs, history[column], label=label, ms=4, **look)
         if best is not None:
             value = history[f"val_{name}"].iloc[best]
-            ax.plot(
-                best + 1,
-                value,
-                "o",
-                ms=10,
-                mfc="none",
-                mec=ACCENT,
-                mew=1.5,
-                label=f"lowest val. loss: {value:.3f}",
-            )
+            look = {"ms": 10, "mfc": "none", "mec": ACCENT, "mew": 1.5}
+            ax.plot(best + 1, value, "o", label=f"lowest val. loss: {value:.3f}", **look)
         ax.margins(y=0.15)
     rates = history["learning_rate"].where(history["learning_rate"] > 0)
     axes[2].plot(epochs, rates, color=DARK, marker="o", ms=4)
@@ -57,7 +49,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
             ax.text(i + 0.6, 1.01, stage[i], transform=ax.get_xaxis_transform(), fontsize=8, va="bottom")
     axes[0].set(ylabel="loss (cross-entropy, nats)", title="Loss\n")
     axes[1].set(ylabel="share of images right", title="Accuracy\n")
-    axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    percent(axes[1].yaxis)
     for ax, place in zip(axes, ("upper right", "lower right"), strict=False):
         ax.legend(loc=place, fontsize="small")
     return fig
@@ -80,6 +72,6 @@ def plot_learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.xaxis.set_major_locator(FixedLocator(near["images"].round()))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    percent(ax.yaxis)
     ax.legend(fontsize="small")
     return ax

@@ -6,6 +6,7 @@ import pytest
 
 from nsfwlib import runs
 from nsfwlib.evaluate import audit_files
+from nsfwlib.evaluate.audit import audited_confusion
 from nsfwlib.labels import journal
 from nsfwlib.review import queues
 
@@ -13,7 +14,7 @@ NAMES = ["cat", "dog", "emu"]
 
 
 def make_split(n=600, *, seed=0, noise=0.15, skill=0.85, split="test"):
-    """Rows as from `audits.candidates`, and their true classes: labels wrong at random, a model that is often right."""
+    """Rows to draw an audit from, and their true classes: labels wrong at random, a model that is often right."""
     rng = np.random.default_rng(seed)
     names = np.array(NAMES, object)
     true = rng.choice(names, n)
@@ -55,7 +56,7 @@ def test_an_audit_is_drawn_once_and_says_of_what(tmp_path):
     again = freeze(tmp_path, rows.assign(suspicion=0.5, label="cat"), agreements=40, seed=9)
     pd.testing.assert_frame_equal(first, again)
     pd.testing.assert_frame_equal(first, audit_files.load_audit(tmp_path, "test"))
-    record = audit_files.record_audit(tmp_path, "test")
+    record = runs.read_json(tmp_path / "audit_test.json")
     assert record["about"] == "model 1" and record["seed"] == 0 and sum(record["strata"].values()) == len(rows)
     assert sum(record["picked"].values()) == first["picked"].sum()
     assert list(first.columns) == list(audit_files.AUDIT_COLUMNS)
@@ -75,7 +76,7 @@ def test_an_audit_that_nobody_began_is_drawn_anew_for_a_new_model_and_says_so(tm
     freeze(tmp_path, rows)
     with pytest.warns(UserWarning, match="drawn anew"):
         freeze(tmp_path, rows, about="model 2", seed=1)
-    assert audit_files.record_audit(tmp_path, "test")["about"] == "model 2"
+    assert runs.read_json(tmp_path / "audit_test.json")["about"] == "model 2"
 
 
 def test_a_larger_audit_keeps_what_was_picked_and_a_smaller_number_does_not_shrink_it(tmp_path):
@@ -84,7 +85,7 @@ def test_a_larger_audit_keeps_what_was_picked_and_a_smaller_number_does_not_shri
     large = freeze(tmp_path, rows, agreements=90)
     assert large["picked"].sum() == small["picked"].sum() + 50 and large.loc[small["picked"], "picked"].all()
     pd.testing.assert_frame_equal(freeze(tmp_path, rows, agreements=10), large)
-    assert "enlarged" in audit_files.record_audit(tmp_path, "test")
+    assert "enlarged" in runs.read_json(tmp_path / "audit_test.json")
 
 
 def test_what_was_reviewed_before_is_a_stratum_of_its_own_and_is_not_asked_for(tmp_path):
@@ -156,13 +157,13 @@ def test_a_dropped_picture_counts_against_accuracy_and_is_in_no_row_of_the_matri
     assert audit_files.audit_accuracies(audit, verdict).set_index("name").loc["audited", "value"] == pytest.approx(
         (rows["predicted"] == true).mean()
     )
-    matrix, _ = audit_files.audit_confusion(audit, verdict, class_names=NAMES)
+    matrix, _ = audited_confusion(verdict, audit["predicted"], audit, class_names=NAMES)
     assert matrix.sum() == pytest.approx(180)
 
 
 def test_costs_are_told_before_anyone_looks_and_sizes_beyond_the_last_come_once(tmp_path):
     audit = freeze(tmp_path, make_split(150)[0])
-    plan = audit_files.costs_of_audit(audit)
+    plan = audit_files.audit_costs({"test": audit})
     assert plan["pictures"].is_monotonic_increasing and plan["pictures"].is_unique
     assert plan["pictures"].iloc[-1] == len(audit) and plan["width"].is_monotonic_decreasing
 

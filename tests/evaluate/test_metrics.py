@@ -161,12 +161,16 @@ def test_accuracy_of_near_duplicates_is_covered_where_the_naive_interval_fails()
     covered = np.zeros(2)
     for _ in range(300):
         right = np.where(rng.random(500) < 0.9, (rng.random(100) < 0.85)[groups], rng.random(500) < 0.85)
-        labels = np.where(right, "a", "b")
-        support = intervals.effective_count(groups, 500, correlation=intervals.group_correlation(right, groups))
-        for i, worth in enumerate((support, 500)):
-            low, high = intervals.jeffreys((labels == "a").mean() * worth, worth)
-            covered[i] += low <= 0.85 <= high
+        for i, found in enumerate((intervals.share_interval(right, groups), intervals.share_interval(right))):
+            covered[i] += found.low <= 0.85 <= found.high
     assert covered[0] / 300 >= 0.92 and covered[1] / 300 < 0.8
+
+
+def test_shares_of_parts_have_an_interval_each_and_an_empty_part_is_unknown():
+    right, groups = np.arange(60) % 3 > 0, np.repeat(np.arange(30), 2)
+    found = intervals.share_interval(right, groups, among=[np.arange(60) < 20, np.zeros(60, bool)])
+    assert found.rows.tolist() == [20, 0] and found.value[0] == right[:20].mean() and np.isnan(found.value[1])
+    assert 10 <= found.worth[0] <= 20 and (found.low[1], found.high[1]) == (0, 1)
 
 
 # ── Scores ──────────────────────────────────────────────────────────────────────────────────────
@@ -266,15 +270,18 @@ def test_calibration_error_of_an_honest_model_is_small_and_of_a_boastful_one_is_
     probs = np.stack([honest, 1 - honest], axis=1)
     labels = np.where(rng.random(20_000) < honest, "a", "b")
     boastful = metrics.apply_temperature(probs, 0.3)
-    assert metrics.calibration_error(labels, probs, class_names=["a", "b"]) < 0.02
-    assert metrics.calibration_error(labels, boastful, class_names=["a", "b"]) > 0.08
+    errors = [
+        metrics.scores(labels, p, class_names=["a", "b"], draws=2).set_index("score").loc["calibration error", "value"]
+        for p in (probs, boastful)
+    ]
+    assert errors[0] < 0.02 and errors[1] > 0.08
 
 
 def test_calibration_error_is_the_weighted_gap_of_its_bins():
     labels, probs = made_up()
     table = metrics.calibration_table(labels, probs, class_names=NAMES).dropna()
     gaps = (table["accuracy"] - table["confidence"]).abs()
-    error = metrics.calibration_error(labels, probs, class_names=NAMES)
+    error = by_score(labels, probs).loc[("calibration error", ""), "value"]
     assert error == pytest.approx(np.average(gaps, weights=table["count"]), abs=1e-12)
     assert ((table["low"] <= table["accuracy"]) & (table["accuracy"] <= table["high"])).all()
 

@@ -1,10 +1,12 @@
 """Each change does what it says and nothing else, and its cost in accuracy is measured."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from nsfwlib import model
 from nsfwlib.evaluate import robustness
 from nsfwlib.plots import evaluation
 
@@ -88,3 +90,42 @@ def test_accuracy_falls_where_the_change_matters_and_only_there(halves):
 def test_pictures_without_a_label_each_are_refused(halves):
     with pytest.raises(ValueError, match="20 and 2 labels"):
         robustness.measure_robustness(halves[0], ["day", "night"], by_brightness, class_names=["day", "night"], size=32)
+
+
+class Brightness:
+    """What `cached_robustness` asks of a model, and how often it was asked."""
+
+    asked = 0
+
+    def predict(self, pixels, **_):
+        self.asked += 1
+        return by_brightness(pixels)
+
+
+def test_what_was_measured_is_kept_until_the_model_or_a_picture_has_another_content(halves, tmp_path, monkeypatch):
+    judge = Brightness()
+    monkeypatch.setattr(model, "load_model", lambda path: judge)
+    monkeypatch.setattr(model, "class_names", lambda judge: ["day", "night"])
+    monkeypatch.setattr(model, "image_size", lambda judge: 32)
+    paths = ["a.png", "b.png"]
+    labels, groups = pd.Series(["day", "day"], paths), pd.Series([0, 1], paths)
+
+    def measured():
+        before = judge.asked
+        table = robustness.cached_robustness(tmp_path, paths, tmp_path, labels=labels, groups=groups)
+        return table, judge.asked > before
+
+    (tmp_path / "model.keras").write_bytes(b"first")
+    for path, picture in zip(paths, halves[0], strict=False):
+        Image.fromarray(picture).save(tmp_path / path)
+    table, anew = measured()
+    assert anew and table.loc[0, ["change", "value"]].tolist() == ["none", 1]
+    (tmp_path / "model.keras").touch()
+    again, anew = measured()
+    assert not anew, "only the time of the file is another"
+    pd.testing.assert_frame_equal(again, table)
+    (tmp_path / "model.keras").write_bytes(b"second")
+    assert measured()[1]
+    Image.fromarray(halves[0][-1]).save(tmp_path / "b.png")
+    table, anew = measured()
+    assert anew and table.loc[0, "value"] == 0.5

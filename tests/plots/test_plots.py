@@ -14,10 +14,9 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
-from nsfwlib import plots
-from nsfwlib.evaluate import confusion, metrics, slices, thresholds
-from nsfwlib.plots import data, evaluation, style, training
-from nsfwlib.plots.labels import plot_noise_matrix, plot_recall_at_budget, plot_scores
+from nsfwlib import evaluate, plots
+from nsfwlib.plots import confusion, data, evaluation, style, training
+from nsfwlib.plots.labels import plot_noise_matrix, plot_scores
 
 NAMES = ["drawings", "hentai", "neutral"]
 PUBLISHED = Path(__file__).parents[2] / "_art" / "published_confusion.json"
@@ -161,32 +160,32 @@ def test_history_without_validation_is_drawn_too(history):
 
 
 def test_confusion_writes_the_share_of_each_row_and_the_support():
-    ax = evaluation.plot_confusion(np.array([[9, 1, 0], [0, 4, 0], [0, 0, 0]]), class_names=NAMES)
+    ax = confusion.plot_confusion(np.array([[9, 1, 0], [0, 4, 0], [0, 0, 0]]), class_names=NAMES)
     assert texts(ax) == ["90%", "10%", "·", "·", "100%", "·", "–", "–", "–"]
     assert ticks(ax.get_yticklabels()) == ["drawings\n10", "hentai\n4", "neutral\n0"]
     assert ax.get_title(loc="left") == "Accuracy 92.9% of 14 images"
 
 
 def test_confusion_colours_follow_the_shares():
-    ax = evaluation.plot_confusion(np.array([[9, 1], [2, 2]]), class_names=NAMES[:2])
+    ax = confusion.plot_confusion(np.array([[9, 1], [2, 2]]), class_names=NAMES[:2])
     assert ax.collections[0].get_array().ravel().tolist() == [0.9, 0.1, 0.5, 0.5]
 
 
 def test_confusion_of_counts_writes_counts():
-    ax = evaluation.plot_confusion(np.array([[1234, 1], [0, 4]]), class_names=NAMES[:2], normalise=False)
+    ax = confusion.plot_confusion(np.array([[1234, 1], [0, 4]]), class_names=NAMES[:2], normalise=False)
     assert texts(ax) == ["1,234", "1", "·", "4"]
 
 
 def test_confusion_writes_the_interval_under_each_share():
     matrix = np.array([[98, 2], [0, 100]])
-    ax = evaluation.plot_confusion(matrix, class_names=NAMES[:2], intervals=confusion.confusion_intervals(matrix))
+    ax = confusion.plot_confusion(matrix, class_names=NAMES[:2], intervals=evaluate.confusion_intervals(matrix))
     assert texts(ax) == ["98%\n94–100", "2%\n0.4–6.3", "·\n0.0–2.5", "100%\n98–100"]
 
 
 def test_published_shares_are_drawn_as_published():
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
     first = published["matrices"][0]
-    ax = evaluation.plot_confusion(np.array(first["shares"]), class_names=published["class_names"], title=first["name"])
+    ax = confusion.plot_confusion(np.array(first["shares"]), class_names=published["class_names"], title=first["name"])
     assert texts(ax)[:5] == ["90%", "9%", "1%", "·", "·"] and texts(ax)[18] == "85%"
     assert ax.get_title(loc="left") == "published, 90 %"
 
@@ -201,13 +200,11 @@ def test_published_matrices_have_a_source_and_rows_that_sum_to_one():
 
 def test_confusion_of_another_size_than_its_classes_is_refused():
     with pytest.raises(ValueError, match=r"3 × 3.*Received: shape \(2, 2\)"):
-        evaluation.plot_confusion(np.eye(2, dtype=int), class_names=NAMES)
+        confusion.plot_confusion(np.eye(2, dtype=int), class_names=NAMES)
 
 
 def test_confusion_pair_shows_both_accuracies():
-    fig = evaluation.plot_confusion_pair(
-        np.array([[6, 4], [0, 10]]), np.array([[9, 1], [0, 10]]), class_names=NAMES[:2]
-    )
+    fig = confusion.plot_confusion_pair(np.array([[6, 4], [0, 10]]), np.array([[9, 1], [0, 10]]), class_names=NAMES[:2])
     assert [ax.get_title(loc="left") for ax in fig.axes] == [
         "Before\nAccuracy 80.0% of 20 images", "After\nAccuracy 95.0% of 20 images",
     ]  # fmt: skip
@@ -236,21 +233,6 @@ def test_scores_without_any_score_say_so():
     assert texts(plot_scores(issues)) == ["no label was scored"]
 
 
-def test_recall_climbs_by_one_error_at_a_time_and_is_read_at_the_budget():
-    ax = plot_recall_at_budget([True, False, True, False], budget=2)
-    assert ax.lines[0].get_ydata().tolist() == [0, 0.5, 0.5, 1, 1]
-    assert "50% after 2" in ticks(ax.get_legend().get_texts())
-
-
-def test_recall_of_several_rankings_names_each():
-    ax = plot_recall_at_budget({"ours": [True, False], "theirs": [False, True]})
-    assert ticks(ax.get_legend().get_texts())[:2] == ["ours", "theirs"]
-
-
-def test_recall_without_errors_says_so():
-    assert texts(plot_recall_at_budget([False, False])) == ["no label error is known"]
-
-
 def test_feature_map_draws_each_class_and_rings_the_marked():
     ax = data.plot_feature_map(np.arange(8.0).reshape(4, 2), ["a", "b", "a", "b"], marked=[False, True, False, False])
     assert ticks(ax.get_legend().get_texts()) == ["a (2)", "b (2)", "suspected (1)"]
@@ -273,28 +255,28 @@ def test_intervals_write_each_value_and_leave_unknown_ones_open():
 def test_class_scores_have_a_panel_a_score_and_the_support():
     labels = np.array(NAMES * 40, dtype=object)
     probs = np.tile(np.eye(3) * 0.8 + 0.0667, (40, 1))
-    fig = evaluation.plot_class_scores(metrics.scores(labels, probs, class_names=NAMES, draws=20))
+    fig = evaluation.plot_class_scores(evaluate.scores(labels, probs, class_names=NAMES, draws=20))
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["Precision", "Recall", "F1", "Average precision"]
     assert ticks(fig.axes[0].get_yticklabels()) == ["drawings  (40)", "hentai  (40)", "neutral  (40)"]
 
 
 def test_class_scores_say_where_there_is_no_image():
     probs = np.tile([0.8, 0.1, 0.1], (40, 1))
-    table = metrics.scores(["drawings"] * 40, probs, class_names=NAMES, draws=20)
+    table = evaluate.scores(["drawings"] * 40, probs, class_names=NAMES, draws=20)
     assert texts(evaluation.plot_class_scores(table, which=["recall"]).axes[0]) == ["no image", "no image"]
 
 
 def test_calibration_draws_only_bins_with_images():
     labels, probs = np.array(["a", "a", "b"]), np.array([[0.9, 0.1], [0.6, 0.4], [0.1, 0.9]])
-    table = metrics.calibration_table(labels, probs, class_names=["a", "b"])
+    table = evaluate.calibration_table(labels, probs, class_names=["a", "b"])
     ax = evaluation.plot_calibration({"raw": table})
     dots = ax.collections[-1].get_offsets()
     assert dots[:, 1].tolist() == [1, 1] and dots[:, 0].tolist() == pytest.approx([0.6, 0.9], abs=0.01)
 
 
 def test_curves_carry_the_computed_numbers_and_mark_thresholds_on_the_curve(two_sides):
-    curve = thresholds.threshold_curve(*two_sides)
-    points = thresholds.operating_points(*two_sides, validation=two_sides, prevalence=[0.01])
+    curve = evaluate.threshold_curve(*two_sides)
+    points = evaluate.operating_points(*two_sides, validation=two_sides, prevalence=[0.01])
     ax = evaluation.plot_precision_recall(curve, points=points)
     assert ax.lines[0].get_ydata().tolist() == curve["precision"].tolist()
     for line in ax.lines[1:]:
@@ -305,28 +287,13 @@ def test_curves_carry_the_computed_numbers_and_mark_thresholds_on_the_curve(two_
 
 def test_curves_of_one_side_only_say_what_they_need(two_sides):
     unsafe, score = two_sides
-    curve = thresholds.threshold_curve(unsafe[unsafe], score[unsafe])
+    curve = evaluate.threshold_curve(unsafe[unsafe], score[unsafe])
     assert "needs safe and unsafe images" in texts(evaluation.plot_roc(curve))
 
 
-def test_operating_points_are_listed_with_what_they_cost(two_sides):
-    points = thresholds.operating_points(*two_sides, validation=two_sides, prevalence=[0.5, 0.001])
-    precision, recall, counts = evaluation.plot_operating_points(points).axes
-    assert ticks(precision.get_yticklabels())[:2] == ["precision ≥ 0.9, 50% unsafe", "precision ≥ 0.9, 0.1% unsafe"]
-    assert f"{points['flagged'][0]:,.0f}" in texts(counts)
-    assert recall.lines[0].get_xdata().tolist() == points["recall"].tolist()
-
-
-def test_operating_points_without_a_threshold_show_a_dash(two_sides):
-    unsafe, score = two_sides
-    flat = np.full(len(score), 0.5)
-    points = thresholds.operating_points(unsafe, score, validation=(unsafe, flat), wishes=[("precision", 0.99)])
-    assert texts(evaluation.plot_operating_points(points).axes[2]).count("–") == 16
-
-
 def test_threshold_figure_writes_the_counts_of_its_point(two_sides):
-    point = thresholds.at_threshold(*two_sides, 0.7, prevalence=0.01).iloc[0]
-    left, right = evaluation.plot_threshold(thresholds.threshold_curve(*two_sides), point).axes
+    point = evaluate.at_threshold(*two_sides, 0.7, prevalence=0.01).iloc[0]
+    left, right = evaluation.plot_threshold(evaluate.threshold_curve(*two_sides), point).axes
     assert [t.strip() for t in texts(right)][1:] == [f"{point['missed']:,.0f}", f"{point['false_alarms']:,.0f}"]
     assert left.get_title(loc="left") == "Threshold 0.700" and "1% of uploads unsafe" in right.get_title(loc="left")
 
@@ -334,13 +301,13 @@ def test_threshold_figure_writes_the_counts_of_its_point(two_sides):
 def test_slices_show_the_worst_first_and_fill_those_that_differ():
     attributes = pd.DataFrame({"source": np.repeat(["web", "scan"], 200), "even": np.tile(["x", "y"], 200)})
     right = np.r_[np.arange(200) % 20 > 0, np.arange(200) % 3 > 0]
-    ax = evaluation.plot_slices(slices.accuracy_by_slice(attributes, right))
+    ax = evaluation.plot_slices(evaluate.accuracy_by_slice(attributes, right))
     assert ticks(ax.get_yticklabels())[0] == "source: scan  (200)"
     assert ax.lines[0].get_mfc() == style.ACCENT and len(ax.lines[0].get_xdata()) == 2
 
 
 def test_slices_too_small_for_a_conclusion_say_so():
-    table = slices.accuracy_by_slice(pd.DataFrame({"source": ["a", "b"] * 5}), [True] * 10)
+    table = evaluate.accuracy_by_slice(pd.DataFrame({"source": ["a", "b"] * 5}), [True] * 10)
     assert texts(evaluation.plot_slices(table)) == ["no slice has enough images"]
 
 
@@ -369,7 +336,7 @@ def test_heat_lies_over_the_whole_of_each_thumbnail():
 
 def test_incarnations_are_drawn_in_order_with_published_ones_hollow(tmp_path):
     matrix = np.array([[8, 2], [1, 9]])
-    confusion.save_incarnation(
+    evaluate.save_incarnation(
         tmp_path / "a.json",
         matrix,
         class_names=["a", "b"],
@@ -378,13 +345,13 @@ def test_incarnations_are_drawn_in_order_with_published_ones_hollow(tmp_path):
         data="f00",
         interval=(0.7, 0.9),
     )
-    ax = evaluation.plot_incarnations(confusion.read_incarnations([tmp_path / "a.json", PUBLISHED]))
+    ax = confusion.plot_incarnations(evaluate.read_incarnations([tmp_path / "a.json", PUBLISHED]))
     assert ticks(ax.get_xticklabels()) == ["published, 90 %", "published, 93 %", "demo\n2026-01-01"]
     assert texts(ax) == ["90.0%", "93.0%", "85.0%"] and ax.lines[1].get_mfc() == "white"
 
 
 def test_incarnations_of_an_empty_folder_say_so():
-    assert texts(evaluation.plot_incarnations(confusion.read_incarnations([]))) == ["no confusion matrix yet"]
+    assert texts(confusion.plot_incarnations(evaluate.read_incarnations([]))) == ["no confusion matrix yet"]
 
 
 # ── The look ────────────────────────────────────────────────────────────────────────────────────

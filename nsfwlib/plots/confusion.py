@@ -1,0 +1,141 @@
+"""Who is taken for whom, and did that change? Confusion matrices, alone, in pairs and one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from nsfwlib.plots.style import DARK, new_axes, note, percent, styled
+
+
+@styled
+def plot_confusion(
+    matrix: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    normalise: bool = True,
+    intervals: np.ndarray | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Confusion matrix: rows are the labels, columns the predictions.
+
+    Args:
+        matrix: (K, K) counts, or shares of each row where no counts are known.
+        class_names: of rows and columns, in their order.
+        normalise: show shares of the row (empty rows stay empty) instead of counts.
+        intervals: (K, K, 2) low and high share of each cell, written under it.
+        title: accuracy and number of images by default.
+        ax: where to draw; a new figure by default.
+    """
+    matrix = np.asarray(matrix)
+    k = len(class_names)
+    if matrix.shape != (k, k):
+        raise ValueError(f"Expected a matrix of {k} × {k}, one row a class name. Received: shape {matrix.shape}.")
+    counted = np.issubdtype(matrix.dtype, np.integer)
+    support = matrix.sum(axis=1)
+    shares = matrix / np.where(support > 0, support, 1)[:, None] if counted else matrix
+    side = 1.7 + (1.0 if intervals is not None else 0.82) * k
+    ax = new_axes(ax, (side + 0.8, side))
+    texts = _cell_texts(matrix, shares, normalise, intervals if normalise else None)
+    sns.heatmap(
+        shares, annot=texts, fmt="", cmap="Blues", norm=PowerNorm(0.6, vmin=0, vmax=1), square=True,
+        linewidths=1.5, cbar=False, annot_kws={"fontsize": 8.5 if intervals is not None else 10}, ax=ax,
+    )  # fmt: skip
+    rows = [f"{name}\n{int(n):,}" for name, n in zip(class_names, support, strict=True)] if counted else class_names
+    ax.set_yticks(np.arange(k) + 0.5, rows, rotation=0)
+    ax.set_xticks(np.arange(k) + 0.5, class_names, rotation=0 if k <= 6 else 45)
+    ax.tick_params(length=0)
+    ax.set(xlabel="predicted label", ylabel="label (number of images)" if counted else "label (share of its images)")
+    ax.set_title(title if title is not None else _confusion_title(matrix, counted))
+    return ax
+
+
+@styled
+def plot_confusion_pair(
+    before: np.ndarray,
+    after: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    titles: tuple[str, str] = ("Before", "After"),
+    normalise: bool = True,
+    intervals: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+) -> Figure:
+    """Two confusion matrices side by side, each as `plot_confusion` draws it, accuracy added to its title."""
+    size = 1.4 + (1.0 if intervals[0] is not None else 0.85) * len(class_names)
+    fig, axes = plt.subplots(1, 2, figsize=(2 * size + 1, size))
+    for ax, matrix, name, bounds in zip(axes, (before, after), titles, intervals, strict=True):
+        matrix = np.asarray(matrix)
+        title = _confusion_title(matrix, np.issubdtype(matrix.dtype, np.integer))
+        plot_confusion(
+            matrix, class_names=class_names, normalise=normalise, intervals=bounds, ax=ax,
+            title=f"{name}\n{title}",
+        )  # fmt: skip
+    axes[1].set_ylabel("")
+    return fig
+
+
+@styled
+def plot_incarnations(incarnations: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Accuracy of one confusion matrix after the other; published ones, whose images nobody knows, are hollow.
+
+    Args:
+        incarnations: as from `evaluate.read_incarnations`.
+        ax: where to draw; a new figure by default.
+    """
+    ax = new_axes(ax, (max(5, 1.3 * len(incarnations) + 1.5), 3.6))
+    ax.set(ylabel="share of images right", title="Accuracy over incarnations")
+    if incarnations.empty:
+        note(ax, "no confusion matrix yet")
+        return ax
+    x, value = np.arange(len(incarnations)), incarnations["accuracy"].to_numpy()
+    own = incarnations["images"].gt(0).to_numpy()
+    ax.vlines(x, incarnations["low"], incarnations["high"], color=DARK, lw=2)
+    ax.plot(x[own], value[own], "o", color=DARK, ms=8, label="measured here (with 95% interval)")
+    ax.plot(x[~own], value[~own], "s", color=DARK, mfc="white", ms=8, label="published, other test images")
+    for i, share in enumerate(value):
+        ax.annotate(f"{share:.1%}", (i, share), (8, 0), textcoords="offset points", va="center", fontsize=9)
+    names = [f"{name}\n{date}".strip() for name, date in zip(incarnations["name"], incarnations["date"], strict=True)]
+    ax.set_xticks(x, names)
+    ax.set_xlim(-0.5, len(x) - 0.2)
+    percent(ax.yaxis)
+    ax.margins(y=0.2)
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2), fontsize="small")
+    return ax
+
+
+def _confusion_title(matrix: np.ndarray, counted: bool) -> str:
+    total = matrix.sum()
+    if not total:
+        return "No images"
+    if not counted:
+        return f"Mean recall {np.diag(matrix).mean():.1%}"
+    return f"Accuracy {np.trace(matrix) / total:.1%} of {int(total):,} images"
+
+
+def _cell_texts(matrix: np.ndarray, shares: np.ndarray, normalise: bool, intervals: np.ndarray | None) -> np.ndarray:
+    """(K, K) texts: percentages or counts, the interval on a second line."""
+    if not normalise:
+        return np.array([[f"{n:,}" if n else "·" for n in row] for row in matrix.tolist()], dtype=object)
+    empty = matrix.sum(axis=1) == 0
+    texts = np.array([[_percent(p) for p in row] for row in shares], dtype=object)
+    if intervals is not None:
+        for i, j in np.ndindex(*shares.shape):
+            low, high = 100 * np.asarray(intervals)[i, j]
+            texts[i, j] += f"\n{low:.0f}–{high:.0f}" if high >= 9.5 else f"\n{low:.1f}–{high:.1f}"
+    texts[empty] = "–"
+    return texts
+
+
+def _percent(share: float) -> str:
+    """90 %, 0.4 %, · for nothing: digits where they matter."""
+    if share == 0:
+        return "·"
+    return f"{share:.0%}" if share >= 0.0995 or round(share, 4) * 100 % 1 == 0 else f"{share:.1%}"
