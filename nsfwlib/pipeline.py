@@ -6,7 +6,7 @@ import argparse
 import ast
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def run_notebooks(
         PapermillExecutionError: a cell failed. The executed copy shows where.
     """
     sources = [_find(notebook) for notebook in notebooks]
-    known = {source: papermill.inspect_notebook(str(source)) for source in sources}
+    known = {source: papermill.inspect_notebook(_plain(source)) for source in sources}
     names = sorted({name for those in known.values() for name in those})
     unknown = sorted(set(parameters) - set(names))
     if unknown:
@@ -62,8 +62,8 @@ def run_notebooks(
         ) from error
     for source in sources:
         papermill.execute_notebook(
-            str(source),
-            str(copies / source.name),
+            _plain(source),
+            _plain(copies / source.name),
             {name: value for name, value in values.items() if name in known[source]},
             cwd=str(source.parent),
             kernel_name="python3",
@@ -80,6 +80,11 @@ def _find(notebook: Path | str) -> Path:
             return candidate.absolute()
     there = ", ".join(sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb")))
     raise FileNotFoundError(f"There is no notebook {notebook}. The kit's own are: {there}.")
+
+
+def _plain(path: Path) -> str:
+    """A path for papermill, which takes it for a template: `{` and `}` are doubled."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _own_folder(about: dict) -> str:
@@ -125,17 +130,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m nsfwlib.pipeline`: every parameter of the notebooks is an option."""
     known: dict[str, dict] = {}
     for step in STEPS:
-        for name, about in papermill.inspect_notebook(str(NOTEBOOKS / f"{step}.ipynb")).items():
+        for name, about in papermill.inspect_notebook(_plain(NOTEBOOKS / f"{step}.ipynb")).items():
             known.setdefault(name, about)
     parser = argparse.ArgumentParser(prog="python -m nsfwlib.pipeline", description=main.__doc__, allow_abbrev=False)
     parser.add_argument("--notebooks", nargs="+", default=list(STEPS), metavar="NAME", help="default: %(default)s")
     for name, about in known.items():
         text = f"{about['help']} (default: {about['default']})".replace("%", "%%")
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=None, help=text, metavar="VALUE")
+        option = {"dest": name, "type": _reader(about["default"]), "help": text, "metavar": "VALUE"}
+        parser.add_argument(f"--{name.replace('_', '-')}", **option)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser.error(f"no parameter {' '.join(unknown)}; those there are: " + ", ".join(f"--{n}" for n in known))
-    values = {name: _typed(value) for name, value in vars(options).items() if name in known and value is not None}
+    values = {name: value for name, value in vars(options).items() if name in known and value is not None}
     run_dir = Path(values.pop("run_dir", _own_folder(known["run_dir"]))).resolve()
     try:
         run_notebooks(options.notebooks, run_dir, **values)
@@ -152,12 +158,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _typed(text: str) -> Any:
-    """A Python literal where it is one ("3", "True", "[1, 2]"), else the text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def _reader(default: str) -> Callable[[str], Any]:
+    """How a parameter is read: text where a notebook's own value is text, else a Python literal such as `[1, 2]`."""
+    if isinstance(ast.literal_eval(default), str):
+        return str
+
+    def literal(text: str) -> Any:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise argparse.ArgumentTypeError(f"expected a value like {default}. Received: {text!r}.") from None
+
+    return literal
 
 
 if __name__ == "__main__":

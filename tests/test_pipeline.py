@@ -72,6 +72,26 @@ def test_the_shell_command_names_a_parameter_that_no_notebook_has(capsys):
     assert "no parameter --data-dirr x; those there are: --data_dir, --run_dir" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("data-dir", "2024"), ("data-dir", "None"), ("data-dir", "photos [2020] {v2}"), ("source-pattern", "(\\d{4})"),
+     ("class-map", {"a": "b"}), ("seed", 7), ("blocks", ["mixed4"])],
+)  # fmt: skip
+def test_an_option_keeps_the_type_of_its_parameter(tmp_path, monkeypatch, option, value):
+    monkeypatch.chdir(tmp_path)
+    name = option.replace("-", "_")
+    source = notebook(tmp_path / "x {1}.ipynb", HEADER + f"{name} = 0", f"print(repr({name}))")
+    assert pipeline.main(["--notebooks", str(source), "--run-dir", "run {v2}", f"--{option}", str(value)]) == 0
+    expected = str(tmp_path / value) if option == "data-dir" else value
+    assert text_of(tmp_path / "run {v2}" / "notebooks" / "x {1}.ipynb").strip() == repr(expected)
+
+
+def test_an_option_that_is_no_value_of_its_kind_is_a_sentence(capsys):
+    with pytest.raises(SystemExit):
+        pipeline.main(["--seed", "many"])
+    assert "argument --seed: expected a value like 0. Received: 'many'." in capsys.readouterr().err
+
+
 def test_an_unwritable_run_dir_is_a_sentence(tmp_path, capsys):
     (tmp_path / "file").touch()
     source = notebook(tmp_path / "x.ipynb", HEADER)
