@@ -145,7 +145,7 @@ def plot_contact_sheet(
         raise ValueError(f"Expected one title a thumbnail: {n}. Received: {len(titles)} titles.")
     rows = max(1, -(-n // columns))
     cell = 1.3
-    tallest = max((t.shape[0] / t.shape[1] for t in thumbnails), default=1.0)
+    tallest = min(1.0, max((t.shape[0] / t.shape[1] for t in thumbnails), default=1.0))  # a strip stays in a square
     height = rows * (cell * tallest + (0.25 if titles is not None else 0.05)) + (0.35 if title else 0)
     fig, axes = plt.subplots(rows, columns, figsize=(columns * cell, height), squeeze=False)
     for i, ax in enumerate(axes.flat):

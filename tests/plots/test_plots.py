@@ -115,6 +115,14 @@ def test_contact_sheet_shows_each_thumbnail_under_its_title():
     assert [ax.get_title() for ax in shown] == list("abcde") and len(fig.axes) == 6
 
 
+@pytest.mark.parametrize("shape", [(3000, 8), (8, 3000)])
+def test_a_strip_keeps_within_its_square(shape):
+    strip = [np.zeros((*shape, 3), np.uint8)]
+    for fig in (data.plot_contact_sheet(strip, titles=["a"], title="b"), data.plot_heat_maps(strip, [np.eye(4)])):
+        fig.canvas.draw()
+        assert max(fig.get_size_inches()) < 2
+
+
 def test_contact_sheet_of_nothing_says_so():
     assert texts(data.plot_contact_sheet([]).axes[0]) == ["no images"]
 
