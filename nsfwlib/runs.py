@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import platform
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -91,24 +90,35 @@ def fingerprint(images: pd.DataFrame, labels: pd.Series) -> str:
 
 
 def describe(started: float, **facts: Any) -> dict[str, Any]:
-    """A record for `run.json`: `facts`, versions, seconds since `started` (`time.time()`), peak memory in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    """A record for `run.json`: `facts`, versions, seconds since `started` (`time.time()`), peak memory (MB or None)."""
     return {
         **facts,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 1),
-        "peak_memory_mb": round(peak),
+        "peak_memory_mb": _peak_memory_mb(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 
 
+def _peak_memory_mb() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024))
+
+
 def is_current(path: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the record at `path` was written with these `settings`, so that its artefacts can be used again."""
+    """Whether what lies at `path` was made with these `settings`, so that it can be used again.
+
+    They stand under "settings" in a JSON record, or in the `attrs` of a table.
+    """
     path = Path(path)
     if not path.exists():
         return False
-    recorded = json.loads(path.read_text(encoding="utf-8")).get("settings")
-    return recorded == json.loads(json.dumps(settings, default=_plain))
+    made = pd.read_parquet(path, columns=[]).attrs if path.suffix == ".parquet" else read_json(path)
+    return made.get("settings") == json.loads(json.dumps(settings, default=_plain))
 
 
 INJECTED = "# Parameters\n"  # first line of the cell that papermill adds after the one tagged `parameters`

@@ -1,10 +1,14 @@
 import os
+import shutil
 import subprocess
 import sys
 
+import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
-from nsfwlib import _tensorflow, runs
+from nsfwlib import _tensorflow, pipeline, runs
 
 
 def test_a_parameter_that_the_notebook_lacks_is_named_with_those_it_has():
@@ -15,6 +19,29 @@ def test_a_parameter_that_the_notebook_lacks_is_named_with_those_it_has():
 
 def test_known_parameters_pass():
     runs._check_injected(["", "a: int = 1", "# Parameters\na = 3\n"])
+
+
+def test_notebook_01_shows_what_the_split_adds_to_the_warnings_of_the_scan(tmp_path):
+    for i, place in enumerate(["train/a", "train/a", "train/b", "train/b", "test/a", "test/b"]):
+        path = tmp_path / "data" / place / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blocks = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(blocks).resize((64, 64)).save(path)
+    shutil.copy(path, tmp_path / "data" / "train" / "b")
+    (tmp_path / "data" / "train" / "c").mkdir()
+    pipeline.run_notebooks(
+        ["01_explore_data"], tmp_path / "run", progress=False,
+        data_dir=tmp_path / "data", cache_dir=tmp_path / "cache", blocks=[],
+    )  # fmt: skip
+    cells = nbformat.read(tmp_path / "run" / "notebooks" / "01_explore_data.ipynb", 4).cells
+    shown = [
+        output["data"]["text/plain"]
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if "warnings_of(table)" in cell.source and output.output_type == "execute_result"
+    ]
+    assert ["empty class" in text for text in shown] == [True, False]
+    assert ["val drawn from train" in text and "leaks between splits" in text for text in shown] == [False, True]
 
 
 def test_outside_a_kernel_nobody_can_answer(monkeypatch):

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pandas as pd
 import pytest
 
@@ -9,6 +12,26 @@ def test_a_record_is_current_only_with_the_same_settings(tmp_path):
     assert runs.is_current(path, {"weights": None, "epochs": 2})
     assert not runs.is_current(path, {"weights": None, "epochs": 3})
     assert not runs.is_current(tmp_path / "missing.json", {})
+
+
+def test_a_table_is_current_only_with_the_same_settings_in_its_attrs(tmp_path):
+    table = pd.DataFrame({"a": [1]})
+    table.attrs["settings"] = {"model": "0f", "paths": ["a", "b"]}
+    path = runs.write_table(table, tmp_path / "t.parquet")
+    assert runs.is_current(path, {"paths": ("a", "b"), "model": "0f"})
+    assert not runs.is_current(path, {"paths": ["a"], "model": "0f"})
+    assert not runs.is_current(runs.write_table(pd.DataFrame({"a": [1]}), path), {})
+
+
+def test_where_the_system_does_not_tell_its_memory_the_record_says_none(monkeypatch):
+    assert runs.describe(0)["peak_memory_mb"] > 1
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert runs.describe(0)["peak_memory_mb"] is None
+
+
+def test_notebooks_begin_where_there_is_no_resource_module():
+    code = "import sys; sys.modules['resource'] = None; from nsfwlib import runs; runs.begin()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_the_fingerprint_follows_content_and_labels_and_ignores_names_and_order():

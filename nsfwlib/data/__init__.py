@@ -1,12 +1,10 @@
 """What is in the folders, and what is wrong with it? From a folder of images to the images table.
 
-DEFAULT_CLASSES        TODO
-SPLITS                 TODO
-SPLIT_FOLDERS          TODO
-REASONS                TODO
-MAX_PIXELS             Pillow's own warning limit: a quarter of a GiB as RGB
-MAX_BYTES              TODO
-MAX_DISTANCE           bits of 64: beyond it even the second look finds more chance than copies
+SPLITS                 train, val and test, in this order
+SPLIT_FOLDERS          Folder names, lower case, that stand for a split → its name
+REASONS                Why a file is left out → what that means, in a sentence
+MAX_BYTES              Files larger than that are not read
+MAX_DISTANCE           Bits of 64: beyond it even the second look finds more chance than copies
 ImageProblem           A file that cannot be used
 scan                   Read `<class>/**` or `<split>/<class>/**` → the images table
 warnings_of            The named warnings of a scan → columns name, message
@@ -26,14 +24,13 @@ load_frames            Evenly sampled frames of an animated GIF, WebP, APNG or A
 blurred_thumbnail      A small, blurred picture for display → uint8 (h, w, 3), at most `size` on the long side
 encode_jpeg            uint8 (H, W, 3) or (H, W) → JPEG bytes
 read_bytes             All bytes of a regular file; a FIFO, device or socket is refused without waiting for it
-decode                 Decode the bytes of a file
-sniff                  The format by content → (format
+decode                 Decode the bytes of a file → the picture, and what is worth knowing of the file
+sniff                  The format by content → (format, ""), or a reason and its detail if it is none of ours
 load_hashes            Read a list of hashes, one a line
 inspect_files          Inspect files in parallel → (position in `paths`, row of `data.inspect`), as they are done
 is_skipped             Hidden, or left behind by an operating system
 walk_files             Every file below `data_dir` → (relative path, problem, detail), in no particular order
 measure                Perceptual hashes, quality measures and the thumbnail of an RGB picture
-perceptual_hashes      pHash of a grey (32, 32) picture and of its mirror image, 64 bits each
 group_near_duplicates  Connect near-duplicates → int64 (N,): group numbers 0…G-1 in order of appearance
 near_pairs             All (i, j) with a[i] and b[j] within `max_distance` bits → two int64 arrays
 feature_pairs          Pairs (left < right) among each row's nearest neighbours whose cosine is `min_cosine` or more

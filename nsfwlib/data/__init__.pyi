@@ -8,39 +8,40 @@ from .crawl import (
 )
 from .duplicates import (
     MAX_DISTANCE as MAX_DISTANCE,
-    affordable_distance as affordable_distance,
     confirmed_pairs as confirmed_pairs,
     feature_pairs as feature_pairs,
     group_near_duplicates as group_near_duplicates,
     hubs as hubs,
     label_conflicts as label_conflicts,
     leaks as leaks,
-    near_pairs as near_pairs,
-    safe_distance as safe_distance,
 )
 from .folder_scan import (
-    DEFAULT_CLASSES as DEFAULT_CLASSES,
     SPLIT_FOLDERS as SPLIT_FOLDERS,
     check_usable as check_usable,
     group_duplicates as group_duplicates,
     scan as scan,
     warnings_of as warnings_of,
 )
+from .frames import (
+    load_frames as load_frames,
+)
+from .hash_search import (
+    affordable_distance as affordable_distance,
+    near_pairs as near_pairs,
+    safe_distance as safe_distance,
+)
 from .images import (
     MAX_BYTES as MAX_BYTES,
-    MAX_PIXELS as MAX_PIXELS,
     REASONS as REASONS,
     ImageProblem as ImageProblem,
     blurred_thumbnail as blurred_thumbnail,
     decode as decode,
     encode_jpeg as encode_jpeg,
-    load_frames as load_frames,
     load_image as load_image,
     read_bytes as read_bytes,
 )
 from .inspection import (
     measure as measure,
-    perceptual_hashes as perceptual_hashes,
 )
 from .quality import (
     feature_map as feature_map,

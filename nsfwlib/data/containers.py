@@ -6,6 +6,7 @@ with grey, and none of them minds what follows the picture. So the containers ar
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 import zlib
@@ -28,16 +29,9 @@ _MAGIC = (
 _UNSUPPORTED = (
     (b"8BPS", "Photoshop"),
     (b"\0\0\1\0", "Windows icon"),
-    (b"\0\0\2\0", "Windows cursor"),
     (b"%!PS", "PostScript"),
     (b"\xff\x0a", "JPEG XL"),
     (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"II\xbc\1", "JPEG XR"),
-    (b"qoif", "QOI"),
-    (b"DDS ", "DirectDraw"),
-    (b"\xd7\xcd\xc6\x9a", "Windows metafile"),
-    (b"FORM", "IFF"),
-    (b"icns", "Apple icon"),
 )
 _FOREIGN = (
     (b"%pdf", "a PDF document"),
@@ -106,9 +100,9 @@ def _sniff_foreign(data: bytes) -> tuple[str, str]:
 
 def _is_utf8(data: bytes) -> bool:
     try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        return error.start > len(data) - 4  # cut inside its last character
+        codecs.getincrementaldecoder("utf-8")().decode(data)  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
     return True
 
 

@@ -7,15 +7,16 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import multiprocessing
 import os
+import pickle
+import queue
 import sqlite3
+import subprocess
 import sys
+import threading
 import time
-import types
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
@@ -219,13 +220,27 @@ def read_thumbs(cache_dir: Path, contents: Sequence[str]) -> dict[str, bytes]:
     return found
 
 
-@dataclasses.dataclass
+# All that a worker runs: one of multiprocessing's would import the caller's script again, endlessly if unguarded.
+_WORKER = """
+import os, pickle, sys
+requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+os.dup2(2, 1)  # what a decoder prints is no answer
+sys.path[:] = pickle.load(requests)
+serve, options = pickle.load(requests)
+serve(requests, answers, options)
+"""
+
+
+@dataclasses.dataclass(eq=False)
 class _Worker:
-    process: multiprocessing.process.BaseProcess
-    connection: Connection
-    batch: list[tuple[int, str]]
+    process: subprocess.Popen
     deadline: float
+    batch: list[tuple[int, str]] = dataclasses.field(default_factory=list)
     ready: bool = False
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.batch) or not self.ready
 
 
 def _run(
@@ -237,69 +252,68 @@ def _run(
         return
     work = iter(work)
     again: list[tuple[int, str]] = []  # files of a lost worker, to be tried one by one
-    crew = [_start(options) for _ in range(min(workers or os.cpu_count() or 1, -(-total // _BATCH)))]
+    answers: queue.SimpleQueue = queue.SimpleQueue()
+    crew = [_start(options, answers) for _ in range(min(workers or os.cpu_count() or 1, -(-total // _BATCH)))]
     try:
         while True:
             for worker in crew:
-                if worker.ready and not worker.batch:
+                if not worker.busy:
                     _hand(worker, [again.pop()] if again else list(itertools.islice(work, _BATCH)), timeout)
-            busy = [worker for worker in crew if worker.batch or not worker.ready]
-            if not busy:
+            if not any(worker.busy for worker in crew):
                 return
-            answered = wait([worker.connection for worker in busy], timeout=1)
-            for worker in busy:
-                lost = ""
-                if worker.connection in answered:
-                    try:
-                        yield from _receive(worker)
-                    except (EOFError, OSError):
-                        lost = "crashed the decoder"
-                elif time.monotonic() > worker.deadline:
-                    lost = "took too long"
-                if lost:
-                    yield from _bury(worker, lost, again)
-                    crew[crew.index(worker)] = _start(options)
+            lost = {}
+            with contextlib.suppress(queue.Empty):
+                worker, rows = answers.get(timeout=1)
+                if worker in crew and rows is None:
+                    lost[worker] = "crashed the decoder"
+                elif worker in crew:  # and not one that was given up before it answered
+                    batch, worker.batch, worker.ready = worker.batch, [], True
+                    yield from zip((i for i, _ in batch), rows, strict=True)
+            if answers.empty():
+                late = [worker for worker in crew if worker.busy and time.monotonic() > worker.deadline]
+                lost = dict.fromkeys(late, "took too long") | lost
+            for worker, reason in lost.items():
+                yield from _bury(worker, reason, again)
+                crew[crew.index(worker)] = _start(options, answers)
     finally:
         for worker in crew:
             _stop(worker)
 
 
-def _start(options: dict) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve_inspections, args=(theirs, options), daemon=True)
-    main = sys.modules["__main__"]
-    # A spawned process imports the caller's main module again: needless, and endless for an unguarded script.
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        process.start()
-    finally:
-        sys.modules["__main__"] = main
-    theirs.close()
-    return _Worker(process, ours, [], time.monotonic() + 300)
+def _start(options: dict, answers: queue.SimpleQueue) -> _Worker:
+    process = subprocess.Popen([sys.executable, "-c", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    worker = _Worker(process, time.monotonic() + 300)
+    _send(worker, sys.path)
+    _send(worker, (serve_inspections, options))
+    threading.Thread(target=_listen, args=(worker, answers), daemon=True).start()
+    return worker
+
+
+def _send(worker: _Worker, message: object) -> None:
+    with contextlib.suppress(OSError):  # it ended, which `_listen` tells
+        pickle.dump(message, worker.process.stdin)
+        worker.process.stdin.flush()
+
+
+def _listen(worker: _Worker, answers: queue.SimpleQueue) -> None:
+    """Put what a worker answers into the queue, and None once it has ended."""
+    with contextlib.suppress(EOFError, pickle.UnpicklingError), worker.process.stdout as said:
+        while True:
+            answers.put((worker, pickle.load(said)))
+    answers.put((worker, None))
 
 
 def _hand(worker: _Worker, batch: list[tuple[int, str]], timeout: float) -> None:
     worker.batch, worker.deadline = batch, time.monotonic() + timeout
     if batch:
-        with contextlib.suppress(OSError):  # it ended: its closed connection tells below
-            worker.connection.send([path for _, path in batch])
-
-
-def _receive(worker: _Worker) -> Iterator[tuple[int, dict]]:
-    rows = worker.connection.recv()
-    if rows is None:  # the greeting
-        worker.ready = True
-        return
-    batch, worker.batch = worker.batch, []
-    yield from zip((i for i, _ in batch), rows, strict=True)
+        _send(worker, [path for _, path in batch])
 
 
 def _bury(worker: _Worker, reason: str, again: list[tuple[int, str]]) -> Iterator[tuple[int, dict]]:
     _stop(worker)
     if not worker.ready:
         raise RuntimeError(
-            f"A worker of the scan could not start (exit code {worker.process.exitcode}). "
+            f"A worker of the scan could not start (exit code {worker.process.returncode}). "
             "workers=0 scans in this process."
         )
     if len(worker.batch) > 1:
@@ -311,5 +325,6 @@ def _bury(worker: _Worker, reason: str, again: list[tuple[int, str]]) -> Iterato
 
 def _stop(worker: _Worker) -> None:
     worker.process.kill()
-    worker.process.join()
-    worker.connection.close()
+    worker.process.wait()
+    with contextlib.suppress(OSError):
+        worker.process.stdin.close()

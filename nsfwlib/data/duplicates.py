@@ -9,15 +9,13 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from nsfwlib.data.hash_search import affordable_distance, near_pairs, safe_distance
 from nsfwlib.data.likeness import MIN_CORRELATION, aligned_likeness, quick_likeness
 
 MAX_DISTANCE = 16  # bits of 64: beyond it even the second look finds more chance than copies
-FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides
 _FREEDOM = 0.02  # aligned strangers correlate that much better than strangers left in place
 _HOPELESS = 0.35  # correlation below which aligning two thumbnails is not tried
 _MAX_ALIGNED = 200_000  # pairs, the likeliest first: about a millisecond each
-_CROWDED = 8  # hashes a bucket: from here on a bucket at a time is faster than a flip at a time
-_OUTRIGHT = 1e9  # pairs that are compared one by one: seconds
 _PLAIN = 0.02  # contrast (standard deviation, 0–1) below which a picture is blank: its hash is noise
 Thumbs = Callable[[np.ndarray], np.ndarray]  # positions (P,) → grey thumbnails (P, 32, 32)
 
@@ -35,7 +33,7 @@ def group_near_duplicates(
     Perceptual hashes percolate: one false neighbour per image glues everything together. So where only the
     hashes are known, `max_distance` is lowered to the largest distance at which an image of this table has at
     most 0.01 false neighbours (`safe_distance`). With `thumbs`, every pair needs a second look at the pictures
-    (`confirmed`), and `max_distance` is lowered only to bound the work.
+    (`confirmed_pairs`), and `max_distance` is lowered only to bound the work.
 
     Args:
         hashes: uint64 (N,), perceptual hashes.
@@ -87,54 +85,6 @@ def joined_pairs(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
     return pd.factorize(labels)[0].astype(np.int64)
 
 
-def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1, seed: int = 0) -> int:
-    """The largest distance at which chance gives an image at most 0.01 neighbours among these hashes.
-
-    Chance rules where an image has ten neighbours or more, however many true copies the table holds. There
-    the logarithm of their number is a parabola in the distance, very nearly; it is fitted to distances of
-    pairs drawn at random and continued to 0.01.
-
-    Args:
-        tries: comparisons made per pair, 2 where mirror images are compared as well.
-    """
-    n = len(hashes)
-    if n < 20:  # too few to say anything of chance, too few for it to do harm
-        return max_distance
-    counts = _sampled_distances(hashes, hashes, seed=seed)
-    expected = np.cumsum(counts) / counts.sum() * (n - 1) * tries
-    fitted = np.flatnonzero((expected >= min(10, n / 20)) & (expected <= n / 4))
-    if len(fitted) < 3:  # most hashes are far too alike to tell anything by them
-        return 0
-    curve = np.polynomial.Polynomial.fit(fitted, np.log(expected[fitted]), 2)
-    predicted = np.exp(curve(np.arange(fitted[0])))
-    return int(min(max(np.searchsorted(predicted, FALSE_NEIGHBOURS, side="right") - 1, 0), max_distance))
-
-
-def _sampled_distances(hashes: np.ndarray, others: np.ndarray, *, seed: int, shifts: int = 300) -> np.ndarray:
-    """Histogram (65,) of the distances between hashes[i] and others[j], i ≠ j drawn at random."""
-    order = np.random.default_rng(seed).permutation(len(hashes))
-    hashes, others = hashes[order], others[order]
-    counts = np.zeros(65, dtype=np.int64)
-    steps = np.unique(np.linspace(1, len(hashes) - 1, shifts).astype(int))
-    for step in steps:
-        counts += np.bincount(np.bitwise_count(hashes ^ np.roll(others, step)), minlength=65)
-    return counts
-
-
-def affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float = 20.0) -> int:
-    """The largest distance with at most `budget` candidates per image: each costs a second look.
-
-    In big tables the search has its price as well: two bands may differ by 2 bits, or 1, not more.
-    """
-    n = len(hashes)
-    if n < 2:
-        return max_distance
-    counts = _sampled_distances(hashes, hashes, seed=0, shifts=50)
-    expected = np.cumsum(counts) / counts.sum() * (n - 1)
-    quick = 64 if n**2 <= _OUTRIGHT else 11 if n <= 300_000 else 7
-    return int(min(max(np.searchsorted(expected, budget, side="right") - 1, 4), quick, max_distance))
-
-
 def _candidates(
     hashes: np.ndarray, mirrors: np.ndarray | None, distance: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -152,107 +102,6 @@ def _candidates(
     return np.concatenate([left, more_left]), np.concatenate([right, more_right]), flipped
 
 
-def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
-    """All (i, j) with a[i] and b[j] within `max_distance` bits → two int64 arrays, sorted, each pair once.
-
-    Of a table with itself (`a is b`) only the pairs i < j are returned.
-
-    Small tables are compared outright. Above, the 64 bits are cut into four bands of 16: two hashes
-    within d bits agree within d // 4 bits in one band at least, so only such buckets are compared.
-    """
-    if len(a) * len(b) <= _OUTRIGHT or max_distance > 15:
-        found = [_compare(a, np.arange(len(a)), b, np.arange(len(b)), max_distance)]
-    else:
-        found = [_band_pairs(a, b, band, max_distance) for band in range(4)]
-    if a is b:
-        found = [np.sort(pair, axis=0) for pair in found]
-        found = [pair[:, pair[0] < pair[1]] for pair in found]
-    pairs = np.unique(np.concatenate([left * np.int64(len(b)) + right for left, right in found]))
-    left, right = np.divmod(pairs, max(len(b), 1))
-    return left, right
-
-
-def _compare(
-    a: np.ndarray, rows: np.ndarray, b: np.ndarray, columns: np.ndarray, max_distance: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (of `rows` in a, of `columns` in b) whose hashes are near, in blocks of a few megabytes."""
-    block = max(1, 2_000_000 // max(len(columns), 1))
-    others = b[columns]
-    found = []
-    for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        near = np.bitwise_count(a[part, None] ^ others[None, :]) <= max_distance
-        if near.any():
-            i, j = np.nonzero(near)
-            found.append((part[i], columns[j]))
-    if not found:
-        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    left, right = zip(*found, strict=True)
-    return np.concatenate(left).astype(np.int64), np.concatenate(right).astype(np.int64)
-
-
-def _band_pairs(a: np.ndarray, b: np.ndarray, band: int, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
-    keys = np.arange(1 << 16)
-    flips = keys[np.bitwise_count(keys.astype(np.uint16)) <= max_distance // 4]
-    order_a, starts_a = _buckets(a, band)
-    order_b, starts_b = _buckets(b, band)
-    if len(b) < _CROWDED << 16:
-        return _flip_by_flip(a, order_a, starts_a, b, order_b, starts_b, flips, max_distance)
-    found = [(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))]
-    for key in np.flatnonzero(np.diff(starts_a)):
-        near = key ^ flips
-        if a is b:  # each pair of buckets once
-            near = near[near >= key]
-        first, last = starts_b[near], starts_b[near + 1]
-        columns = order_b[_ranges(first, last)]
-        if len(columns):
-            rows = order_a[starts_a[key] : starts_a[key + 1]]
-            found.append(_compare(a, rows, b, columns, max_distance))
-    left, right = zip(*found, strict=True)
-    return np.concatenate(left), np.concatenate(right)
-
-
-def _flip_by_flip(
-    a: np.ndarray,
-    order_a: np.ndarray,
-    starts_a: np.ndarray,
-    b: np.ndarray,
-    order_b: np.ndarray,
-    starts_b: np.ndarray,
-    flips: np.ndarray,
-    max_distance: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """As the loop over buckets, for buckets of a few hashes: all of a's against b's, one flip of the key at a time."""
-    sorted_a, sorted_b = a[order_a], b[order_b]
-    keys = np.repeat(np.arange(1 << 16), np.diff(starts_a))  # of each of the sorted a
-    left, right = [], []
-    for flip in flips:
-        first, last = starts_b[keys ^ flip], starts_b[(keys ^ flip) + 1]
-        i = np.repeat(np.arange(len(a)), last - first)
-        j = _ranges(first, last)
-        near = np.bitwise_count(sorted_a[i] ^ sorted_b[j]) <= max_distance
-        left.append(order_a[i[near]])
-        right.append(order_b[j[near]])
-    return np.concatenate(left), np.concatenate(right)
-
-
-def _buckets(hashes: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions sorted by one band's 16 bits, and where each of the 65,536 buckets starts."""
-    bits = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1)
-    # Every fourth bit, staggered by row: low and high frequencies in each band keep the buckets even.
-    mine = bits[:, [i for i in range(64) if (i + i // 8) % 4 == band]]
-    keys = np.ascontiguousarray(np.packbits(mine, axis=1)).view(np.uint16).ravel()
-    order = np.argsort(keys, kind="stable")
-    return order, np.searchsorted(keys[order], np.arange((1 << 16) + 1))
-
-
-def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """The numbers of all the ranges first[i]…last[i]-1, one after another."""
-    lengths = last - first
-    ends = np.cumsum(lengths)
-    return np.arange(ends[-1]) + np.repeat(first - (ends - lengths), lengths)
-
-
 def confirmed_pairs(
     left: np.ndarray, right: np.ndarray, thumbs: Thumbs, *, flipped: np.ndarray | None = None, block: int = 2000
 ) -> np.ndarray:
@@ -266,18 +115,18 @@ def confirmed_pairs(
     pictures = thumbs(positions) if len(positions) else np.empty((0, 32, 32), dtype=np.uint8)
     of_left, of_right = inverse[: len(left)], inverse[len(left) :]
     alike = np.zeros(len(left), dtype=np.float32)
-    for start in range(0, len(left), block):
-        part = slice(start, start + block)
-        a, b = pictures[of_left[part]], pictures[of_right[part]]
-        b = np.where(flipped[part, None, None], b[:, :, ::-1], b)
-        alike[part] = quick_likeness(a, b)
+
+    def compare(pairs: np.ndarray, likeness: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+        for start in range(0, len(pairs), block):
+            part = pairs[start : start + block]
+            a, b = pictures[of_left[part]], pictures[of_right[part]]
+            alike[part] = likeness(a, np.where(flipped[part, None, None], b[:, :, ::-1], b))
+
+    compare(np.arange(len(left)), quick_likeness)
     doubtful = np.flatnonzero((alike < MIN_CORRELATION) & (alike > _HOPELESS))
     doubtful = doubtful[np.argsort(-alike[doubtful], kind="stable")][:_MAX_ALIGNED]
-    for start in range(0, len(doubtful), block):
-        part = doubtful[start : start + block]
-        a, b = pictures[of_left[part]], pictures[of_right[part]]
-        b = np.where(flipped[part, None, None], b[:, :, ::-1], b)
-        alike[part] = aligned_likeness(a, b) - _FREEDOM
+    compare(doubtful, aligned_likeness)
+    alike[doubtful] -= _FREEDOM
     return alike >= MIN_CORRELATION
 
 

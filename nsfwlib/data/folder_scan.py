@@ -1,4 +1,4 @@
-"""What is in the folders? Scan them into the images table, split it by group, apply decisions to labels."""
+"""What is in the folders? The images table, a row a file, and its near-duplicate groups."""
 
 from __future__ import annotations
 
@@ -116,33 +116,27 @@ def _find_files(data_dir: Path, *, class_map: dict[str, str]) -> tuple[list[str]
     """
     top = _top_folders(data_dir)
     has_splits = any(name.lower() in SPLIT_FOLDERS and _folders(data_dir / name) for name in top)
-    raw, problems, details = [], [], []
-    for path, problem, detail in walk_files(data_dir):
-        raw.append(path)
-        problems.append(problem)
-        details.append(detail)
-    table_paths = [table_path(path) for path in raw]
-    order = sorted(range(len(raw)), key=table_paths.__getitem__)
-    places = [_place(table_paths[i], has_splits) for i in order]
+    found = pd.DataFrame(walk_files(data_dir), columns=["raw", "problem", "detail"], dtype=object)
+    found = found.assign(path=found["raw"].map(table_path)).sort_values("path", ignore_index=True)
+    places = [_place(path, has_splits) for path in found["path"]]
     folders = pd.Series([folder for folder, _ in places], dtype=object)
     names = set(folders) - {""} | _class_folders(data_dir, top, has_splits)
     unknown = sorted(set(class_map) - names)
     if unknown:
-        found = sorted(names)
-        raise ValueError(f"class_map names folders that are not there: {unknown}. Found: {found}.")
+        raise ValueError(f"class_map names folders that are not there: {unknown}. Found: {sorted(names)}.")
     merged = {name: class_map.get(name, "" if name.lower() in UNLABELLED else name) for name in names}
     table = pd.DataFrame(
         {
-            "path": [table_paths[i] for i in order],
+            "path": found["path"],
             "given_label": folders.map({**merged, "": ""}).astype(str),
             "split": [split for _, split in places],
-            "problem": [problems[i] for i in order],
-            "detail": [details[i] for i in order],
+            "problem": found["problem"],
+            "detail": found["detail"],
         }
     ).astype(str)
     outside = (folders == "") & (table["problem"] == "")
     table.loc[outside, "problem"] = OUTSIDE
-    return [raw[i] for i in order], table, merged
+    return found["raw"].tolist(), table, merged
 
 
 def _class_folders(data_dir: Path, top: list[str], has_splits: bool) -> set[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import io
 import os
 import stat
@@ -11,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFilter, UnidentifiedImageError
+from PIL import Image, ImageFilter, UnidentifiedImageError
 
+from nsfwlib.data.colour import to_rgb
 from nsfwlib.data.containers import Container, check, sniff
 
 REASONS = {
@@ -34,6 +33,7 @@ REASONS = {
 }
 MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a GiB as RGB
 MAX_BYTES = 1 << 30
+DAMAGED_ANIMATION = "damaged animation"  # the flag where frames cannot be counted
 Source = Path | str | bytes
 
 
@@ -76,7 +76,11 @@ def load_image(
     Raises:
         ImageProblem: whatever is wrong with the file; `.reason` is a key of `REASONS`.
     """
-    picture = decode(read_bytes(source), max_pixels=max_pixels, name=_name(source)).picture
+    return to_array(decode(read_bytes(source), max_pixels=max_pixels, name=_name(source)).picture, size)
+
+
+def to_array(picture: Image.Image, size: int | tuple[int, int] | None) -> np.ndarray:
+    """An RGB picture → uint8 (H, W, 3), at the `size` that `load_image` is given."""
     if size is not None:
         height, width = (size, size) if isinstance(size, int | np.integer) else size
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
@@ -173,7 +177,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = 
     reduced = image.size
     try:
         image.load()
-        picture, transparent = _to_rgb(image, flags)
+        picture, transparent = to_rgb(image, flags)
     except MemoryError:
         raise ImageProblem("too many pixels", f"{size[0]} × {size[1]} do not fit into memory", name) from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError, …
@@ -236,170 +240,8 @@ def _count_frames(image: Image.Image, flags: list[str]) -> int:
     try:
         frames = int(getattr(image, "n_frames", 1))
     except Exception:
-        flags.append("damaged animation")
+        flags.append(DAMAGED_ANIMATION)
         return 1
     if frames > 1:
         flags.append("several frames")
     return frames
-
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # by EXIF orientation; what ImageOps.exif_transpose does, less a copy of every picture
-
-
-def _to_rgb(image: Image.Image, flags: list[str]) -> tuple[Image.Image, bool]:
-    profile = image.info.get("icc_profile")
-    try:
-        turn = _TURNS.get(image.getexif().get(0x0112))
-    except Exception:  # a broken EXIF block is no reason to lose the picture
-        flags.append("damaged metadata")
-        turn = None
-    image = _to_8_bit(image, flags)
-    image, alpha = _split_alpha(image if turn is None else image.transpose(turn))
-    if profile:
-        image = _apply_profile(image, profile, flags)
-    elif image.mode == "LAB":
-        image = ImageCms.applyTransform(image, _lab_transform())
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    if alpha is None:
-        return image, False
-    white = Image.new("RGB", image.size, "white")
-    return Image.composite(image, white, alpha), alpha.getextrema()[0] < 255
-
-
-def _to_8_bit(image: Image.Image, flags: list[str]) -> Image.Image:
-    """16-bit and wider grey → "L" (or "LA" where one level means transparent); other modes as they are."""
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.asarray(image)
-    tags = getattr(image, "tag_v2", {})
-    if image.mode.startswith("I;16"):
-        bits = int(tags.get(258, (16,))[0])
-        grey = (values >> max(bits - 8, 0)).astype(np.uint8)  # the high byte, as Pillow does for 16-bit RGB
-        grey = 255 - grey if tags.get(262) == 0 else grey  # TIFF's "minimum is white"
-    else:
-        grey = _stretched(values, flags)
-    picture = Image.fromarray(grey)
-    clear = image.info.get("transparency")
-    if isinstance(clear, int):
-        picture.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
-    return picture
-
-
-def _stretched(values: np.ndarray, flags: list[str]) -> np.ndarray:
-    """32-bit grey has no agreed white: take 1, 255 or 65535, whichever holds all; else from darkest to lightest."""
-    candidates = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    whites = [white for white in candidates if high <= white]
-    if low < 0 or not whites:
-        flags.append("stretched grey range")
-        return np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-    return np.rint(values * (255 / whites[0])).astype(np.uint8)
-
-
-def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    if not image.has_transparency_data:
-        return image, None
-    rgba = image.convert("RGBA")
-    grey = image.mode in ("L", "LA", "La", "1")
-    return (image.convert("L") if grey else rgba.convert("RGB")), rgba.getchannel("A")
-
-
-_PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
-
-
-def _apply_profile(image: Image.Image, profile: bytes, flags: list[str]) -> Image.Image:
-    if image.mode in ("P", "YCbCr", "HSV", "RGBX"):
-        image = image.convert("RGB")
-    try:
-        space, transform = _profile_transform(profile)
-        if _PROFILE_MODES.get(space) != image.mode:  # e.g. an RGB profile left in a grey JPEG
-            flags.append("colour profile of another mode")
-            return image
-        return image if transform is None else ImageCms.applyTransform(image, transform)
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-        flags.append("damaged colour profile")
-        return image
-
-
-@functools.lru_cache(maxsize=32)
-def _profile_transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """The profile's colour space and a transform to sRGB; None where that would change nothing to speak of."""
-    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    space = source.profile.xcolor_space
-    mode = _PROFILE_MODES.get(space)
-    if mode is None:
-        return space, None
-    transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
-    if mode == "RGB":
-        cube = np.stack(np.meshgrid(*[np.arange(0, 256, 17)] * 3), axis=-1).reshape(16, 256, 3).astype(np.uint8)
-        moved = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform), dtype=int)
-        if np.abs(moved - cube).max() <= 2:  # sRGB under one of its many names: keep every bit
-            return space, None
-    return space, transform
-
-
-@functools.lru_cache(maxsize=1)
-def _lab_transform() -> ImageCms.ImageCmsTransform:
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
-
-
-DAMAGED = "damaged animation"  # the flag of data.decode where frames cannot be counted
-ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
-FRAME_PIXELS = 40 * MAX_PIXELS  # a frame needs those before it: so many pixels are decoded for one animation
-
-
-def load_frames(data: bytes, *, size: int, frames: int) -> tuple[np.ndarray, str]:
-    """Evenly sampled frames of an animated GIF, WebP, APNG or AVIF, of anything else the picture.
-
-    Returns:
-        uint8 (F, size, size, 3), 1 ≤ F ≤ `frames`, each as `data.load_image` gives a still; and a sentence if some
-        frames could not be read, else "".
-
-    Raises:
-        ImageProblem: not even the first frame can be read.
-    """
-    decoded = decode(data)
-    first = np.asarray(_resized(decoded.picture, size))
-    moving = decoded.frames > 1 or DAMAGED in decoded.flags
-    if frames < 2 or not moving or decoded.format not in ANIMATED:
-        return first[None], ""
-    found = [first]
-    with Image.open(io.BytesIO(data), formats=[decoded.format]) as animation:
-        count = _frames_before_damage(animation, decoded)
-        reach = max(1, min(count, FRAME_PIXELS // (decoded.width * decoded.height)))
-        for number in np.unique(np.linspace(0, reach - 1, min(frames, reach)).round().astype(int))[1:].tolist():
-            try:
-                animation.seek(number)
-                picture, _ = _to_rgb(animation.copy(), [])
-            except Exception as error:  # as in data.decode: decoders raise many kinds
-                return np.stack(found), f"frame {number + 1} of {count} cannot be read ({error})"
-            found.append(np.asarray(_resized(picture, size)))
-    if DAMAGED in decoded.flags:
-        return np.stack(found), f"damaged after {count} frames"
-    return np.stack(found), "" if reach == count else f"sampled from the first {reach} of {count} frames"
-
-
-def _frames_before_damage(animation: Image.Image, decoded: Decoded) -> int:
-    """How many frames there are; of a damaged animation, how many come before the damage."""
-    if DAMAGED not in decoded.flags:
-        return decoded.frames
-    count, most = 1, max(1, FRAME_PIXELS // (decoded.width * decoded.height))
-    with contextlib.suppress(Exception):
-        while count < most:
-            animation.seek(count)
-            count += 1
-    return count
-
-
-def _resized(picture: Image.Image, size: int) -> Image.Image:
-    return picture.resize((size, size), Image.Resampling.BILINEAR)

@@ -1,18 +1,18 @@
-"""What is there to record of one file? Hashes, measures and oddities, in one read and one decode."""
+"""What is worth knowing about one file? Hashes, measures and oddities, in one read and one decode."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
+import pickle
 import signal
 import warnings
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from simplejpeg import decode_jpeg
 
 from nsfwlib.data.images import MAX_PIXELS, Decoded, ImageProblem, Source, decode, read_bytes
 from nsfwlib.data.screening import HashList, matches_bytes, matches_picture
@@ -105,24 +105,12 @@ def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
 
 def _strict_jpeg(data: bytes) -> list[str]:
     """Bit-rot in a JPEG: libjpeg notices what no longer fits, Pillow does not pass its warnings on."""
-    strict = _strict_decoder()
-    if strict is None:
-        return []
     try:
-        strict(data, "GRAY", fastdct=True, fastupsample=True, min_height=64, min_width=64)
+        decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True, min_height=64, min_width=64)
     except ValueError as error:
         text = str(error)
         return [f"damaged data: {text}"] if "orrupt" in text or "remature" in text else []
     return []
-
-
-@functools.cache
-def _strict_decoder() -> Callable | None:
-    try:
-        from simplejpeg import decode_jpeg
-    except ImportError:
-        return None
-    return decode_jpeg
 
 
 def measure(picture: Image.Image) -> dict:
@@ -181,11 +169,13 @@ def _sign_bits(frequencies: np.ndarray) -> int:
     return int.from_bytes(np.packbits(values > median).tobytes())
 
 
-def serve_inspections(connection: Connection, options: dict) -> None:
-    """A worker of the scan: lists of paths in, lists of rows out, until the other side hangs up."""
+def serve_inspections(requests: BinaryIO, answers: BinaryIO, options: dict) -> None:
+    """A worker of the scan: pickled lists of paths in, lists of rows out, until the other side hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     warnings.simplefilter("ignore")  # what Pillow warns of is in the rows
+    answer: list[dict] = []  # a greeting: it can begin
     with contextlib.suppress(EOFError, OSError):
-        connection.send(None)
         while True:
-            connection.send([inspect(path, **options) for path in connection.recv()])
+            pickle.dump(answer, answers)
+            answers.flush()
+            answer = [inspect(path, **options) for path in pickle.load(requests)]

@@ -1,4 +1,4 @@
-"""Do two thumbnails show the same picture, cropped, captioned or turned a little? The second look at near pairs."""
+"""How similar are two thumbnails, even if one is cropped, captioned or turned a little? The second look at pairs."""
 
 from __future__ import annotations
 

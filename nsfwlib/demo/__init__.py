@@ -1,7 +1,7 @@
 """What can be tried at once? A drawn data set with planted faults, and safe pictures that packages ship.
 
-CLASSES              TODO
-TRUTH_COLUMNS        TODO
+CLASSES              Names of the five class folders
+TRUTH_COLUMNS        Columns of the hidden truth
 make_demo            Draw the stand-in data set into `out_dir` and return its hidden truth
 read_truth           Return the truth of the demo in `data_dir` (`TRUTH_COLUMNS`); None if it is no demo, or not whole
 truth_path           Where the hidden truth of a demo lies: `<name>_truth.csv` beside the folder, never inside it

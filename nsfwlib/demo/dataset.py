@@ -17,19 +17,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, cpu_count, delayed
 from PIL import Image, ImageChops, ImageDraw
 from tqdm.auto import tqdm
 
@@ -196,18 +192,11 @@ def _write(out_dir: Path, images_per_class: int, seed: int, progress: bool) -> N
 
 def _draw_all(draft: Path, images_per_class: int, seed: int, progress: bool) -> pd.DataFrame:
     """Draw every picture into the folder of its true class; big sets on all cores."""
-    labels, indices = zip(*product(CLASSES, range(images_per_class)), strict=True)
-    draw = partial(_draw_file, draft, seed)
-    bar = partial(tqdm, total=len(labels), disable=not progress, desc="drawing", unit="image")
-    workers = min(os.cpu_count() or 1, 8)
-    if workers > 1 and len(labels) >= PARALLEL_FROM:
-        try:
-            # Spawned, not forked: a notebook that calls this may run threads of TensorFlow.
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-                return pd.DataFrame(bar(pool.map(draw, labels, indices, chunksize=10)))
-        except BrokenProcessPool:  # a script without `if __name__ == "__main__"`, or one read from stdin
-            pass  # drawn below, by this process alone
-    return pd.DataFrame(bar(map(draw, labels, indices)))
+    pictures = list(product(CLASSES, range(images_per_class)))
+    bar = tqdm(pictures, disable=not progress, desc="drawing", unit="image")
+    # joblib's workers neither fork TensorFlow's threads nor import the caller's script again.
+    workers = Parallel(min(cpu_count(), 8) if len(pictures) >= PARALLEL_FROM else 1, idle_worker_timeout=10)
+    return pd.DataFrame(workers(delayed(_draw_file)(draft, seed, label, index) for label, index in bar))
 
 
 def _draw_file(draft: Path, seed: int, label: str, index: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from nsfwlib.data import duplicates, inspection, likeness
+from nsfwlib.data import duplicates, hash_search, inspection, likeness
 
 
 def random_hashes(n, seed=0):
@@ -29,7 +29,7 @@ def with_flips(hashes, bits, seed=0):
 def test_near_pairs_are_those_that_comparing_all_finds(distance, seed, n):
     hashes = random_hashes(n, seed) & np.uint64(0xFFFF)  # few bits, so that many are near
     others = with_flips(hashes, 3, seed)
-    left, right = duplicates.near_pairs(hashes, others, max_distance=distance)
+    left, right = hash_search.near_pairs(hashes, others, max_distance=distance)
     expected = np.nonzero(np.bitwise_count(hashes[:, None] ^ others[None, :]) <= distance)
     assert sorted(zip(left, right, strict=True)) == sorted(zip(*expected, strict=True))
 
@@ -37,22 +37,22 @@ def test_near_pairs_are_those_that_comparing_all_finds(distance, seed, n):
 @pytest.mark.parametrize("crowded", [0, 8])
 @pytest.mark.parametrize("distance", [0, 3, 7, 11, 15])
 def test_the_bands_find_every_pair_that_comparing_all_finds(distance, crowded, monkeypatch):
-    monkeypatch.setattr(duplicates, "_CROWDED", crowded)
+    monkeypatch.setattr(hash_search, "_CROWDED", crowded)
     hashes = random_hashes(3000)
     hashes[1500:] = np.concatenate([with_flips(hashes[k * 100 : k * 100 + 100], k) for k in range(15)])
-    expected = duplicates.near_pairs(hashes, hashes, max_distance=distance)
-    plain = duplicates._compare
+    expected = hash_search.near_pairs(hashes, hashes, max_distance=distance)
+    plain = hash_search._compare
     compared = []
 
     def counting(a, rows, b, columns, max_distance):
         compared.append(len(rows) * len(columns))
         return plain(a, rows, b, columns, max_distance)
 
-    monkeypatch.setattr(duplicates, "_compare", counting)
-    monkeypatch.setattr(duplicates, "_OUTRIGHT", 0)
-    found = duplicates.near_pairs(hashes, hashes, max_distance=distance)
+    monkeypatch.setattr(hash_search, "_compare", counting)
+    monkeypatch.setattr(hash_search, "_OUTRIGHT", 0)
+    found = hash_search.near_pairs(hashes, hashes, max_distance=distance)
     np.testing.assert_array_equal(found, expected)
-    across = duplicates.near_pairs(hashes[:1500], hashes[1500:], max_distance=distance)
+    across = hash_search.near_pairs(hashes[:1500], hashes[1500:], max_distance=distance)
     assert len(across[0]) == (expected[0] < 1500).sum() - ((expected[1] < 1500).sum())
     assert sum(compared) < 3000**2 / 2
     assert len(found[0]) >= 100 * min(distance, 14)
@@ -78,7 +78,7 @@ def test_mirror_images_join_where_their_hashes_are_given():
 def test_hashes_alone_do_not_percolate():
     """At distance 22 of 64 random hashes are one big group; the safe distance keeps them apart."""
     hashes = random_hashes(3000)
-    left, right = duplicates.near_pairs(hashes, hashes, max_distance=22)
+    left, right = hash_search.near_pairs(hashes, hashes, max_distance=22)
     assert len(np.unique(duplicates.joined_pairs(left, right, 3000))) < 100
     groups = duplicates.group_near_duplicates(hashes, max_distance=22)
     assert len(np.unique(groups)) > 2980
@@ -90,16 +90,16 @@ def test_the_safe_distance_holds_what_it_promises(shared):
     factors = shared * generator.normal(size=(5000, 1)) * np.linspace(1, 0, 64)  # bits correlated, as in photographs
     bits = generator.normal(size=(5000, 64)) + factors > 0
     hashes = np.packbits(bits, axis=1).view(np.uint64).ravel()
-    left, right = duplicates.near_pairs(hashes, hashes, max_distance=15)
+    left, right = hash_search.near_pairs(hashes, hashes, max_distance=15)
     counts = np.cumsum(np.bincount(np.bitwise_count(hashes[left] ^ hashes[right]), minlength=16))
     largest = np.flatnonzero(counts * 2 / 5000 <= 0.01).max()
-    assert largest - 5 <= duplicates.safe_distance(hashes) <= largest
+    assert largest - 5 <= hash_search.safe_distance(hashes) <= largest
 
 
 def test_true_copies_do_not_make_the_safe_distance_smaller():
     hashes = random_hashes(4000)
     crowded = np.concatenate([hashes[:2000], with_flips(hashes[:2000], 3)])
-    assert abs(duplicates.safe_distance(crowded) - duplicates.safe_distance(hashes)) <= 1
+    assert abs(hash_search.safe_distance(crowded) - hash_search.safe_distance(hashes)) <= 1
 
 
 def photographs():

@@ -1,12 +1,12 @@
 """The images table: every file has a row, scans resume, splits hold groups together, decisions apply."""
 
 import hashlib
-import multiprocessing
 import os
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from PIL import Image
 from nsfwlib import files
 from nsfwlib.data import crawl, duplicates, folder_scan, inspection
 from nsfwlib.data.splits import assign_splits
-from nsfwlib.labels import current
+from nsfwlib.labels import current, journal
 
 
 def draw(path, seed, *, size=(64, 64), **options):
@@ -293,14 +293,16 @@ def test_an_interrupted_scan_keeps_what_it_has_and_leaves_nothing_running(folder
             yield done
 
     monkeypatch.setattr(folder_scan, "tqdm", interrupted)
+    started, start = [], crawl._start
+    monkeypatch.setattr(crawl, "_start", lambda *setup: started.append(start(*setup)) or started[-1])
     with pytest.raises(KeyboardInterrupt) as caught:
         scan(folder, cache_dir=tmp_path / "cache", workers=2)
     assert caught.traceback  # alive, as in a notebook, and with it every frame
-    assert multiprocessing.active_children() == []
+    assert len(started) == 2 and all(worker.process.poll() is not None for worker in started)
     assert _count(tmp_path / "cache") >= 40
 
 
-def deadly(connection, options):
+def deadly(requests, answers, options):
     """A worker whose decoder dies on some files and sleeps on others."""
     plain = inspection.inspect
 
@@ -312,7 +314,7 @@ def deadly(connection, options):
         return plain(path, **options)
 
     inspection.inspect = inspect
-    _serve(connection, options)
+    _serve(requests, answers, options)
 
 
 _serve = inspection.serve_inspections
@@ -327,6 +329,38 @@ def test_a_file_that_kills_or_holds_its_worker_costs_one_row(folder, monkeypatch
     problems = {Path(paths[i]).name: row["problem"] for i, row in found.items() if row["problem"]}
     assert problems == {"deadly.png": "crashed the decoder", "endless.png": "took too long"}
     assert len(found) == 10
+
+
+def test_a_scan_leaves_the_main_module_of_other_threads_alone(folder):
+    main, seen, done = sys.modules["__main__"], set(), threading.Event()
+
+    def watch():
+        while not done.is_set():
+            seen.add(sys.modules["__main__"])
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    table = scan(folder, workers=2)
+    done.set()
+    watcher.join()
+    assert seen == {main} and table["problem"].eq("").all()
+
+
+def test_a_worker_that_cannot_start_is_an_error_with_the_way_out(folder, monkeypatch):
+    monkeypatch.setattr(crawl, "_WORKER", "raise SystemExit(3)")
+    with pytest.raises(RuntimeError, match=r"could not start.*workers=0 scans in this process"):
+        scan(folder, workers=2)
+
+
+def test_what_a_decoder_prints_is_no_answer(folder, monkeypatch, capfd):
+    monkeypatch.setattr(crawl, "serve_inspections", chatty)
+    assert scan(folder, workers=1)["problem"].eq("").all()
+    assert "a warning in C" in capfd.readouterr().err
+
+
+def chatty(requests, answers, options):
+    os.write(1, b"a warning in C")
+    _serve(requests, answers, options)
 
 
 def test_an_unguarded_script_can_scan_in_parallel(folder, tmp_path):
@@ -438,10 +472,9 @@ def test_decisions_belong_to_content_and_follow_the_rules():
 
 
 def test_the_journal_on_disk_is_read(tmp_path):
-    journal = pytest.importorskip("nsfwlib.journal")
     table = table_of(["a", "b"])
     row = {"sha256": table["sha256"][0], "path": "0.png", "given_label": "a", "decision": "b"}
-    journal.append(tmp_path / "decisions.csv", [row])
+    journal.append_decisions(tmp_path / "decisions.csv", [row])
     assert current.current_labels(table, tmp_path / "decisions.csv").tolist() == ["b", "b"]
 
 

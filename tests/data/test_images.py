@@ -199,7 +199,6 @@ def test_measures_say_dark_sharp_and_grey():
 
 
 def test_rot_in_a_jpegs_data_is_flagged():
-    pytest.importorskip("simplejpeg")
     from sklearn.datasets import load_sample_image
 
     data = encoded(Image.fromarray(load_sample_image("china.jpg")), "JPEG", quality=85)

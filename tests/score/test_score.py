@@ -15,7 +15,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from nsfwlib.data import images
+from nsfwlib.data import images, load_frames
 from nsfwlib.model import forward, stream
 from nsfwlib.model.classifier import save_model
 from nsfwlib.model.forward import forward_pass, model_identity
@@ -137,7 +137,7 @@ def test_an_animation_cut_in_its_middle_is_scored_as_far_as_it_goes(tmp_path):
     frames = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (60, 60, 3), dtype=np.uint8)) for i in range(6)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     data = (tmp_path / "moving.gif").read_bytes()
-    pixels, detail = images.load_frames(data[: len(data) * 2 // 3], size=SIZE, frames=6)
+    pixels, detail = load_frames(data[: len(data) * 2 // 3], size=SIZE, frames=6)
     assert len(pixels) == 4 and detail == "damaged after 4 frames"
 
 

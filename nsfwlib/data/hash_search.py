@@ -1,0 +1,151 @@
+"""Which perceptual hashes are near one another, and how near may still be chance? Exact search in Hamming distance."""
+
+from __future__ import annotations
+
+import numpy as np
+
+FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides
+_CROWDED = 8  # hashes a bucket: from here on a bucket at a time is faster than a flip at a time
+_OUTRIGHT = 1e9  # pairs that are compared one by one: seconds
+_NONE = np.empty(0, dtype=np.int64)
+Buckets = tuple[np.ndarray, np.ndarray]  # positions sorted by key, and where each key's begin
+
+
+def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1, seed: int = 0) -> int:
+    """The largest distance at which chance gives an image at most 0.01 neighbours among these hashes.
+
+    Chance rules where an image has ten neighbours or more, however many true copies the table holds. There
+    the logarithm of their number is a parabola in the distance, very nearly; it is fitted to distances of
+    pairs drawn at random and continued to 0.01.
+
+    Args:
+        tries: comparisons made per pair, 2 where mirror images are compared as well.
+    """
+    n = len(hashes)
+    if n < 20:  # too few to say anything of chance, too few for it to do harm
+        return max_distance
+    counts = _sampled_distances(hashes, hashes, seed=seed)
+    expected = np.cumsum(counts) / counts.sum() * (n - 1) * tries
+    fitted = np.flatnonzero((expected >= min(10, n / 20)) & (expected <= n / 4))
+    if len(fitted) < 3:  # most hashes are far too alike to tell anything by them
+        return 0
+    curve = np.polynomial.Polynomial.fit(fitted, np.log(expected[fitted]), 2)
+    predicted = np.exp(curve(np.arange(fitted[0])))
+    return int(min(max(np.searchsorted(predicted, FALSE_NEIGHBOURS, side="right") - 1, 0), max_distance))
+
+
+def _sampled_distances(hashes: np.ndarray, others: np.ndarray, *, seed: int, shifts: int = 300) -> np.ndarray:
+    """Histogram (65,) of the distances between hashes[i] and others[j], i ≠ j drawn at random."""
+    order = np.random.default_rng(seed).permutation(len(hashes))
+    hashes, others = hashes[order], others[order]
+    counts = np.zeros(65, dtype=np.int64)
+    steps = np.unique(np.linspace(1, len(hashes) - 1, shifts).astype(int))
+    for step in steps:
+        counts += np.bincount(np.bitwise_count(hashes ^ np.roll(others, step)), minlength=65)
+    return counts
+
+
+def affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float = 20.0) -> int:
+    """The largest distance with at most `budget` candidates per image: each costs a second look.
+
+    In big tables the search has its price as well: two bands may differ by 2 bits, or 1, not more.
+    """
+    n = len(hashes)
+    if n < 2:
+        return max_distance
+    counts = _sampled_distances(hashes, hashes, seed=0, shifts=50)
+    expected = np.cumsum(counts) / counts.sum() * (n - 1)
+    quick = 64 if n**2 <= _OUTRIGHT else 11 if n <= 300_000 else 7
+    return int(min(max(np.searchsorted(expected, budget, side="right") - 1, 4), quick, max_distance))
+
+
+def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """All (i, j) with a[i] and b[j] within `max_distance` bits → two int64 arrays, sorted, each pair once.
+
+    Of a table with itself (`a is b`) only the pairs i < j are returned.
+
+    Small tables are compared outright. Above, the 64 bits are cut into four bands of 16: two hashes
+    within d bits agree within d // 4 bits in one band at least, so only such buckets are compared.
+    """
+    if len(a) * len(b) <= _OUTRIGHT or max_distance > 15:
+        found = [_compare(a, np.arange(len(a)), b, np.arange(len(b)), max_distance)]
+    else:
+        found = [_band_pairs(a, b, band, max_distance) for band in range(4)]
+    if a is b:
+        found = [np.sort(pair, axis=0) for pair in found]
+        found = [pair[:, pair[0] < pair[1]] for pair in found]
+    pairs = np.unique(np.concatenate([left * np.int64(len(b)) + right for left, right in found]))
+    left, right = np.divmod(pairs, max(len(b), 1))
+    return left, right
+
+
+def _compare(
+    a: np.ndarray, rows: np.ndarray, b: np.ndarray, columns: np.ndarray, max_distance: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (of `rows` in a, of `columns` in b) whose hashes are near, in blocks of a few megabytes."""
+    block = max(1, 2_000_000 // max(len(columns), 1))
+    others = b[columns]
+    left, right = [_NONE], [_NONE]
+    for start in range(0, len(rows), block):
+        part = rows[start : start + block]
+        near = np.bitwise_count(a[part, None] ^ others[None, :]) <= max_distance
+        if near.any():
+            i, j = np.nonzero(near)
+            left.append(part[i])
+            right.append(columns[j])
+    return np.concatenate(left), np.concatenate(right)
+
+
+def _band_pairs(a: np.ndarray, b: np.ndarray, band: int, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
+    keys = np.arange(1 << 16)
+    flips = keys[np.bitwise_count(keys.astype(np.uint16)) <= max_distance // 4]
+    (order_a, starts_a), (order_b, starts_b) = buckets = _buckets(a, band), _buckets(b, band)
+    if len(b) < _CROWDED << 16:
+        return _flip_by_flip(a, b, *buckets, flips, max_distance)
+    found = [(_NONE, _NONE)]
+    for key in np.flatnonzero(np.diff(starts_a)):
+        near = key ^ flips
+        if a is b:  # each pair of buckets once
+            near = near[near >= key]
+        first, last = starts_b[near], starts_b[near + 1]
+        columns = order_b[_ranges(first, last)]
+        if len(columns):
+            rows = order_a[starts_a[key] : starts_a[key + 1]]
+            found.append(_compare(a, rows, b, columns, max_distance))
+    left, right = zip(*found, strict=True)
+    return np.concatenate(left), np.concatenate(right)
+
+
+def _flip_by_flip(
+    a: np.ndarray, b: np.ndarray, of_a: Buckets, of_b: Buckets, flips: np.ndarray, max_distance: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As the loop over buckets, for buckets of a few hashes: all of a's against b's, one flip of the key at a time."""
+    (order_a, starts_a), (order_b, starts_b) = of_a, of_b
+    sorted_a, sorted_b = a[order_a], b[order_b]
+    keys = np.repeat(np.arange(1 << 16), np.diff(starts_a))  # of each of the sorted a
+    left, right = [], []
+    for flip in flips:
+        first, last = starts_b[keys ^ flip], starts_b[(keys ^ flip) + 1]
+        i = np.repeat(np.arange(len(a)), last - first)
+        j = _ranges(first, last)
+        near = np.bitwise_count(sorted_a[i] ^ sorted_b[j]) <= max_distance
+        left.append(order_a[i[near]])
+        right.append(order_b[j[near]])
+    return np.concatenate(left), np.concatenate(right)
+
+
+def _buckets(hashes: np.ndarray, band: int) -> Buckets:
+    """Positions sorted by one band's 16 bits, and where each of the 65,536 buckets starts."""
+    bits = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1)
+    # Every fourth bit, staggered by row: low and high frequencies in each band keep the buckets even.
+    mine = bits[:, [i for i in range(64) if (i + i // 8) % 4 == band]]
+    keys = np.ascontiguousarray(np.packbits(mine, axis=1)).view(np.uint16).ravel()
+    order = np.argsort(keys, kind="stable")
+    return order, np.searchsorted(keys[order], np.arange((1 << 16) + 1))
+
+
+def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """The numbers of all the ranges first[i]…last[i]-1, one after another."""
+    lengths = last - first
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) + np.repeat(first - (ends - lengths), lengths)
