@@ -43,9 +43,26 @@ def open_run(run_dir: Path) -> Path:
 
 
 def journal_path(data_dir: Path, journal_file: str = "") -> Path:
-    """The decisions journal: `journal_file`, or `<data_dir>_decisions.csv` beside the data, which is read only."""
-    data_dir = Path(data_dir).absolute()
-    return Path(journal_file) if journal_file else data_dir.with_name(f"{data_dir.name}_decisions.csv")
+    """The decisions journal: `journal_file`, or `<data_dir>_decisions.csv` beside the data, which is read only.
+
+    However the folder is spelled, it has one journal; that beside a link to it, where there is such a one already.
+
+    Raises:
+        ValueError: journals lie beside the folder and beside the link to it.
+    """
+    if journal_file:
+        return Path(journal_file)
+    beside, other = (
+        path.parent / f"{path.name}_decisions.csv" for path in (Path(data_dir).resolve(), Path(data_dir).absolute())
+    )
+    if not other.exists() or (beside.exists() and other.samefile(beside)):
+        return beside
+    if beside.exists():
+        raise ValueError(
+            f"One folder must have one journal. Received: {beside} and {other}. Name that which holds as journal_file, "
+            "or move the lines of one to the end of the other and delete it."
+        )
+    return other
 
 
 def read_table(run_dir: Path, name: str, *, made_by: str) -> pd.DataFrame:

@@ -58,6 +58,30 @@ def test_the_journal_lies_beside_the_data_never_inside(tmp_path):
     assert runs.journal_path(tmp_path / "photos", "/elsewhere/j.csv").as_posix() == "/elsewhere/j.csv"
 
 
+def test_however_a_folder_is_spelled_it_has_one_journal_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("photos")
+    monkeypatch.chdir(tmp_path / "photos" / "cats")
+    for spelling in ("..", "../", "../../photos", "../cats/..", "../../link", tmp_path / "a" / ".." / "photos"):
+        assert runs.journal_path(spelling) == tmp_path / "photos_decisions.csv", spelling
+    assert runs.journal_path("/").as_posix() == "/_decisions.csv"
+
+
+def test_a_journal_that_lies_beside_a_link_is_still_found_but_not_two(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    (tmp_path / "link_decisions.csv").touch()
+    assert runs.journal_path(tmp_path / "link") == tmp_path / "link_decisions.csv"
+    (tmp_path / "photos_decisions.csv").touch()
+    with pytest.raises(
+        ValueError, match=r"One folder must have one journal.*photos_dec.* and .*link_dec.*journal_file"
+    ):
+        runs.journal_path(tmp_path / "link")
+    (tmp_path / "link_decisions.csv").unlink()
+    (tmp_path / "link_decisions.csv").symlink_to("photos_decisions.csv")
+    assert runs.journal_path(tmp_path / "link") == tmp_path / "photos_decisions.csv"
+
+
 def test_an_interrupted_write_leaves_the_old_table(tmp_path, monkeypatch):
     path = runs.write_table(pd.DataFrame({"a": [1]}), tmp_path / "t.parquet")
 
