@@ -53,7 +53,7 @@ def run_notebooks(
     values = {name: _absolute(name, value) for name, value in {**parameters, "run_dir": Path(run_dir)}.items()}
     own = [known[source] for source in sources if source.parent == NOTEBOOKS]
     values = {name: _own_folder(about) for those in own for name, about in those.items() if name in _FOLDERS} | values
-    copies = Path(run_dir) / "notebooks"
+    copies = Path(run_dir).expanduser() / "notebooks"
     try:
         copies.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,15 +61,20 @@ def run_notebooks(
             f"run_dir must be a folder that can be written. Received: {Path(run_dir).absolute()} ({error.strerror})."
         ) from error
     for source in sources:
-        papermill.execute_notebook(
-            _plain(source),
-            _plain(copies / source.name),
-            {name: value for name, value in values.items() if name in known[source]},
-            cwd=str(source.parent),
-            kernel_name="python3",
-            progress_bar={"desc": source.stem} if progress else False,
-            store_widget_state=False,  # it would hold every thumbnail
-        )
+        copy = copies / source.name
+        try:
+            papermill.execute_notebook(
+                _plain(source),
+                _plain(copy),
+                {name: value for name, value in values.items() if name in known[source]},
+                cwd=str(source.parent),
+                kernel_name="python3",
+                progress_bar={"desc": source.stem} if progress else False,
+                store_widget_state=False,  # it would hold every thumbnail
+            )
+        finally:
+            if copy.exists():
+                runs.write_json(runs.read_json(copy), copy)  # without the home folder's path, in outputs and all
     return [copies / source.name for source in sources]
 
 
@@ -96,8 +101,8 @@ def _own_folder(about: dict) -> str:
 def _absolute(name: str, value: Any) -> Any:
     """Notebooks run in their own folder; what a caller names relative to theirs must say so."""
     is_path = isinstance(value, Path) or (isinstance(value, str) and value and name.endswith(("_dir", "_file")))
-    is_file = isinstance(value, str) and os.sep in value and Path(value).exists()
-    return str(Path(value).absolute()) if is_path or is_file else value
+    is_file = isinstance(value, str) and os.sep in value and Path(value).expanduser().exists()
+    return str(Path(value).expanduser().absolute()) if is_path or is_file else value
 
 
 def summary(run_dir: Path) -> pd.Series:
@@ -142,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"no parameter {' '.join(unknown)}; those there are: " + ", ".join(f"--{n}" for n in known))
     values = {name: value for name, value in vars(options).items() if name in known and value is not None}
-    run_dir = Path(values.pop("run_dir", _own_folder(known["run_dir"]))).resolve()
+    run_dir = Path(values.pop("run_dir", _own_folder(known["run_dir"]))).expanduser().resolve()
     try:
         run_notebooks(options.notebooks, run_dir, **values)
     except PapermillExecutionError as error:

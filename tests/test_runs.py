@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -80,6 +81,21 @@ def test_a_journal_that_lies_beside_a_link_is_still_found_but_not_two(tmp_path):
     (tmp_path / "link_decisions.csv").unlink()
     (tmp_path / "link_decisions.csv").symlink_to("photos_decisions.csv")
     assert runs.journal_path(tmp_path / "link") == tmp_path / "photos_decisions.csv"
+
+
+def test_what_a_run_leaves_does_not_name_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/alice")
+    facts = {"data_dir": "/home/alice/photos", "note": "in /home/alice, /home/alicea and /mnt/home/alice"}
+    table = pd.DataFrame({"a": [1]})
+    table.attrs = facts
+    spelled = {"data_dir": "~/photos", "note": "in ~, /home/alicea and /mnt/home/alice"}
+    assert pd.read_parquet(runs.write_table(table, tmp_path / "t.parquet")).attrs == spelled
+    assert table.attrs == facts, "the table at hand is left as it is"
+    record = runs.write_json({"settings": facts, "image/png": "Ab/home/alice/"}, tmp_path / "run.json")
+    assert runs.read_json(record) == {"settings": spelled, "image/png": "Ab/home/alice/"}
+    assert runs.is_current(record, facts)
+    record.write_text(json.dumps({"settings": facts}))
+    assert runs.is_current(record, facts), "a record of before"
 
 
 def test_an_interrupted_write_leaves_the_old_table(tmp_path, monkeypatch):
