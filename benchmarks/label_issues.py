@@ -126,7 +126,7 @@ def tuned_head_probs(data_dir, given):
     """The head alone, over all blocks side by side: out of fold by group, its strength by log-loss."""
     features = np.concatenate(data_dir.blocks, axis=1)
     valid = np.ones(len(given), bool)
-    x = labels.project(features, valid, *labels.components(features, valid, 0))
+    x = labels.principal_features(features, valid, 0)
     groups = np.unique(data_dir.groups, return_inverse=True)[1]
     return labels.out_of_fold_probs(x, given, valid, data_dir.truth.max() + 1, groups, 0)[0]
 

@@ -8,10 +8,10 @@ judge_labels         Suspect labels of the images table as it stands: decisions 
 estimated_errors     How many labels are wrong, as the confident joint has it: its sum off the diagonal
 fit_head             Fit the head that judges labels on all valid rows, to compare heads before and after cleansing
 out_of_fold_probs    Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss
-components           Mean (D,) and directions (D, D') that standardise, then rotate on at most DIMENSIONS components
-project              (N, D') float32, a chunk of rows at a time; rows that are not valid become zero
-nearest              Look up which pictures voted on a label: the `k` most similar ones outside its near-duplicate gro
-find_neighbours      The k nearest by cosine
+principal_features   (N, D) features on their principal directions: (N, D') float32; rows that are not valid are zero
+group_codes          (N,) group numbers from 0; a row without a group is a group of its own
+check_probs          The probabilities as float64 (n, k); another shape, or a number that is none, is an error
+nearest              Look up which pictures voted on a label: the `k` most similar ones of other groups
 current_labels       Given labels with decisions applied → Series with the table's index; NA where a row is out
 what_changed         Numbers of pictures by label before (rows) and after (columns) review, changed ones only
 journal_in_use       The journal that notebook 03 wrote to: that of the simulated reviewer in the run, or the real one
@@ -20,9 +20,9 @@ append_decisions     Write lines at the end of the journal; they are on disk whe
 decisions_in_force   The decisions in force, one row a picture (`sha256`): columns `IN_FORCE`
 standing             The lines of these kinds whose action is not undone, in the order written
 new_action           A name for lines that are decided, and undone, in one go
-Replay               What the lines of a journal amount to, line by line
-apply_decisions      Plan, and with `dry_run=False` carry out, what the decisions mean for the folders → one row a fil
-roll_back            Undo all that this log says was done, last step first → one row a step: path, target, done, reaso
+Replay               What is in force in a journal as it grows, in memory
+apply_decisions      Plan, and with `dry_run=False` carry out, what the decisions mean for the folders
+roll_back            Undo all that this log says was done, last step first
 """
 
 from nsfwlib._doors import door

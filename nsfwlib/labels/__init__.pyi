@@ -8,10 +8,11 @@ from .folders import (
     roll_back as roll_back,
 )
 from .heads import (
-    components as components,
+    check_probs as check_probs,
     fit_head as fit_head,
+    group_codes as group_codes,
     out_of_fold_probs as out_of_fold_probs,
-    project as project,
+    principal_features as principal_features,
 )
 from .issues import (
     estimated_errors as estimated_errors,
@@ -30,6 +31,5 @@ from .journal import (
     standing as standing,
 )
 from .neighbours import (
-    find_neighbours as find_neighbours,
     nearest as nearest,
 )

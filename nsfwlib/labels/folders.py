@@ -20,7 +20,7 @@ from nsfwlib.data import SPLIT_FOLDERS, is_skipped, scan
 from nsfwlib.files import file_path, table_path
 from nsfwlib.labels.current import current_labels
 from nsfwlib.labels.journal import decisions_in_force
-from nsfwlib.labels.moves import State, append, carry_out, do_all, opened, read, replay, undoing
+from nsfwlib.labels.moves import Log, append, carry_out, do_all, opened, read, undoing
 
 MODES = ("move", "copy", "link")
 COLUMNS = ("path", "given_label", "decision", "action", "target", "reason", "sha256")
@@ -78,7 +78,7 @@ def apply_decisions(
     log = Path(log) if log is not None else _beside(data_dir if mode == "move" else goal, "_moves.jsonl")
     decided = _decided(journal, mode)
 
-    def plan(state: State) -> pd.DataFrame:
+    def plan(state: Log) -> pd.DataFrame:
         table = images
         if table is None:
             table = scan(data_dir, cache_dir=cache_dir, progress=progress)
@@ -87,18 +87,17 @@ def apply_decisions(
             return _plan_moves(rows, data_dir, goal)
         return _plan_export(rows, data_dir, goal, mode, state)
 
-    if dry_run:
-        state = replay(read(log)[0])
-        if state.pending is not None:
-            warnings.warn(
-                f"An earlier call was interrupted: with dry_run=False its step on {state.pending['src']} "
-                "is settled before anything is planned.",
-                stacklevel=2,
-            )
-        return plan(state)
-    with opened(log) as (writer, state):
-        steps = plan(state)
-        return carry_out(steps, data_dir, writer, state, progress)
+    if not dry_run:
+        with opened(log) as state:
+            return carry_out(plan(state), data_dir, state, progress)
+    state = read(log)
+    if state.pending is not None:
+        warnings.warn(
+            f"An earlier call was interrupted: with dry_run=False its step on {state.pending['src']} "
+            "is settled before anything is planned.",
+            stacklevel=2,
+        )
+    return plan(state)
 
 
 def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
@@ -116,20 +115,21 @@ def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
     log = Path(log)
     if not log.exists():
         raise FileNotFoundError(f"There is no move log {log}: nothing was applied, or it was given another name.")
-    with opened(log) as (writer, state):
+    with opened(log) as state:
         steps = [undoing(op) for op in reversed(state.placed.values())]
-        reasons = do_all(steps, writer, progress, "roll back")
-        for folder in reversed(state.folders):
+        reasons = do_all(steps, state, progress, "roll back")
+        for folder in state.folders[::-1]:
             with contextlib.suppress(OSError):  # gone already, or somebody uses it
                 folder.rmdir()
-                append(writer, {"rmdir": folder})
+                append(state, {"rmdir": folder})
         if not any(reasons) and state.times:
             for folder, mtime_ns in state.times.items():
                 with contextlib.suppress(OSError):
                     os.utime(folder, ns=(folder.stat().st_atime_ns, mtime_ns))
-            append(writer, {"restored": True}, sync=True)
-    rows = [(_shown(op["src"]), _shown(op["dst"]), not why, why) for op, why in zip(steps, reasons, strict=True)]
-    return pd.DataFrame(rows, columns=["path", "target", "done", "reason"])
+            append(state, {"restored": True}, sync=True)
+    ends = [(table_path(str(op["src"])), table_path(str(op["dst"] or ""))) for op in steps]
+    table = pd.DataFrame(ends, columns=["path", "target"])
+    return table.assign(done=[not why for why in reasons], reason=reasons)
 
 
 # --- what should happen
@@ -160,7 +160,7 @@ def _decided(journal: Path | pd.DataFrame | None, mode: str) -> pd.Series:
     return table.drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
 
 
-def _up_to_date(table: pd.DataFrame, decided: pd.Series, data_dir: Path, state: State) -> pd.DataFrame:
+def _up_to_date(table: pd.DataFrame, decided: pd.Series, data_dir: Path, state: Log) -> pd.DataFrame:
     """The rows with `decision`, current `label`, and `path` as it is after earlier moves; `scanned` as it was."""
     rows = table[["path", "given_label", "split", "sha256", "problem"]].reset_index(drop=True)
     rows["scanned"] = rows["path"]
@@ -216,7 +216,7 @@ def _why_not_moved(row: Any, label: str) -> str:
     return "" if _is_folder_name(row.decision) else f"{row.decision!r} cannot be the name of a class folder"
 
 
-def _plan_export(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: State) -> pd.DataFrame:
+def _plan_export(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: Log) -> pd.DataFrame:
     depth, has_splits = _depth(rows["scanned"]), bool(rows["split"].ne("").any())
     root = _table_path(goal, data_dir)
     reasons = [_why_not_exported(row, has_splits) for row in rows.itertuples()]
@@ -247,7 +247,7 @@ def _why_not_exported(row: Any, has_splits: bool) -> str:
     return "" if _is_folder_name(row.label) else f"{row.label!r} cannot be the name of a class folder"
 
 
-def _check_export(goal: Path, placed: dict[str, str], wanted: dict[str, str], state: State) -> None:
+def _check_export(goal: Path, placed: dict[str, str], wanted: dict[str, str], state: Log) -> None:
     if goal.exists() and (not goal.is_dir() or set(goal.iterdir()) - set(state.folders)):
         raise ValueError(f"{goal} holds something else already. Give an out_dir that is empty or not there.")
     for path, target in placed.items():
@@ -288,7 +288,3 @@ def _free_name(wanted: str, origin: str, data_dir: Path, taken: set[str]) -> tup
 def _table_path(path: Path, data_dir: Path) -> str:
     """As in the images table: relative to data_dir where it lies below, else absolute."""
     return table_path(str(path).removeprefix(f"{data_dir}{os.sep}"))
-
-
-def _shown(path: Path | None) -> str:
-    return table_path(str(path)) if path else ""

@@ -41,8 +41,8 @@ def fit_head(
     if not valid.any():
         raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
     if C is None:
-        projected = project(values, valid, *components(values, valid, seed))
-        C = out_of_fold_probs(projected, codes, valid, len(classes), group_codes(groups, len(codes)), seed)[1]
+        x = principal_features(values, valid, seed)
+        C = out_of_fold_probs(x, codes, valid, len(classes), group_codes(groups, len(codes)), seed)[1]
     names = np.array(classes, object)
     return LinearHead(C=C, classes=classes).fit(values[valid], names[codes[valid]])
 
@@ -62,11 +62,11 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         codes, classes = encode(y, self.classes)
         self.classes_ = np.array(classes)
         values, valid = np.asarray(X), np.ones(len(X), bool)
-        self.mean_, self.directions_ = components(values, valid, 0)
+        self.mean_, self.directions_ = _directions(values, valid, 0)
         present = np.unique(codes)
         self.only_ = present[0] if len(present) == 1 else None
         if self.only_ is None:
-            self.model_ = _logistic(self.C).fit(project(values, valid, self.mean_, self.directions_), codes)
+            self.model_ = _logistic(self.C).fit(_project(values, valid, self.mean_, self.directions_), codes)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         if self.only_ is not None:
             probs[:, self.only_] = 1
         else:
-            projected = project(values, valid, self.mean_, self.directions_)
+            projected = _project(values, valid, self.mean_, self.directions_)
             probs[:, self.model_.classes_] = self.model_.predict_proba(projected)
         probs /= probs.sum(axis=1, keepdims=True)  # float32's rounding would pass for a wrong sum
         probs[~valid] = np.nan
@@ -150,7 +150,12 @@ def _logistic(C: float) -> LogisticRegression:
     return LogisticRegression(C=C, max_iter=200, tol=1e-3, warm_start=True)
 
 
-def components(
+def principal_features(values: np.ndarray, valid: np.ndarray, seed: int, *, standardise: bool = True) -> np.ndarray:
+    """(N, D) features on their principal directions: (N, D') float32; rows that are not valid become zero."""
+    return _project(values, valid, *_directions(values, valid, seed, standardise=standardise))
+
+
+def _directions(
     values: np.ndarray, valid: np.ndarray, seed: int, *, standardise: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean (D,) and directions (D, D') that standardise, then rotate on at most DIMENSIONS components.
@@ -174,8 +179,8 @@ def components(
     return mean, (basis / scale).T
 
 
-def project(values: np.ndarray, valid: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
-    """(N, D') float32, a chunk of rows at a time; rows that are not valid become zero."""
+def _project(values: np.ndarray, valid: np.ndarray, mean: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """A chunk of rows at a time: a whole float32 copy of wide features would not fit."""
     projected = np.zeros((len(values), directions.shape[1]), np.float32)
     for rows in chunks(len(values)):
         keep = valid[rows]
@@ -213,15 +218,26 @@ def encode(labels: Any, classes: Sequence[Hashable] | None) -> tuple[np.ndarray,
 
 
 def group_codes(groups: Any, n: int) -> np.ndarray:
-    """Group ids as 0 … G-1; a row without a group is one of its own."""
+    """(N,) group numbers from 0; a row without a group, or every row where groups is None, is a group of its own."""
     if groups is None:
         return np.arange(n)
-    codes = pd.factorize(np.asarray(groups, object))[0]
-    if len(codes) != n:
-        raise ValueError(f"Expected {n} groups, one a label. Received: {len(codes)}.")
+    if len(groups) != n:
+        raise ValueError(f"Expected one group a row: {n}. Received: {len(groups)} groups.")
+    codes, names = pd.factorize(pd.Series(groups))
     alone = codes < 0
-    codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
+    codes[alone] = len(names) + np.arange(alone.sum())
     return codes
+
+
+def check_probs(pred_probs: Any, n: int, k: int, *, gaps: bool = False) -> np.ndarray:
+    """The probabilities as float64 (n, k); another shape is an error, NaN too without `gaps`."""
+    probs = np.asarray(pred_probs, dtype=np.float64)
+    if probs.shape != (n, k):
+        raise ValueError(f"Expected pred_probs of shape {(n, k)}, one column a class. Received: {probs.shape}.")
+    if not gaps and not np.isfinite(probs).all():
+        bad = int((~np.isfinite(probs)).any(axis=1).sum())
+        raise ValueError(f"Expected finite pred_probs. Received: {bad:,} rows with NaN or infinity; score them again.")
+    return probs
 
 
 def normalised(probs: np.ndarray) -> np.ndarray:

@@ -21,13 +21,13 @@ from nsfwlib.labels.heads import (
     EPS,
     FOLDS,
     UNLABELLED,
-    components,
+    check_probs,
     encode,
     group_codes,
     group_folds,
     normalised,
     out_of_fold_probs,
-    project,
+    principal_features,
     valid_rows,
 )
 from nsfwlib.labels.journal import decisions_in_force
@@ -74,7 +74,7 @@ def find_label_issues(
     trusted, groups = _flags(trusted, len(codes)), group_codes(groups, len(codes))
     if pred_probs is None and features is None:
         raise ValueError("Expected pred_probs or features. Received neither: pass one of them.")
-    probs = None if pred_probs is None else _checked_probs(pred_probs, len(codes), classes)
+    probs = None if pred_probs is None else _distributions(pred_probs, len(codes), len(classes))
     if features is not None:
         others = [] if probs is None else [probs]
         probs = _estimate(codes, others, features, len(classes), groups, trusted, seed)
@@ -113,7 +113,7 @@ def noise_matrix(labels: Any, pred_probs: np.ndarray, *, classes: Sequence[Hasha
     unlabelled rows and rows whose probabilities are not valid are not counted.
     """
     codes, classes = encode(labels, classes)
-    probs = _checked_probs(pred_probs, len(codes), classes)
+    probs = _distributions(pred_probs, len(codes), len(classes))
     joint = _confident_joint(codes, probs)
     names = pd.Index(classes)
     return pd.DataFrame(joint, names.rename("given"), names.rename("estimated"))
@@ -126,17 +126,11 @@ def _flags(flags: Any, n: int) -> np.ndarray:
     return flags
 
 
-def _checked_probs(pred_probs: np.ndarray, n: int, classes: list) -> np.ndarray:
+def _distributions(pred_probs: np.ndarray, n: int, k: int) -> np.ndarray:
     """Copy of pred_probs whose rows sum to 1; rows that are no distribution become NaN."""
-    probs = np.array(pred_probs, float)
-    if probs.shape != (n, len(classes)):
-        raise ValueError(
-            f"Expected pred_probs of shape {(n, len(classes))}, columns in the order {classes}. "
-            f"Received shape {probs.shape}."
-        )
-    bad = ~np.isfinite(probs).all(axis=1) | (probs < 0).any(axis=1) | (probs.sum(axis=1) <= 0)
-    probs[bad] = np.nan
-    return normalised(probs)
+    probs = check_probs(pred_probs, n, k, gaps=True)
+    fine = np.isfinite(probs).all(axis=1) & (probs >= 0).all(axis=1) & (probs.sum(axis=1) > 0)
+    return normalised(np.where(fine[:, None], probs, np.nan))
 
 
 def _estimate(
@@ -156,9 +150,9 @@ def _estimate(
                 f"Expected features {name} of shape ({len(codes)}, D), a row a label. Received shape {np.shape(block)}."
             )
         valid = valid_rows(block)
-        x = project(block, valid, *components(block, valid, seed))
+        x = principal_features(block, valid, seed)
         heads.append(out_of_fold_probs(x, codes, valid, n_classes, groups, seed)[0])
-        x = project(block, valid, *components(block, valid, seed, standardise=False))
+        x = principal_features(block, valid, seed, standardise=False)
         neighbourhoods.append(find_neighbours(x, codes, valid, groups))
     given = np.eye(n_classes + 1, dtype=np.float32)[codes, :n_classes]
     votes = [vote(near, given) for near in neighbourhoods]

@@ -27,7 +27,7 @@ import os
 import re
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ COLUMNS = (
 )  # fmt: skip
 IN_FORCE = ("sha256", "path", "given_label", "decision", "reviewer", "time", "suggested", "score")
 LABELLING = ("decision", "resolution")  # the kinds of lines that give a label
+MARKS = ("undo", "redo")
 LOCK_SECONDS = 60
 
 
@@ -71,7 +72,7 @@ def append_decisions(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str,
     filled = {"time": datetime.now(UTC).isoformat(), "kind": "decision", "action": new_action()}
     text = _encode([_line({**filled, **row}) for row in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(path), path.open("ab+", buffering=0) as file:
+    with locked(path), path.open("ab+", buffering=0) as file:
         _check_header(path, file)
         if not _ends_whole(file):
             _set_torn_tail_aside(path, file)
@@ -100,7 +101,7 @@ def read_journal(path: Path) -> pd.DataFrame:
     if not path.exists():
         return _frame([])
     try:
-        with _lock(path), path.open("rb+", buffering=0) as file:
+        with locked(path), path.open("rb+", buffering=0) as file:
             _check_header(path, file)
             if not _ends_whole(file):
                 torn = _set_torn_tail_aside(path, file)
@@ -122,12 +123,15 @@ def decisions_in_force(path: Path) -> pd.DataFrame:
 
 
 def in_force(lines: pd.DataFrame) -> pd.DataFrame:
-    """From all lines (as from `read`) to one row a `sha256`: the last decision or resolution that is not undone.
+    """From all lines (as from `read_journal`) to one row a `sha256`: the last decision or resolution not undone.
 
     It does not matter who decided. Second looks and lines of any other kind are left alone.
     """
-    labelling = standing(lines, *LABELLING)
-    return labelling.drop_duplicates("sha256", keep="last")[list(IN_FORCE)].reset_index(drop=True)
+    return _last_standing(lines, *LABELLING)[list(IN_FORCE)].reset_index(drop=True)
+
+
+def _last_standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
+    return standing(lines, *kinds).drop_duplicates("sha256", keep="last")
 
 
 def standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
@@ -135,13 +139,13 @@ def standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
 
     An action is undone when its last mark is `undo`; `redo` puts it back where it was.
     """
-    marks = lines[lines["kind"].isin(["undo", "redo"])].drop_duplicates("action", keep="last")
+    marks = lines[lines["kind"].isin(MARKS)].drop_duplicates("action", keep="last")
     undone = marks.loc[marks["kind"] == "undo", "action"]
     return lines[lines["kind"].isin(kinds) & ~lines["action"].isin(undone)]
 
 
 class Replay:
-    """What the lines of a journal amount to, line by line: the same rule as `in_force`, kept up to date in memory.
+    """What is in force in a journal as it grows, in memory; the rule is that of `in_force`.
 
     `decisions` maps sha256 to the decision in force, `looks` to this reviewer's own second look,
     `resolutions` to what ended a disagreement. `done` and `undone` are this reviewer's actions, last one last, so that
@@ -156,43 +160,39 @@ class Replay:
         self.done: list[str] = []
         self.undone: list[str] = []
         self.seconds = 0.0
-        self._history: dict[str, list[tuple[str, str, str]]] = {}  # sha256 → kind, action, decision
-        self._content: dict[str, list[str]] = {}
-        self._void: set[str] = set()
-        for line in lines.to_dict("records"):
-            self.feed(line)
+        self._lines: list[tuple[str, ...]] = []  # kind, action, sha256, decision
+        self.feed(lines.to_dict("records"))
 
-    def feed(self, line: Mapping[str, Any]) -> list[str]:
-        """Take in one more line; returns the sha256 whose decision may have changed."""
-        kind, action, own = line["kind"], line["action"], line["reviewer"] == self.reviewer
-        if kind in LABELLING or (kind == "second" and own):  # nobody's second look is another's business
-            self._history.setdefault(line["sha256"], []).append((kind, action, line["decision"]))
-            self._content.setdefault(action, []).append(line["sha256"])
-            self.seconds += np.nan_to_num(line.get("seconds") or 0.0)
-            if own and action not in self.done[-1:]:
-                self.done.append(action)
-                self.undone.clear()
-            changed = [line["sha256"]]
-        elif kind in ("undo", "redo"):
-            (self._void.add if kind == "undo" else self._void.discard)(action)
-            source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
-            if own and action in source:
-                source.remove(action)
-                target.append(action)
-            changed = self._content.get(action, [])
-        else:
-            changed = []
-        for sha256 in changed:
-            self._settle(sha256)
-        return changed
-
-    def _settle(self, sha256: str) -> None:
-        standing = [(kind, decision) for kind, action, decision in self._history[sha256] if action not in self._void]
+    def feed(self, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Take in more lines; returns the sha256 whose decision may have changed."""
+        for line in lines:
+            kind, own = line["kind"], line["reviewer"] == self.reviewer
+            if kind in (*LABELLING, *MARKS) or (kind == "second" and own):  # nobody's second look is another's business
+                self._lines.append((kind, line["action"], line.get("sha256", ""), line.get("decision", "")))
+                self.seconds += np.nan_to_num(line.get("seconds") or 0.0)
+                if own:
+                    self._note(kind, line["action"])
+        actions = {line["action"] for line in lines}
+        changed = {line[2]: None for line in self._lines if line[1] in actions and line[0] not in MARKS}
+        concerned = [line for line in self._lines if line[0] in MARKS or line[2] in changed]
+        table = pd.DataFrame(concerned, columns=["kind", "action", "sha256", "decision"])
         results = ((self.decisions, LABELLING), (self.looks, ("second",)), (self.resolutions, ("resolution",)))
         for result, kinds in results:
-            found = [decision for kind, decision in standing if kind in kinds]
-            result.pop(sha256, None)
-            result.update({sha256: found[-1]} if found else {})
+            for sha256 in changed:
+                result.pop(sha256, None)
+            result.update(_last_standing(table, *kinds)[["sha256", "decision"]].to_numpy())
+        return list(changed)
+
+    def _note(self, kind: str, action: str) -> None:
+        """What this reviewer can undo and redo after this line."""
+        if kind in MARKS:
+            source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
+            if action in source:
+                source.remove(action)
+                target.append(action)
+        elif action not in self.done[-1:]:
+            self.done.append(action)
+            self.undone.clear()
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:
@@ -235,14 +235,14 @@ def _frame(lines: list[list[str]]) -> pd.DataFrame:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    lock = filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
+def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Nobody else writes this file meanwhile; a TimeoutError if somebody does for so long."""
     try:
-        with lock:
+        with filelock.FileLock(f"{path}.lock", timeout=seconds):
             yield
     except filelock.Timeout as error:
         raise TimeoutError(
-            f"Another program has held {path}.lock for {LOCK_SECONDS} s. Close it, or wait and try again."
+            f"Another program has held {path}.lock for {seconds} s. Close it, or wait and try again."
         ) from error
 
 

@@ -30,12 +30,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib.files import file_path
-from nsfwlib.labels.journal import fsync_folder
+from nsfwlib.labels.journal import fsync_folder, locked
 
 LOCK_SECONDS = 5
 _HEADER = {"nsfwlib": "move log", "version": 1}
@@ -53,22 +52,21 @@ _SENTENCES = {
 }
 
 
-def carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, state: State, progress: bool) -> pd.DataFrame:
+def carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> pd.DataFrame:
     """Do what `plan` says (columns as in `labels.COLUMNS`) → the plan with `done`, and why not in `reason`."""
-    todo = plan.index[plan["action"] != "unchanged"]
-    steps = []
-    for row in plan.loc[todo].itertuples():
+    todo, steps = plan[plan["action"] != "unchanged"], []
+    for row in todo.itertuples():
         how = "move" if row.action == "drop" else row.action
         src, dst = file_path(data_dir, row.path), file_path(data_dir, row.target)
         steps.append({"id": uuid.uuid4().hex, "how": how, "src": src, "dst": dst, "sha256": row.sha256})
     ends = {folder for op in steps for end in ("src", "dst") for folder in op[end].parents}
-    changed = [folder for folder in ends - set(state.times) if folder.is_relative_to(data_dir) and folder.is_dir()]
+    changed = [folder for folder in ends - set(log.times) if folder.is_relative_to(data_dir) and folder.is_dir()]
     if changed:
         append(log, {"times": {folder: folder.stat().st_mtime_ns for folder in changed}})
-    reasons = do_all(steps, log, progress, "apply")
-    plan["done"] = False
-    plan.loc[todo, "done"] = [not why for why in reasons]
-    plan.loc[todo, "reason"] = [why or old for why, old in zip(reasons, plan.loc[todo, "reason"], strict=True)]
+    reasons = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=object)
+    failed = reasons[reasons != ""]
+    plan["done"] = plan.index.isin(todo.index.difference(failed.index))
+    plan.loc[failed.index, "reason"] = failed
     return plan
 
 
@@ -250,70 +248,81 @@ def _sentence(error: OSError) -> str:
 
 @dataclasses.dataclass
 class Log:
-    """An open, locked log: its file descriptor, and its folder."""
+    """A move log: what its lines amount to, and while it is open, its file descriptor."""
 
-    fd: int
-    folder: Path  # paths below it are written relative to it
+    folder: Path  # paths below it are written relative to it, so both can be moved together
+    size: int = 0  # bytes of its whole lines
+    fd: int = -1
+    placed: dict[str, dict] = dataclasses.field(default_factory=dict)  # steps in force by id
+    pending: dict | None = None  # the step under way
+    folders: list[Path] = dataclasses.field(default_factory=list)  # made for steps
+    times: dict[Path, int] = dataclasses.field(default_factory=dict)  # of folders, before all
 
-
-@dataclasses.dataclass
-class State:
-    """What a log amounts to: steps in force by id, the one under way, folders made, folder times before all."""
-
-    placed: dict[str, dict] = dataclasses.field(default_factory=dict)
-    pending: dict | None = None
-    folders: list[Path] = dataclasses.field(default_factory=list)
-    times: dict[Path, int] = dataclasses.field(default_factory=dict)
+    def take(self, line: Mapping[str, Any]) -> None:
+        """What one more line changes."""
+        if "how" in line:
+            self.pending = line
+        elif "copied" in line:
+            self.pending["copied"] = line["copied"]
+        elif "done" in line or "failed" in line:
+            op, self.pending = self.pending, None
+            if "done" in line and "undoes" in op:
+                self.placed.pop(op["undoes"], None)
+            elif "done" in line:
+                self.placed[op["id"]] = op
+        elif "mkdir" in line:
+            self.folders.append(line["mkdir"])
+        elif "rmdir" in line:
+            self.folders.remove(line["rmdir"])
+        elif "times" in line:
+            self.times = line["times"] | self.times
+        elif "restored" in line:
+            self.times = {}
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[Log, State]]:
-    """The log, locked, ready for writing, and its state; a step that was under way is settled first."""
+def opened(path: Path) -> Iterator[Log]:
+    """The log, locked and ready for writing; a step that was under way is settled first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(f"{path}.lock", timeout=LOCK_SECONDS)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise TimeoutError(f"Another program is using {path}: wait until it is done.") from None
-    with lock, contextlib.ExitStack() as closing:
-        lines, size = read(path)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-        closing.callback(os.close, fd)
-        log = Log(fd, path.parent.resolve())
-        os.ftruncate(fd, size)  # a line that a kill cut short announced nothing that happened
-        if not size:
-            append(log, _HEADER, sync=True)
-            fsync_folder(log.folder)
-        state = replay(lines)
-        if state.pending is not None:
-            op = state.pending
-            if _settle(op, log, why="interrupted"):
-                _fold_done(state, op)
-            state.pending = None
-        yield log, state
+    with locked(path, LOCK_SECONDS):
+        log = read(path)
+        log.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            os.ftruncate(log.fd, log.size)  # a line that a kill cut short announced nothing that happened
+            if not log.size:
+                append(log, _HEADER, sync=True)
+                fsync_folder(log.folder)
+            if log.pending is not None:
+                _settle(log.pending, log, why="interrupted")
+            yield log
+        finally:
+            os.close(log.fd)
 
 
-def read(path: Path) -> tuple[list[dict], int]:
-    """The log's whole lines, and their size in bytes; nothing if there is no such file."""
+def read(path: Path) -> Log:
+    """What the log's whole lines amount to; nothing if there is no such file."""
     data = path.read_bytes() if path.exists() else b""
-    size = data.rfind(b"\n") + 1
     header = json.dumps(_HEADER).encode() + b"\n"
     if not data.startswith(header) and not header.startswith(data):
         raise ValueError(f"{path} should be a move log. Received: {data[:60]!r}. Give another name for the log.")
-    folder = path.parent.resolve()
-    lines = [json.loads(line) for line in data[len(header) : size].splitlines()]
-    for line in lines:
-        for name in ("src", "dst", "mkdir", "rmdir", "leads_to"):
-            if line.get(name):
-                line[name] = folder / line[name]
+    log = Log(path.parent.resolve(), data.rfind(b"\n") + 1)
+    for line in map(json.loads, data[len(header) : log.size].splitlines()):
+        paths = [name for name in ("src", "dst", "mkdir", "rmdir", "leads_to") if line.get(name)]
+        line |= {name: log.folder / line[name] for name in paths}
         if "times" in line:
-            line["times"] = {folder / name: mtime_ns for name, mtime_ns in line["times"].items()}
-    return lines, size
+            line["times"] = {log.folder / name: mtime_ns for name, mtime_ns in line["times"].items()}
+        log.take(line)
+    return log
 
 
 def append(log: Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
     """Write one line, whole or not at all; with `sync` it is on disk when this returns."""
-    data = (json.dumps(_written(line, log.folder)) + "\n").encode()
+
+    def name(path: Path) -> str:
+        return str(path.relative_to(log.folder) if path.is_relative_to(log.folder) else path)
+
+    times = {name(folder): mtime_ns for folder, mtime_ns in line.get("times", {}).items()}
+    data = (json.dumps(line | {"times": times} if times else line, default=name) + "\n").encode()
     size = os.fstat(log.fd).st_size
     try:
         while data:
@@ -323,43 +332,4 @@ def append(log: Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
     except OSError as error:
         os.ftruncate(log.fd, size)  # a full disk must not leave half a line
         raise OSError(error.errno, f"The move log cannot be written: {_sentence(error)}") from error
-
-
-def _written(value: Any, folder: Path) -> Any:
-    """Paths as text: relative to the log's folder where they lie below, so both can be moved together."""
-    if isinstance(value, Mapping):
-        return {str(_written(key, folder)): _written(entry, folder) for key, entry in value.items()}
-    if isinstance(value, Path):
-        return str(value.relative_to(folder) if value.is_relative_to(folder) else value)
-    return value
-
-
-def replay(lines: list[dict]) -> State:
-    """What the lines amount to."""
-    state = State()
-    for line in lines:
-        if "how" in line:
-            state.pending = line
-        elif "copied" in line:
-            state.pending["copied"] = line["copied"]
-        elif "done" in line:
-            _fold_done(state, state.pending)
-            state.pending = None
-        elif "failed" in line:
-            state.pending = None
-        elif "mkdir" in line:
-            state.folders.append(line["mkdir"])
-        elif "rmdir" in line:
-            state.folders.remove(line["rmdir"])
-        elif "times" in line:
-            state.times = line["times"] | state.times
-        elif "restored" in line:
-            state.times = {}
-    return state
-
-
-def _fold_done(state: State, op: dict) -> None:
-    if "undoes" in op:
-        state.placed.pop(op["undoes"], None)
-    else:
-        state.placed[op["id"]] = op
+    log.take(line)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from nsfwlib.labels.heads import DIMENSIONS, EPS, UNLABELLED, chunks
+from nsfwlib.labels.heads import DIMENSIONS, EPS, UNLABELLED, chunks, group_codes
 
 EXACT_ROWS = 100_000  # beyond, neighbours come from an approximate index
 CELLS = 64  # of the index, that are searched: 78 % of the exact neighbours even in ten unstructured clouds
@@ -114,7 +114,7 @@ def nearest(features: np.ndarray, images: pd.DataFrame, *, k: int = 8) -> Callab
         A function of a path that gives a table with the columns path, given_label, similarity (cosine).
     """
     positions = pd.Index(images["path"])
-    groups = images["group"].to_numpy() if "group" in images else np.arange(len(images))
+    groups = group_codes(images.get("group"), len(images))
     norms = np.maximum(np.linalg.norm(np.asarray(features, np.float32), axis=1), 1e-12)
 
     def look_up(path: str) -> pd.DataFrame:

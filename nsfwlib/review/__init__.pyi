@@ -4,15 +4,8 @@ from .grid import (
 )
 from .opinions import (
     agreement as agreement,
-    agreement_by_classes as agreement_by_classes,
-    cohens_kappa as cohens_kappa,
-    disagreement_queue as disagreement_queue,
-    reviewer_agreement as reviewer_agreement,
-    second_queue as second_queue,
-    standing_opinions as standing_opinions,
 )
 from .queues import (
-    audit_session as audit_session,
     cell_queue as cell_queue,
     flagged_queue as flagged_queue,
     open_session as open_session,

@@ -1,4 +1,4 @@
-"""How does a person see a `ReviewSession` in a notebook? As a view with keys; every rule lives in `review`.
+"""How does a person see a `ReviewSession` in a notebook? As a view with keys; every rule lives in `session`.
 
 Control over exposure: the pixels that reach the browser are already blurred, grey and small. A sharp picture travels
 alone, when somebody asks for it, and is gone when they leave it. Pixels are sent as messages and never kept in the
@@ -39,6 +39,7 @@ BLIND_TITLES = {
     "disagreement": "Two people disagree: which class is it?",
 }
 GAP_SECONDS = 300  # longer than that between two keys counts as a break
+HOLD_SECONDS = 60  # after so long a missing message counts as lost
 Message = dict[str, Any]
 
 
@@ -87,7 +88,7 @@ class PictureStore:
 
 
 class PageView(anywidget.AnyWidget):
-    """The page in the browser (`review.js`): it asks and is answered by messages, and its state holds no picture."""
+    """The page in the browser (`grid.js`): it asks and is answered by messages, and its state holds no picture."""
 
     _esm = HERE / "grid.js"
     _css = HERE / "grid.css"
@@ -144,17 +145,21 @@ class ReviewGrid(ipywidgets.VBox):
         )
         self._inbox = InOrder(self._handle)
         self.view.on_msg(self._on_message)
-        super().__init__(
-            [self._make_paging(), self._make_exposure(blur, grey, hidden), self._make_progress(), self.view],
-        )
+        self.escalated = ipywidgets.Accordion([ipywidgets.HTML()], layout={"display": "none"})
+        self._n_escalated = -1
+        bars = [self._make_paging(), self._make_exposure(blur, grey, hidden), self._make_progress()]
+        super().__init__([*bars, self.view, self.escalated])
         self.add_class("nsfw-panel")
-        self._make_escalated()
         if session.n_pages:
             self._fill_screen(self.screen[0])
         self._count()
 
     def __repr__(self) -> str:
         return f"ReviewGrid({self.session.n_pages} pages, {self.session.journal.name})"
+
+    def decisions(self) -> pd.DataFrame:
+        """The decisions in force in the journal, one row a picture (as `labels.decisions_in_force`)."""
+        return self.session.decisions()
 
     # --- plain widgets around the page ---
 
@@ -173,27 +178,18 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _fill_pairs(self) -> None:
         pages = self.session.pages()
-        pages = (
-            pages[~pages["is_control"] & (not self.session.blind)]
-            .groupby(["given", "suggested"], observed=True, sort=False)
-            .size()
-        )
-        options = [
-            (f"{given} → {suggested}, {_count(n, 'page')}", (given, suggested))
-            for (given, suggested), n in pages.items()
-        ]
+        pages = pages[~pages["is_control"] & (not self.session.blind)]
+        sizes = pages.groupby(["given", "suggested"], observed=True, sort=False).size()
+        options = [(f"{pair[0]} → {pair[1]}, {_count(n, 'page')}", pair) for pair, n in sizes.items()]
         everything = "all, in the order drawn" if self.session.blind else "all pairs, most to find first"
         self.pair.options = [(everything, ()), *options]
         self.pair.index = 0
 
     def _make_exposure(self, blur: float, grey: float, hidden: Collection[str]) -> ipywidgets.HBox:
         slim = {"continuous_update": False, "style": {"description_width": "34px"}, "layout": {"width": "190px"}}
-        self.blur = ipywidgets.FloatSlider(
-            blur, min=0, max=16, step=0.5, description="Blur", readout_format=".1f", **slim
-        )
-        self.grey = ipywidgets.FloatSlider(
-            grey, min=0, max=1, step=0.1, description="Grey", readout_format=".1f", **slim
-        )
+        slim["readout_format"] = ".1f"
+        self.blur = ipywidgets.FloatSlider(blur, min=0, max=16, step=0.5, description="Blur", **slim)
+        self.grey = ipywidgets.FloatSlider(grey, min=0, max=1, step=0.1, description="Grey", **slim)
         self.hide = {
             name: ipywidgets.ToggleButton(
                 name in hidden, description=name, layout={"width": "auto"}, tooltip=f"hide {name}"
@@ -210,12 +206,6 @@ class ReviewGrid(ipywidgets.VBox):
         self.counts = ipywidgets.HTML(layout={"flex": "1 1 0%"})
         self.counts.add_class("nsfw-counts")
         return ipywidgets.HBox([self.bar, self.counts])
-
-    def _make_escalated(self) -> None:
-        self._escalated_rows = ipywidgets.HTML()
-        self.escalated = ipywidgets.Accordion([self._escalated_rows], layout={"display": "none"})
-        self.children = [*self.children, self.escalated]
-        self._n_escalated = -1
 
     # --- messages from the page ---
 
@@ -273,10 +263,8 @@ class ReviewGrid(ipywidgets.VBox):
         rows = self._alike(message["path"])
         rows = rows[~rows["path"].map(self.session.is_escalated).astype(bool)]
         pictures = self._pictures(rows["path"], [{label} for label in rows["label"]], [False] * len(rows))
-        shown = [
-            {"label": row.label, "why": row.why, "note": note}
-            for row, (_, note) in zip(rows.itertuples(), pictures, strict=True)
-        ]
+        notes = [note for _, note in pictures]
+        shown = rows[["label", "why"]].assign(note=notes).to_dict("records")
         self.view.send({"t": "details", "path": message["path"], "rows": shown}, [data for data, _ in pictures])
 
     def _alike(self, path: str) -> pd.DataFrame:
@@ -284,19 +272,16 @@ class ReviewGrid(ipywidgets.VBox):
 
         Nothing in a blind session: their labels would say what this one's is.
         """
-        known = self.session.images
-        members = known.iloc[:0]
         if self.session.blind:
-            return members.assign(label="", why="")
-        if "group" in known:
-            group = known.loc[known["path"] == path, "group"]
-            members = known[known["group"].isin(group) & (known["path"] != path)]
-        members = members.assign(label=members["given_label"], why="near-duplicate")
-        if self.neighbours is None:
-            return members[["path", "label", "why"]]
-        voted = self.neighbours(path).rename(columns={"given_label": "label"})
-        voted["why"] = [f"similarity {similarity:.2f}" for similarity in voted["similarity"]]
-        return pd.concat([members[["path", "label", "why"]], voted[["path", "label", "why"]]], ignore_index=True)
+            return pd.DataFrame(columns=["path", "label", "why"])
+        known = self.session.images
+        group = known.loc[known["path"] == path, "group"]
+        members = known[known["group"].isin(group) & (known["path"] != path)].assign(why="near-duplicate")
+        if self.neighbours is not None:
+            voted = self.neighbours(path)
+            voted = voted.assign(why=[f"similarity {similarity:.2f}" for similarity in voted["similarity"]])
+            members = pd.concat([members, voted], ignore_index=True)
+        return members.rename(columns={"given_label": "label"})[["path", "label", "why"]]
 
     # --- messages to the page ---
 
@@ -384,12 +369,8 @@ class ReviewGrid(ipywidgets.VBox):
             title = [("Drawn at random: is the label right?", True)]
         else:
             likely = ", perhaps " if default == "keep" else ", looks like "
-            title = [
-                ("Filed under ", False),
-                (about["given"] or "no label", True),
-                (likely, False),
-                (about["suggested"], True),
-            ]
+            given, suggested = (about["given"] or "no label", True), (about["suggested"], True)
+            title = [("Filed under ", False), given, (likely, False), suggested]
             facts += f" · about {about['expected_errors']:.0f} of the undecided wrong"
         return {"page": page, "default": default, "title": title, "facts": facts}
 
@@ -451,7 +432,7 @@ class ReviewGrid(ipywidgets.VBox):
         self._send_page()
 
     def _export(self) -> None:
-        table = self.session.decisions()
+        table = self.decisions()
         table.to_csv(self.export_to, index=False, errors="surrogateescape")
         self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {self.export_to}")
 
@@ -471,12 +452,9 @@ class ReviewGrid(ipywidgets.VBox):
         self.bar.value = p["decided"]
         rate = f" ({60 * p['errors_found'] / p['seconds']:.1f} a minute)" if p["seconds"] > 60 else ""
         errors = [f"{_count(p['errors_found'], 'error')} found{rate}, about {p['expected_left']:,.0f} left"]
-        parts = [
-            f"{p['decided']:,} of {p['rows']:,} decided",
-            *errors[: not self.session.blind],
-            f"{p['unsure']:,} unsure",
-            f"this sitting: {self.revealed:,} revealed, {self._worked / 60:.0f} min",
-        ]
+        sitting = f"this sitting: {self.revealed:,} revealed, {self._worked / 60:.0f} min"
+        decided, unsure = f"{p['decided']:,} of {p['rows']:,} decided", f"{p['unsure']:,} unsure"
+        parts = [decided, *errors[: not self.session.blind], unsure, sitting]
         self.counts.value = " · ".join(parts)
         if p["escalate"] != self._n_escalated:
             self._n_escalated = p["escalate"]
@@ -486,7 +464,7 @@ class ReviewGrid(ipywidgets.VBox):
         table = self.session.escalated()
         self.escalated.layout.display = None if len(table) else "none"
         self.escalated.titles = (f"Escalated: {_count(len(table), 'picture')}, listed without pixels",)
-        self._escalated_rows.value = table.to_html(index=False, border=0, escape=True)
+        self.escalated.children[0].value = table.to_html(index=False, border=0, escape=True)
 
 
 def _button(text: str, run: Callable[[], None]) -> ipywidgets.Button:
@@ -506,22 +484,19 @@ def _rendered(guidelines: Path) -> str:
     return str(mistune.create_markdown(escape=True, plugins=["table"])(Path(guidelines).read_text("utf-8")))
 
 
-HOLD_SECONDS = 60  # after so long a missing message counts as lost
-
-
 class InOrder:
     """Hands messages on one at a time, each after those that its sender numbered before it.
 
     A message has `sender`, and `seq` that counts from 1; one without a sender is handed on at once.
     """
 
-    def __init__(self, handle: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, handle: Callable[[Message], None]) -> None:
         self.handle = handle
         self._lock = threading.RLock()
         self._next: dict[str, int] = {}
-        self._held: dict[str, dict[int, tuple[float, dict[str, Any]]]] = {}
+        self._held: dict[str, dict[int, tuple[float, Message]]] = {}
 
-    def take(self, message: dict[str, Any]) -> None:
+    def take(self, message: Message) -> None:
         """Hand on `message`, or hold it until those before it have come."""
         sender, number = message.get("sender"), message.get("seq")
         with self._lock:
@@ -531,16 +506,11 @@ class InOrder:
             held = self._held.setdefault(sender, {})
             if number >= self._next.setdefault(sender, 1):
                 held[number] = (time.monotonic(), message)
-            self._hand_on(sender)
-
-    def _hand_on(self, sender: str) -> None:
-        held = self._held[sender]
-        if held and time.monotonic() - min(since for since, _ in held.values()) > HOLD_SECONDS:
-            self._next[sender] = min(held)
-        while self._next[sender] in held:
-            number = self._next[sender]
-            self._next[sender] = number + 1
-            self.handle(held.pop(number)[1])
+            if held and time.monotonic() - min(since for since, _ in held.values()) > HOLD_SECONDS:
+                self._next[sender] = min(held)
+            while (number := self._next[sender]) in held:
+                self._next[sender] += 1
+                self.handle(held.pop(number)[1])
 
 
 def threshold_explorer(

@@ -1,4 +1,4 @@
-"""Do reviewers agree, and who decides where they do not? Second looks, Cohen's kappa, disagreements, consensus.
+"""Do reviewers agree, and who decides where they do not? Second looks, Cohen's kappa, disagreements.
 
 A share of what one person decided is shown to another one blind (`second_queue`). Only such answers say how far
 people agree: who sees a decision and leaves it has not judged. Where two answers differ, somebody resolves it
@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate import bootstrap_weights, effective_count, group_codes, group_correlation, jeffreys, tails
-from nsfwlib.labels import LABELLING, read_journal, standing
+from nsfwlib.evaluate import bootstrap_weights, effective_count, group_correlation, jeffreys, tails
+from nsfwlib.labels import LABELLING, group_codes, standing
 
 QUEUE = ("path", "sha256", "given", "suggested", "score", "group", "split")
 
@@ -41,13 +39,13 @@ def standing_opinions(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def agreement(
-    answers: pd.DataFrame, *, groups: pd.Series | None = None, level: float = 0.95, seed: int = 0
+    lines: pd.DataFrame, *, images: pd.DataFrame | None = None, level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
-    """How far reviewers agree: over all pairs of answers, and for each pair of reviewers.
+    """How far reviewers agree: over all pairs of answers, and for each pair of reviewers; empty before a second look.
 
     Args:
-        answers: as from `opinions`.
-        groups: near-duplicate group by sha256; every picture by itself by default.
+        lines: of the journal, as from `labels.read_journal`.
+        images: the images table, for near-duplicate groups; every picture by itself by default.
         level: of the intervals.
         seed: of their draws.
 
@@ -55,34 +53,20 @@ def agreement(
         One row a pair of reviewers, all of them first: `between`, `pictures` with two answers, `agree` (share) with
         `low` and `high`, Cohen's `kappa` with `kappa_low` and `kappa_high` (see `cohens_kappa`).
     """
-    pairs = _pairs(answers, groups)
-    kinds = [("all", pairs)] + [(" and ".join(names), rows) for names, rows in pairs.groupby(["one", "other"])]
+    answers = standing_opinions(lines)
+    if answers.empty:
+        return pd.DataFrame()
+    pairs = answers.merge(answers, on="sha256", suffixes=("", "_other")).query("reviewer < reviewer_other")
+    pairs["group"] = pairs["sha256"]
+    if images is not None:
+        pairs["group"] = pairs["sha256"].map(images.drop_duplicates("sha256").set_index("sha256")["group"])
+    kinds = [(" and ".join(names), rows) for names, rows in pairs.groupby(["reviewer", "reviewer_other"])]
     records = []
-    for between, rows in kinds:
-        share = _share(rows["a"].eq(rows["b"]).to_numpy(), rows["group"], level)
-        kappa = cohens_kappa(rows["a"], rows["b"], groups=rows["group"], level=level, seed=seed)
+    for between, rows in [("all", pairs), *kinds]:
+        share = _share(rows["answer"].eq(rows["answer_other"]).to_numpy(), rows["group"], level)
+        kappa = cohens_kappa(rows["answer"], rows["answer_other"], groups=rows["group"], level=level, seed=seed)
         records.append({"between": between, "pictures": rows["sha256"].nunique()} | share | kappa)
     return pd.DataFrame(records)
-
-
-def agreement_by_classes(
-    answers: pd.DataFrame, *, groups: pd.Series | None = None, level: float = 0.95
-) -> pd.DataFrame:
-    """Which classes do reviewers take for one another? Worst pair first; arguments as in `agreement`.
-
-    Returns:
-        One row a pair of classes that was mixed up: `classes`, `pictures` that got these two answers and no other,
-        `agree` (share on which both gave the same) with `low` and `high`.
-    """
-    pairs = _pairs(answers, groups)
-    records = []
-    for a, b in combinations(sorted(set(pairs["a"]) | set(pairs["b"])), 2):
-        rows = pairs[pairs["a"].isin([a, b]) & pairs["b"].isin([a, b])]
-        same = rows["a"].eq(rows["b"]).to_numpy()
-        if not same.all():
-            records.append({"classes": f"{a} / {b}", "pictures": len(rows)} | _share(same, rows["group"], level))
-    table = pd.DataFrame(records, columns=["classes", "pictures", "agree", "low", "high"])
-    return table.sort_values("agree", ignore_index=True)
 
 
 def cohens_kappa(
@@ -161,52 +145,6 @@ def disagreement_queue(table: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame
     return _as_queue(rows).assign(about=rows["about"].to_numpy())
 
 
-def consensus(answers: pd.DataFrame, pred_probs: pd.DataFrame, *, least: int = 3) -> pd.DataFrame:
-    """What the crowd says, by cleanlab's CROWDLAB, where at least `least` reviewers answered.
-
-    It weighs reviewers by how far they agree with others and with the judge (Goh et al., CROWDLAB, 2022).
-
-    Args:
-        answers: as from `opinions`; those that are no class, such as drop, do not count.
-        pred_probs: out-of-sample probabilities, indexed by sha256, one column a class.
-        least: fewer answers are no crowd.
-
-    Returns:
-        One row a picture: `sha256`, `consensus`, `quality` (0 … 1), `answers` (how many).
-
-    Raises:
-        ImportError: cleanlab is not installed.
-    """
-    answers = answers[answers["answer"].isin(pred_probs.columns) & answers["sha256"].isin(pred_probs.index)]
-    table = answers.pivot(index="sha256", columns="reviewer", values="answer")
-    table = table[table.notna().sum(axis=1) >= least].dropna(axis=1, how="all")
-    if table.empty:
-        return pd.DataFrame(columns=["sha256", "consensus", "quality", "answers"])
-    try:
-        from cleanlab.multiannotator import get_label_quality_multiannotator
-    except ImportError as error:
-        raise ImportError("A consensus of reviewers needs cleanlab: pip install 'nsfwlib[bench]'.") from error
-    names = np.asarray(pred_probs.columns, dtype=object)
-    codes = table.apply(lambda column: column.map({name: i for i, name in enumerate(names)}))
-    found = get_label_quality_multiannotator(codes, pred_probs.loc[table.index].to_numpy(float), verbose=False)
-    quality = found["label_quality"]
-    return pd.DataFrame({
-        "sha256": table.index, "consensus": names[quality["consensus_label"].to_numpy(int)],
-        "quality": quality["consensus_quality_score"].to_numpy(float), "answers": table.notna().sum(axis=1).to_numpy(),
-    })  # fmt: skip
-
-
-def _pairs(answers: pd.DataFrame, groups: pd.Series | None) -> pd.DataFrame:
-    """One row a picture and pair of reviewers: sha256, one, other (names, sorted), a, b (their answers), group."""
-    both = answers.merge(answers, on="sha256", suffixes=("", "_other"))
-    both = both[both["reviewer"] < both["reviewer_other"]]
-    pairs = pd.DataFrame({
-        "sha256": both["sha256"], "one": both["reviewer"], "other": both["reviewer_other"],
-        "a": both["answer"], "b": both["answer_other"],
-    })  # fmt: skip
-    return pairs.assign(group=pairs["sha256"] if groups is None else pairs["sha256"].map(groups))
-
-
 def _share(same: np.ndarray, groups: pd.Series, level: float) -> dict[str, float]:
     n = len(same)
     if not n:
@@ -224,10 +162,3 @@ def _as_queue(rows: pd.DataFrame) -> pd.DataFrame:
 def _unit(text: str) -> float:
     """A number in [0, 1) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
-
-
-def reviewer_agreement(journal: Path, table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """`review.agreement` of a journal, near-duplicates counted as the images table groups them; empty without."""
-    answers = standing_opinions(read_journal(journal))
-    groups = table.drop_duplicates("sha256").set_index("sha256")["group"]
-    return agreement(answers, groups=groups, seed=seed) if len(answers) else pd.DataFrame()

@@ -1,4 +1,4 @@
-"""Which suspected labels stand together on a page, and which page comes first?"""
+"""What may be in a queue, which suspected labels stand together on a page, and which page comes first?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+REQUIRED = ("path", "sha256", "given", "suggested", "score")  # and "about" in a disagreement: "porn / sexy"
 # How uneven a page may be. Measured on digits with planted errors and on the demo: with these values a budget of one
 # picture an error finds 2 points less to 2 more than the bare ranking, with an evenness of 0.8 it is 4 to 11 less.
 EVENNESS = 0.95  # the share of errors expected on a page, as a part of that of its best pictures
@@ -84,3 +85,45 @@ def with_control_pages(
         flags += [False] * len(ranked[i : i + every]) + [True] * len(controls[:1])
         controls = controls[1:]
     return mixed, flags
+
+
+def check_queue(queue: pd.DataFrame, *, test_may_enter: bool) -> None:
+    """A queue that cannot be reviewed is a ValueError."""
+    missing = [name for name in REQUIRED if name not in queue]
+    if missing:
+        raise ValueError(f"queue needs the columns {list(REQUIRED)}. Missing: {missing}")
+    if "split" in queue and (queue["split"] == "test").any() and not test_may_enter:
+        paths = queue.loc[queue["split"] == "test", "path"]
+        raise ValueError(
+            f"The test split never enters this queue. Received {len(paths)} rows of it (first: {paths.iloc[0]!r}). "
+            "Leave them out: queue[queue.split != 'test']."
+        )
+    twice = queue.loc[queue["path"].duplicated(), "path"]
+    if len(twice):
+        raise ValueError(f"queue should have one row a path. Received twice: {twice.iloc[0]!r}")
+    if queue["sha256"].fillna("").eq("").any():
+        raise ValueError(
+            "Every row of queue needs its sha256, for decisions belong to content. Scan the folders again."
+        )
+
+
+def known_images(queue: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFrame:
+    """Path, content, label as filed and group of every picture outside the test split; the queue's without a table."""
+    known = queue.rename(columns={"given": "given_label"})
+    if images is not None:
+        labelled = (images["sha256"].fillna("") != "") & (images["given_label"].fillna("") != "")
+        known = pd.concat([images[labelled & (images.get("split", "") != "test")], known])
+    known = known.drop_duplicates("path").reset_index(drop=True)
+    group = known["group"].fillna(known["path"]) if "group" in known else known["path"]
+    return known[["path", "sha256", "given_label"]].assign(group=group)
+
+
+def updated(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows with what `scores` says anew of their paths, but for content and label."""
+    missing = [name for name in ("path", "score", "suggested") if name not in scores]
+    if missing:
+        raise ValueError(f"scores needs the columns path, score and suggested. Missing: {missing}")
+    fresh = scores.drop_duplicates("path").set_index("path").drop(columns=["sha256", "given"], errors="ignore")
+    table = rows.set_index("path")
+    table.update(fresh)
+    return table.reset_index()[list(rows)].set_axis(rows.index)

@@ -44,11 +44,6 @@ def what_review_cost(session: ReviewSession, *, estimated: float) -> pd.Series:
     )
 
 
-def audit_session(audit: pd.DataFrame, journal: Path, **options: Any) -> ReviewSession:
-    """The picked pictures of an audit, to be answered blind; `options` as of `ReviewSession`."""
-    return ReviewSession(audit_queue(audit), journal, mode="audit", **options)
-
-
 def open_session(
     run_dir: Path, journal: Path, *, mode: str = "review", share: float = 0.1, control_every: int = 0, **options: Any
 ) -> ReviewSession:

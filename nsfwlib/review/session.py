@@ -1,13 +1,14 @@
 """Which suspected labels does a person look at next, and what did they decide?
 
-`ReviewSession` holds every rule of reviewing as plain Python: the order of the pages, decisions, undo, resume. The
-grid in `widgets` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
+`ReviewSession` holds every rule of reviewing as plain Python: the order of the pages, decisions, undo, resume.
+`ReviewGrid` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,12 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.evaluate import jeffreys
-from nsfwlib.labels import Replay, append_decisions, decisions_in_force, new_action, read_journal
-from nsfwlib.review.pages import error_probability, make_pages, with_control_pages
+from nsfwlib.labels import Replay, append_decisions, check_probs, decisions_in_force, new_action, read_journal
+from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_control_pages
 
 ACTIONS = ("keep", "drop", "unsure", "escalate")
 # How a session is held, and the kind of line that it writes to the journal. All but the first are blind.
 MODES = {"review": "decision", "audit": "decision", "second": "second", "disagreement": "resolution"}
-REQUIRED = ("path", "sha256", "given", "suggested", "score")  # and "about" in a disagreement: "porn / sexy"
 
 
 class ReviewSession:
@@ -39,7 +39,7 @@ class ReviewSession:
         control_every: after so many pages comes one drawn at random from the whole queue, shown without
             suggestion, so that the base rate of errors is known; 0 = never.
         seed: of that draw.
-        mode: "review", or a blind one: "audit" (a frozen sample, see `audits`; the only way in for the test split),
+        mode: "review", or a blind one: "audit" (a frozen sample; the only way in for the test split),
             "second" (what others decided, shown again to `reviewer`), "disagreement" (to be resolved).
 
     `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
@@ -58,7 +58,7 @@ class ReviewSession:
         class_names: Sequence[str],
         reviewer: str = "",
         page_size: int = 24,
-        pred_probs: np.ndarray | pd.DataFrame | None = None,
+        pred_probs: np.ndarray | None = None,
         images: pd.DataFrame | None = None,
         control_every: int = 0,
         seed: int = 0,
@@ -67,18 +67,27 @@ class ReviewSession:
         self.class_names = [str(name) for name in class_names]
         self.journal, self.reviewer, self.page_size = Path(journal), reviewer, page_size
         self.mode, self.blind = mode, mode != "review"
-        _check_mode(mode, reviewer)
-        _check_queue(queue, self.class_names, test_may_enter=mode == "audit")
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
+        if mode == "second" and not reviewer:
+            raise ValueError(
+                "A second look needs to know whose it is. Received no reviewer: pass reviewer='your name'."
+            )
+        clash = [name for name in self.class_names if name in ACTIONS or not name]
+        if clash:
+            raise ValueError(f"A class cannot be called like a decision, {list(ACTIONS)}. Rename: {clash}")
+        check_queue(queue, test_may_enter=mode == "audit")
         queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
-        self.pred_probs = None if self.blind else _checked_probs(pred_probs, queue, self.class_names)
-        self.images = _known_images(queue, images)
-        self._classes_of = _classes_of(queue)
+        self.pred_probs = None
+        if pred_probs is not None and not self.blind:
+            probs = check_probs(pred_probs, len(queue), len(self.class_names), gaps=True)
+            self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
+        self.images = known_images(queue, images)
+        self._known = {path: known for path, *known in self.images.itertuples(index=False, name=None)}
+        shows = queue[["path", "given", "suggested"]].assign(about=queue.get("about", ""))
+        self._shows = {path: classes for path, *classes in shows.itertuples(index=False, name=None)}
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
-        columns = [self.images[name] for name in ("sha256", "given_label")]
-        groups = self.images["group"] if "group" in self.images else self.images["path"]
-        self._known = dict(zip(self.images["path"], zip(*columns, groups, strict=True), strict=True))
-        self._words = ["", *self.class_names, *ACTIONS]
         self._read_journal()
         decided = queue["sha256"].map(self.decision) != ""
         if self.blind:
@@ -133,14 +142,14 @@ class ReviewSession:
 
     def pages(self) -> pd.DataFrame:
         """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
-        starts, decided = [page[0] for page in self._pages], self._decided()
+        starts, decided = [page[0] for page in self._pages], self._state != ""
         count = np.add.reduceat(decided.astype(int), starts) if starts else []
         errors = np.add.reduceat(self._p_error * ~decided, starts) if starts else []
         return self._page_table.assign(decided=count, expected_errors=errors)
 
     def first_open_page(self) -> int:
         """The first page with a row that nobody has decided; the last page when all are, 0 when there is none."""
-        still_open = self.queue["page"].to_numpy()[~self._decided()]
+        still_open = self.queue["page"].to_numpy()[self._state == ""]
         return int(still_open[0]) if len(still_open) else max(0, self.n_pages - 1)
 
     def decision(self, sha256: str) -> str:
@@ -148,15 +157,16 @@ class ReviewSession:
 
         In mode "second" this reviewer's own second look, in mode "disagreement" the resolution; an escalation always.
         """
-        in_force = self._replay.decisions.get(sha256, "")
-        if in_force == "escalate":
-            return in_force
-        shown = {"second": self._replay.looks, "disagreement": self._replay.resolutions}.get(self.mode)
-        return in_force if shown is None else shown.get(sha256, "")
+        replay = self._replay
+        if replay.decisions.get(sha256) == "escalate":
+            return "escalate"
+        shown = {"second": replay.looks, "disagreement": replay.resolutions}.get(self.mode, replay.decisions)
+        return shown.get(sha256, "")
 
     def classes_of(self, path: str) -> set[str]:
         """The classes that a picture in the queue may show, blind or not: whoever avoids a class is spared it."""
-        return self._classes_of.get(path, set())
+        given, suggested, answers = self._shows.get(path, ("", "", ""))
+        return {given, suggested, *answers.split(" / ")} - {""}
 
     def is_escalated(self, path: str) -> bool:
         """Whether the picture at `path` may not be shown: it, or a near-duplicate of it, was escalated.
@@ -181,15 +191,16 @@ class ReviewSession:
             ValueError: there is no such decision, or "keep" on copies that lie under two labels.
         """
         row = self._row_of(path)
-        if decision not in self._words[1:]:
-            raise ValueError(f"decision must be one of {self._words[1:]}. Received: {decision!r}")
+        choices = [*self.class_names, *ACTIONS]
+        if decision not in choices:
+            raise ValueError(f"decision must be one of {choices}. Received: {decision!r}")
         if decision == "keep" and self.blind:
             raise ValueError("No label is shown here, so 'keep' says nothing: give the picture a class.")
         if decision == "keep" and self.queue["sha256"].iloc[row] in self._conflicting:
             raise ValueError(
                 "Exact copies of this picture lie under two labels, so 'keep' says nothing: give it a class."
             )
-        self._write(self._lines([row], decision, seconds))
+        self._decide([row], decision, seconds)
 
     def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float | None = None) -> pd.DataFrame:
         """Give every undecided row of page `i` the page's likelier decision (`page_default`), as one action.
@@ -208,7 +219,7 @@ class ReviewSession:
             rows = rows[~rows["sha256"].isin(self._conflicting)]
         if len(rows):
             each = None if seconds is None else seconds / len(rows)
-            self._write(self._lines([self._row_of(path) for path in rows["path"]], decision, each))
+            self._decide([self._row_of(path) for path in rows["path"]], decision, each)
         return self.page(i)
 
     def undo(self) -> list[str]:
@@ -228,11 +239,6 @@ class ReviewSession:
         decided = self.decisions()
         rows = decided[decided["decision"] == "escalate"]
         return rows[["path", "given_label", "reviewer", "time"]].reset_index(drop=True)
-
-    def trusted(self, sha256: pd.Series) -> np.ndarray:
-        """Whether a person confirmed or corrected the label of this content: bool (N,), for the next ranking."""
-        firm = {"keep", *self.class_names}
-        return sha256.map(lambda content: self.decision(content) in firm).to_numpy(bool)
 
     def rerank(self, scores: pd.DataFrame, *, in_view: Collection[int] = ()) -> list[int]:
         """Order anew what nobody has touched: pages with a decision, control pages and those in view stay first.
@@ -255,7 +261,7 @@ class ReviewSession:
         kept = [page for page, stay in zip(self._pages, stays, strict=True) if stay]
         rest = np.concatenate([np.arange(0), *(p for p, stay in zip(self._pages, stays, strict=True) if not stay)])
         queue = self.queue.drop(columns=["page", "is_control"])
-        queue.iloc[rest] = _updated(queue.iloc[rest], scores)
+        queue.iloc[rest] = updated(queue.iloc[rest], scores)
         fresh = [rest[page] for page in make_pages(queue.iloc[rest], page_size=self.page_size)]
         control = [*table["is_control"][stays], *[False] * len(fresh)]
         self._set_pages(queue, kept + fresh, control)
@@ -270,22 +276,21 @@ class ReviewSession:
         errors_found (relabelled or dropped); expected_left (errors among the undecided, as the score has it);
         seconds looked at, all reviewers and sittings together.
         """
-        state = self._state[self._codes]
-        is_class = (state >= 1) & (state <= len(self.class_names))
-        relabelled = is_class & (state != self._filed)
-        count = {name: int((state == self._words.index(name)).sum()) for name in ACTIONS}
-        decided = state > 0
-        open_pages = np.unique(self.queue["page"].to_numpy()[~decided])
+        counts = Counter(zip(self._state, self._filed, strict=True))
+        count = {name: sum(n for (state, _), n in counts.items() if state == name) for name in ("", *ACTIONS)}
+        relabelled = sum(n for (state, filed), n in counts.items() if state in self.class_names and state != filed)
+        as_filed = sum(n for (state, filed), n in counts.items() if state in self.class_names and state == filed)
+        is_open = self._state == ""
         return {
-            "rows": len(state),
-            "decided": int(decided.sum()),
+            "rows": len(self.queue),
+            "decided": len(self.queue) - count.pop(""),
             "pages": self.n_pages,
-            "pages_done": self.n_pages - len(open_pages),
-            "relabelled": int(relabelled.sum()),
-            "kept": count["keep"] + int((is_class & ~relabelled).sum()),
-            **{name: count[name] for name in ("drop", "unsure", "escalate")},
-            "errors_found": int(relabelled.sum()) + count["drop"],
-            "expected_left": float(self._p_error[~decided].sum()),
+            "pages_done": self.n_pages - self.queue["page"][is_open].nunique(),
+            "relabelled": relabelled,
+            "kept": count.pop("keep") + as_filed,
+            **count,
+            "errors_found": relabelled + count["drop"],
+            "expected_left": float(self._p_error[is_open].sum()),
             "seconds": self._replay.seconds,
         }
 
@@ -294,12 +299,10 @@ class ReviewSession:
 
         Rows decided "unsure" or "escalate" and those still open count for nothing.
         """
-        rows = self.queue["is_control"].to_numpy(bool)
-        state, filed = self._state[self._codes][rows], self._filed[rows]
-        keep, drop = self._words.index("keep"), self._words.index("drop")
-        judged = (state >= 1) & (state <= drop)
-        errors = int((judged & (state != keep) & (state != filed)).sum())
-        n = int(judged.sum())
+        rows = zip(self._state, self._filed, self.queue["is_control"], strict=True)
+        judging = (*self.class_names, "keep", "drop")
+        judged = [state not in ("keep", filed) for state, filed, control in rows if control and state in judging]
+        errors, n = sum(judged), len(judged)
         low, high = jeffreys(np.array([errors]), np.array([n])) if n else ([0.0], [1.0])
         rate = errors / n if n else float("nan")
         return {"rows": n, "errors": errors, "rate": rate, "low": float(low[0]), "high": float(high[0])}
@@ -310,6 +313,7 @@ class ReviewSession:
         sizes = [len(page) for page in pages]
         ends = np.cumsum([0, *sizes])
         self._pages = [np.arange(start, end) for start, end in itertools.pairwise(ends)]
+        self._state = np.full(ends[-1], "", object)  # the decision in force on each row
         self.queue = queue.iloc[np.concatenate([np.arange(0), *pages])].reset_index(drop=True)
         self.queue["page"] = np.repeat(np.arange(len(pages)), sizes)
         self.queue["is_control"] = np.repeat(np.asarray(control, bool), sizes)
@@ -317,37 +321,23 @@ class ReviewSession:
         self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
         self._position = pd.Index(self.queue["path"])
         self._p_error = error_probability(self.queue)
-        self._codes, contents = pd.factorize(self.queue["sha256"])
-        self._code_of = {sha256: code for code, sha256 in enumerate(contents)}
-        self._first_row = np.unique(self._codes, return_index=True)[1]
-        filed = [self._known[path][1] for path in self.queue["path"]]
-        self._filed = np.array([self._word(label) for label in filed], np.int32)
-        self._sync()
+        self._rows_of: dict[str, list[int]] = {}
+        for row, sha256 in enumerate(self.queue["sha256"]):
+            self._rows_of.setdefault(sha256, []).append(row)
+        self._filed = np.array([self._known[path][1] for path in self.queue["path"]], object)
+        self._sync(self._rows_of)
 
     def _read_journal(self) -> None:
         lines = read_journal(self.journal)
         self._size = self.journal.stat().st_size if self.journal.exists() else 0
         self._replay = Replay(lines, reviewer=self.reviewer)
 
-    def _sync(self, changed: Collection[str] | None = None) -> None:
-        """Bring the arrays behind the counts up to date: for some contents, or for all."""
-        if changed is None:
-            self._state = np.zeros(len(self._code_of), np.int32)
-            changed = self._code_of
-        for sha256 in changed:
-            if sha256 in self._code_of:
-                self._state[self._code_of[sha256]] = self._word(self.decision(sha256))
+    def _sync(self, contents: Iterable[str]) -> None:
+        """Bring what is kept of the decisions up to date for some contents."""
+        for sha256 in contents:
+            self._state[self._rows_of.get(sha256, [])] = self.decision(sha256)
         escalated = [sha256 for sha256, decision in self._replay.decisions.items() if decision == "escalate"]
-        rows = self.images["sha256"].isin(escalated) if escalated and "group" in self.images else []
-        self._escalated_groups = set(self.images.loc[rows, "group"].dropna()) if len(rows) else set()
-
-    def _word(self, word: str) -> int:
-        if word not in self._words:  # a class of an older set of classes
-            self._words.append(word)
-        return self._words.index(word)
-
-    def _decided(self) -> np.ndarray:
-        return self._state[self._codes] > 0
+        self._escalated_groups = set(self.images.loc[self.images["sha256"].isin(escalated), "group"])
 
     def page_rows(self, i: int) -> np.ndarray:
         """Which rows of `queue` make page `i`.
@@ -365,116 +355,35 @@ class ReviewSession:
         except KeyError:
             raise KeyError(f"path must be one of the {len(self.queue)} in the queue. Received: {path!r}") from None
 
-    def _lines(self, rows: Sequence[int], decision: str, seconds: float | None) -> list[dict[str, Any]]:
-        action, lines = new_action(), []
-        for row in rows:
-            shown = self.queue.iloc[row]
-            filed = self._known[shown["path"]][1]
-            # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
-            restates = decision == "keep" and shown["given"] not in ("", filed)
-            means = shown["given"] if restates else decision
-            lines.append(
-                {
-                    "reviewer": self.reviewer,
-                    # An escalation is no opinion to compare: it hides the picture from everybody at once.
-                    "kind": "decision" if decision == "escalate" else MODES[self.mode],
-                    "action": action,
-                    "sha256": shown["sha256"],
-                    "path": shown["path"],
-                    "given_label": filed,
-                    "decision": means,
-                    "suggested": shown["suggested"],
-                    "score": shown["score"],
-                    "seconds": seconds,
-                }
-            )
-        return lines
+    def _decide(self, rows: Sequence[int], decision: str, seconds: float | None) -> None:
+        shown, filed = self.queue.iloc[rows], self._filed[rows]
+        # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
+        restates = (decision == "keep") & shown["given"].ne("") & shown["given"].ne(filed)
+        lines = shown[["sha256", "path", "suggested", "score"]].assign(
+            reviewer=self.reviewer,
+            # An escalation is no opinion to compare: it hides the picture from everybody at once.
+            kind="decision" if decision == "escalate" else MODES[self.mode],
+            action=new_action(),
+            given_label=filed,
+            decision=np.where(restates, shown["given"].astype(object), decision),
+            seconds=seconds,
+        )
+        self._write(lines.to_dict("records"))
 
     def _mark(self, kind: str, actions: list[str]) -> list[str]:
         if not actions:
             return []
         changed = self._write([{"kind": kind, "action": actions[-1], "reviewer": self.reviewer}])
-        rows = [self._first_row[self._code_of[sha256]] for sha256 in changed if sha256 in self._code_of]
+        rows = [self._rows_of[sha256][0] for sha256 in changed if sha256 in self._rows_of]
         return self.queue["path"].iloc[rows].tolist()
 
     def _write(self, lines: list[dict[str, Any]]) -> list[str]:
         start, size = append_decisions(self.journal, lines)
-        changed = [sha256 for line in lines for sha256 in self._replay.feed(line)]
+        changed = self._replay.feed(lines)
         if start == self._size:
             self._size = size
             self._sync(changed)
         else:  # somebody else wrote, too
             self._read_journal()
-            self._sync()
+            self._sync(self._rows_of)
         return changed
-
-
-def _updated(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    missing = [name for name in ("path", "score", "suggested") if name not in scores]
-    if missing:
-        raise ValueError(f"scores needs the columns path, score and suggested. Missing: {missing}")
-    fresh = scores.drop_duplicates("path").set_index("path").reindex(rows["path"])
-    for name in fresh.columns.intersection(rows.columns).difference(["sha256", "given"]):
-        values = pd.Series(fresh[name].to_numpy(), rows.index)
-        rows = rows.assign(**{name: values.where(values.notna(), rows[name])})
-    return rows
-
-
-def _known_images(queue: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFrame:
-    """Path, content, label as filed and group of every picture outside the test split; the queue's without a table."""
-    known = queue.rename(columns={"given": "given_label"})
-    if images is not None:
-        labelled = (images["sha256"].fillna("") != "") & (images["given_label"].fillna("") != "")
-        known = pd.concat([images[labelled & (images.get("split", "") != "test")], known])
-    columns = [name for name in ("path", "sha256", "given_label", "group") if name in known]
-    return known[columns].drop_duplicates("path").reset_index(drop=True)
-
-
-def _checked_probs(
-    pred_probs: np.ndarray | pd.DataFrame | None, queue: pd.DataFrame, class_names: list[str]
-) -> pd.DataFrame | None:
-    if pred_probs is None:
-        return None
-    values = pred_probs[class_names] if isinstance(pred_probs, pd.DataFrame) else pred_probs
-    values = np.asarray(values, float)
-    if values.shape != (len(queue), len(class_names)):
-        raise ValueError(f"pred_probs should have the shape {(len(queue), len(class_names))}. Received: {values.shape}")
-    return pd.DataFrame(values, pd.Index(queue["path"]), class_names)
-
-
-def _classes_of(queue: pd.DataFrame) -> dict[str, set[str]]:
-    answers = queue["about"].str.split(" / ") if "about" in queue else [[]] * len(queue)
-    classes = zip(queue["given"], queue["suggested"], answers, strict=True)
-    return {
-        path: {given, suggested, *more} - {""}
-        for path, (given, suggested, more) in zip(queue["path"], classes, strict=True)
-    }
-
-
-def _check_mode(mode: str, reviewer: str) -> None:
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
-    if mode == "second" and not reviewer:
-        raise ValueError("A second look needs to know whose it is. Received no reviewer: pass reviewer='your name'.")
-
-
-def _check_queue(queue: pd.DataFrame, class_names: list[str], *, test_may_enter: bool) -> None:
-    missing = [name for name in REQUIRED if name not in queue]
-    if missing:
-        raise ValueError(f"queue needs the columns {list(REQUIRED)}. Missing: {missing}")
-    if "split" in queue and (queue["split"] == "test").any() and not test_may_enter:
-        paths = queue.loc[queue["split"] == "test", "path"]
-        raise ValueError(
-            f"The test split never enters this queue. Received {len(paths)} rows of it (first: {paths.iloc[0]!r}). "
-            "Leave them out: queue[queue.split != 'test']."
-        )
-    twice = queue.loc[queue["path"].duplicated(), "path"]
-    if len(twice):
-        raise ValueError(f"queue should have one row a path. Received twice: {twice.iloc[0]!r}")
-    if queue["sha256"].isna().any() or (queue["sha256"] == "").any():
-        raise ValueError(
-            "Every row of queue needs its sha256, for decisions belong to content. Scan the folders again."
-        )
-    clash = [name for name in class_names if name in ACTIONS or not name]
-    if clash:
-        raise ValueError(f"A class cannot be called like a decision, {list(ACTIONS)}. Rename: {clash}")

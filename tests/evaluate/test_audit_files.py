@@ -8,7 +8,7 @@ from nsfwlib import runs
 from nsfwlib.evaluate import audit_files
 from nsfwlib.evaluate.audit import audited_confusion
 from nsfwlib.labels import journal
-from nsfwlib.review import queues
+from nsfwlib.review import ReviewSession
 
 NAMES = ["cat", "dog", "emu"]
 
@@ -104,7 +104,7 @@ def test_what_was_reviewed_before_is_a_stratum_of_its_own_and_is_not_asked_for(t
 def test_the_session_gives_nothing_away_and_its_beginning_is_a_sample_of_all_strata(tmp_path):
     audit = freeze(tmp_path, make_split()[0], agreements=100)
     queue = audit_files.audit_queue(audit)
-    session = queues.audit_session(audit, tmp_path / "j.csv", class_names=NAMES)
+    session = ReviewSession(queue, tmp_path / "j.csv", class_names=NAMES, mode="audit")
     assert not {"stratum", "predicted", "order", "picked", "label"} & set(session.queue)
     assert session.queue[["given", "suggested"]].eq("").all(axis=None)
     shares = audit.loc[audit["picked"], "stratum"].value_counts(normalize=True)

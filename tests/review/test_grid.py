@@ -335,6 +335,7 @@ def test_export_writes_the_decisions_in_force(tmp_path):
     path = browser.send("open")[0][0]["rows"][0]["path"]
     browser.send("decide", path=path, decision="unsure")
     browser.grid._export()
+    pd.testing.assert_frame_equal(browser.grid.decisions(), browser.grid.session.decisions())
     assert pd.read_csv(tmp_path / "decisions_in_force.csv")["decision"].tolist() == ["unsure"]
 
 

@@ -184,7 +184,7 @@ def test_the_first_answer_is_the_decision_that_stood_before_the_second_look(path
     assert answers[["sha256", "reviewer", "answer"]].to_numpy().tolist() == [
         ["1", "Ada", "dog"], ["3", "Ada", "emu"], ["1", "Bob", "emu"],
     ]  # fmt: skip
-    assert opinions.agreement(answers).loc[0, "pictures"] == 1
+    assert opinions.agreement(lines).loc[0, "pictures"] == 1
 
 
 def test_kappa_is_that_of_scikit_learn(rng):
@@ -219,18 +219,6 @@ def test_without_answers_or_variety_kappa_is_unknown():
     assert np.isnan(opinions.cohens_kappa(["cat"] * 9, ["cat"] * 9)["kappa"])
 
 
-def test_the_pair_that_is_mixed_up_comes_first(path, rng):
-    table = make_table(300)
-    decide_all(path, table)
-    mixed = table["given_label"].eq("cat") & (rng.random(300) < 0.4)
-    answers = table["given_label"].mask(mixed, "dog")
-    journal.append_decisions(path, [line(c, a, "Bob", "second") for c, a in zip(table["sha256"], answers, strict=True)])
-    found = opinions.agreement_by_classes(opinions.standing_opinions(journal.read_journal(path)))
-    assert found["classes"].tolist() == ["cat / dog"]
-    share = 1 - mixed.sum() / 200
-    assert found.loc[0, "agree"] == pytest.approx(share) and found.loc[0, "low"] < share < found.loc[0, "high"]
-
-
 # --- what becomes of disagreements
 
 
@@ -252,45 +240,3 @@ def test_a_disagreement_is_resolved_once_and_without_names(path):
     session.undo()
     assert len(opinions.disagreements(journal.read_journal(path))) == 2
     assert journal.decisions_in_force(path).set_index("sha256").loc[queue["sha256"][0], "decision"] == "keep"
-
-
-# --- consensus
-
-
-def test_three_reviewers_make_a_consensus_that_the_careless_one_does_not_sway(path, rng):
-    pytest.importorskip("cleanlab")
-    table = make_table(200)
-    true = table["given_label"].to_numpy()
-    decide_all(path, table)
-    careless = np.where(rng.random(200) < 0.5, rng.choice(NAMES, 200), true)
-    for who, answers in {"Bob": true, "Cem": careless}.items():
-        journal.append_decisions(
-            path, [line(c, a, who, "second") for c, a in zip(table["sha256"], answers, strict=True)]
-        )
-    journal.append_decisions(path, [line("f" * 64, "cat", who) for who in ("Ada", "Bob")])
-    probs = pd.DataFrame(np.eye(3)[np.arange(200) % 3] * 0.4 + 0.2, table["sha256"], NAMES)
-    found = opinions.consensus(opinions.standing_opinions(journal.read_journal(path)), probs)
-    assert len(found) == 200 and found["answers"].eq(3).all()
-    assert (
-        found["consensus"].to_numpy() == table.set_index("sha256").loc[found["sha256"], "given_label"]
-    ).mean() > 0.97
-
-
-def test_two_reviewers_are_no_crowd(path):
-    table = make_table(4)
-    decide_all(path, table)
-    journal.append_decisions(path, [line(c, "cat", "Bob", "second") for c in table["sha256"]])
-    probs = pd.DataFrame(1 / 3, table["sha256"], NAMES)
-    assert opinions.consensus(opinions.standing_opinions(journal.read_journal(path)), probs).empty
-
-
-def test_without_cleanlab_a_consensus_says_what_to_install(path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "cleanlab.multiannotator", None)
-    table = make_table(4)
-    decide_all(path, table)
-    for who in ("Bob", "Cem"):
-        journal.append_decisions(path, [line(c, "cat", who, "second") for c in table["sha256"]])
-    with pytest.raises(ImportError, match="pip install"):
-        opinions.consensus(
-            opinions.standing_opinions(journal.read_journal(path)), pd.DataFrame(1 / 3, table["sha256"], NAMES)
-        )

@@ -114,11 +114,11 @@ def test_a_reviewers_page_opens_in_every_mode(run):
 
 
 def test_agreement_of_a_run_counts_groups_and_is_empty_before_any_second_look(run, planted):
-    assert opinions.reviewer_agreement(run / "j.csv", planted[0]).empty
+    assert opinions.agreement(journal.read_journal(run / "j.csv"), images=planted[0]).empty
     second = queues.open_session(run, run / "j.csv", mode="second", reviewer="Bob", share=1.0)
     for path in second.queue["path"]:
         second.decide(path, "a")
-    found = opinions.reviewer_agreement(run / "j.csv", planted[0])
+    found = opinions.agreement(journal.read_journal(run / "j.csv"), images=planted[0])
     assert found["between"].tolist() == ["all", "Ada and Bob"] and found["agree"].eq(1).all()
 
 

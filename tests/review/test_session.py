@@ -318,13 +318,6 @@ def test_an_escalated_picture_and_its_near_duplicates_are_listed_and_not_shown(q
     assert not session.is_escalated(queue["path"][1])
 
 
-def test_confirmed_and_corrected_rows_are_trusted(queue, path):
-    session = open_session(queue, path)
-    for row, decision in enumerate(["keep", "dog", "drop", "unsure", "escalate"]):
-        session.decide(queue["path"][row], decision)
-    assert session.trusted(queue["sha256"])[:6].tolist() == [True, True, False, False, False, False]
-
-
 def test_progress_counts_what_was_decided(queue, path):
     session = open_session(queue, path)
     given_label = queue["given"][0]
