@@ -109,15 +109,15 @@ def summary(run_dir: Path) -> pd.Series:
     """The few numbers of a finished run that a person asks for first."""
     run_dir = Path(run_dir)
     metrics, cleansing = (runs.read_json(run_dir / f"{name}.json") for name in ("metrics", "cleansing"))
-    table = pd.read_parquet(run_dir / "images.parquet", columns=["problem"])
+    table, split = pd.read_parquet(run_dir / "images.parquet", columns=["problem"]), metrics.get("measured_on", "test")
     rows = {
         "images": f"{len(table):,}",
         "problems found": f"{table['problem'].ne('').sum():,} files left out",
         "label issues found": cleansing["found"],
-        "02's model, test, given labels": metrics["fine_tuned_given"],
-        "02's model, test, planted truth": metrics.get("fine_tuned_truth"),
-        f"head on given labels, test ({metrics['test_labels']})": _head(metrics, "before"),
-        f"head on cleaned labels, test ({metrics['test_labels']})": _head(metrics, "after"),
+        f"02's model, {split}, given labels": metrics["fine_tuned_given"],
+        f"02's model, {split}, planted truth": metrics.get("fine_tuned_truth"),
+        f"head on given labels, {split} ({metrics['test_labels']})": _head(metrics, "before"),
+        f"head on cleaned labels, {split} ({metrics['test_labels']})": _head(metrics, "after"),
         "02's model, validation, given labels": metrics["validation"]["given labels"],
         "02's model, validation, cleaned labels": metrics["validation"]["corrected labels"],
         "figures": str(run_dir / "figures"),

@@ -224,6 +224,15 @@ def test_the_card_is_written_whole_from_the_tables(tmp_path, audit, says):
     assert [p.name for p in tmp_path.iterdir()] == ["MODEL_CARD.md"]
 
 
+def test_without_a_test_set_val_is_measured_and_said_to_flatter():
+    rows = pd.DataFrame({"split": ["train", "val", "test"]})
+    assert card.held_out(rows) == ("test", "Measured on test, which informed no choice.")
+    split, worth = card.held_out(rows[:2])
+    assert (
+        split == "val" and "There is no test set" in worth and "cannot be said" in worth and "a folder `test`" in worth
+    )
+
+
 def test_names_in_the_card_are_text_neither_html_nor_markdown(tmp_path):
     odd = [
         "<img src=x onerror=alert(1)>",
