@@ -69,8 +69,8 @@ def hard_links(folder, count, work):
 
 # ------------------------------------------------------------------------------------------------ inside a process
 def run_ours(folder, count, runtime="tensorflow", where="local", cluster=None, tiny=False, anew=False):
-    """`scoring.score` on a folder: `rate` is from the first answers on."""
-    from nsfwlib import score
+    """`score.score` on a folder: `rate` is from the first answers on."""
+    from nsfwlib.score import run
 
     classifier = "published"
     if tiny:
@@ -78,25 +78,17 @@ def run_ours(folder, count, runtime="tensorflow", where="local", cluster=None, t
 
         classifier = model.build_classifier(["a", "b"], weights=None, backbone="MobileNetV2", image_size=32)
     if anew:  # compute every copy: memory is to be seen, not the skipping of copies
-        score.Known.__contains__ = lambda self, sha256: False
-    real, marks = score.add_answers, []
+        run.Known.__contains__ = lambda self, sha256: False
+    real, marks = run.add_answers, []
 
     def watched(store, answers):
         marks.append((time.perf_counter(), len(answers)))
         return real(store, answers)
 
-    score.add_answers = watched
+    run.add_answers = watched
+    options = {"runtime": runtime, "where": where, "cluster": cluster, "batch_size": BATCH, "progress": False}
     with tempfile.TemporaryDirectory() as out:
-        score.score(
-            classifier,
-            folder,
-            out=Path(out) / "scores.parquet",
-            runtime=runtime,
-            where=where,
-            cluster=cluster,
-            batch_size=BATCH,
-            progress=False,
-        )
+        run.score(classifier, folder, out=Path(out) / "scores.parquet", **options)
         ended = time.perf_counter()
     after_first = sum(n for _, n in marks[1:])
     return {

@@ -40,6 +40,14 @@ def awakened(classifier):
     return classifier
 
 
+def lopsided(classifier):
+    """Sure of its first class whatever it sees: any training lowers the loss, so that its weights are kept."""
+    logits = classifier.get_layer("logits")
+    kernel, bias = logits.get_weights()
+    logits.set_weights([kernel, np.where(np.arange(len(bias)) == 0, 10.0, -10.0)])
+    return classifier
+
+
 def bright_and_dark(folder):
     """Two easy classes, bright pictures and dark ones, 12 each, drawn into `folder`; their images table."""
     rng, rows = np.random.default_rng(0), []

@@ -211,7 +211,7 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
         raise ImageProblem("too many pixels", limit, name)
     if container.reason:
         raise ImageProblem(container.reason, container.detail, name)
-    if image.format == "TIFF" and 50706 in image.tag_v2:  # DNGVersion: the first page is a thumbnail
+    if image.format == "TIFF" and 50706 in getattr(image, "tag_v2", ()):  # DNGVersion: the first page is a thumbnail
         raise ImageProblem("unsupported format", "camera raw (DNG)", name)
     return image, container
 

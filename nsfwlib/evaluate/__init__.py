@@ -39,7 +39,6 @@ share_interval       A share, its Jeffreys interval, and how many independent ro
 jeffreys             Jeffreys interval of a share of counts
 effective_count      How many independent rows n rows are worth
 group_correlation    Correlation of an outcome within near-duplicate groups
-group_codes          Group numbers from 0; a row without a group is one of its own
 bootstrap_weights    Blocks of row weights for a Bayesian bootstrap by group
 tails                The two quantiles between which an interval of this level lies
 """

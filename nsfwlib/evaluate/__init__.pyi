@@ -30,7 +30,6 @@ from .confusion import (
 from .intervals import (
     bootstrap_weights as bootstrap_weights,
     effective_count as effective_count,
-    group_codes as group_codes,
     group_correlation as group_correlation,
     jeffreys as jeffreys,
     share_interval as share_interval,

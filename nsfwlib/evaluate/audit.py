@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.evaluate.confusion import class_codes, confusion_intervals
-from nsfwlib.evaluate.intervals import effective_count, group_codes, share_interval, tails
+from nsfwlib.evaluate.intervals import effective_count, share_interval, tails
+from nsfwlib.labels import group_codes
 
 STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement")
 

@@ -131,17 +131,6 @@ def class_codes(labels: Sequence[str], class_names: Sequence[str], what: str = "
     return codes
 
 
-def check_probs(pred_probs: np.ndarray, n: int, k: int) -> np.ndarray:
-    """The probabilities as float64 (n, k); another shape or a number that is none is an error."""
-    probs = np.asarray(pred_probs, dtype=np.float64)
-    if probs.shape != (n, k):
-        raise ValueError(f"Expected pred_probs of shape {(n, k)}, one column a class. Received: {probs.shape}.")
-    if not np.isfinite(probs).all():
-        bad = int((~np.isfinite(probs)).any(axis=1).sum())
-        raise ValueError(f"Expected finite pred_probs. Received: {bad:,} rows with NaN or infinity; score them again.")
-    return probs
-
-
 def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Published confusion matrices of the same classes, best last: `name` and `shares` (K, K); often []."""
     if not path or not Path(path).exists():

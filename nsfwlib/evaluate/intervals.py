@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy.stats import beta
+
+from nsfwlib.labels import group_codes
 
 FEW_GROUPS = 10  # with fewer groups of several images, near-duplicates are taken to agree fully
 
@@ -67,8 +68,8 @@ def share_interval(
     rows = np.array([part.sum() for part in parts], dtype=int)
     worth = np.array([effective_count(members[part], n, correlation=rho) for part, n in zip(parts, rows, strict=True)])
     value = np.array([outcome[part].mean() if part.any() else np.nan for part in parts])
-    found = (value, *jeffreys(np.nan_to_num(value) * worth, worth, level=level), rows, worth)
-    return Share(*found, rho) if among is not None else Share(*(column.item() for column in found), rho)
+    found = [value, *jeffreys(np.nan_to_num(value) * worth, worth, level=level), rows, worth]
+    return Share(*(found if among is not None else [column.item() for column in found]), rho)  # type: ignore[call-arg]
 
 
 def group_correlation(outcomes: np.ndarray, groups: Sequence[int] | None) -> float:
@@ -100,18 +101,6 @@ def effective_count(groups: Sequence[int] | None, n: int, *, correlation: float 
     """
     size = np.bincount(group_codes(groups, n)).astype(float)
     return n / (1 + ((size**2).sum() / n - 1) * correlation) if n else 0.0
-
-
-def group_codes(groups: Sequence[int] | None, n: int) -> np.ndarray:
-    """(N,) group numbers from 0; a row without a group, or every row where groups is None, is a group of its own."""
-    if groups is None:
-        return np.arange(n)
-    if len(groups) != n:
-        raise ValueError(f"Expected one group a row: {n}. Received: {len(groups)} groups.")
-    codes, names = pd.factorize(np.asarray(groups))
-    alone = codes < 0
-    codes[alone] = len(names) + np.arange(alone.sum())
-    return codes
 
 
 def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

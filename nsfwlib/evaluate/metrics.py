@@ -17,15 +17,9 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest, norm
 from sklearn.metrics import average_precision_score
 
-from nsfwlib.evaluate.confusion import check_probs, class_codes
-from nsfwlib.evaluate.intervals import (
-    bootstrap_weights,
-    effective_count,
-    group_codes,
-    group_correlation,
-    share_interval,
-    tails,
-)
+from nsfwlib.evaluate.confusion import class_codes
+from nsfwlib.evaluate.intervals import bootstrap_weights, effective_count, group_correlation, share_interval, tails
+from nsfwlib.labels import check_probs, group_codes
 
 TINY = 1e-12  # probabilities are kept this far from 0 before a logarithm
 MOST_THRESHOLDS = 2048  # bootstrapped curves use at most so many distinct thresholds

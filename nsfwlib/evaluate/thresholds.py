@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate.intervals import effective_count, group_codes, group_correlation, jeffreys, share_interval, tails
+from nsfwlib.evaluate.intervals import effective_count, group_correlation, jeffreys, share_interval, tails
+from nsfwlib.labels import group_codes
 
 
 def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:

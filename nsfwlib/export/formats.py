@@ -66,7 +66,9 @@ class Format(NamedTuple):
     tolerated: str  # the column of the parity table that is held against the tolerance
     tolerance: float
     about: str
+    limits: str = ""  # what was given up for a smaller file
     needs: tuple[str, ...] = ()
+    web: bool = False  # for nsfwjs, which divides by 255 itself
 
 
 def _savedmodel(source: Source, folder: Path) -> None:
@@ -132,48 +134,51 @@ def _tfjs(source: Source, folder: Path, quantised: str | None = None) -> None:
 
 
 _BY, _CHANGED = "largest_difference", "changed_share"
-_ONNX = ("onnx", "onnxruntime", "tf2onnx")
+_AGAIN = "probabilities move by hundredths, so choose thresholds anew on this file"
 FORMATS = {
     "savedmodel": Format(_savedmodel, open_savedmodel, _BY, 1e-4, "TensorFlow and TensorFlow Serving"),
     "tflite_float32": Format(_tflite, open_tflite, _BY, 1e-4, "phones"),
-    "tflite_float16": Format(_tflite_float16, open_tflite, _BY, 1e-2, "phones, half the size"),
-    "tflite_int8": Format(_tflite_int8, open_tflite, _CHANGED, 0.02, "phones, a quarter of the size, faster"),
-    "onnx": Format(_onnx, open_onnx, _BY, 1e-4, "ONNX Runtime", _ONNX),
-    "tfjs": Format(_tfjs, open_tfjs, _BY, 1e-3, "browsers: nsfwjs, TensorFlow.js"),
-    "tfjs_uint16": Format(partial(_tfjs, quantised="uint16"), open_tfjs, _BY, 1e-3, "browsers, half the size"),
-    "tfjs_uint8": Format(partial(_tfjs, quantised="uint8"), open_tfjs, _CHANGED, 0.02, "browsers, a quarter"),
-}
-_LIMITS = {
-    "tflite_float16": "weights in half precision",
-    "tflite_int8": "weights and activations in 8 bits, their ranges taken from the representative photographs: "
-    "probabilities move by hundredths, so choose thresholds anew on this file",
-    "tfjs_uint16": "kernels quantised to 16 bits per tensor",
-    "tfjs_uint8": "kernels quantised to 8 bits per tensor: probabilities move by hundredths, so choose thresholds anew "
-    "on this file",
-}
+    "tflite_float16": Format(
+        _tflite_float16, open_tflite, _BY, 1e-2, "phones, half the size", "weights in half precision"
+    ),
+    "tflite_int8": Format(
+        _tflite_int8, open_tflite, _CHANGED, 0.02, "phones, a quarter of the size, faster",
+        f"weights and activations in 8 bits, their ranges taken from the representative photographs: {_AGAIN}",
+    ),
+    "onnx": Format(_onnx, open_onnx, _BY, 1e-4, "ONNX Runtime", needs=("onnx", "onnxruntime", "tf2onnx")),
+    "tfjs": Format(_tfjs, open_tfjs, _BY, 1e-3, "browsers: nsfwjs, TensorFlow.js", web=True),
+    "tfjs_uint16": Format(
+        partial(_tfjs, quantised="uint16"), open_tfjs, _BY, 1e-3, "browsers, half the size",
+        "kernels quantised to 16 bits per tensor", web=True,
+    ),
+    "tfjs_uint8": Format(
+        partial(_tfjs, quantised="uint8"), open_tfjs, _CHANGED, 0.02, "browsers, a quarter",
+        f"kernels quantised to 8 bits per tensor: {_AGAIN}", web=True,
+    ),
+}  # fmt: skip
 
 
 def preprocessing(name: str, source: Source) -> dict[str, Any]:
     """What an application must do before it asks the export."""
-    web, size = name.startswith("tfjs"), source.size
+    form, size = FORMATS[name], source.size
     facts = {
-        "for": FORMATS[name].about,
-        "input": {"dtype": "float32" if web else "uint8", "shape": ["batch", size, size, 3], "channels": "RGB"},
-        "range": [0, 1] if web else [0, 255],
-        "scaling": "divide by 255: nsfwjs does that itself" if web else "none: the model rescales",
+        "for": form.about,
+        "input": {"dtype": "float32" if form.web else "uint8", "shape": ["batch", size, size, 3], "channels": "RGB"},
+        "range": [0, 1] if form.web else [0, 255],
+        "scaling": "divide by 255: nsfwjs does that itself" if form.web else "none: the model rescales",
         "decoding": "upright by EXIF, sRGB, transparency on white, first frame of an animation",
         "resize": f"Pillow BILINEAR (antialiased), stretched to {size} × {size}, aspect ratio not kept",
         "output": {"dtype": "float32", "shape": ["batch", len(source.class_names)], "order": "classes.json"},
     }
-    if name in _LIMITS:
-        facts["limits"] = _LIMITS[name]
+    if form.limits:
+        facts["limits"] = form.limits
     if name == "savedmodel":
         facts["signatures"] = {
             "serving_default": "pixels: uint8 (batch, S, S, 3) → probabilities",
             "bytes": "image: string (batch,), the bytes of JPEG or PNG files → probabilities; decoded and resized by "
             "TensorFlow, which ignores EXIF rotation and colour profiles",
         }
-    if web:
+    if form.web:
         same = tuple(source.class_names) == CLASS_NAMES
         facts["nsfwjs"] = f"nsfwjs.load(url, {{size: {size}}}); it resizes by itself, corners aligned. " + (
             "classify() names these classes." if same else

@@ -1,4 +1,4 @@
-// Ask nsfwjs itself: node tfjs_node.js <folder of model.json> <size> <manifest>, answers as JSON on stdout.
+// Ask nsfwjs itself: node node.js <folder of model.json> <size> <manifest>, answers as JSON on stdout.
 // The manifest lists raw RGB pictures: [{"file": ..., "height": ..., "width": ...}, ...].
 const fs = require("fs");
 const http = require("http");

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.data import load_image
+from nsfwlib.export.node import ask_nsfwjs
+from nsfwlib.export.tfjs import DIVISOR, read_tfjs
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -85,24 +88,24 @@ def open_savedmodel(folder: Path) -> Runtime:
     return Runtime(f"TensorFlow {tf.__version__}", answer, from_files)
 
 
-def open_tflite(folder: Path, *, threads: int | None = None) -> Runtime:
+def open_tflite(folder: Path) -> Runtime:
     """A TFLite file, by LiteRT's interpreter or, without it, the one inside TensorFlow."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         from tensorflow.lite import Interpreter
-    interpreter = Interpreter(str(folder / "model.tflite"), num_threads=threads or os.cpu_count())
+    interpreter = Interpreter(str(folder / "model.tflite"), num_threads=os.cpu_count())
     run = interpreter.get_signature_runner()
     answer = one_by_one(lambda batch: run(pixels=batch)["probabilities"])
     return Runtime(Interpreter.__module__.partition(".")[0], answer)
 
 
-def open_onnx(folder: Path, *, threads: int | None = None) -> Runtime:
+def open_onnx(folder: Path) -> Runtime:
     """An ONNX file, by onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or os.cpu_count() or 1
+    options.intra_op_num_threads = os.cpu_count() or 1
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     answer = one_by_one(lambda batch: session.run(["probabilities"], {"pixels": batch})[0])
     return Runtime(f"onnxruntime {onnxruntime.__version__}", answer)
@@ -110,9 +113,6 @@ def open_onnx(folder: Path, *, threads: int | None = None) -> Runtime:
 
 def open_tfjs(folder: Path, *, size: int, node_modules: Path | None = None) -> Runtime:
     """A TensorFlow.js layers model: by nsfwjs in Node where `node_modules` is given, else its files read back."""
-    from nsfwlib.export.node import Answers, ask_nsfwjs
-    from nsfwlib.export.tfjs import DIVISOR, read_tfjs
-
     if node_modules is None:
         network = read_tfjs(folder)
 
@@ -122,8 +122,7 @@ def open_tfjs(folder: Path, *, size: int, node_modules: Path | None = None) -> R
 
         return Runtime("files read back, no browser", read_back)
 
-    def ask(pictures: Sequence[np.ndarray]) -> Answers:
-        return ask_nsfwjs(folder, pictures, size=size, node_modules=node_modules)
+    ask = partial(ask_nsfwjs, folder, size=size, node_modules=node_modules)
 
     def answer(pixels: np.ndarray) -> tuple[np.ndarray, float]:
         answers = ask(pixels)
@@ -146,29 +145,17 @@ def compare_answers(expected: np.ndarray, found: np.ndarray) -> dict[str, float]
 def measure_export(
     runtime: Runtime, pixels: np.ndarray, expected: np.ndarray, *, files: Sequence[Path], of_files: np.ndarray
 ) -> dict[str, float | str]:
-    """What the parity table says of `runtime`.
+    """What the parity table says of `runtime`, given what Keras says of `pixels` (N, S, S, 3) and of `files`: (·, K).
 
-    Args:
-        runtime: an export, opened.
-        pixels: uint8 (N, S, S, 3).
-        expected: (N, K), what Keras says of them.
-        files: JPEG and PNG files, asked where the format decodes or resizes by itself; those it refuses do not count.
-        of_files: (F, K), what Keras says of them, read by this kit.
+    JPEG and PNG files are asked where the format decodes or resizes by itself; those that it refuses do not count.
     """
     found, milliseconds = runtime.answer(pixels)
-    row = {
-        "ms_per_image": milliseconds,
-        **compare_answers(expected, found),
-        "pictures": len(pixels),
-        "runtime": runtime.name,
-    }
+    apart = compare_answers(expected, found)
+    row = {"ms_per_image": milliseconds, **apart, "pictures": len(pixels), "runtime": runtime.name}
     if runtime.from_files is None or not files:
         return row
     theirs = runtime.from_files(files)
     read = np.isfinite(theirs).all(axis=1)
     apart = compare_answers(of_files[read], theirs[read])
-    return row | {
-        "files_difference": apart["largest_difference"],
-        "files_changed": apart["changed_argmax"],
-        "files": int(read.sum()),
-    }
+    row |= {"files_difference": apart["largest_difference"], "files_changed": apart["changed_argmax"]}
+    return row | {"files": int(read.sum())}

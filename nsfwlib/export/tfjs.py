@@ -8,13 +8,14 @@ the topology in Keras 2's spelling and a weights manifest, and the weights as by
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nsfwlib._tensorflow import keras
+from nsfwlib.model import read_weights
 
 SHARD = 4 << 20  # bytes a file: what browsers cache well
 DIVISOR = 255  # nsfwjs divides pixels by it before the network sees them
@@ -167,7 +168,7 @@ def read_tfjs(folder: Path) -> keras.Model:
     """
     document = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
     network = document["modelTopology"]["model_config"]["config"]
-    weights = _read_weights(Path(folder), document["weightsManifest"])
+    weights = read_weights(document["weightsManifest"], lambda path: (Path(folder) / path).read_bytes())
     tensors, built = {}, []
     for description in network["layers"]:
         kind, config = description["class_name"], dict(description["config"])
@@ -184,18 +185,3 @@ def read_tfjs(folder: Path) -> keras.Model:
         if names:
             layer.set_weights([weights[name] for name in names])
     return keras.Model(tensors[inputs], tensors[outputs], name=network["name"])
-
-
-def _read_weights(folder: Path, manifest: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    weights = {}
-    for group in manifest:
-        data, offset = b"".join((folder / path).read_bytes() for path in group["paths"]), 0
-        for spec in group["weights"]:
-            how = spec.get("quantization")
-            dtype, count = np.dtype(how["dtype"] if how else "float32").newbyteorder("<"), int(np.prod(spec["shape"]))
-            values = np.frombuffer(data, dtype, count, offset).astype(np.float32)
-            if how:
-                values = values * np.float32(how["scale"]) + np.float32(how["min"])
-            weights[spec["name"]] = values.reshape(spec["shape"])
-            offset += count * dtype.itemsize
-    return weights

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -100,7 +99,7 @@ def export(
         table = _parity_table(source, whole, names, pixels, pictures, node_modules)
         _check_tolerances(table)
         _record(source, whole, table)
-        os.replace(whole, out_dir)  # noqa: PTH105
+        whole.replace(out_dir)
     return table
 
 
@@ -132,17 +131,14 @@ def _check_model(model: keras.Model) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Converters talk through C++, Python's logging and warnings; nobody but their authors can use it."""
-    loggers = [logging.getLogger(name) for name in ("absl", "tensorflow", "tf2onnx")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         with stderr_aside(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _write(name: str, source: Source, folder: Path) -> None:
@@ -174,7 +170,7 @@ def _parity_table(
     rows = {"keras": {**first, **compare_answers(expected, expected), "pictures": len(pixels)}}
     for name in names:
         each, folder = FORMATS[name], whole / name
-        settings = {"size": source.size, "node_modules": node} if name.startswith("tfjs") else {}
+        settings = {"size": source.size, "node_modules": node} if each.web else {}
         with _quiet():
             runtime = each.open(folder, **settings)
             row = measure_export(runtime, pixels, expected, files=readable, of_files=of_files)

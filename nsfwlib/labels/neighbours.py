@@ -90,7 +90,7 @@ def _nearest_approximately(
     index.train(unit[usable[:: max(1, len(usable) // (50 * n_cells))]])
     for block in chunks(len(usable)):
         index.add(unit[usable[block]])
-    index.nprobe = CELLS
+    index.nprobe = CELLS  # type: ignore[attr-defined]
     similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
     step = 2048  # rows whose candidates are compared at a time: 2048 x 80 x 256 float32 = 168 MB
     for block in (slice(start, start + step) for start in range(0, len(unit), step)):

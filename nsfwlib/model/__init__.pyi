@@ -1,15 +1,12 @@
 from .build import (
     build_classifier as build_classifier,
     load_model as load_model,
-    resolve_model as resolve_model,
 )
 from .classifier import (
-    BACKBONES as BACKBONES,
     block_output as block_output,
     class_names as class_names,
     feature_model as feature_model,
     freeze_backbone as freeze_backbone,
-    head_dense_layers as head_dense_layers,
     head_model as head_model,
     image_size as image_size,
     last_block as last_block,
@@ -26,7 +23,6 @@ from .cluster import (
 from .features import (
     block_features as block_features,
     bottleneck_features as bottleneck_features,
-    decoded_batches as decoded_batches,
     missing_rows as missing_rows,
 )
 from .forward import (
@@ -40,18 +36,21 @@ from .published import (
     CLASS_NAMES as CLASS_NAMES,
     PACKAGE as PACKAGE,
     VERSION as VERSION,
-    load_backbone as load_backbone,
     published_model as published_model,
+    read_weights as read_weights,
+    run_tool as run_tool,
+)
+from .ready import (
+    Ready as Ready,
+    make_ready as make_ready,
 )
 from .runtime import (
     Forward as Forward,
-    Ready as Ready,
-    make_ready as make_ready,
 )
 from .stream import (
     Answer as Answer,
     Files as Files,
+    decoded_batches as decoded_batches,
     hashed as hashed,
-    load_picture as load_picture,
     stream_answers as stream_answers,
 )

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from nsfwlib._tensorflow import keras
@@ -20,12 +21,12 @@ from nsfwlib.model.classifier import (
     _checked_names,
     _escape,
     assemble,
-    backbone_weights,
     class_names as names_of,
+    layer_weights,
     set_backbone_weights,
     set_rescaling,
 )
-from nsfwlib.model.legacy import load_legacy
+from nsfwlib.model.legacy import read_keras_2, rebuilt
 from nsfwlib.model.published import CLASS_NAMES, load_backbone, published_model
 
 
@@ -73,17 +74,14 @@ def _check_same(own: Sequence[str], class_names: Sequence[str] | None) -> None:
 
 
 def _load(model: keras.Model | Path | str, class_names: Sequence[str]) -> keras.Model:
+    """A model of this kit or, where a file holds no such one, what Keras makes of it."""
     if not isinstance(model, str | os.PathLike):
         return model
+    found = _read(Path(model))
     try:
-        return load_model(Path(model), class_names=class_names)
-    except ValueError as ours:
-        if not Path(model).is_file():
-            raise
-        try:
-            return keras.models.load_model(model, compile=False, safe_mode=True)
-        except Exception as error:  # Keras raises many kinds
-            raise ValueError(f"{ours} Keras {keras.__version__} does not load it either.") from error
+        return rebuilt(found, Path(model), class_names) if h5py.is_hdf5(model) else found
+    except ValueError:
+        return found
 
 
 def _wrapped(foreign: keras.Model, class_names: Sequence[str], rescaling: tuple[float, float]) -> keras.Model:
@@ -105,9 +103,6 @@ def _wrapped(foreign: keras.Model, class_names: Sequence[str], rescaling: tuple[
     if np.asarray(answer).min() < -1e-3 or not np.allclose(sums, 1, atol=1e-2):
         raise ValueError(f"Expected probabilities, which sum to 1. Received answers that sum to {sums.round(2)}.")
     return wrapped
-
-
-_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def build_classifier(
@@ -143,7 +138,8 @@ def build_classifier(
         load_backbone(classifier)
     elif weights not in (None, "imagenet"):
         source = load_model(Path(weights))
-        set_backbone_weights(classifier, backbone_weights(source))
+        body = source.layers[: source.layers.index(source.get_layer(FEATURES))]
+        set_backbone_weights(classifier, layer_weights(body))
         theirs = source.get_layer("rescaling")
         set_rescaling(classifier, theirs.scale, theirs.offset)
     return classifier
@@ -152,7 +148,7 @@ def build_classifier(
 def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras.Model:
     """Load a classifier: a `.keras` that `save_model` wrote, or a Keras 2 `.h5` of 2019.
 
-    No code in the file is ever executed. An `.h5` is wrapped to the contract of this kit, see `model.load_legacy`.
+    No code in the file is ever executed. An `.h5` is wrapped to the contract of this kit, see `legacy`.
 
     Args:
         path: the file.
@@ -163,24 +159,31 @@ def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras
         ValueError: the file is no model of this kit, or carries code.
     """
     path = Path(path)
+    model = _read(path)
+    if h5py.is_hdf5(path):
+        return rebuilt(model, path, class_names)
+    _checked_contract(model, path)
+    return model
+
+
+def _read(path: Path) -> keras.Model:
+    """What Keras makes of the file, once it is known to carry no code."""
     if not path.exists():
         raise FileNotFoundError(f"There is no model file {path}. Train one with 02_fine_tune, or use weights='nsfwjs'.")
     if path.is_dir():
         raise ValueError(_folder_advice(path))
-    if path.read_bytes()[:8] == _HDF5:
-        return load_legacy(path, class_names=class_names)
+    if h5py.is_hdf5(path):
+        return read_keras_2(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019. Received: another format.")
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds; the first line says which layer or part is at fault
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"{path} was not loaded: {reason} Expected a classifier that nsfwlib saved; code in a model file is never "
             "run."
         ) from error
-    _checked_contract(model, path)
-    return model
 
 
 def _folder_advice(path: Path) -> str:

@@ -199,44 +199,41 @@ def unfreeze_from(model: keras.Model, block: str) -> None:
         layer.trainable = i > last and not isinstance(layer, keras.layers.BatchNormalization)
 
 
-def backbone_weights(model: keras.Model) -> dict[str, list[list[np.ndarray]]]:
-    """Weights of the layers before the head, by kind of layer, in the order of the layers' numbers.
+def backbone_layers(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
+    """The layers before the head that have weights, by kind of layer, in the order of their numbers."""
+    return _by_kind(model.layers[: model.layers.index(_block(model, FEATURES))])
 
-    Automatic names such as `conv2d_57` depend on what else the process has built; their order does not.
-    """
-    return layer_weights(model.layers[: model.layers.index(_block(model, FEATURES))])
+
+def _by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layers.Layer]]:
+    """Automatic names such as `conv2d_57` depend on what else the process has built; their order does not."""
+    kinds: dict[str, list[keras.layers.Layer]] = {}
+    for layer in sorted(layers, key=_number):
+        if layer.weights:
+            kinds.setdefault(type(layer).__name__, []).append(layer)
+    return kinds
 
 
 def layer_weights(layers: Sequence[keras.layers.Layer]) -> dict[str, list[list[np.ndarray]]]:
     """Weights of `layers`, by kind of layer, in the order of the layers' numbers."""
-    kinds: dict[str, list[keras.layers.Layer]] = {}
-    for layer in layers:
-        if layer.weights:
-            kinds.setdefault(type(layer).__name__, []).append(layer)
-    return {kind: [layer.get_weights() for layer in sorted(some, key=_number)] for kind, some in kinds.items()}
+    return {kind: [layer.get_weights() for layer in some] for kind, some in _by_kind(layers).items()}
 
 
 def set_backbone_weights(model: keras.Model, weights: dict[str, list[list[np.ndarray]]]) -> None:
-    """Load what `backbone_weights` returned.
+    """Load the `layer_weights` of another backbone.
 
     Raises:
         ValueError: the weights belong to another architecture; nothing was loaded.
     """
-    own = backbone_weights(model)
-
-    def shapes(some: dict) -> dict:
-        return {kind: [[w.shape for w in layer] for layer in layers] for kind, layers in some.items()}
-
-    if shapes(own) != shapes(weights):
+    own = backbone_layers(model)
+    shapes = {kind: [[w.shape for w in layer.weights] for layer in layers] for kind, layers in own.items()}
+    if shapes != {kind: [[w.shape for w in arrays] for arrays in some] for kind, some in weights.items()}:
         counts = [{kind: len(layers) for kind, layers in some.items()} for some in (own, weights)]
         raise ValueError(
             f"The weights are of another architecture. Expected layers {counts[0]}. Received: {counts[1]}."
         )
-    body = model.layers[: model.layers.index(_block(model, FEATURES))]
-    for kind, arrays in weights.items():
-        layers = sorted((layer for layer in body if type(layer).__name__ == kind), key=_number)
-        for layer, values in zip(layers, arrays, strict=True):
-            layer.set_weights(values)
+    for kind, layers in own.items():
+        for layer, arrays in zip(layers, weights[kind], strict=True):
+            layer.set_weights(arrays)
 
 
 def _number(layer: keras.layers.Layer) -> tuple[str, int]:

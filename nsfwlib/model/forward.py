@@ -18,10 +18,11 @@ import numpy as np
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.files import write_whole
 from nsfwlib.model.classifier import block_output, feature_model, layer_weights
-from nsfwlib.model.runtime import Forward, kept_path, onnx_usable, open_onnx_file, require_onnx
+from nsfwlib.model.runtime import Forward, keep_file, kept_path, onnx_usable, open_onnx_file, require_onnx
 
 RUNTIMES = ("auto", "tensorflow", "onnxruntime")
 OPSET = 17
+TOLERANCE = 1e-4  # of a probability, or of a share of the largest feature
 
 
 def forward_pass(
@@ -51,8 +52,13 @@ def forward_pass(
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}. Received: {runtime!r}.")
-    if runtime == "onnxruntime" or (runtime == "auto" and _is_converted(model, outputs, cache_dir)):
-        return _onnx_forward(model, outputs, cache_dir, threads)
+    if runtime == "auto" and cache_dir is not None and onnx_usable() and _onnx_path(model, outputs, cache_dir).exists():
+        runtime = "onnxruntime"
+    if runtime == "onnxruntime":
+        require_onnx()  # before half a minute of converting
+        with tempfile.TemporaryDirectory() as scratch:
+            path = converted(model, outputs, cache_dir=Path(scratch) if cache_dir is None else cache_dir)
+            return open_onnx_file(path, outputs or ("probabilities",), threads=threads)
     part = feature_model(model, outputs) if outputs else model
     return compiled(in_half_precision(part) if tf.config.list_physical_devices("GPU") else part)
 
@@ -95,39 +101,47 @@ def in_half_precision(model: keras.Model, policy: str = "mixed_float16") -> kera
     return half
 
 
-def _is_converted(model: keras.Model, outputs: Sequence[str] | None, cache_dir: Path | None) -> bool:
-    if cache_dir is None or not onnx_usable():
-        return False
-    return _onnx_path(model, outputs, cache_dir).exists()
-
-
 def _onnx_path(model: keras.Model, outputs: Sequence[str] | None, cache_dir: Path) -> Path:
     names = list(outputs or ("probabilities",))
     return kept_path(cache_dir, [model_identity(model, name if outputs else None) for name in names], names)
 
 
-def _onnx_forward(
-    model: keras.Model, outputs: Sequence[str] | None, cache_dir: Path | None, threads: int | None
-) -> Forward:
-    require_onnx()  # before half a minute of converting
-    with tempfile.TemporaryDirectory() as scratch:
-        path = converted(model, outputs, cache_dir=Path(scratch) if cache_dir is None else cache_dir)
-        return open_onnx_file(path, outputs or ("probabilities",), threads=threads)
-
-
 def converted(model: keras.Model, outputs: Sequence[str] | None = None, *, cache_dir: Path) -> Path:
-    """The ONNX file of `model` in `cache_dir`, converted if it is not there; see `onnx_file`."""
+    """The ONNX file of `model` in `cache_dir`; if it is not there the model is converted, and compared with the file.
+
+    Raises:
+        ValueError: the file gives other answers than the model; it is not kept.
+    """
     path = _onnx_path(model, outputs, cache_dir)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        onnx_file(model, path, outputs=outputs)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            fresh = onnx_file(model, Path(scratch) / path.name, outputs=outputs)
+            _check_converted(model, fresh, outputs)
+            keep_file(fresh, path)
     return path
+
+
+def _check_converted(model: keras.Model, path: Path, outputs: Sequence[str] | None) -> None:
+    """Compare the file with the model it was made from, on a few patchworks of colours."""
+    size = model.input_shape[1]
+    cells = np.arange(size) * 6 // size
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3))[:, cells][:, :, cells].astype(np.float32)
+    with tf.device("CPU"):  # a GPU computes in TensorFloat-32
+        expected = tf.nest.flatten((feature_model(model, outputs) if outputs else model)(pixels, training=False))
+    names = list(outputs or ("probabilities",))
+    for name, mine, theirs in zip(names, expected, open_onnx_file(path, names)(pixels), strict=True):
+        largest = float(np.abs(mine.numpy()).max()) if outputs else 1.0
+        difference = np.abs(mine.numpy() - theirs).max() / (largest or 1.0)
+        if not difference < TOLERANCE:
+            raise ValueError(
+                f"Converted to ONNX, the model {model.name!r} must give the same {name}. Received: a difference of "
+                f"{difference:.1e}, at most {TOLERANCE:.0e}. Use runtime='tensorflow'."
+            )
 
 
 def onnx_file(model: keras.Model, path: Path, *, outputs: Sequence[str] | None = None) -> Path:
     """Write `model` as ONNX: "pixels", float32 RGB 0–255 (B, S, S, 3), in; `outputs` as in `forward_pass`.
-
-    The file appears whole or not at all.
 
     Raises:
         ImportError: tf2onnx is not installed.

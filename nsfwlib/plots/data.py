@@ -156,7 +156,7 @@ def plot_contact_sheet(
             ax.set_title(shown(titles[i]), fontsize=7, fontweight="normal", loc="center", pad=2)
     if n == 0:
         note(axes.flat[0], "no images")
-    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    fig.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     if title:
         fig.suptitle(title, fontweight="bold", fontsize=11)
     return fig

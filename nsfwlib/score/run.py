@@ -9,10 +9,9 @@ written at the end: memory is flat, a broken file is a row, an interrupt or a ki
 from __future__ import annotations
 
 import contextlib
-import itertools
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib.model import Answer, Files, Ready, make_ready, stream_answers
-from nsfwlib.score.source import Row, deadly_files, open_source
+from nsfwlib.model import Answer, Files, Ready, cluster_answers, make_ready, stream_answers
+from nsfwlib.score.source import deadly_files, open_source
 from nsfwlib.score.store import (
     FORMATS,
     Known,
@@ -111,7 +110,6 @@ def score(
     out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
     _check_options(where, runtime, frames=frames, batch_size=batch_size)
     files, rows = open_source(source, data_dir=data_dir, filesystem=filesystem)
-    rows = _some(rows, source)
     options = {"cache_dir": cache_dir, "class_names": class_names, "rescaling": rescaling, "progress": progress}
     ready = make_ready(model, runtime="tensorflow" if (cluster or {}).get("gpus") else runtime, **options)
     names = check_columns(ready.class_names)
@@ -153,13 +151,6 @@ def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
     return out
 
 
-def _some(rows: Iterator[Row], source: Any) -> Iterator[Row]:
-    first = next(rows, None)
-    if first is None:
-        raise ValueError(f"Expected files to score. Received none: {source} is empty. Name another.")
-    return itertools.chain([first], rows)
-
-
 def _check_options(where: str, runtime: str, **counts: int) -> None:
     for name, value, known in (("where", where, PLACES), ("runtime", runtime, RUNTIMES)):
         if value not in known:
@@ -174,14 +165,14 @@ def _answering(
 ) -> Callable[..., Iterator[list[Answer]]]:
     """A function of the work to be done that yields the answers, here or on the cluster."""
     if where == "ray":
-        from nsfwlib.model import cluster_answers
-
         model = ready.classifier or ready.onnx_file()
         return partial(cluster_answers, files=files, model=model, runtime=runtime, **options, **cluster)
     return partial(stream_answers, files=files, forward=ready.forward(runtime), **options)
 
 
-def _keep(store: sqlite3.Connection, found: Iterator[list[Answer]], progress: bool, *, every: float) -> None:
+def _keep(
+    store: sqlite3.Connection, found: Generator[list[Answer], None, None], progress: bool, *, every: float
+) -> None:
     """Answers into the work file as they come; what came before an interrupt is kept, too."""
     total, done = count_files(store)
     saved = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,6 +31,15 @@ def open_source(source: Any, *, data_dir: Path | None = None, filesystem: Any = 
         FileNotFoundError: there is no such folder or file.
         ValueError: it names nothing, or a table has no column `path`.
     """
+    files, rows = _opened(source, data_dir, filesystem)
+    first = next(rows, None)
+    if first is None:
+        named = source if isinstance(source, str | os.PathLike) else f"the {type(source).__name__}"
+        raise ValueError(f"Expected files to score. Received none: {named} is empty. Name another.")
+    return files, itertools.chain([first], rows)
+
+
+def _opened(source: Any, data_dir: Path | None, filesystem: Any) -> tuple[Files, Iterator[Row]]:
     if isinstance(source, pd.DataFrame):
         return Files(str(data_dir or ""), _fsspec(filesystem)), _table_rows(source)
     if not isinstance(source, str | os.PathLike):
@@ -44,7 +54,7 @@ def open_source(source: Any, *, data_dir: Path | None = None, filesystem: Any = 
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=False)
         return Files(str(data_dir or "")), _table_rows(table)
     if path.is_file():
-        return Files(), iter([(table_path(text), "", "")])
+        return _open_list([text], None, None)
     if glob.has_magic(text):
         found = sorted(p for p in glob.iglob(text, recursive=True) if Path(p).is_file())  # noqa: PTH207 - any pattern
         return _open_list(found or _no_match(text), None, None)
@@ -56,23 +66,17 @@ def _no_match(pattern: str) -> list:
 
 
 def _open_list(paths: list, data_dir: Path | None, filesystem: Any) -> tuple[Files, Iterator[Row]]:
-    if not paths:
-        raise ValueError("Expected files to score. Received none: the list is empty.")
     texts = [os.fspath(path) for path in paths]
-    if filesystem is None and "://" in texts[0]:
+    if filesystem is None and texts and "://" in texts[0]:
         filesystem = _url_filesystem(texts[0])[0]
-    files = Files(str(data_dir or ""), _fsspec(filesystem))
-    return files, ((table_path(text), "", "") for text in texts)
+    return Files(str(data_dir or ""), _fsspec(filesystem)), ((table_path(text), "", "") for text in texts)
 
 
 def _table_rows(table: pd.DataFrame) -> Iterator[Row]:
     if "path" not in table:
         raise ValueError(f"Expected a table with the column path. Received: {', '.join(map(str, table.columns))}.")
-    if not len(table):
-        raise ValueError("Expected files to score. Received none: the table is empty.")
-    known = table["problem"].fillna("") if "problem" in table else [""] * len(table)
-    details = table["detail"].fillna("") if "detail" in table else [""] * len(table)
-    return zip(table["path"], known, details, strict=True)
+    rows = table.reindex(columns=["path", "problem", "detail"]).astype(object).fillna({"problem": "", "detail": ""})
+    return rows.itertuples(index=False, name=None)
 
 
 def _open_remote(text: str, filesystem: Any) -> tuple[Files, Iterator[Row]]:
@@ -84,7 +88,7 @@ def _open_remote(text: str, filesystem: Any) -> tuple[Files, Iterator[Row]]:
         return Files(root, filesystem), _walk_remote(filesystem, root)
     if not filesystem.exists(root):
         raise FileNotFoundError(f"There is no folder or file {text}.")
-    return Files("", filesystem), iter([(table_path(root), "", "")])
+    return _open_list([root], None, filesystem)
 
 
 def _walk_remote(filesystem: Any, root: str) -> Iterator[Row]:

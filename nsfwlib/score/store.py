@@ -10,19 +10,21 @@ import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from nsfwlib.files import write_whole
 from nsfwlib.model import Answer
 from nsfwlib.score.source import Row
 
-FORMATS = (".parquet", ".csv", ".jsonl")
 FIXED = ("path", "sha256", "frames", "predicted", "problem", "detail", "scored_by")
 _ROWS = 10_000  # of the table that are in memory at a time
 _TABLES = """
@@ -145,51 +147,32 @@ def add_finished(store: sqlite3.Connection, out: Path, class_names: Sequence[str
                 f"{out} was scored by another model or with other frames. Expected scored_by {scored_by}. "
                 f"Received: {others.iloc[0]}. Choose another out, or replace it with overwrite=True (--overwrite)."
             )
-        columns = [*class_names, *(f"{name}_max" for name in class_names)]
         part = part[part["problem"].eq("")]  # a reader installed since may solve a problem
-        values = part[columns].to_numpy(np.float32)
-        store.executemany(
-            "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)",
-            (
-                (bytes.fromhex(sha256), int(frames), row.tobytes(), detail)
-                for sha256, frames, row, detail in zip(
-                    part["sha256"], part["frames"], values, part["detail"], strict=True
-                )
-            ),
-        )
+        contents, values = map(bytes.fromhex, part["sha256"]), part[_score_columns(class_names)].to_numpy(np.float32)
+        rows = zip(contents, part["frames"].tolist(), map(bytes, values), part["detail"], strict=True)
+        store.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)", rows)
     store.commit()
+
+
+def _score_columns(class_names: Sequence[str]) -> list[str]:
+    return [*class_names, *(f"{name}_max" for name in class_names)]
 
 
 def score_tables(store: sqlite3.Connection, class_names: Sequence[str], scored_by: str) -> Iterator[pa.Table]:
     """The finished table, some thousand rows at a time, in the order of the source."""
-    query = """SELECT path, files.sha256, frames, scores, problem, files.detail || coalesce(scores.detail, '')
+    query = """SELECT path, lower(hex(files.sha256)) AS sha256, coalesce(frames, 0) AS frames, scores, problem,
+        files.detail || coalesce(scores.detail, '') AS detail, ? AS scored_by
         FROM files LEFT JOIN scores USING (sha256) ORDER BY position"""
-    cursor = store.execute(query)
-    while rows := cursor.fetchmany(_ROWS):
-        yield _table(rows, list(class_names), scored_by)
-
-
-def _table(rows: list[tuple], class_names: list[str], scored_by: str) -> pa.Table:
-    paths, contents, frames, scores, problems, details = zip(*rows, strict=True)
-    width = 2 * len(class_names)
-    none = np.full(width, np.nan, np.float32)
-    values = np.stack([np.frombuffer(score, np.float32) if score else none for score in scores])
-    best = values[:, : len(class_names)].argmax(axis=1)
-    predicted = [class_names[i] if score else "" for i, score in zip(best, scores, strict=True)]
-    columns = {
-        "path": pa.array(paths, pa.string()),
-        "sha256": pa.array([(sha256 or b"").hex() for sha256 in contents], pa.string()),
-        "frames": pa.array([count or 0 for count in frames], pa.int32()),
-    }
-    names = [*class_names, *(f"{name}_max" for name in class_names)]
-    columns |= {name: pa.array(values[:, i]) for i, name in enumerate(names)}
-    columns |= {
-        "predicted": pa.array(predicted, pa.string()),
-        "problem": pa.array(problems, pa.string()),
-        "detail": pa.array(details, pa.string()),
-        "scored_by": pa.array([scored_by] * len(rows), pa.string()),
-    }
-    return pa.table(columns)
+    columns, names = _score_columns(class_names), np.array([*class_names, ""])
+    types = dict.fromkeys(columns, pa.float32()) | {"frames": pa.int32()}
+    schema = pa.schema({name: types.get(name, pa.string()) for name in (*FIXED[:3], *columns, *FIXED[3:])})
+    none = np.full(len(columns), np.nan, np.float32).tobytes()
+    for table in pd.read_sql_query(query, store, params=[scored_by], chunksize=_ROWS):
+        scores = b"".join(score or none for score in table.pop("scores"))
+        values = np.frombuffer(scores, np.float32).reshape(len(table), -1)
+        best = np.where(np.isnan(values[:, 0]), -1, values[:, : len(class_names)].argmax(axis=1))
+        table = table.assign(predicted=names[best]).join(pd.DataFrame(values, columns=columns))
+        yield pa.Table.from_pandas(table, schema, preserve_index=False)
 
 
 def write_scores(parts: Iterator[pa.Table], out: Path) -> None:
@@ -200,41 +183,40 @@ def write_scores(parts: Iterator[pa.Table], out: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _write_parquet(parts: Iterator[pa.Table], file: object) -> None:
+def _write_arrow(parts: Iterator[pa.Table], file: BinaryIO, *, make: Callable[..., Any]) -> None:
     first = next(parts)
-    with pq.ParquetWriter(file, first.schema) as writer:
-        writer.write_table(first)
-        for part in parts:
-            writer.write_table(part)
+    with make(file, first.schema) as writer:
+        for part in itertools.chain([first], parts):
+            writer.write(part)
 
 
-def _write_csv(parts: Iterator[pa.Table], file: object) -> None:
-    for i, part in enumerate(parts):
-        part.to_pandas().to_csv(file, index=False, header=i == 0, mode="wb", encoding="utf-8")
-
-
-def _write_jsonl(parts: Iterator[pa.Table], file: object) -> None:
+def _write_jsonl(parts: Iterator[pa.Table], file: BinaryIO) -> None:
     for part in parts:
-        rows = ({k: v if v == v else None for k, v in row.items()} for row in part.to_pylist())  # JSON has no NaN
-        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part.to_pylist()).encode())
 
 
-_WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
+_CSV = csv.WriteOptions(quoting_style="needed")
+_WRITERS = {
+    ".parquet": partial(_write_arrow, make=pq.ParquetWriter),
+    ".csv": partial(_write_arrow, make=partial(csv.CSVWriter, write_options=_CSV)),
+    ".jsonl": _write_jsonl,
+}
+FORMATS = tuple(_WRITERS)
 
 
 def read_parts(out: Path) -> Iterator[pd.DataFrame]:
     """A finished table, some thousand rows at a time."""
-    texts = dict.fromkeys(FIXED, str) | {"frames": int}
     if out.suffix == ".parquet":
         with pq.ParquetFile(out) as file:
             yield from (batch.to_pandas() for batch in file.iter_batches(_ROWS))
-    elif out.suffix == ".csv":
-        with pd.read_csv(out, chunksize=_ROWS, dtype=texts, keep_default_na=False, na_values={}) as parts:
-            yield from (part.apply(_numbers) for part in parts)
+        return
+    if out.suffix == ".csv":
+        texts = dict.fromkeys(FIXED, str) | {"frames": int}
+        parts = pd.read_csv(out, chunksize=_ROWS, dtype=texts, keep_default_na=False, na_values={})
     else:
-        with out.open(encoding="utf-8") as file:
-            while lines := list(itertools.islice(file, _ROWS)):
-                yield pd.DataFrame(map(json.loads, lines)).apply(_numbers)
+        parts = pd.read_json(out, lines=True, chunksize=_ROWS, dtype=False, precise_float=True)
+    with parts:
+        yield from (part.apply(_numbers) for part in parts)
 
 
 def _numbers(column: pd.Series) -> pd.Series:
@@ -252,7 +234,7 @@ def check_columns(class_names: Sequence[str]) -> list[str]:
     Raises:
         ValueError: one is called like another column.
     """
-    columns = [*class_names, *(f"{name}_max" for name in class_names), *FIXED]
+    columns = [*_score_columns(class_names), *FIXED]
     clash = sorted({name for name in columns if columns.count(name) > 1})
     if clash:
         raise ValueError(f"No class can be called like another column of the table. Rename: {', '.join(clash)}.")

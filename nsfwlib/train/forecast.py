@@ -43,20 +43,16 @@ def training_cost(
     passes = (forward_pass(model, [block]) for block in (blocks[-1], fine_tune_from))
     whole, lower = (_seconds(forward, pixels) for forward in passes)
     missing = len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks))
-    train, held_out = usable["split"].eq("train").sum(), usable["split"].ne("train").sum()
-    val = usable["split"].eq("val").sum()
+    train, val = (usable["split"].eq(split).sum() for split in ("train", "val"))
     upper = max(whole - lower, 0.0)
     steps = [("features of the frozen backbone", missing, max(whole, decode))]
     if fine_tune_epochs and stored_views:
         steps += [("lower part, stored", stored_views * train + val, max(lower, decode))]
-        steps += [
-            ("fine-tuning", fine_tune_epochs * train, 3 * upper),
-            ("validation", (fine_tune_epochs + 1) * val, upper),
-        ]
-    elif fine_tune_epochs:
-        steps += [("fine-tuning", fine_tune_epochs * train, decode + whole + 2 * upper)]
-        steps += [("validation", (fine_tune_epochs + 1) * val, decode + whole)]
-    steps += [("predictions", held_out, max(whole, decode))]
+    if fine_tune_epochs:
+        forward = upper if stored_views else decode + whole
+        steps += [("fine-tuning", fine_tune_epochs * train, forward + 2 * upper)]
+        steps += [("validation", (fine_tune_epochs + 1) * val, forward)]
+    steps += [("predictions", len(usable) - train, max(whole, decode))]
     plan = pd.DataFrame(steps, columns=["step", "images", "seconds_per_image"])
     return plan.assign(minutes=plan["images"] * plan["seconds_per_image"] / 60)
 

@@ -10,8 +10,16 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib._tensorflow import keras, tf
-from nsfwlib.files import file_path
-from nsfwlib.model import class_names as names_of, decoded_batches, forward_pass, head_model, reset_head, seed_dropout
+from nsfwlib.model import (
+    Files,
+    class_names as names_of,
+    forward_pass,
+    head_model,
+    image_size,
+    reset_head,
+    seed_dropout,
+    stream_answers,
+)
 
 
 def train_head(
@@ -32,8 +40,7 @@ def train_head(
 
     Args:
         model: a classifier; its head is trained in place.
-        features: pooled output of the block before the head; rows with NaN are left out. (V·N, D) with several views
-            (see `model.bottleneck_features`): trained on all of them, judged on the first.
+        features: pooled output of the block before the head; rows with NaN are left out.
         labels: N class names; missing ones are left out.
         splits: N of "train", "val", "test"; `test` is not looked at.
         epochs: at most so many; early stopping after `patience` epochs without a lower validation loss.
@@ -51,13 +58,11 @@ def train_head(
         ValueError: a class without a training image, labels of unknown classes, no validation images.
         FloatingPointError: the loss became NaN; the head keeps the weights of the best epoch before.
     """
-    views = len(features) // len(labels)
-    if len(features) != views * len(labels) or len(labels) != len(splits):
+    if not len(features) == len(labels) == len(splits):
         raise ValueError(
-            f"Expected features of {len(labels)} rows a view, one a label. Received: {len(features)} rows of features, "
-            f"{len(labels)} labels, {len(splits)} splits."
+            f"Expected a row of features, a label and a split for each picture. Received: {len(features)} rows of "
+            f"features, {len(labels)} labels, {len(splits)} splits."
         )
-    labels, splits = pd.concat([labels] * views), pd.concat([splits, *[splits.replace("val", "")] * (views - 1)])
     usable = labels.notna().to_numpy() & ~np.isnan(features[:, 0])
     rows = {split: np.flatnonzero(usable & splits.eq(split).to_numpy()) for split in ("train", "val")}
     targets = one_hot(labels, rows, names_of(model))
@@ -67,17 +72,18 @@ def train_head(
     head = head_model(model)
     compile_classifier(head, keras.optimizers.Adam(learning_rate), label_smoothing)
     batch_size = batch_size or int(np.clip(len(rows["train"]) // 500, 128, 2048))
-    parts = {
-        split: _rows_dataset(features, targets[split], rows[split], batch_size, split == "train", seed)
-        for split in rows
-    }
+    options = {"batch_size": batch_size, "by_number": True, "seed": seed}
+    train, val = (
+        rows_dataset(features, targets[split], some[None], shuffled=split == "train", **options)
+        for split, some in rows.items()
+    )
     stop = keras.callbacks.EarlyStopping(
         monitor="val_loss", patience=patience, restore_best_weights=True, start_from_epoch=1
     )
     nan = StopOnNaN()
     fitted = head.fit(
-        parts["train"],
-        validation_data=parts["val"],
+        train,
+        validation_data=val,
         epochs=epochs,
         verbose=0,
         shuffle=False,
@@ -106,23 +112,35 @@ def one_hot(labels: pd.Series, rows: dict[str, np.ndarray], names: list[str]) ->
     return {split: np.eye(len(names), dtype=np.float32)[codes[some]] for split, some in rows.items()}
 
 
-def _rows_dataset(
-    features: np.ndarray, targets: np.ndarray, rows: np.ndarray, batch_size: int, shuffled: bool, seed: int
+def rows_dataset(
+    values: np.ndarray,
+    targets: np.ndarray,
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+    shuffled: bool,
+    by_number: bool = False,
+    seed: int = 0,
 ) -> tf.data.Dataset:
-    """Batches of feature rows gathered from (memory-mapped) `features`; only the row numbers are shuffled."""
-    width, classes = features.shape[1], targets.shape[1]
+    """Batches (float32 (b, …), one-hot (b, K)) of rows of (memory-mapped) `values`; only numbers are shuffled.
 
-    def gather(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        chosen = np.sort(chosen)
-        return features[rows[chosen]].astype(np.float32), targets[chosen]
+    `rows` (V, N) numbers the rows of each picture's V views: an epoch takes each picture once, in a view drawn anew.
+    With `by_number` a batch is read in the order of the disk.
+    """
+    views, count = rows.shape
 
-    def shaped(chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x, y = tf.numpy_function(gather, [chosen], [tf.float32, tf.float32])
-        return tf.ensure_shape(x, (None, width)), tf.ensure_shape(y, (None, classes))
+    def gather(positions: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        positions = np.sort(positions) if by_number else positions
+        return values[rows[drawn % views, positions]].astype(np.float32), targets[positions]
 
-    order = tf.data.Dataset.range(len(rows))
-    order = order.shuffle(len(rows), seed=seed) if shuffled else order
-    return order.batch(batch_size).map(shaped).prefetch(2)
+    def shaped(positions: tf.Tensor, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x, y = tf.numpy_function(gather, [positions, drawn], [tf.float32, tf.float32])
+        return tf.ensure_shape(x, (None, *values.shape[1:])), tf.ensure_shape(y, (None, targets.shape[1]))
+
+    order = tf.data.Dataset.range(count)
+    order = order.shuffle(count, seed=seed) if shuffled else order
+    drawn = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+    return tf.data.Dataset.zip(order, drawn).batch(batch_size).map(shaped).prefetch(2)
 
 
 def compile_classifier(model: keras.Model, optimizer: keras.Optimizer, label_smoothing: float = 0.0) -> None:
@@ -176,14 +194,15 @@ def predict(
     model: keras.Model, table: pd.DataFrame, data_dir: Path, *, batch_size: int = 32, progress: bool = True
 ) -> np.ndarray:
     """Probabilities float32 (N, K) of the rows of the images table; NaN where a picture cannot be read."""
-    forward = forward_pass(model)
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
-    paths = [file_path(data_dir, path) for path in table["path"]]
-    with tqdm(total=len(paths), desc="predictions", unit="img", disable=not progress) as bar:
-        for positions, pixels, problems in decoded_batches(paths, size=model.input_shape[1], batch_size=batch_size):
-            if len(positions):
-                found[positions] = forward(pixels)[0]
-            bar.update(len(positions) + len(problems))
+    options = {"size": image_size(model), "batch_size": batch_size}
+    answers = stream_answers(enumerate(table["path"]), Files(str(data_dir)), forward_pass(model), **options)
+    with tqdm(total=len(table), desc="predictions", unit="img", disable=not progress) as bar:
+        for batch in answers:
+            for answer in batch:
+                if answer.values is not None:
+                    found[answer.position] = answer.values[0]
+            bar.update(len(batch))
     return found
 
 

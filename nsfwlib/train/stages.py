@@ -1,4 +1,4 @@
-"""How are the upper blocks trained? On augmented pictures, or on what the frozen lower part made of stored views.
+"""How are the upper blocks trained? On augmented pictures, or on stored outputs of the blocks below them.
 
 Fine-tuning changes the backbone, so it looks at pixels again, where `train.train_head` needs them once.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.data import ImageProblem, load_image
-from nsfwlib.files import file_path, write_whole
+from nsfwlib.files import file_path
 from nsfwlib.model import (
     block_output,
     class_names,
@@ -33,7 +32,7 @@ from nsfwlib.model import (
     seed_dropout,
     unfreeze_from,
 )
-from nsfwlib.train.head import StopOnNaN, class_weights, compile_classifier, history_table, one_hot
+from nsfwlib.train.head import StopOnNaN, class_weights, compile_classifier, history_table, one_hot, rows_dataset
 
 
 def fine_tune(
@@ -51,8 +50,6 @@ def fine_tune(
     class_weight: str | None = None,
     augmented: bool = True,
     stored_views: int = 0,
-    keep: str = "best",
-    log_dir: Path | None = None,
     seed: int = 0,
     verbose: int = 1,
 ) -> pd.DataFrame:
@@ -78,8 +75,6 @@ def fine_tune(
         stored_views: 0: every epoch augments anew, and computes the frozen lower part anew. V: the lower part is
             computed once for V augmentations of each training picture and kept on disk while this runs (444 KB a
             picture and view at `mixed7`); an epoch draws one of them for each picture. Pays where epochs > V.
-        keep: "best" weights by validation loss, or those of the "last" epoch.
-        log_dir: for TensorBoard; none by default.
         seed: of order, augmentation and dropout.
         verbose: as in Keras.
 
@@ -105,16 +100,24 @@ def fine_tune(
     unfreeze_from(model, fine_tune_from)
     inputs = {"batch_size": batch_size, "seed": seed}
     if stored_views:
-        trained = upper_model(model, fine_tune_from)
-        train, val = _stored_datasets(
-            model, fine_tune_from, paths, targets, work_dir / "boundary", stored_views if augmented else 0, **inputs
+        trained, views = upper_model(model, fine_tune_from), {"train": stored_views if augmented else 0, "val": 0}
+        train, val = (
+            rows_dataset(
+                store_lower(model, fine_tune_from, some, work_dir / "lower" / split, views=views[split], seed=seed),
+                targets[split],
+                np.arange(max(views[split], 1) * len(some)).reshape(-1, len(some)),
+                shuffled=split == "train",
+                **inputs,
+            )
+            for split, some in paths.items()
         )
     else:
         trained, inputs["size"] = model, image_size(model)
         train = picture_dataset(paths["train"], targets["train"], shuffled=True, augmented=augmented, **inputs)
         val = picture_dataset(paths["val"], targets["val"], **inputs)
-    steps = epochs * max(1, -(-len(paths["train"]) // batch_size))
-    copy = _compiled_copy(trained, _sgd(learning_rate, steps), label_smoothing)
+    steps = -(-len(paths["train"]) // batch_size)
+    schedule = _schedule(learning_rate, epochs * steps)
+    copy = _compiled_copy(trained, schedule, label_smoothing)
     before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
     if not len(done):
         copy.save_weights(work_dir / "epoch-000.weights.h5")
@@ -125,19 +128,19 @@ def fine_tune(
         epochs=epochs,
         verbose=verbose,
         shuffle=False,
-        callbacks=[nan, *_callbacks(work_dir, min([before, *done.get("val_loss", [])]), log_dir)],
+        callbacks=[nan, *_callbacks(work_dir, min([before, *done.get("val_loss", [])]))],
         class_weight=class_weights(targets["train"], class_weight),
     )
     best = max(work_dir.glob("epoch-*.weights.h5"))
-    if keep == "best" or nan.where:
-        with warnings.catch_warnings():  # the state of the optimizer, which is of no more use, does not match
-            warnings.simplefilter("ignore", UserWarning)
-            copy.load_weights(best)
+    with warnings.catch_warnings():  # the state of the optimizer, which is of no more use, does not match
+        warnings.simplefilter("ignore", UserWarning)
+        copy.load_weights(best)
     if copy is not trained:
         trained.set_weights(copy.get_weights())
     freeze_backbone(model)
     nan.check(f"The best weights so far are in the model and in {best}.")
     history = pd.concat([done, history_table(fitted.history, "fine-tune", first=len(done) + 1)], ignore_index=True)
+    history["learning_rate"] = [float(schedule(epoch * steps)) for epoch in history["epoch"]]
     shutil.rmtree(work_dir)
     return history
 
@@ -150,15 +153,15 @@ def _resumed(work_dir: Path) -> pd.DataFrame:
     for weights in work_dir.glob("epoch-*.weights.h5"):
         if not epochs or int(weights.name[6:9]) > epochs:
             weights.unlink()
-    history = pd.read_csv(log)[:epochs] if epochs else pd.DataFrame()
-    log.unlink(missing_ok=True)
-    if epochs:
-        history.to_csv(log, index=False)
-        return history_table(history.drop(columns="epoch").to_dict("list"), "fine-tune")
-    return history
+    if not epochs:
+        log.unlink(missing_ok=True)
+        return pd.DataFrame()
+    history = pd.read_csv(log)[:epochs].drop(columns="learning_rate", errors="ignore")
+    history.to_csv(log, index=False)
+    return history_table(history.drop(columns="epoch").to_dict("list"), "fine-tune")
 
 
-def _callbacks(work_dir: Path, threshold: float, log_dir: Path | None) -> list[keras.callbacks.Callback]:
+def _callbacks(work_dir: Path, threshold: float) -> list[keras.callbacks.Callback]:
     """Best weights, log and, last, the backup: an epoch counts as finished when the other two are on disk."""
     best = keras.callbacks.ModelCheckpoint(
         work_dir / "epoch-{epoch:03d}.weights.h5",
@@ -168,20 +171,17 @@ def _callbacks(work_dir: Path, threshold: float, log_dir: Path | None) -> list[k
         initial_value_threshold=threshold,
     )
     log = keras.callbacks.CSVLogger(work_dir / "epochs.csv", append=True)
-    board = [] if log_dir is None else [keras.callbacks.TensorBoard(log_dir)]
-    return [RecordLearningRate(), *board, best, log, keras.callbacks.BackupAndRestore(work_dir / "backup")]
+    return [best, log, keras.callbacks.BackupAndRestore(work_dir / "backup")]
 
 
-def _compiled_copy(model: keras.Model, optimizer: keras.Optimizer, label_smoothing: float) -> keras.Model:
+def _compiled_copy(model: keras.Model, schedule: Callable[[int], tf.Tensor], label_smoothing: float) -> keras.Model:
     """`model` itself, compiled; where there are GPUs a copy in mixed precision, mirrored on all of them."""
     strategy = _strategy()
-    if not isinstance(strategy, tf.distribute.MirroredStrategy):
-        compile_classifier(model, optimizer, label_smoothing)
-        return model
     with strategy.scope():
-        copy = in_half_precision(model, _training_policy())
-        compile_classifier(copy, type(optimizer).from_config(optimizer.get_config()), label_smoothing)
-    return copy
+        if isinstance(strategy, tf.distribute.MirroredStrategy):
+            model = in_half_precision(model, _training_policy())
+        compile_classifier(model, keras.optimizers.SGD(schedule, momentum=0.9), label_smoothing)
+    return model
 
 
 def _training_policy() -> str:
@@ -199,47 +199,12 @@ def _strategy() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
 
 
-def _sgd(learning_rate: float, steps: int) -> keras.Optimizer:
-    """Momentum 0.9; a tenth of the steps of warm-up, then cosine decay (Loshchilov and Hutter 2017)."""
+def _schedule(learning_rate: float, steps: int) -> Callable[[int], tf.Tensor]:
+    """A tenth of the steps of warm-up, then cosine decay (Loshchilov and Hutter 2017)."""
     warm_up = max(1, steps // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(
+    return keras.optimizers.schedules.CosineDecay(
         learning_rate / 10, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
     )
-    return keras.optimizers.SGD(schedule, momentum=0.9)
-
-
-def _stored_datasets(
-    model: keras.Model,
-    block: str,
-    paths: dict[str, list[Path]],
-    targets: dict[str, np.ndarray],
-    folder: Path,
-    augmentations: int,
-    *,
-    batch_size: int,
-    seed: int,
-) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """Training pictures in so many augmentations (0: as they are) and validation pictures, up to `block`."""
-
-    def change(pixels: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-        return augment(tf.constant(pixels), tf.constant(key)).numpy()
-
-    options = {"augment": change, "views": augmentations, "seed": seed} if augmentations else {}
-    train = store_boundary(model, block, paths["train"], folder / "train", **options)
-    val = store_boundary(model, block, paths["val"], folder / "val")
-    return (
-        boundary_dataset(train, targets["train"], batch_size=batch_size, shuffled=True, seed=seed),
-        boundary_dataset(val, targets["val"], batch_size=batch_size),
-    )
-
-
-class RecordLearningRate(keras.callbacks.Callback):
-    """Adds the learning rate at the end of each epoch to the history."""
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Called by Keras."""
-        if logs is not None:
-            logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
 
 
 def picture_dataset(
@@ -310,106 +275,71 @@ def augment(
     return tf.clip_by_value(moved + (channel_shift * draw[6])[:, None, None, None], 0.0, 255.0)
 
 
-MARK_SECONDS = 10  # what a kill may cost
-
-
 def upper_model(model: keras.Model, block: str) -> keras.Model:
     """The part of `model` after `block`, *sharing* its layers: training it trains the classifier.
 
     Raises:
         ValueError: what follows needs more than this block's output.
     """
+    output = block_output(model, block)
     try:
-        return keras.Model(block_output(model, block), model.output, name="upper")
-    except ValueError as error:
-        if "no block" in str(error):
-            raise
+        return keras.Model(output, model.output, name="upper")
+    except ValueError:
         raise ValueError(
-            f"The layers after {block!r} need more than its output, so it is no boundary. Choose the end of a block "
-            f"(mixed0 … mixed10 of InceptionV3), or stored_views=0."
+            f"The layers after {block!r} need more than its output, so nothing can be stored there. Choose the end of "
+            "a block (mixed0 … mixed10 of InceptionV3), or stored_views=0."
         ) from None
 
 
-def boundary_bytes(model: keras.Model, block: str, rows: int) -> int:
-    """Bytes on disk for the output of `block` of so many pictures."""
-    return rows * int(np.prod(block_output(model, block).shape[1:])) * 2
-
-
-def store_boundary(
+def store_lower(
     model: keras.Model,
     block: str,
     paths: Sequence[Path],
     folder: Path,
     *,
-    views: int = 1,
-    augment: Callable[[np.ndarray, tuple[int, int]], np.ndarray] | None = None,
+    views: int = 0,
     batch_size: int = 32,
     seed: int = 0,
     progress: bool = True,
 ) -> np.ndarray:
     """Output of `block` for each view of each picture: float16 (views · N, H, W, C), memory-mapped in `folder`.
 
-    All pictures in their first view come first, then all in the second. With `augment`, a function of pixels
-    (B, S, S, 3) and a seed, every view is another augmentation. A killed pass goes on where it stopped; the caller
-    gives each combination of weights, pictures and seed a folder of its own.
+    All pictures in their first view come first, then all in the second; a view is an augmentation, and with views=0
+    there is one, the picture as it is. A killed pass goes on where it stopped; the caller gives each combination of
+    weights, pictures and seed a folder of its own.
 
     Raises:
         OSError: there is not enough room on the disk; nothing was written.
         ValueError: a picture can no longer be read.
     """
     part = keras.Model(model.input, block_output(model, block))
-    shape = (views * len(paths), *part.output_shape[1:])
+    shape = (max(views, 1), len(paths), *part.output_shape[1:])
     folder.mkdir(parents=True, exist_ok=True)
-    data, state = folder / "rows.f16", folder / "done.json"
-    start = json.loads(state.read_text()) if state.exists() and data.exists() else 0
     need, free = int(np.prod(shape)) * 2, shutil.disk_usage(folder).free
-    if not data.exists() and need > free:
+    if not (folder / "done").exists() and need > free:
         raise OSError(
             f"Expected {need / 1e9:.1f} GB of room in {folder} for what lies before {block}. Received: "
             f"{free / 1e9:.1f} GB. Use fewer stored views, or stored_views=0."
         )
-    rows = np.memmap(data, np.float16, "r+" if start else "w+", shape=shape)
-    if start < len(paths):
-        forward, marked = compiled(part), time.monotonic()
-        with tqdm(total=len(paths), initial=start, desc=f"up to {block}", unit="img", disable=not progress) as bar:
-            for positions, pixels, problems in decoded_batches(
-                paths[start:], size=part.input_shape[1], batch_size=batch_size
-            ):
-                if problems:
-                    raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
-                for view in range(views):
-                    seen = pixels if augment is None else augment(pixels, (seed + view, int(start + positions[0])))
-                    rows[view * len(paths) + start + positions] = forward(seen)[0]
-                bar.update(len(positions))
-                if time.monotonic() - marked > MARK_SECONDS:
-                    _mark(rows, state, start + int(positions[-1]) + 1)
-                    marked = time.monotonic()
-        _mark(rows, state, len(paths))
-    return np.memmap(data, np.float16, "r", shape=shape)
+    done, rows = _kept(folder / "done", bool, (len(paths),)), _kept(folder / "rows.f16", np.float16, shape)
+    todo, forward = np.flatnonzero(~done), compiled(part)
+    batches = decoded_batches([paths[i] for i in todo.tolist()], size=part.input_shape[1], batch_size=batch_size)
+    start, label = len(paths) - len(todo), f"up to {block}"
+    with tqdm(total=len(paths), initial=start, desc=label, unit="img", disable=not progress) as bar:
+        for positions, pixels, problems in batches:
+            if problems:
+                raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
+            chosen = todo[positions]
+            for view in range(len(rows)):
+                seen = augment(tf.constant(pixels), (seed + view, int(chosen[0]))).numpy() if views else pixels
+                rows[view, chosen] = forward(seen)[0]
+            rows.flush()  # before it counts as done
+            done[chosen] = True
+            bar.update(len(chosen))
+    return rows.reshape(-1, *shape[2:])
 
 
-def _mark(rows: np.memmap, state: Path, done: int) -> None:
-    """What is counted as done is on disk first."""
-    rows.flush()
-    with write_whole(state) as draft:
-        draft.write_text(json.dumps(done))
-
-
-def boundary_dataset(
-    rows: np.ndarray, targets: np.ndarray, *, batch_size: int, shuffled: bool = False, seed: int = 0
-) -> tf.data.Dataset:
-    """Batches (float32 (b, H, W, C), one-hot (b, K)); every epoch takes each picture once, in a view drawn anew."""
-    count, shape = len(targets), rows.shape[1:]
-    views = len(rows) // count
-
-    def gather(positions: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return rows[(drawn % views) * count + positions].astype(np.float32), targets[positions]
-
-    def shaped(positions: tf.Tensor, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x, y = tf.numpy_function(gather, [positions, drawn], [tf.float32, targets.dtype])
-        return tf.ensure_shape(x, (None, *shape)), tf.ensure_shape(y, (None, targets.shape[1]))
-
-    order = tf.data.Dataset.range(count)
-    order = order.shuffle(count, seed=seed) if shuffled else order
-    drawn = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-    return tf.data.Dataset.zip(order, drawn).batch(batch_size).map(shaped).prefetch(2)
+def _kept(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """The array in the file `path`, zeros where nothing was written yet."""
+    path.touch()
+    return np.memmap(path, dtype, "r+", shape=shape)

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from nsfwlib import pipeline
+from nsfwlib import demo, files, pipeline
 from nsfwlib.data import images
 from nsfwlib.demo import shipped
 from nsfwlib.export import formats, node, parity, tfjs, write
@@ -227,7 +227,7 @@ def test_a_web_export_that_nsfwjs_cannot_load_is_one_sentence(tmp_path, node_mod
 
 def test_without_node_the_error_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(node.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(published.sys, "executable", str(tmp_path / "python"))
     with pytest.raises(RuntimeError, match=r"no npm was found on PATH\. Install Node\.js, or `pip install"):
         node.install_nsfwjs(cache_dir=tmp_path)
 
@@ -310,6 +310,18 @@ def test_the_figure_shows_each_format_with_its_numbers(exported):
     assert sum(text.get_text() == "not measured" for text in figure.axes[1].texts) == 3
 
 
+def test_the_notebook_finds_pictures_whose_names_are_escaped_in_the_table(tmp_path):
+    shutil.copy(CHINA, tmp_path / "a\nb\\c.jpg")
+    table = pd.DataFrame({"path": [files.table_path("a\nb\\c.jpg")], "split": "val", "problem": ""})
+    table.to_parquet(tmp_path / "images.parquet")
+    cells = [cell.source for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
+    (choice,) = (source for source in cells if "images.parquet" in source)
+    names = {"data_dir": tmp_path, "run_dir": tmp_path, "own_pictures": 1, "pictures_dir": "", "views": 1, "seed": 0}
+    names |= {"Path": Path, "pd": pd, "demo": demo, "files": files}
+    exec(choice, names)
+    assert len(names["pictures"]) == 3 and all(path.exists() for path in names["pictures"])
+
+
 def test_the_published_model_equals_nsfwjs_in_node(node_modules):
     x = pixels(2, size=299)
     theirs = node.ask_nsfwjs("InceptionV3", x, size=299, node_modules=node_modules)
@@ -347,7 +359,7 @@ def test_a_python_snippet_of_the_notebook_runs_as_it_is(executed, i):
 
 @pytest.mark.slow
 def test_the_web_snippet_of_the_notebook_runs_as_it_is(executed, node_modules, tmp_path):
-    npm = node.find_tool("npm")
+    npm = published.find_tool("npm")
     fetch = subprocess.run([npm, "install", "--ignore-scripts", "--prefix", tmp_path, "jpeg-js@0.4.4"], cwd=tmp_path)
     required(fetch.check_returncode)
     handler = partial(SimpleHTTPRequestHandler, directory=executed / "exports")
@@ -356,7 +368,7 @@ def test_the_web_snippet_of_the_notebook_runs_as_it_is(executed, node_modules, t
         (tmp_path / "snippet.js").write_text(snippets("js")[0])
         modules = os.pathsep.join([str(node_modules), str(tmp_path / "node_modules")])
         done = subprocess.run(
-            [node.find_tool("node"), tmp_path / "snippet.js", f"http://127.0.0.1:{server.server_port}/tfjs/"],
+            [published.find_tool("node"), tmp_path / "snippet.js", f"http://127.0.0.1:{server.server_port}/tfjs/"],
             capture_output=True, text=True, cwd=executed / "exports", env={**os.environ, "NODE_PATH": modules},
         )  # fmt: skip
         server.shutdown()

@@ -1,10 +1,11 @@
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from tiny import awakened
 
-from nsfwlib.model import build, forward, published
+from nsfwlib.model import build, forward, published, runtime
 from nsfwlib.model.classifier import feature_model, set_rescaling, set_temperature
 from nsfwlib.model.forward import forward_pass, in_half_precision, model_identity
 
@@ -48,6 +49,51 @@ def test_the_onnx_file_is_converted_once_for_the_same_weights(classifier, pixels
     monkeypatch.setattr(forward, "compiled", None)
     if forward.onnx_usable():
         assert np.array_equal(first, forward_pass(classifier, cache_dir=tmp_path)(pixels)[0])
+
+
+def test_a_conversion_that_gives_other_answers_is_refused_with_the_difference(
+    classifier, pixels, tmp_path, monkeypatch
+):
+    other = keras.models.clone_model(classifier)
+    other.set_weights([weight * 1.01 for weight in classifier.get_weights()])
+    convert = forward.onnx_file
+    monkeypatch.setattr(forward, "onnx_file", lambda model, path, **options: convert(other, path, **options))
+    for outputs, name in ((None, "probabilities"), (["block_5_add"], "block_5_add")):
+        with pytest.raises(
+            ValueError, match=rf"must give the same {name}\. Received: a difference of \d.*at most 1e-04"
+        ):
+            forward_pass(classifier, outputs, runtime="onnxruntime", cache_dir=tmp_path)
+    assert not list((tmp_path / "onnx").iterdir())
+
+
+def test_only_a_converted_file_that_was_changed_is_removed_as_damaged(classifier, pixels, tmp_path, monkeypatch):
+    first = forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0]
+    (kept,) = (tmp_path / "onnx").glob("*.onnx")
+    with monkeypatch.context() as patch:
+        patch.setattr("onnxruntime.InferenceSession", out_of_memory)
+        with pytest.raises(RuntimeError, match=r"could not be opened and was kept: bad allocation.*Free memory"):
+            runtime.open_onnx_file(kept)
+    assert np.array_equal(runtime.open_onnx_file(kept)(pixels)[0], first)
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[:1000])
+    with pytest.raises(RuntimeError, match="is damaged and was removed"):
+        runtime.open_onnx_file(kept)
+    assert not kept.exists()
+
+
+def test_a_converted_file_without_a_note_of_its_hash_is_used_and_never_removed(classifier, pixels, tmp_path):
+    first = forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0]
+    (kept,) = (tmp_path / "onnx").glob("*.onnx")
+    kept.with_suffix(".sha256").unlink()
+    assert np.array_equal(forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0], first)
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.raises(RuntimeError, match="was kept"):
+        runtime.open_onnx_file(kept)
+    assert kept.exists()
+
+
+def out_of_memory(*arguments, **options):
+    raise MemoryError("bad allocation")
 
 
 def test_auto_is_tensorflow_where_nothing_was_converted(classifier, pixels, tmp_path, monkeypatch):

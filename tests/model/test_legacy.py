@@ -77,8 +77,9 @@ def test_a_class_order_can_be_stated(small_file):
         build.load_model(small_file, class_names=["a", "b"])
 
 
-def test_a_lambda_is_refused_before_anything_is_read(small_file, tmp_path, monkeypatch):
-    hostile = tmp_path / "hostile.h5"
+@pytest.mark.parametrize("class_names", [None, list("abcde")])
+def test_a_lambda_is_refused_before_anything_is_read(small_file, tmp_path, monkeypatch, class_names):
+    hostile, opened = tmp_path / "hostile.h5", []
     hostile.write_bytes(small_file.read_bytes())
     with h5py.File(hostile, "r+") as file:
         config = json.loads(file.attrs["model_config"])
@@ -90,9 +91,10 @@ def test_a_lambda_is_refused_before_anything_is_read(small_file, tmp_path, monke
         }
         del file.attrs["model_config"]
         file.attrs["model_config"] = json.dumps(config)
-    monkeypatch.setattr("keras.models.load_model", None)
+    monkeypatch.setattr("keras.models.load_model", lambda *arguments, **options: opened.append(arguments))
     with pytest.raises(ValueError, match=r"can carry code.*Lambda"):
-        build.load_model(hostile)
+        build.resolve_model(hostile, class_names=class_names)
+    assert not opened, "Keras never sees the file"
 
 
 def test_weights_without_a_model_are_named(tmp_path):

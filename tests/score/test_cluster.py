@@ -87,21 +87,19 @@ def test_features_over_the_cluster_are_those_of_this_machine(two_nodes, classifi
     )
     table.loc[0, "sha256"] = "0" * 64  # as if the file had changed since the scan
     options = {"cache_dir": tmp_path / "cluster", "blocks": [tiny.BLOCK], "progress": False}
-    problems = features.compute_features(classifier, table, folder, batch_size=8, **options)
-    assert problems == [f"{table['path'][0]}: changed since the scan; scan again"]
+    with pytest.warns(UserWarning, match=rf"1 files .*{table['path'][0]}: changed since the scan; scan again"):
+        features.block_features(classifier, table, folder, batch_size=8, where="ray", **options)
     assert len(features.missing_rows(classifier, table, cache_dir=tmp_path / "cluster", blocks=[tiny.BLOCK])) == 1
     found = features.block_features(classifier, table, folder, **options)[tiny.BLOCK]
     assert np.allclose(found[1:], here[tiny.BLOCK][1:], atol=1e-2) and np.isnan(found[0]).all()
 
 
-def test_the_feature_pass_takes_ray_for_an_engine(two_nodes, classifier, folder, tmp_path, local, monkeypatch):
+def test_the_feature_pass_runs_on_ray(two_nodes, classifier, folder, tmp_path, local, monkeypatch):
     table = local[local["problem"].eq("")].drop_duplicates("sha256").head(20).reset_index(drop=True)
     options = {"cache_dir": tmp_path, "blocks": tiny.BLOCK, "batch_size": 8, "progress": False}
-    monkeypatch.setattr(features, "_compute", None)  # nothing is computed in this process
+    monkeypatch.setattr(features, "stream_answers", None)  # nothing is computed in this process
     ours = features.bottleneck_features(classifier, table, folder, where="ray", cluster={"actors": 1}, **options)
     assert ours.shape == (20, 8) and np.isfinite(ours).all()
-    with pytest.raises(ValueError, match=r"where='ray' computes the view plain alone"):
-        features.bottleneck_features(classifier, table, folder, where="ray", views=("flip",), **options)
 
 
 def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
@@ -176,6 +174,27 @@ def test_a_failing_model_is_an_error_and_not_a_lost_machine(two_nodes, classifie
     files = stream.Files(str(folder))
     with pytest.raises(RuntimeError, match=r"worker of the Ray cluster failed\. ValueError: runtime must be one of"):
         list(cluster_answers([(0, "0000.png")], files=files, model=classifier, size=SIZE, runtime="none"))
+
+
+def test_a_file_that_ends_every_worker_is_an_error_when_all_others_have_an_answer(two_nodes):
+    import ray
+
+    @ray.remote(num_cpus=1)
+    class Deadly:
+        def hashes(self, work):
+            return []
+
+        def answers(self, work):
+            if (6, "x") in work:
+                os._exit(1)
+            return [stream.Answer(position, "", 0, None, "damaged", "") for position, _ in work]
+
+    parts = cluster._Parts(((i, "x") for i in range(40)), 4, ())
+    answered = []
+    with pytest.warns(UserWarning, match="given out again"), pytest.raises(RuntimeError, match="3 workers were lost"):
+        for answers in cluster._share(ray, parts, Deadly.remote, lambda: 1):
+            answered += [answer.position for answer in answers]
+    assert sorted(answered) == [i for i in range(40) if not 4 <= i < 8]
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch):

@@ -3,12 +3,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from tiny import awakened, bright_and_dark
+from tiny import awakened, bright_and_dark, lopsided
 
 from nsfwlib.data import images
 from nsfwlib.model import build, features
 from nsfwlib.model.classifier import feature_model, save_model
-from nsfwlib.model.features import bottleneck_features, decoded_batches, row_positions
+from nsfwlib.model.features import bottleneck_features, row_positions
+from nsfwlib.model.stream import stream_answers
 from nsfwlib.train import head, stages
 
 SIZE = 64
@@ -56,15 +57,13 @@ def test_cached_features_need_no_picture(classifier, data, tmp_path, monkeypatch
 
 
 def test_an_interrupted_pass_keeps_what_it_computed(classifier, data, tmp_path, monkeypatch):
-    batches = decoded_batches
-
     def interrupted(*args, **kwargs):
-        for i, batch in enumerate(batches(*args, **kwargs)):
+        for i, batch in enumerate(stream_answers(*args, **kwargs)):
             if i == 2:
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(features, "decoded_batches", interrupted)
+    monkeypatch.setattr(features, "stream_answers", interrupted)
     with pytest.raises(KeyboardInterrupt):
         features_of(classifier, data, tmp_path, batch_size=4)
     folder = next((tmp_path / "features").iterdir())
@@ -81,7 +80,8 @@ def test_a_file_that_broke_since_the_scan_is_a_row_of_nan(classifier, data, tmp_
     table, folder = data
     broken = pd.concat([table.head(3), table.head(1).assign(path="bright/gone.png", sha256="0" * 64)])
     broken = pd.concat([broken, table.tail(1).assign(sha256="1" * 64)], ignore_index=True)  # other content than noted
-    found = bottleneck_features(classifier, broken, folder, cache_dir=tmp_path, blocks=TOP, progress=False)
+    with pytest.warns(UserWarning, match=r"2 files have no features\. The first: bright/gone\.png: missing"):
+        found = bottleneck_features(classifier, broken, folder, cache_dir=tmp_path, blocks=TOP, progress=False)
     assert np.isnan(found).all(axis=1).tolist() == [False, False, False, True, True]
 
 
@@ -117,7 +117,7 @@ def test_a_label_that_the_model_does_not_know_is_named(classifier, data, rng):
 
 
 def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(data, tmp_path):
-    classifier = build.build_classifier(["bright", "dark"], weights=None, image_size=75)
+    classifier = lopsided(build.build_classifier(["bright", "dark"], weights=None, image_size=75))
 
     def weights(kind, name=""):
         layers = [layer for layer in classifier.layers if isinstance(layer, kind)]
@@ -127,7 +127,7 @@ def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(data
     table, folder = data
     history = stages.fine_tune(
         classifier, table, table["given_label"], folder, work_dir=tmp_path, epochs=1, batch_size=8,
-        learning_rate=1e-2, verbose=0, keep="last", fine_tune_from="mixed7",
+        learning_rate=1e-2, verbose=0, fine_tune_from="mixed7",
     )  # fmt: skip
     assert len(history) == 1 and history["stage"].eq("fine-tune").all()
     assert all(map(np.array_equal, norms, weights(keras.layers.BatchNormalization)))

@@ -8,12 +8,11 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import awakened, bright_and_dark
+from tiny import awakened, bright_and_dark, lopsided
 
 from nsfwlib.data import images
 from nsfwlib.model import features
 from nsfwlib.model.build import build_classifier
-from nsfwlib.model.classifier import feature_model
 from nsfwlib.train import forecast, head, stages
 
 SIZE, FROM, TOP = 64, "block_13_project_BN", "out_relu"  # a late boundary of MobileNetV2: little to train
@@ -36,10 +35,10 @@ def fine_tune(classifier, data, work_dir, **options):
     return stages.fine_tune(classifier, data[0], data[0]["given_label"], data[1], work_dir=work_dir, **options)
 
 
-def test_what_is_stored_at_the_boundary_is_what_the_lower_part_makes_of_the_pictures(data, tmp_path):
+def test_what_is_stored_is_what_the_lower_part_makes_of_the_pictures(data, tmp_path):
     classifier = build()
     paths = [data[1] / p for p in data[0]["path"][:5]]
-    rows = stages.store_boundary(classifier, FROM, paths, tmp_path, batch_size=2, progress=False)
+    rows = stages.store_lower(classifier, FROM, paths, tmp_path, batch_size=2, progress=False)
     upper = stages.upper_model(classifier, FROM)
     pixels = np.stack([images.load_image(path, size=SIZE) for path in paths]).astype(np.float32)
     assert np.allclose(upper(rows.astype(np.float32)), classifier(pixels), atol=1e-3)
@@ -48,7 +47,7 @@ def test_what_is_stored_at_the_boundary_is_what_the_lower_part_makes_of_the_pict
 def test_a_killed_pass_over_the_lower_part_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
     classifier = build()
     paths = [data[1] / p for p in data[0]["path"]]
-    batches, read = features.decoded_batches, []
+    batches, read = stages.decoded_batches, []
 
     def watched(some, **options):
         read.append(len(some))
@@ -58,12 +57,11 @@ def test_a_killed_pass_over_the_lower_part_goes_on_where_it_stopped(data, tmp_pa
             yield batch
 
     monkeypatch.setattr(stages, "decoded_batches", watched)
-    monkeypatch.setattr(stages, "MARK_SECONDS", 0)
     options = {"batch_size": 1, "progress": False}
     with pytest.raises(KeyboardInterrupt):
-        stages.store_boundary(classifier, FROM, paths, tmp_path / "a", **options)
-    again = stages.store_boundary(classifier, FROM, paths, tmp_path / "a", **options)
-    whole = stages.store_boundary(classifier, FROM, paths, tmp_path / "b", **options)
+        stages.store_lower(classifier, FROM, paths, tmp_path / "a", **options)
+    again = stages.store_lower(classifier, FROM, paths, tmp_path / "a", **options)
+    whole = stages.store_lower(classifier, FROM, paths, tmp_path / "b", **options)
     assert read[:2] == [24, 3]
     assert np.allclose(again, whole, rtol=1e-3, atol=1e-3)
 
@@ -71,7 +69,7 @@ def test_a_killed_pass_over_the_lower_part_goes_on_where_it_stopped(data, tmp_pa
 def test_every_epoch_takes_each_stored_picture_once_in_one_of_its_views():
     rows = np.arange(30, dtype=np.float16).reshape(30, 1, 1, 1)  # three views of ten pictures
     targets = np.eye(10, dtype=np.float32)
-    dataset = stages.boundary_dataset(rows, targets, batch_size=4, shuffled=True)
+    dataset = head.rows_dataset(rows, targets, np.arange(30).reshape(3, 10), batch_size=4, shuffled=True)
     drawn = set()
     for _ in range(4):
         x, y = (np.concatenate(parts) for parts in zip(*dataset.as_numpy_iterator(), strict=True))
@@ -82,9 +80,9 @@ def test_every_epoch_takes_each_stored_picture_once_in_one_of_its_views():
 
 
 def test_stored_views_train_the_same_layers_and_leave_nothing_behind(data, tmp_path):
-    classifier = build()
+    classifier = lopsided(build())
     before = {layer.name: layer.get_weights() for layer in classifier.layers if layer.weights}
-    history = fine_tune(classifier, data, tmp_path, stored_views=2, keep="last", learning_rate=0.01)
+    history = fine_tune(classifier, data, tmp_path, stored_views=2, learning_rate=0.01)
     moved = {
         name
         for name, weights in before.items()
@@ -95,7 +93,7 @@ def test_stored_views_train_the_same_layers_and_leave_nothing_behind(data, tmp_p
     assert len(history) == 2 and not list(tmp_path.iterdir())
 
 
-def test_a_layer_inside_a_block_is_no_boundary():
+def test_nothing_can_be_stored_inside_a_block():
     with pytest.raises(ValueError, match=r"need more than its output.*stored_views=0"):
         stages.upper_model(build(), "block_12_expand")
 
@@ -185,11 +183,11 @@ MIRRORED = """
     )
     from nsfwlib.train import stages
     sys.path[:0] = {tests!r}
-    from test_stages import build, fine_tune
+    from test_stages import build, fine_tune, lopsided
     stages._strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    classifier = build()
+    classifier = lopsided(build())
     before = classifier.get_layer("Conv_1").get_weights()[0]
-    history = fine_tune(classifier, pickle.load(open({data!r}, "rb")), {work!r}, keep="last", learning_rate=0.01)
+    history = fine_tune(classifier, pickle.load(open({data!r}, "rb")), {work!r}, learning_rate=0.01)
     moved = abs(classifier.get_layer("Conv_1").get_weights()[0] - before).max()
     print("MOVED", moved > 0, len(history), history["val_loss"].notna().all())
 """
@@ -212,33 +210,6 @@ def test_several_devices_share_the_training_in_mixed_precision(data, tmp_path, r
 
 
 # ------------------------------------------------------------------------------------------------ features
-def test_views_are_rows_of_their_own_and_cost_nothing_the_second_time(data, tmp_path, monkeypatch):
-    classifier, (table, folder) = build(), data
-    options = {"cache_dir": tmp_path, "blocks": TOP, "progress": False}
-    plain = features.bottleneck_features(classifier, table, folder, **options)
-    views = ("plain", "flip", "top-left")
-    both = features.bottleneck_features(classifier, table, folder, views=views, **options)
-    assert both.shape == (3 * len(table), plain.shape[1]) and np.array_equal(both[: len(table)], plain)
-    mirrored = np.stack([images.load_image(folder / p, size=SIZE)[:, ::-1] for p in table["path"]]).astype(np.float32)
-    expected = feature_model(classifier, [TOP]).predict(mirrored, verbose=0)
-    assert np.allclose(both[len(table) : 2 * len(table)], expected, rtol=1e-2, atol=1e-3)
-    monkeypatch.setattr(features, "load_image", None)
-    assert np.array_equal(features.bottleneck_features(classifier, table, folder, views=views, **options), both)
-    with pytest.raises(ValueError, match=r"views must be some of plain, flip.*upside"):
-        features.bottleneck_features(classifier, table, folder, views=["upside"], **options)
-
-
-def test_a_head_trains_on_all_views_and_is_judged_on_the_first(data, rng):
-    table, classifier = data[0], build()
-    plain = rng.normal(0, 0.1, (24, 1280)).astype(np.float32)
-    plain[:, 0] = np.where(table["given_label"].eq("dark"), 3, -3)
-    wrong_in_val = np.where(table["split"].eq("val").to_numpy()[:, None], -plain, plain)
-    history = head.train_head(
-        classifier, np.concatenate([plain, wrong_in_val]), table["given_label"], table["split"], epochs=20
-    )
-    assert history["val_accuracy"].max() == 1
-
-
 def test_a_full_disk_keeps_what_was_computed_and_says_so(data, tmp_path, monkeypatch):
     table, folder = data
     classifier, append = build(), features.append_rows

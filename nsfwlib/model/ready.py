@@ -1,0 +1,121 @@
+"""Which model scores, and is it converted already? Then it answers without TensorFlow.
+
+A model given by name or file is converted to ONNX at its first use where that can be done: TensorFlow alone takes ten
+seconds to start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from platformdirs import user_cache_path
+from tqdm.auto import tqdm
+
+from nsfwlib import runs
+from nsfwlib.model.published import INTEGRITY, VERSION
+from nsfwlib.model.runtime import Forward, file_hash, kept_path, onnx_usable, open_onnx_file, require_onnx
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Ready(NamedTuple):
+    """A model that can score, known by `model_identity`; `classifier` is None where its ONNX file is all it takes."""
+
+    class_names: list[str]
+    size: int
+    identity: str
+    cache_dir: Path
+    classifier: keras.Model | None
+
+    def onnx_file(self) -> Path:
+        """Where its ONNX file is, if it was converted."""
+        return kept_path(self.cache_dir, [self.identity])
+
+    def forward(self, runtime: str) -> Forward:
+        """What computes; see `model.forward_pass`."""
+        if self.classifier is None:
+            return open_onnx_file(self.onnx_file())
+        from nsfwlib.model.forward import forward_pass
+
+        return forward_pass(self.classifier, runtime=runtime, cache_dir=self.cache_dir)
+
+
+def make_ready(
+    model: keras.Model | Path | str,
+    *,
+    runtime: str,
+    cache_dir: Path | None = None,
+    class_names: Sequence[str] | None = None,
+    rescaling: tuple[float, float] = (1 / 255, 0.0),
+    progress: bool = True,
+) -> Ready:
+    """`resolve_model`, or what was noted of the same name or file when it was converted.
+
+    Args:
+        model: as in `resolve_model`, as are `class_names`, `rescaling` and the errors.
+        runtime: "tensorflow" never converts; "onnxruntime" and "auto" do what is not wrapped, on a CPU.
+        cache_dir: where converted models are kept; the user's cache folder by default.
+        progress: show that a model is being converted.
+
+    Raises:
+        ImportError: ONNX Runtime is asked for and not installed.
+    """
+    if runtime == "onnxruntime":
+        require_onnx()
+    cache_dir = Path(cache_dir or user_cache_path("nsfwlib"))
+    given_by_name = isinstance(model, str | os.PathLike) and (model == "published" or Path(model).is_file())
+    convert = runtime != "tensorflow" and given_by_name and class_names is None and onnx_usable()
+    note = cache_dir / "onnx" / f"{file_key(model)}.json" if convert else None
+    if note and (known := _noted(note, cache_dir)):
+        return known
+    from nsfwlib.model.build import resolve_model
+    from nsfwlib.model.classifier import class_names as names_of, image_size
+    from nsfwlib.model.forward import model_identity
+
+    classifier = resolve_model(model, class_names=class_names, rescaling=rescaling)
+    ready = Ready(names_of(classifier), image_size(classifier), model_identity(classifier), cache_dir, classifier)
+    if note and _convert(classifier, cache_dir, must=runtime == "onnxruntime", progress=progress):
+        runs.write_json({"class_names": ready.class_names, "size": ready.size, "identity": ready.identity}, note)
+        ready = ready._replace(classifier=None)
+    return ready
+
+
+def _noted(note: Path, cache_dir: Path) -> Ready | None:
+    """What was noted when the model was converted, if its ONNX file is there."""
+    try:
+        ready = Ready(**runs.read_json(note), cache_dir=cache_dir, classifier=None)
+    except (FileNotFoundError, ValueError, TypeError):  # none, cut short, or another version's
+        return None
+    return ready if ready.onnx_file().exists() else None
+
+
+def _convert(classifier: keras.Model, cache_dir: Path, *, must: bool, progress: bool) -> bool:
+    """Convert what can be converted; what cannot is scored by TensorFlow, unless it `must`."""
+    from nsfwlib.model.forward import converted
+
+    if not must and not all(importlib.util.find_spec(name) for name in ("onnx", "tf2onnx")):
+        return False
+    try:
+        with tqdm(total=1, desc="converting to ONNX, once for this model", disable=not progress) as bar:
+            converted(classifier, cache_dir=cache_dir)
+            bar.update()
+    except Exception as error:  # of the converter, which raises many kinds
+        if must:
+            raise
+        warnings.warn(f"The model was not converted to ONNX, and TensorFlow scores: {error}", stacklevel=4)
+        return False
+    return True
+
+
+def file_key(model: Path | str) -> str:
+    """What a model given by name or file is known by: 32 hex digits that change with its content."""
+    if model == "published":
+        return hashlib.sha256(f"InceptionV3 {VERSION} {INTEGRITY}".encode()).hexdigest()[:32]
+    return file_hash(Path(model))[:32]
