@@ -10,7 +10,7 @@ DATA ?= data/demo
 RUN ?= runs/demo
 MODE ?= review
 
-PYTEST := NSFWLIB_HEADLESS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+PYTEST := NSFWLIB_HEADLESS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 -p no:cacheprovider
 
 .DEFAULT_GOAL := help

@@ -12,12 +12,25 @@ SLOW = {"export", "model", "train", "test_notebooks.py", "test_cluster.py"}  # r
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """With `--dist loadgroup`: a file is one group, for its fixtures' sake, and what walks through the notebooks, too."""
     for item in items:
-        walks = item.path.suffix == ".ipynb" or item.path.name == "test_notebooks.py"
-        item.add_marker(pytest.mark.xdist_group("notebooks" if walks else str(item.path)))
         if SLOW & {item.path.parent.name, item.path.name}:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file stays on one worker for its fixtures' sake; what walks through the notebooks stays together, in order.
+
+    Groups by mark (`--dist loadgroup`) are lost with pytest 9, whose node ids take no suffix.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class Walks(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "notebooks" if "::ipynb" in nodeid or file.endswith(("ipynb", "test_notebooks.py")) else file
+
+    return Walks(config, log)
 
 
 @pytest.fixture(autouse=True)
