@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -562,7 +563,9 @@ def test_a_full_disk_keeps_what_was_scored(classifier, folder, tmp_path, forward
 
     with monkeypatch.context() as patch:
         patch.setitem(_WRITERS, ".parquet", full)
-        with pytest.raises(OSError, match=r"No space left.*What was scored stays in .*scores\.parquet\.work"):
+        with pytest.raises(
+            OSError, match=r"No space left on device\. Free .*What was scored stays in .*scores\.parquet\.work"
+        ):
             score(classifier, folder, out)
     assert {p.name for p in tmp_path.iterdir()} == {"pictures", "scores.parquet.work"}
     forwarded.clear()
@@ -604,9 +607,31 @@ def test_a_disk_that_fills_up_while_scoring_is_one_sentence(classifier, folder, 
 
 def test_a_target_that_cannot_be_written_is_said_before_any_work(classifier, folder, tmp_path, forwarded):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(PermissionError, match=r"cannot be written .* Choose another out"):
+    with pytest.raises(PermissionError, match=r"the folder of out must be .* can be written\. .* Choose another"):
         score(classifier, folder, tmp_path / "file" / "scores.parquet")
     assert not forwarded
+
+
+@pytest.mark.parametrize("what", ["a full disk", "a work file that is none"])
+def test_where_scores_are_kept_is_tried_before_a_model_is_loaded(folder, tmp_path, monkeypatch, what):
+    if what == "a full disk":
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        sentence = r"the folder of out must be .*No space left.* free some room"
+    else:
+        work_file(tmp_path / "scores.parquet").mkdir()
+        sentence = r"scores\.parquet\.work, where scores are kept .*Is a directory.* Move it away"
+    monkeypatch.setattr(run, "make_ready", lambda *args, **options: pytest.fail("loaded"))
+    with pytest.raises(PermissionError, match=sentence):
+        score("published", folder, tmp_path / "scores.parquet")
+
+
+def test_a_damaged_work_file_is_one_sentence_with_a_way_out(classifier, folder, tmp_path):
+    out = tmp_path / "scores.parquet"
+    work_file(out).write_bytes(b"no database" * 1000)
+    with pytest.raises(OSError, match=r"scores\.parquet\.work is damaged \(.*\)\. Move it away"):
+        score(classifier, folder, out)
+    work_file(out).unlink()
+    assert len(score(classifier, folder, out)) == 16
 
 
 def test_two_processes_cannot_score_into_one_table(classifier, folder, tmp_path, monkeypatch):
