@@ -6,7 +6,7 @@ import argparse
 import ast
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def run_notebooks(
         PapermillExecutionError: a cell failed. The executed copy shows where.
     """
     sources = [_find(notebook) for notebook in notebooks]
-    known = {source: papermill.inspect_notebook(str(source)) for source in sources}
+    known = {source: papermill.inspect_notebook(_plain(source)) for source in sources}
     names = sorted({name for those in known.values() for name in those})
     unknown = sorted(set(parameters) - set(names))
     if unknown:
@@ -53,7 +53,7 @@ def run_notebooks(
     values = {name: _absolute(name, value) for name, value in {**parameters, "run_dir": Path(run_dir)}.items()}
     own = [known[source] for source in sources if source.parent == NOTEBOOKS]
     values = {name: _own_folder(about) for those in own for name, about in those.items() if name in _FOLDERS} | values
-    copies = Path(run_dir) / "notebooks"
+    copies = Path(run_dir).expanduser() / "notebooks"
     try:
         copies.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,15 +61,20 @@ def run_notebooks(
             f"run_dir must be a folder that can be written. Received: {Path(run_dir).absolute()} ({error.strerror})."
         ) from error
     for source in sources:
-        papermill.execute_notebook(
-            str(source),
-            str(copies / source.name),
-            {name: value for name, value in values.items() if name in known[source]},
-            cwd=str(source.parent),
-            kernel_name="python3",
-            progress_bar={"desc": source.stem} if progress else False,
-            store_widget_state=False,  # it would hold every thumbnail
-        )
+        copy = copies / source.name
+        try:
+            papermill.execute_notebook(
+                _plain(source),
+                _plain(copy),
+                {name: value for name, value in values.items() if name in known[source]},
+                cwd=str(source.parent),
+                kernel_name="python3",
+                progress_bar={"desc": source.stem} if progress else False,
+                store_widget_state=False,  # it would hold every thumbnail
+            )
+        finally:
+            if copy.exists():
+                runs.write_json(runs.read_json(copy), copy)  # without the home folder's path, in outputs and all
     return [copies / source.name for source in sources]
 
 
@@ -82,6 +87,11 @@ def _find(notebook: Path | str) -> Path:
     raise FileNotFoundError(f"There is no notebook {notebook}. The kit's own are: {there}.")
 
 
+def _plain(path: Path) -> str:
+    """A path for papermill, which takes it for a template: `{` and `}` are doubled."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def _own_folder(about: dict) -> str:
     """Where a notebook's own default such as "../data/demo" lies; from a wheel, in the current folder."""
     start = Path.cwd() / "notebooks" if NOTEBOOKS == _CARRIED else NOTEBOOKS
@@ -91,23 +101,23 @@ def _own_folder(about: dict) -> str:
 def _absolute(name: str, value: Any) -> Any:
     """Notebooks run in their own folder; what a caller names relative to theirs must say so."""
     is_path = isinstance(value, Path) or (isinstance(value, str) and value and name.endswith(("_dir", "_file")))
-    is_file = isinstance(value, str) and os.sep in value and Path(value).exists()
-    return str(Path(value).absolute()) if is_path or is_file else value
+    is_file = isinstance(value, str) and os.sep in value and Path(value).expanduser().exists()
+    return str(Path(value).expanduser().absolute()) if is_path or is_file else value
 
 
 def summary(run_dir: Path) -> pd.Series:
     """The few numbers of a finished run that a person asks for first."""
     run_dir = Path(run_dir)
     metrics, cleansing = (runs.read_json(run_dir / f"{name}.json") for name in ("metrics", "cleansing"))
-    table = pd.read_parquet(run_dir / "images.parquet", columns=["problem"])
+    table, split = pd.read_parquet(run_dir / "images.parquet", columns=["problem"]), metrics.get("measured_on", "test")
     rows = {
         "images": f"{len(table):,}",
         "problems found": f"{table['problem'].ne('').sum():,} files left out",
         "label issues found": cleansing["found"],
-        "02's model, test, given labels": metrics["fine_tuned_given"],
-        "02's model, test, planted truth": metrics.get("fine_tuned_truth"),
-        f"head on given labels, test ({metrics['test_labels']})": _head(metrics, "before"),
-        f"head on cleaned labels, test ({metrics['test_labels']})": _head(metrics, "after"),
+        f"02's model, {split}, given labels": metrics["fine_tuned_given"],
+        f"02's model, {split}, planted truth": metrics.get("fine_tuned_truth"),
+        f"head on given labels, {split} ({metrics['test_labels']})": _head(metrics, "before"),
+        f"head on cleaned labels, {split} ({metrics['test_labels']})": _head(metrics, "after"),
         "02's model, validation, given labels": metrics["validation"]["given labels"],
         "02's model, validation, cleaned labels": metrics["validation"]["corrected labels"],
         "figures": str(run_dir / "figures"),
@@ -125,18 +135,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m nsfwlib.pipeline`: every parameter of the notebooks is an option."""
     known: dict[str, dict] = {}
     for step in STEPS:
-        for name, about in papermill.inspect_notebook(str(NOTEBOOKS / f"{step}.ipynb")).items():
+        for name, about in papermill.inspect_notebook(_plain(NOTEBOOKS / f"{step}.ipynb")).items():
             known.setdefault(name, about)
     parser = argparse.ArgumentParser(prog="python -m nsfwlib.pipeline", description=main.__doc__, allow_abbrev=False)
     parser.add_argument("--notebooks", nargs="+", default=list(STEPS), metavar="NAME", help="default: %(default)s")
     for name, about in known.items():
         text = f"{about['help']} (default: {about['default']})".replace("%", "%%")
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=None, help=text, metavar="VALUE")
+        option = {"dest": name, "type": _reader(about["default"]), "help": text, "metavar": "VALUE"}
+        parser.add_argument(f"--{name.replace('_', '-')}", **option)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser.error(f"no parameter {' '.join(unknown)}; those there are: " + ", ".join(f"--{n}" for n in known))
-    values = {name: _typed(value) for name, value in vars(options).items() if name in known and value is not None}
-    run_dir = Path(values.pop("run_dir", _own_folder(known["run_dir"]))).resolve()
+    values = {name: value for name, value in vars(options).items() if name in known and value is not None}
+    run_dir = Path(values.pop("run_dir", _own_folder(known["run_dir"]))).expanduser().resolve()
     try:
         run_notebooks(options.notebooks, run_dir, **values)
     except PapermillExecutionError as error:
@@ -152,12 +163,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _typed(text: str) -> Any:
-    """A Python literal where it is one ("3", "True", "[1, 2]"), else the text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def _reader(default: str) -> Callable[[str], Any]:
+    """How a parameter is read: text where a notebook's own value is text, else a Python literal such as `[1, 2]`."""
+    if isinstance(ast.literal_eval(default), str):
+        return str
+
+    def literal(text: str) -> Any:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            raise argparse.ArgumentTypeError(f"expected a value like {default}. Received: {text!r}.") from None
+
+    return literal
 
 
 if __name__ == "__main__":

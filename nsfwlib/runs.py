@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -43,9 +44,26 @@ def open_run(run_dir: Path) -> Path:
 
 
 def journal_path(data_dir: Path, journal_file: str = "") -> Path:
-    """The decisions journal: `journal_file`, or `<data_dir>_decisions.csv` beside the data, which is read only."""
-    data_dir = Path(data_dir).absolute()
-    return Path(journal_file) if journal_file else data_dir.with_name(f"{data_dir.name}_decisions.csv")
+    """The decisions journal: `journal_file`, or `<data_dir>_decisions.csv` beside the data, which is read only.
+
+    However the folder is spelled, it has one journal; that beside a link to it, where there is such a one already.
+
+    Raises:
+        ValueError: journals lie beside the folder and beside the link to it.
+    """
+    if journal_file:
+        return Path(journal_file)
+    beside, other = (
+        path.parent / f"{path.name}_decisions.csv" for path in (Path(data_dir).resolve(), Path(data_dir).absolute())
+    )
+    if not other.exists() or (beside.exists() and other.samefile(beside)):
+        return beside
+    if beside.exists():
+        raise ValueError(
+            f"One folder must have one journal. Received: {beside} and {other}. Name that which holds as journal_file, "
+            "or move the lines of one to the end of the other and delete it."
+        )
+    return other
 
 
 def read_table(run_dir: Path, name: str, *, made_by: str) -> pd.DataFrame:
@@ -61,7 +79,9 @@ def read_table(run_dir: Path, name: str, *, made_by: str) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
-    """Write a parquet file whole or not at all."""
+    """Write a parquet file whole or not at all; its `attrs` do not name the home folder."""
+    table = table.copy(deep=False)
+    table.attrs = _spelled(table.attrs)
     with write_whole(path) as draft:
         table.to_parquet(draft)
     return Path(path)
@@ -73,10 +93,28 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> Path:
-    """Write a JSON file whole or not at all; numpy scalars and paths are spelled as Python's."""
+    """Write a JSON file whole or not at all; numpy scalars and paths are spelled as Python's, the home folder `~`."""
     with write_whole(path) as draft:
-        draft.write_text(json.dumps(content, indent=2, default=_plain) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(_spelled(content), indent=2) + "\n", encoding="utf-8")
     return Path(path)
+
+
+def _spelled(content: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON reads it back, and without the path of the home folder, which names a person."""
+    try:
+        homes = [re.escape(str(home)) for home in (Path.home(), Path.home().resolve()) if len(home.parts) > 1]
+    except RuntimeError:  # a user without one
+        homes = []
+    home = re.compile(rf"(?<![\w./-])({'|'.join(homes)})(?![\w.-])")
+
+    def without_home(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: part if key.startswith("image/") else without_home(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [without_home(part) for part in value]
+        return home.sub("~", value) if homes and isinstance(value, str) else value
+
+    return without_home(json.loads(json.dumps(content, default=_plain)))
 
 
 def _plain(value: Any) -> Any:
@@ -118,14 +156,14 @@ def is_current(path: Path, settings: Mapping[str, Any]) -> bool:
     if not path.exists():
         return False
     made = pd.read_parquet(path, columns=[]).attrs if path.suffix == ".parquet" else read_json(path)
-    return made.get("settings") == json.loads(json.dumps(settings, default=_plain))
+    return _spelled(made.get("settings")) == _spelled(settings)
 
 
 INJECTED = "# Parameters\n"  # first line of the cell that papermill adds after the one tagged `parameters`
 
 
 def begin() -> None:
-    """To be called in a notebook's first cell after its parameters: plain errors, no unknown parameter.
+    """To be called in a notebook's first cell after its parameters: plain errors, no unknown parameter, `~` expanded.
 
     papermill only logs a parameter that the notebook does not have; a misspelt one would silently do nothing.
     Outside a notebook: no effect.
@@ -139,6 +177,9 @@ def begin() -> None:
     # Foreseen errors carry a sentence; `%tb` still shows the whole traceback.
     shell.set_custom_exc((ValueError, OSError, RuntimeError), _show)
     _check_injected(shell.user_ns.get("In", []))
+    for name, value in list(shell.user_ns.items()):
+        if isinstance(value, str) and value.startswith("~/") and not name.startswith("_"):
+            shell.user_ns[name] = str(Path(value).expanduser())
 
 
 def is_interactive() -> bool:

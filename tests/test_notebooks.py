@@ -105,6 +105,31 @@ def test_a_second_round_on_the_decided_labels_is_examined_on_the_same_pictures(s
     assert errors[1] < errors[0] / 2
 
 
+@pytest.mark.full
+def test_without_a_test_set_cleansing_and_evaluation_go_on_with_val_and_say_so(small, tmp_path):
+    folder, _ = small
+    shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("audit_*", "head_*", "*.json"))
+    shutil.copy(folder / "run" / "run.json", tmp_path / "run")
+    for name in ("images", "predictions"):
+        table = pd.read_parquet(folder / "run" / f"{name}.parquet")
+        table = (
+            table[table["split"].ne("test")] if name == "predictions" else table.replace({"split": {"test": "train"}})
+        )
+        table.to_parquet(tmp_path / "run" / f"{name}.parquet")
+    options = {
+        "robustness_pictures": 0,
+        "heat_map_pictures": 0,
+        "cache_dir": folder / "cache",
+        "data_dir": folder / "demo",
+    }
+    pipeline.run_notebooks(pipeline.STEPS[2:], tmp_path / "run", progress=False, **options)
+    card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "There is no test set" in card and "## Scores on val" in card and "on test" not in card
+    assert (metrics["measured_on"], metrics["test_pictures"]) == ("val", 0) and metrics["head_after"] > 0.2
+    assert "02's model, val, given labels" in pipeline.summary(tmp_path / "run")
+
+
 def test_the_raw_folder_is_as_it_was_drawn(executed, tmp_path):
     fresh = tmp_path / "demo"
     dataset.make_demo(fresh, images_per_class=150, seed=0)

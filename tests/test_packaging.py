@@ -1,9 +1,12 @@
+import ast
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,21 @@ def test_the_library_imports_in_under_a_second_and_without_tensorflow():
 def test_each_command_answers_from_the_shell(module):
     done = subprocess.run([sys.executable, "-m", f"nsfwlib.{module}", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and f"python -m nsfwlib.{module}" in done.stdout, done.stderr
+
+
+def test_everything_that_is_imported_is_declared():
+    notebooks = [json.loads(path.read_text())["cells"] for path in (ROOT / "notebooks").glob("*.ipynb")]
+    sources = ["".join(cell["source"]) for cells in notebooks for cell in cells if cell["cell_type"] == "code"]
+    sources += [path.read_text() for path in (ROOT / "nsfwlib").rglob("*.py")]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    names = [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    extras = [item for items in PROJECT["optional-dependencies"].values() for item in items]
+    declared = {re.match(r"[\w.-]+", item)[0].lower() for item in [*PROJECT["dependencies"], *extras, "nsfwlib"]}
+    homes = packages_distributions()
+    imported = {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+    brought_by = {name: {home.lower().replace("_", "-") for home in homes.get(name, [name])} for name in imported}
+    assert not [name for name in imported if not declared & brought_by[name]]
 
 
 def test_every_dependency_has_a_lower_bound_and_a_pin():

@@ -1,4 +1,5 @@
 import nbformat
+import papermill
 import pytest
 
 from nsfwlib import pipeline
@@ -44,8 +45,6 @@ def test_an_unknown_notebook_lists_the_kits_own():
 
 
 def test_plain_papermill_with_an_unknown_parameter_fails_in_the_first_cell(tmp_path):
-    import papermill
-
     source = notebook(tmp_path / "x.ipynb", HEADER, "from nsfwlib import runs; runs.begin()")
     with pytest.raises(papermill.PapermillExecutionError, match=r"no parameter typo\. Parameters it has: a, run_dir"):
         papermill.execute_notebook(str(source), str(tmp_path / "y.ipynb"), {"typo": 1, "a": 2}, progress_bar=False)
@@ -72,8 +71,44 @@ def test_the_shell_command_names_a_parameter_that_no_notebook_has(capsys):
     assert "no parameter --data-dirr x; those there are: --data_dir, --run_dir" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("data-dir", "2024"), ("data-dir", "None"), ("data-dir", "photos [2020] {v2}"), ("source-pattern", "(\\d{4})"),
+     ("class-map", {"a": "b"}), ("seed", 7), ("blocks", ["mixed4"])],
+)  # fmt: skip
+def test_an_option_keeps_the_type_of_its_parameter(tmp_path, monkeypatch, option, value):
+    monkeypatch.chdir(tmp_path)
+    name = option.replace("-", "_")
+    source = notebook(tmp_path / "x {1}.ipynb", HEADER + f"{name} = 0", f"print(repr({name}))")
+    assert pipeline.main(["--notebooks", str(source), "--run-dir", "run {v2}", f"--{option}", str(value)]) == 0
+    expected = str(tmp_path / value) if option == "data-dir" else value
+    assert text_of(tmp_path / "run {v2}" / "notebooks" / "x {1}.ipynb").strip() == repr(expected)
+
+
+def test_an_option_that_is_no_value_of_its_kind_is_a_sentence(capsys):
+    with pytest.raises(SystemExit):
+        pipeline.main(["--seed", "many"])
+    assert "argument --seed: expected a value like 0. Received: 'many'." in capsys.readouterr().err
+
+
 def test_an_unwritable_run_dir_is_a_sentence(tmp_path, capsys):
     (tmp_path / "file").touch()
     source = notebook(tmp_path / "x.ipynb", HEADER)
     assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "file" / "run")]) == 2
     assert "run_dir must be a folder that can be written" in capsys.readouterr().err
+
+
+def test_an_executed_copy_does_not_name_the_home_folder_and_runs_again(tmp_path, monkeypatch):
+    home = tmp_path / "alice"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    body = "from nsfwlib import runs; runs.begin(); print(data_dir, run_dir); raise RuntimeError(data_dir)"
+    source = notebook(home / "x.ipynb", HEADER + "data_dir: str = ''", body)
+    with pytest.raises(papermill.PapermillExecutionError):
+        pipeline.run_notebooks([source], "~/run", progress=False, data_dir="~/photos")
+    copy = home / "run" / "notebooks" / "x.ipynb"
+    assert "alice" not in copy.read_text() and text_of(copy) == "~/photos ~/run\n"
+    again = pipeline._plain(copy), str(tmp_path / "y.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError):
+        papermill.execute_notebook(*again, progress_bar=False)
+    assert text_of(tmp_path / "y.ipynb") == f"{home}/photos {home}/run\n"

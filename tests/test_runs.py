@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -56,6 +57,45 @@ def test_a_run_dir_that_is_a_file_is_refused_by_name(tmp_path):
 def test_the_journal_lies_beside_the_data_never_inside(tmp_path):
     assert runs.journal_path(tmp_path / "photos") == tmp_path / "photos_decisions.csv"
     assert runs.journal_path(tmp_path / "photos", "/elsewhere/j.csv").as_posix() == "/elsewhere/j.csv"
+
+
+def test_however_a_folder_is_spelled_it_has_one_journal_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("photos")
+    monkeypatch.chdir(tmp_path / "photos" / "cats")
+    for spelling in ("..", "../", "../../photos", "../cats/..", "../../link", tmp_path / "a" / ".." / "photos"):
+        assert runs.journal_path(spelling) == tmp_path / "photos_decisions.csv", spelling
+    assert runs.journal_path("/").as_posix() == "/_decisions.csv"
+
+
+def test_a_journal_that_lies_beside_a_link_is_still_found_but_not_two(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "link").symlink_to("photos")
+    (tmp_path / "link_decisions.csv").touch()
+    assert runs.journal_path(tmp_path / "link") == tmp_path / "link_decisions.csv"
+    (tmp_path / "photos_decisions.csv").touch()
+    with pytest.raises(
+        ValueError, match=r"One folder must have one journal.*photos_dec.* and .*link_dec.*journal_file"
+    ):
+        runs.journal_path(tmp_path / "link")
+    (tmp_path / "link_decisions.csv").unlink()
+    (tmp_path / "link_decisions.csv").symlink_to("photos_decisions.csv")
+    assert runs.journal_path(tmp_path / "link") == tmp_path / "photos_decisions.csv"
+
+
+def test_what_a_run_leaves_does_not_name_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/alice")
+    facts = {"data_dir": "/home/alice/photos", "note": "in /home/alice, /home/alicea and /mnt/home/alice"}
+    table = pd.DataFrame({"a": [1]})
+    table.attrs = facts
+    spelled = {"data_dir": "~/photos", "note": "in ~, /home/alicea and /mnt/home/alice"}
+    assert pd.read_parquet(runs.write_table(table, tmp_path / "t.parquet")).attrs == spelled
+    assert table.attrs == facts, "the table at hand is left as it is"
+    record = runs.write_json({"settings": facts, "image/png": "Ab/home/alice/"}, tmp_path / "run.json")
+    assert runs.read_json(record) == {"settings": spelled, "image/png": "Ab/home/alice/"}
+    assert runs.is_current(record, facts)
+    record.write_text(json.dumps({"settings": facts}))
+    assert runs.is_current(record, facts), "a record of before"
 
 
 def test_an_interrupted_write_leaves_the_old_table(tmp_path, monkeypatch):

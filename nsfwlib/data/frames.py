@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 
 from nsfwlib.data.colour import to_rgb
-from nsfwlib.data.images import DAMAGED_ANIMATION, MAX_PIXELS, Decoded, decode, to_array
+from nsfwlib.data.images import DAMAGED_ANIMATION, HIDDEN_DEFAULT, MAX_PIXELS, Decoded, decode, to_array
+from nsfwlib.data.rescue import LEFT_OUT, rescued
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 FRAME_PIXELS = 40 * MAX_PIXELS  # a frame needs those before it: so many pixels are decoded for one animation
@@ -33,7 +34,9 @@ def load_frames(data: bytes, *, size: int, frames: int, max_pixels: int = MAX_PI
     moving = decoded.frames > 1 or DAMAGED_ANIMATION in decoded.flags
     if frames < 2 or not moving or decoded.format not in ANIMATED:
         return np.stack(found), ""
-    with Image.open(io.BytesIO(data), formats=[decoded.format]) as animation:
+    if LEFT_OUT in decoded.flags:
+        data = rescued(data, decoded.format)[0]
+    with Image.OPEN[decoded.format][0](io.BytesIO(data), "") as animation:
         count = _frames_before_damage(animation, decoded, begun + SECONDS / 2)
         reach = max(1, min(count, FRAME_PIXELS // (decoded.width * decoded.height)))
         wanted = np.unique(np.linspace(0, reach - 1, min(frames, reach)).round().astype(int))[1:].tolist()
@@ -42,7 +45,7 @@ def load_frames(data: bytes, *, size: int, frames: int, max_pixels: int = MAX_PI
                 reach = number
                 break
             try:
-                animation.seek(number)
+                animation.seek(number + (HIDDEN_DEFAULT in decoded.flags))
                 if decoded.format == "WEBP":  # it would decode all that it passes with the next frame that is wanted
                     animation.load()
                 if number in wanted:

@@ -48,14 +48,16 @@ def shortcuts(images: pd.DataFrame, *, folds: int = 5, seed: int = 0) -> pd.Data
     Returns:
         One row an attribute, worst first: `attribute`, `accuracy`, `chance` (1 / classes), `gain` = accuracy - chance.
         A gain of more than a few points is something that a network will learn instead of the content.
+        No row where all pictures are near-duplicates of one another: nothing can be held out.
     """
     usable = images[images["problem"].eq("") & images["given_label"].ne("")]
     labels = usable["given_label"].to_numpy(str)
     classes = np.unique(labels)
     groups = usable["group"].to_numpy()
-    splitter = GroupKFold(min(folds, len(np.unique(groups))), shuffle=True, random_state=seed)
+    apart = len(np.unique(groups))
+    splitter = GroupKFold(max(2, min(folds, apart)), shuffle=True, random_state=seed)
     rows = []
-    for attribute, columns in SHORTCUTS.items():
+    for attribute, columns in SHORTCUTS.items() if apart > 1 else ():
         values = np.column_stack([_numbers(usable[column]) for column in columns])
         tree = DecisionTreeClassifier(max_depth=4, min_samples_leaf=10, class_weight="balanced", random_state=seed)
         right = cross_val_predict(tree, values, labels, groups=groups, cv=splitter) == labels
@@ -93,14 +95,19 @@ def next_steps(
     broken = images["problem"].ne("") & ~images["problem"].str.startswith("skipped") & images["problem"].ne("screened")
     if broken.any():
         share = broken.sum() / len(images)
+        lost = int(images["problem"].isin(["truncated", "damaged", "empty file", "not an image"]).sum())
         worst = images.loc[broken, "problem"].value_counts()
         steps.append(
             f"{broken.sum():,} files ({share:.1%}) cannot be used, most often: {worst.index[0]} ({worst.iloc[0]:,}). "
-            "Fetch them again if they matter."
+            + (f"Fetch the {lost:,} that are damaged again if they matter." if lost else "")
         )
     if len(hubs):
         steps.append(
             f"{len(hubs):,} pictures turn up again and again (placeholders, blank pages): consider dropping them."
+        )
+    if len(usable) > 1 and usable["group"].nunique() == 1 and usable["group"].iloc[0] >= 0:
+        steps.append(
+            f"All {len(usable):,} usable pictures are near-duplicates of one another: add others to learn from."
         )
     for row in shortcuts[shortcuts["gain"] > 0.1].itertuples():
         steps.append(
@@ -119,16 +126,17 @@ def feature_map(features: np.ndarray, *, most: int = 3000, seed: int = 0) -> tup
     """Two-dimensional map of bottleneck features (N, D): row numbers (n,) drawn at random, and their places (n, 2).
 
     Principal components first, then t-SNE (van der Maaten and Hinton 2008): neighbours mean something, distances and
-    areas do not.
+    areas do not. Rows that are not finite are left out; pictures that are all alike lie at one place.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     whole = np.flatnonzero(~np.isnan(features[:, 0]))
     rows = np.sort(np.random.default_rng(seed).permutation(whole)[:most])
-    if len(rows) < 3:
-        return rows, np.zeros((len(rows), 2))
+    rows = rows[np.isfinite(features[rows]).all(axis=1)]
     values = np.asarray(features[rows], np.float32)
+    if len(rows) < 3 or not np.ptp(values, axis=0).any():
+        return rows, np.zeros((len(rows), 2))
     small = PCA(min(50, *values.shape), random_state=seed).fit_transform(values)
     perplexity = min(30, max(1, (len(rows) - 1) / 3))
     return rows, TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(small)

@@ -1,5 +1,6 @@
 """How good is it really? Scores, thresholds and audits, each with its interval.
 
+held_out             The split to measure on, test or else val, and what that is worth, in a sentence
 scores               All scores with their intervals
 confusion_matrix     Counts (K, K), rows the labels, columns the predictions
 confusion_intervals  Jeffreys interval of each share of the row-normalised confusion matrix

@@ -15,6 +15,7 @@ from .audit_files import (
     load_audit as load_audit,
 )
 from .card import (
+    held_out as held_out,
     write_card as write_card,
 )
 from .confusion import (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,19 @@ front of children, or to judge what is legal. Thresholds hold at the prevalence 
 images like those of the test set; the slices below say where they do not. Labels follow the class guidelines of whoever
 gave them, and the line between classes is theirs."""
 
+_WORTH = {
+    "test": "Measured on test, which informed no choice.",
+    "val": "There is no test set, so this is measured on val, which chose model, temperature and thresholds: numbers "
+    "flatter, and how good the model is on other pictures cannot be said. Hold some out in a folder `test`, or leave "
+    "the split to notebook 01.",
+}
+
+
+def held_out(table: pd.DataFrame) -> tuple[str, str]:
+    """The split to measure on, and what that is worth, in a sentence: "val" where no row's `split` is "test"."""
+    split = "test" if table["split"].eq("test").any() else "val"
+    return split, _WORTH[split]
+
 
 def write_card(
     path: Path,
@@ -36,6 +51,7 @@ def write_card(
     points: pd.DataFrame,
     slices: pd.DataFrame,
     audit: str = "",
+    split: str = "test",
 ) -> Path:
     """Write `MODEL_CARD.md` from the tables of a run; nothing in it is typed by hand.
 
@@ -48,23 +64,26 @@ def write_card(
         scores: as from `evaluate.scores`.
         points: as from `evaluate.operating_points`.
         slices: as from `evaluate.accuracy_by_slice`.
-        audit: what was done about the test labels, as from `evaluate.audit_progress`; empty: nothing.
+        audit: what was done about the labels of `split`, as from `evaluate.audit_progress`; empty: nothing.
+        split: what scores, points and slices were measured on, as from `held_out`.
     """
     settings = run["settings"]
     facts = pd.Series({k: v for k, v in settings.items() if not isinstance(v, dict | list)}, name="value")
     parts = [
         _FRONT.format(name=json.dumps(name, ensure_ascii=False)),  # a JSON string is a YAML string
-        f"# {name}",
-        f"InceptionV3 with a head for {', '.join(run['class_names'])}. Raw RGB 0–255 in, probabilities out; rescaling, "
-        f"temperature and class names are inside. Trained until {run['finished']}.",
+        f"# {_text(name)}",
+        f"InceptionV3 with a head for {', '.join(map(_text, run['class_names']))}. Raw RGB 0–255 in, probabilities "
+        f"out; rescaling, temperature and class names are inside. Trained until {run['finished']}.",
         "## Intended use and limits", _LIMITS,
         "## Data", f"Fingerprint `{settings['data']}`: it changes with any image, label or split.",
         _table(counts, index=True),
-        "## Labels", f"Label errors found in review: {cleansing['found']}. Labels changed: {cleansing['changed']}. "
+        "## Labels",
+        f"Label errors found in review: {_text(cleansing['found'])}. Labels changed: {cleansing['changed']}. "
         + ("The reviewer was simulated from the planted truth of the demo. " if cleansing["simulated"] else "")
-        + (f"Test labels: {audit}" if audit else "The test labels were not reviewed here."),
-        "## Scores on test, with 95 % intervals", _table(scores.drop(columns="note", errors="ignore")),
-        "## Operating points, chosen on validation, reported on test", _table(points),
+        + (f"The {split} labels: {_text(audit)}" if audit else f"The {split} labels were not reviewed here."),
+        f"## Scores on {split}, with 95 % intervals", _WORTH[split],
+        _table(scores.drop(columns="note", errors="ignore")),
+        f"## Operating points, chosen on validation, reported on {split}", _table(points),
         "## Worst slices", _table(slices.head(10)),
         "## Training", _table(facts.to_frame(), index=True),
         "## Versions", ", ".join(f"{package} {version}" for package, version in run["versions"].items()),
@@ -79,7 +98,7 @@ def _table(frame: pd.DataFrame, *, index: bool = False) -> str:
     if frame.empty:
         return "None."
     frame = frame.reset_index() if index else frame
-    lines = ["| " + " | ".join(map(str, frame.columns)) + " |", "|" + "---|" * frame.shape[1]]
+    lines = ["| " + " | ".join(map(_text, frame.columns)) + " |", "|" + "---|" * frame.shape[1]]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.itertuples(index=False)]
     return "\n".join(lines)
 
@@ -87,4 +106,9 @@ def _table(frame: pd.DataFrame, *, index: bool = False) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:,.3g}"
-    return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")
+    return "" if value is None else _text(value)
+
+
+def _text(value: Any) -> str:
+    """What a person or a file name wrote, as text on one line that is neither HTML nor Markdown."""
+    return re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(" ".join(str(value).split()), quote=False))

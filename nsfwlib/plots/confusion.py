@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from nsfwlib.plots.style import DARK, new_axes, note, percent, styled
+from nsfwlib.plots.style import DARK, new_axes, note, percent, shown, styled
 
 
 @styled
@@ -49,9 +49,10 @@ def plot_confusion(
         shares, annot=texts, fmt="", cmap="Blues", norm=PowerNorm(0.6, vmin=0, vmax=1), square=True,
         linewidths=1.5, cbar=False, annot_kws={"fontsize": 8.5 if intervals is not None else 10}, ax=ax,
     )  # fmt: skip
-    rows = [f"{name}\n{int(n):,}" for name, n in zip(class_names, support, strict=True)] if counted else class_names
+    names = [shown(name) for name in class_names]
+    rows = [f"{name}\n{int(n):,}" for name, n in zip(names, support, strict=True)] if counted else names
     ax.set_yticks(np.arange(k) + 0.5, rows, rotation=0)
-    ax.set_xticks(np.arange(k) + 0.5, class_names, rotation=0 if k <= 6 else 45)
+    ax.set_xticks(np.arange(k) + 0.5, names, rotation=0 if k <= 6 else 45)
     ax.tick_params(length=0)
     ax.set(xlabel="predicted label", ylabel="label (number of images)" if counted else "label (share of its images)")
     ax.set_title(title if title is not None else _confusion_title(matrix, counted))
@@ -102,7 +103,9 @@ def plot_incarnations(incarnations: pd.DataFrame, *, ax: Axes | None = None) -> 
     ax.plot(x[~own], value[~own], "s", color=DARK, mfc="white", ms=8, label="published, other test images")
     for i, share in enumerate(value):
         ax.annotate(f"{share:.1%}", (i, share), (8, 0), textcoords="offset points", va="center", fontsize=9)
-    names = [f"{name}\n{date}".strip() for name, date in zip(incarnations["name"], incarnations["date"], strict=True)]
+    names = [
+        f"{shown(name)}\n{date}".strip() for name, date in zip(incarnations["name"], incarnations["date"], strict=True)
+    ]
     ax.set_xticks(x, names)
     ax.set_xlim(-0.5, len(x) - 0.2)
     percent(ax.yaxis)

@@ -25,6 +25,7 @@ from nsfwlib.plots.style import (
     new_axes,
     note,
     plain_log_ticks,
+    shown,
     styled,
 )
 
@@ -45,10 +46,11 @@ def plot_counts(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         look = {"color": SPLIT_COLOURS.get(name, MID), "edgecolor": "white"}
         if name == "left out":
             look = {"facecolor": "white", "edgecolor": ACCENT, "hatch": "////"}
-        ax.barh(counts.index, counts[name], left=left, label=name or "usable", height=0.72, **look)
+        ax.barh(np.arange(len(counts)), counts[name], left=left, label=name or "usable", height=0.72, **look)
         left = left + counts[name].to_numpy()
     for y, total in enumerate(left):
         ax.text(total, y, f" {int(total):,}", va="center")
+    ax.set_yticks(np.arange(len(counts)), counts.index.map(shown))
     ax.invert_yaxis()
     ax.margins(x=0.1)
     ax.set(xlabel="number of images", title=f"{len(images):,} images by class and split")
@@ -80,7 +82,8 @@ def _count_table(counts: pd.DataFrame, title: str, ax: Axes | None) -> Axes:
     if counts.empty:
         note(ax, "none")
         return ax
-    counts.index = [f"{name}  ({total:,})" for name, total in counts.sum(axis=1).items()]
+    counts.index = [f"{shown(name)}  ({total:,})" for name, total in counts.sum(axis=1).items()]
+    counts.columns = counts.columns.map(shown)
     texts = counts.map(lambda n: f"{n:,}" if n else "·")
     sns.heatmap(counts, annot=texts, fmt="", cmap="Blues", cbar=False, linewidths=1, vmin=0, ax=ax)
     ax.set(xlabel="given label", ylabel="")
@@ -109,7 +112,7 @@ def plot_sizes(images: pd.DataFrame, *, input_size: int = 299, most: int = 5000)
     few = sized.iloc[np.unique(np.linspace(0, len(sized) - 1, min(most, len(sized))).astype(int))]
     for name, look in class_looks(names).items():
         part = few[few["given_label"].eq(name)]
-        left.scatter(part["width"], part["height"], s=14, alpha=0.6, lw=0, label=name, **look)
+        left.scatter(part["width"], part["height"], s=14, alpha=0.6, lw=0, label=shown(name), **look)
     for line in (left.axvline, left.axhline):
         line(input_size, color=INK, lw=0.8, ls=":", zorder=0)
     left.set(xscale="log", yscale="log", xlabel="width (pixels, log)", ylabel="height (pixels, log)")
@@ -119,6 +122,7 @@ def plot_sizes(images: pd.DataFrame, *, input_size: int = 299, most: int = 5000)
                 markerscale=1.5, loc="upper left", bbox_to_anchor=(1, 1))  # fmt: skip
     aspect = pd.DataFrame({"aspect": sized["width"] / sized["height"], "class": sized["given_label"]})
     sns.boxplot(aspect, x="aspect", y="class", order=names, color=LIGHT, linecolor=INK, fliersize=2, ax=right)
+    right.set_yticks(range(len(names)), [shown(name) for name in names])
     right.set(xscale="log", xlabel="width / height (log; 1 is square)", ylabel="")
     plain_log_ticks(right.xaxis)
     return fig
@@ -141,7 +145,7 @@ def plot_contact_sheet(
         raise ValueError(f"Expected one title a thumbnail: {n}. Received: {len(titles)} titles.")
     rows = max(1, -(-n // columns))
     cell = 1.3
-    tallest = max((t.shape[0] / t.shape[1] for t in thumbnails), default=1.0)
+    tallest = min(1.0, max((t.shape[0] / t.shape[1] for t in thumbnails), default=1.0))  # a strip stays in a square
     height = rows * (cell * tallest + (0.25 if titles is not None else 0.05)) + (0.35 if title else 0)
     fig, axes = plt.subplots(rows, columns, figsize=(columns * cell, height), squeeze=False)
     for i, ax in enumerate(axes.flat):
@@ -149,7 +153,7 @@ def plot_contact_sheet(
         if i < n:
             ax.imshow(thumbnails[i], interpolation="nearest")
         if i < n and titles is not None:
-            ax.set_title(titles[i], fontsize=7, fontweight="normal", loc="center", pad=2)
+            ax.set_title(shown(titles[i]), fontsize=7, fontweight="normal", loc="center", pad=2)
     if n == 0:
         note(axes.flat[0], "no images")
     fig.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
@@ -202,7 +206,7 @@ def plot_feature_map(
     size = float(np.clip(9000 / max(len(xy), 1), 3, 28))
     for name, look in class_looks(sorted(set(labels))).items():
         points = xy[labels == name]
-        ax.scatter(*points.T, s=size, alpha=0.7, lw=0, label=f"{name} ({len(points):,})", **look)
+        ax.scatter(*points.T, s=size, alpha=0.7, lw=0, label=f"{shown(name)} ({len(points):,})", **look)
     if marked is not None:
         points = xy[np.asarray(marked, dtype=bool)]
         ring = {"facecolor": "none", "edgecolor": INK, "lw": 0.9}

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, percent, plain_log_ticks, styled
+from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, percent, plain_log_ticks, shown, styled
 
 _RATES = {
     "recall": "recall (share of unsafe images flagged)",
@@ -34,7 +34,7 @@ def plot_intervals(
         ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (6.5, 1.1 + 0.42 * len(table)))
-    _estimates(ax, table, table["name"])
+    _estimates(ax, table, table["name"].map(shown))
     for i, (value, high) in enumerate(zip(table["value"], table["high"], strict=True)):
         known = not np.isnan(value)
         ax.annotate(
@@ -58,7 +58,7 @@ def plot_class_scores(
         which: scores to show, in this order.
     """
     support = scores[scores["score"].eq("recall")].set_index("class")["support"]
-    names = [f"{name}  ({n:,})" for name, n in support.items()]
+    names = [f"{shown(name)}  ({n:,})" for name, n in support.items()]
     size = (2.7 * len(which) + 1, 1.2 + 0.4 * len(names))
     fig, axes = plt.subplots(1, len(which), figsize=size, sharey=True, squeeze=False)
     for ax, score in zip(axes[0], which, strict=True):
@@ -88,7 +88,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
         x = table["confidence"] + shift
         ax.vlines(x, table["low"], table["high"], color=colour, lw=1)
         sizes = 12 + 120 * table["count"] / max(table["count"].max(), 1)
-        ax.scatter(x, table["accuracy"], s=sizes, color=colour, marker=marker, label=name, zorder=3)
+        ax.scatter(x, table["accuracy"], s=sizes, color=colour, marker=marker, label=shown(name), zorder=3)
     ax.set(
         xlabel="confidence (probability of the predicted class)", ylabel="share of images right",
         xlim=(0, 1.02), ylim=(0, 1.02), title="Calibration (larger marks: more images)",
@@ -207,7 +207,7 @@ def plot_slices(
     ax.plot(table["rest"], y, "|", color=INK, ms=12, label="all other images")
     ax.plot([], [], "o", color=ACCENT, mfc=ACCENT, label=f"differs (q ≤ {false_discoveries:g})")
     ax.plot([], [], "o", color=DARK, mfc="white", label="may be chance")
-    ax.set_yticks(y, [f"{row.attribute}: {row.value}  ({row.images:,})" for row in table.itertuples()])
+    ax.set_yticks(y, [f"{shown(f'{row.attribute}: {row.value}')}  ({row.images:,})" for row in table.itertuples()])
     ax.invert_yaxis()
     percent(ax.xaxis)
     ax.grid(axis="x", lw=0.4)
@@ -293,6 +293,7 @@ def plot_parity(table: pd.DataFrame) -> Figure:
     _bars(axes[2], differences.clip(lower=_FLOOR), texts, "Largest difference of a probability")
     xlabel = f"orange: tolerance; changed: another answer, of {table['pictures'].iloc[0]}"
     axes[2].set(xscale="log", xlim=(_FLOOR, 1), xlabel=xlabel)
+    plain_log_ticks(axes[2].xaxis, subs=(1,))
     limits = table["tolerance"].where(table["tolerated"].eq("largest_difference"))
     axes[2].plot(limits, np.arange(len(table)), "|", color=ACCENT, ms=16, mew=2)
     axes[0].set_yticks(np.arange(len(table)), table.index)

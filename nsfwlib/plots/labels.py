@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, new_axes, note, styled
+from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, new_axes, note, plain_log_ticks, shown, styled
 
 
 @styled
@@ -24,9 +24,10 @@ def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax, (2.5 + 0.85 * k, 1.7 + 0.72 * k))
     texts = np.array([[f"{v:,.0f}" if v >= 0.5 else "·" for v in row] for row in values], dtype=object)
     shade = np.where(off, values, 0.0)
+    names = {"xticklabels": noise.columns.map(shown), "yticklabels": noise.index.map(shown)}
     sns.heatmap(
         shade, annot=texts, fmt="", cmap="Oranges", vmin=0, vmax=max(shade.max(initial=0) * 1.25, 1),
-        cbar=False, linewidths=1.5, square=True, ax=ax, xticklabels=noise.columns, yticklabels=noise.index,
+        cbar=False, linewidths=1.5, square=True, ax=ax, **names,
     )  # fmt: skip
     ax.tick_params(length=0, rotation=0)
     wrong = shade.sum()
@@ -64,6 +65,7 @@ def plot_scores(issues: pd.DataFrame, *, budget: int | None = None, ax: Axes | N
     if budget is not None:
         ax.axvline(budget, color=ACCENT, lw=2, label=f"budget: {budget:,}")
     ax.set(xscale="log", xlim=(1, len(score)))
+    plain_log_ticks(ax.xaxis)
     if cut or budget is not None:
         ax.legend(loc="upper right")
     return ax

@@ -11,6 +11,8 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.font_manager import get_font_names
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 P = ParamSpec("P")
@@ -21,6 +23,7 @@ ACCENT = "#c8500a"  # the one thing to look at
 CLASS_COLOURS = ("#12355b", "#c8500a", "#1d9a78", "#e0a100", "#7fb8e6", "#8f3f76", "#8a8f98", "#e9dc4a")
 CLASS_MARKERS = "osD^vPX*"
 SPLIT_COLOURS = {"train": DARK, "val": MID, "test": LIGHT}
+_WIDE = {"Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Malgun Gothic"}
 _LOOK = sns.axes_style("ticks") | {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
@@ -31,23 +34,28 @@ _LOOK = sns.axes_style("ticks") | {
     "axes.titleweight": "bold",
     "figure.constrained_layout.use": True,
     "figure.dpi": 110,
+    "font.family": ["sans-serif", *sorted(_WIDE & set(get_font_names()))],  # letters that the first font lacks
     "font.size": 10,
     "hatch.linewidth": 0.6,
     "legend.frameon": False,
     "text.color": INK,
+    "text.parse_math": False,  # a class may be called $a$
     "xtick.color": INK,
     "ytick.color": INK,
 }
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Draw inside the one look, leaving the reader's own settings as they were."""
+    """Draw inside the one look, leaving the reader's own settings as they were; no text is taken for a formula."""
 
     @functools.wraps(draw)
     def inside(*args: P.args, **kwargs: P.kwargs) -> R:
         plt.draw_if_interactive()  # loads the backend: inside the context its interactive mode would be reset
         with mpl.rc_context(_LOOK):
-            return draw(*args, **kwargs)
+            drawn = draw(*args, **kwargs)
+            for text in drawn.findobj(Text):  # type: ignore[attr-defined]  # on Axes made outside the look, too
+                text.set_parse_math(False)
+            return drawn
 
     return inside
 
@@ -64,6 +72,12 @@ def note(ax: Axes, text: str) -> None:
     ax.set_yticks([])
 
 
+def shown(name: str) -> str:
+    """A class name as figures write it: without the middle of a long one, a space before `_`, which a legend hides."""
+    name = name if len(name) <= 40 else f"{name[:24]}…{name[-15:]}"
+    return f" {name}" if name.startswith("_") else name
+
+
 def class_looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Colour and marker of each class: one of them survives greyscale and colour blindness."""
     n, m = len(CLASS_COLOURS), len(CLASS_MARKERS)
@@ -78,8 +92,8 @@ def percent(*axes: Axis) -> None:
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def plain_log_ticks(axis: Axis) -> None:
-    """200, 500, 1,000 in place of powers of ten."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+def plain_log_ticks(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:
+    """200, 500, 1,000 in place of powers of ten, which would be formulas; `subs`: multiples of them to name."""
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     axis.set_minor_formatter(NullFormatter())

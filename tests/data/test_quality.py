@@ -51,6 +51,23 @@ def test_near_duplicates_do_not_count_as_evidence_of_a_shortcut(table, rng):
     assert found.loc["size in pixels", "accuracy"] < 0.9
 
 
+def test_pictures_that_are_all_alike_have_no_shortcut_and_are_said_to_teach_nothing(table):
+    table = table.assign(group=7)
+    found, nothing = quality.shortcuts(table), table.iloc[:0]
+    steps = quality.next_steps(table, conflicts=nothing, leaks=nothing, hubs=nothing, shortcuts=found)
+    assert found.empty and list(found.columns) == ["attribute", "accuracy", "chance", "gain"]
+    assert steps[0].startswith("All 400 usable pictures are near-duplicates of one another: add others")
+
+
+def test_features_that_are_all_equal_or_not_finite_are_mapped_too(rng):
+    rows, places = quality.feature_map(np.ones((9, 4), np.float16))
+    assert rows.tolist() == list(range(9)) and not places.any()
+    features = rng.normal(size=(12, 4)).astype(np.float16)
+    features[3, 2], features[5] = np.inf, np.nan
+    rows, places = quality.feature_map(features)
+    assert {3, 5}.isdisjoint(rows) and len(rows) == 10 and np.isfinite(places).all()
+
+
 def test_the_darkest_and_the_most_blurred_are_odd(table):
     table.loc[3, "brightness"], table.loc[7, "sharpness"] = -1, -1
     odd = quality.outliers(table)

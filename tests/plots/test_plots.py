@@ -115,6 +115,14 @@ def test_contact_sheet_shows_each_thumbnail_under_its_title():
     assert [ax.get_title() for ax in shown] == list("abcde") and len(fig.axes) == 6
 
 
+@pytest.mark.parametrize("shape", [(3000, 8), (8, 3000)])
+def test_a_strip_keeps_within_its_square(shape):
+    strip = [np.zeros((*shape, 3), np.uint8)]
+    for fig in (data.plot_contact_sheet(strip, titles=["a"], title="b"), data.plot_heat_maps(strip, [np.eye(4)])):
+        fig.canvas.draw()
+        assert max(fig.get_size_inches()) < 2
+
+
 def test_contact_sheet_of_nothing_says_so():
     assert texts(data.plot_contact_sheet([]).axes[0]) == ["no images"]
 
@@ -366,6 +374,75 @@ def test_drawing_leaves_the_readers_settings_alone(images):
 def test_a_figure_is_drawn_on_the_axes_that_it_is_given(images):
     _, ax = plt.subplots()
     assert data.plot_counts(images, ax=ax) is ax and len(plt.get_fignums()) == 1
+
+
+ODD = ["$a$", "$\\frac$", "_x", "a^b", "100 %", "漢字", "n" * 255]
+
+
+def drawings_of(names):
+    """Every figure, drawn with these class names."""
+    k, n = len(names), 4 * len(names)
+    labels, rng = np.array(names * 4, dtype=object), np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(k), n)
+    images = pd.DataFrame({
+        "given_label": labels, "split": "train", "problem": np.where(np.arange(n) < k, "truncated", ""),
+        "width": 100, "height": 100, "format": "PNG",
+    })  # fmt: skip
+    matrix = np.eye(k, dtype=int) * 5
+    table = pd.DataFrame(
+        {"name": names, "value": 0.5, "low": 0.4, "high": 0.6, "date": "", "accuracy": 0.5, "images": 1}
+    )
+    sides = labels == names[0], probs[:, 0]
+    curve, points = evaluate.threshold_curve(*sides), evaluate.at_threshold(*sides, 0.5, prevalence=0.01)
+    wishes = pd.DataFrame({"wish": list("abcdefg"), "threshold": np.linspace(0.1, 0.9, k)})
+    history = {"stage": "head", "learning_rate": np.geomspace(1e-5, 1e-2, k)}
+    history |= dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), np.full(k, 0.5))
+    slices = {"attribute": names, "value": names, "images": 5, "rest": 0.5, "p": 0.1, "q": 0.1}
+    parity = {"size_mb": 1.0, "ms_per_image": 1.0, "largest_difference": 1e-4, "changed_argmax": 0, "pictures": 5}
+    parity |= {"tolerance": 1e-3, "tolerated": "largest_difference"}
+    thumbnails = [np.zeros((9, 9, 3), np.uint8)] * k
+    changes = table.assign(change=["none", *"abcdef"], level="")
+    return {
+        "plot_counts": [images], "plot_problems": [images], "plot_formats": [images], "plot_sizes": [images],
+        "plot_contact_sheet": {"thumbnails": thumbnails, "titles": names, "title": names[0]},
+        "plot_heat_maps": {"thumbnails": thumbnails, "heat": [np.eye(3)] * k, "titles": names},
+        "plot_feature_map": [rng.random((n, 2)), labels], "plot_intervals": {"table": table, "title": names[0]},
+        "plot_class_scores": [evaluate.scores(labels, probs, class_names=names, draws=5)],
+        "plot_calibration": [{n: evaluate.calibration_table(labels, probs, class_names=names) for n in names[:3]}],
+        "plot_precision_recall": {"curve": curve, "points": wishes}, "plot_roc": {"curve": curve, "points": wishes},
+        "plot_threshold": [curve, points.iloc[0]], "plot_slices": [pd.DataFrame(slices | {"low": 0.4, "high": 0.6, "accuracy": 0.5})],
+        "plot_robustness": [changes], "plot_incarnations": [table],
+        "plot_confusion": {"matrix": matrix, "class_names": names, "title": names[0]},
+        "plot_confusion_pair": {"before": matrix, "after": matrix, "class_names": names, "titles": names[:2]},
+        "plot_score_histogram": {"score": pd.Series(probs[:, 0]), "points": wishes},
+        "plot_parity": [pd.DataFrame(parity, index=list("abcdefg"))],
+        "plot_noise_matrix": [pd.DataFrame(matrix, index=names, columns=names)],
+        "plot_scores": [pd.DataFrame({"score": probs[:, 0], "is_issue": True})],
+        "plot_history": [pd.DataFrame(history)],
+        "plot_learning_curve": [pd.DataFrame({"images": [10, 20], "repeat": 0, "accuracy": 0.5})],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in dir(plots) if name.startswith("plot_")])
+def test_no_class_name_is_taken_for_a_formula_or_hidden(name, recwarn):
+    written = []
+    for names in ([f"class {i}" for i in range(len(ODD))], ODD):
+        given = drawings_of(names)[name]
+        drawn = getattr(plots, name)(**given) if isinstance(given, dict) else getattr(plots, name)(*given)
+        drawn.figure.canvas.draw()
+        written.append([text.get_text() for text in drawn.findobj(mpl.text.Text)])
+    for plain, odd in zip((f"class {i}" for i in range(len(ODD))), ODD, strict=True):
+        assert any(plain in text for text in written[0]) == any(odd[:20] in text for text in written[1]), odd
+    assert not any(text.get_parse_math() for text in drawn.findobj(mpl.text.Text) if "$" in text.get_text())
+    assert not any("mathdefault" in text or len(text) > 200 for text in written[1]), "plain numbers, no endless names"
+    assert not [w for w in recwarn if "collapsed" in str(w.message)], "there is room for the figure itself"
+
+
+def test_axes_made_by_the_reader_take_no_name_for_a_formula_either():
+    _, ax = plt.subplots()
+    confusion.plot_confusion(np.eye(2, dtype=int), class_names=["$\\frac$", "b"], title="$a$", ax=ax)
+    ax.figure.canvas.draw()
+    assert not any(text.get_parse_math() for text in ax.findobj(mpl.text.Text))
 
 
 def lightness(colour):

@@ -1,5 +1,8 @@
+import html
+import re
 from pathlib import Path
 
+import mistune
 import numpy as np
 import pandas as pd
 import pytest
@@ -219,3 +222,37 @@ def test_the_card_is_written_whole_from_the_tables(tmp_path, audit, says):
         assert expected in text, expected
     assert ("were not reviewed" in text) == (not audit)
     assert [p.name for p in tmp_path.iterdir()] == ["MODEL_CARD.md"]
+
+
+def test_without_a_test_set_val_is_measured_and_said_to_flatter():
+    rows = pd.DataFrame({"split": ["train", "val", "test"]})
+    assert card.held_out(rows) == ("test", "Measured on test, which informed no choice.")
+    split, worth = card.held_out(rows[:2])
+    assert (
+        split == "val" and "There is no test set" in worth and "cannot be said" in worth and "a folder `test`" in worth
+    )
+
+
+def test_names_in_the_card_are_text_neither_html_nor_markdown(tmp_path):
+    odd = [
+        "<img src=x onerror=alert(1)>",
+        "a | b",
+        "`code`",
+        "**bold** _soft_ ~~gone~~",
+        "[press](https://x.y)",
+        "# 1\n# 2",
+        "$a$ &lt;",
+    ]
+    run = {"settings": {"data": "f00", "weights": odd[0]}, "class_names": odd, "finished": "", "versions": {}}
+    path = card.write_card(
+        tmp_path / "MODEL_CARD.md", name=odd[0], run=run, counts=pd.DataFrame({"train": 1}, index=odd), audit=odd[0],
+        cleansing={"found": odd[0], "changed": 4, "simulated": False}, points=pd.DataFrame({"wish": odd}),
+        scores=pd.DataFrame({"class": odd}), slices=pd.DataFrame({"value": odd, odd[0]: 1}),
+    )  # fmt: skip
+    page = mistune.create_markdown(escape=False, plugins=["table", "strikethrough", "math"])(
+        path.read_text().split("---", 2)[2]
+    )
+    assert set(re.findall(r"<(\w+)", page)) == {"h1", "h2", "p", "code", "table", "thead", "tbody", "tr", "th", "td"}
+    assert page.count("<h1>") == 1 and page.count("<code>") == 1, "the fingerprint"
+    cells = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
+    assert all(cells.count(" ".join(name.split())) == 4 + (name == odd[0]) for name in odd)
