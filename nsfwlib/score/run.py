@@ -212,9 +212,11 @@ def _disk_error(error: Exception, out: Path) -> OSError:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """One line: how many files, of what predicted class, and how many could not be scored."""
+    """One line: how many files, of what predicted class, and how many could not be scored, or may be fetched again."""
     counts = table.loc[table["problem"].eq(""), "predicted"].value_counts()
     parts = [f"{len(table):,} files", *(f"{count:,} {name}" for name, count in counts.items())]
     problems = table.loc[table["problem"].ne(""), "problem"].value_counts()
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in problems.items())
-    return ", ".join([*parts, f"{problems.sum():,} with a problem ({reasons})"] if len(problems) else parts)
+    parts += [f"{problems.sum():,} with a problem ({reasons})"] if len(problems) else []
+    lost = problems.reindex(["truncated", "damaged"], fill_value=0).sum()  # what is unsupported is whole
+    return ", ".join(parts) + (f". Fetch the {lost:,} truncated or damaged again if they matter." if lost else "")

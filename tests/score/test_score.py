@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import tiny
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from nsfwlib.data import frames as data_frames, images, load_frames
 from nsfwlib.model import Ready, forward, stream
@@ -107,6 +108,25 @@ def test_broken_files_are_rows_with_a_reason_and_no_probability(classifier, fold
     bad = table[table["problem"].ne("")]
     assert bad[NAMES].isna().all(axis=None) and bad["predicted"].eq("").all()
     assert bad.loc["cut.png", "sha256"] == hashlib.sha256((folder / "cut.png").read_bytes()).hexdigest()
+
+
+def test_unsupported_is_not_damaged_and_what_browsers_show_is_scored(classifier, folder, tmp_path):
+    draw(folder / "a.tif", 1)
+    picture, text = Image.open(folder / "a.tif"), PngInfo()
+    picture.save(folder / "raw.tif", tiffinfo={50706: b"\1\4\0\0"})  # what tells a camera's raw file
+    text.add_text("prompt", "x" * (2 << 20))
+    picture.save(folder / "text.png", pnginfo=text)
+    picture.save(folder / "whole.jpg")
+    (folder / "no_end.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:-2])
+    data = bytearray((folder / "00.png").read_bytes())
+    data[len(data) // 2] ^= 255
+    (folder / "rotten.png").write_bytes(data)
+    named = ["raw.tif", "text.png", "no_end.jpg", "rotten.png"]
+    table = score(classifier, [folder / name for name in named], tmp_path / "scores.parquet")
+    assert table["problem"].tolist() == ["unsupported format", "", "", "damaged"]
+    assert table.loc[[0, 3], NAMES].isna().all(axis=None) and table.loc[[1, 2], NAMES].notna().all(axis=None)
+    assert run.summary(table).endswith(". Fetch the 1 truncated or damaged again if they matter.")
+    assert "Fetch" not in run.summary(table[:3]) and "1 unsupported format" in run.summary(table[:3])
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
