@@ -46,6 +46,25 @@ def write_whole(path: Path) -> Iterator[Path]:
         draft.replace(path)
 
 
+def writable_folder(folder: Path, name: str) -> Path:
+    """`folder`, made if need be, after a file was written there and is gone; `name` is what the reader calls it.
+
+    Raises:
+        PermissionError: nothing can be written there: no folder, no permission, no room.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"probe")
+    except OSError as error:
+        raise PermissionError(
+            f"{name} must be a folder that can be written. Received: {folder.absolute()} ({error.strerror}). Choose "
+            f"another {name}, free some room, or change its permissions."
+        ) from error
+    return folder
+
+
 def read_text_table(path: Path) -> pd.DataFrame:
     """A CSV as people and spreadsheets write it, every cell as text: `000123`, `1e5` and `NA` are names of files, too.
 

@@ -1,11 +1,14 @@
 import csv
+import errno
+import os
 import subprocess
 import sys
+import tempfile
 
 import pandas as pd
 import pytest
 
-from nsfwlib.files import as_before, read_text_table, spreadsheet_safe, write_whole
+from nsfwlib.files import as_before, read_text_table, spreadsheet_safe, writable_folder, write_whole
 
 
 def test_a_file_appears_whole_and_nothing_lies_beside_it(tmp_path):
@@ -32,7 +35,7 @@ def test_two_writers_of_one_file_do_not_break_one_another(tmp_path):
 
 def test_processes_that_write_one_file_leave_one_whole_file(tmp_path):
     code = (
-        "import sys; from nsfwlib.files import as_before, read_text_table, spreadsheet_safe, write_whole\n"
+        "import sys; from nsfwlib.files import write_whole\n"
         "for i in range(100):\n"
         "    with write_whole(sys.argv[1]) as draft: draft.write_text(sys.argv[2] * 100_000)\n"
     )
@@ -85,3 +88,18 @@ def test_no_cell_is_a_formula_to_a_spreadsheet_and_each_reads_back_as_it_was(tmp
     pd.testing.assert_frame_equal(as_before(safe), table)
     safe.to_csv(tmp_path / "table.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
     assert read_text_table(tmp_path / "table.csv")["=path"].tolist() == CELLS
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_folder_is_tried_before_it_is_needed_and_nothing_stays_in_it(tmp_path, monkeypatch, number):
+    assert writable_folder(tmp_path / "a" / "b", "cache_dir") == tmp_path / "a" / "b"
+    assert not list((tmp_path / "a" / "b").iterdir())
+
+    def fails(**options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fails)
+    with pytest.raises(
+        PermissionError, match=rf"cache_dir must be .*/a \({os.strerror(number)}\)\. Choose another cache_"
+    ):
+        writable_folder(tmp_path / "a", "cache_dir")

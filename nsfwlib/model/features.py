@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 import warnings
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 
 from nsfwlib._tensorflow import keras
 from nsfwlib.data import MAX_PIXELS
+from nsfwlib.files import writable_folder
 from nsfwlib.model.classifier import block_output, image_size
 from nsfwlib.model.cluster import cluster_answers
 from nsfwlib.model.forward import forward_pass, model_identity
@@ -66,11 +66,12 @@ def block_features(
     Raises:
         ValueError: the backbone has no such block.
         FloatingPointError: the model's answer is not finite.
-        OSError: the disk is full; what was computed before is kept.
+        OSError: `cache_dir` is read-only or full; what was computed before is kept.
     """
     folders = _folders(model, cache_dir, blocks)
     missing = _missing(table, folders)
     if len(missing):
+        writable_folder(Path(cache_dir) / "features", "cache_dir")  # before anything is computed
         files = Files(str(data_dir), max_pixels=max_pixels or table.attrs.get("max_pixels", MAX_PIXELS))
         options = {"files": files, "size": image_size(model), "batch_size": batch_size}
         if where == "ray":
@@ -148,10 +149,10 @@ def _append(folder: Path, keys: Sequence[str], rows: np.ndarray) -> None:
     try:
         append_rows(folder, keys, rows)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        message = f"No room for features in {folder}. Free some and run again: what was computed before stays"
-        raise OSError(error.errno, message) from error
+        raise OSError(
+            f"No room for features in {folder}, or no permission ({error.strerror}). Free some, or choose another "
+            "cache_dir, and run again: what was computed before stays."
+        ) from error
 
 
 _KEY = 32  # bytes of a sha256

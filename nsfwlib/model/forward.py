@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from nsfwlib._tensorflow import keras, tf
-from nsfwlib.files import write_whole
+from nsfwlib.files import writable_folder, write_whole
 from nsfwlib.model.classifier import block_output, feature_model, layer_weights
 from nsfwlib.model.runtime import Forward, keep_file, kept_path, onnx_usable, open_onnx_file, require_onnx
 
@@ -111,10 +111,11 @@ def converted(model: keras.Model, outputs: Sequence[str] | None = None, *, cache
 
     Raises:
         ValueError: the file gives other answers than the model; it is not kept.
+        PermissionError: `cache_dir` cannot be written.
     """
     path = _onnx_path(model, outputs, cache_dir)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        writable_folder(path.parent, "cache_dir")
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             fresh = onnx_file(model, Path(scratch) / path.name, outputs=outputs)
             _check_converted(model, fresh, outputs)

@@ -25,6 +25,8 @@ import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from nsfwlib.files import writable_folder
+
 if TYPE_CHECKING:
     import keras
 
@@ -90,10 +92,13 @@ def fetch_package(*, cache_dir: Path | None = None, timeout: float = 600) -> Pat
 
     Raises:
         RuntimeError: there is no npm, npm fails, or what it brings has another sha512.
+        PermissionError: the folder cannot be written.
     """
     cache_dir = user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)
-    cache_dir.mkdir(parents=True, exist_ok=True)
     archive = cache_dir / f"{PACKAGE}-{VERSION}.tgz"
+    if archive.exists() and _integrity(archive) == INTEGRITY:  # the folder may be read-only
+        return archive
+    writable_folder(cache_dir, "cache_dir")
     with FileLock(f"{archive}.lock"):
         damaged = archive.exists() and _integrity(archive) != INTEGRITY
         if archive.exists() and not damaged:

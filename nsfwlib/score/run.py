@@ -21,6 +21,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib.data import MAX_PIXELS
+from nsfwlib.files import writable_folder
 from nsfwlib.model import Answer, Files, Ready, cluster_answers, make_ready, stream_answers
 from nsfwlib.score.source import deadly_files, open_source
 from nsfwlib.score.store import (
@@ -149,10 +150,15 @@ def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
             f"{out} exists. Take over its scores with resume=True (--resume), or replace it with overwrite=True "
             "(--overwrite)."
         )
+    writable_folder(out.parent, "the folder of out")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        if work_file(out).exists():
+            work_file(out).open("ab").close()
     except OSError as error:
-        raise PermissionError(f"{out.parent} cannot be written ({error.strerror}). Choose another out.") from error
+        raise PermissionError(
+            f"{work_file(out)}, where scores are kept until the table is whole, cannot be written ({error.strerror}). "
+            "Move it away, change its permissions, or choose another out."
+        ) from error
     return out
 
 
@@ -199,13 +205,18 @@ def _disk_error(error: Exception, out: Path) -> OSError:
     kept = f" What was scored stays in {work}: the same call goes on from there." if work.exists() else ""
     if "locked" in str(error):
         return OSError(f"{work} is in use by another process that scores into {out}. Wait for it, or choose another.")
-    return OSError(f"{out} could not be written: {error}.{kept}")
+    if type(error) is sqlite3.DatabaseError:
+        return OSError(f"{work} is damaged ({error}). Move it away: the same call scores anew.")
+    reason = getattr(error, "strerror", None) or str(error)
+    return OSError(f"{out} could not be written: {reason}. Free some room, or choose another out.{kept}")
 
 
 def summary(table: pd.DataFrame) -> str:
-    """One line: how many files, of what predicted class, and how many could not be scored."""
+    """One line: how many files, of what predicted class, and how many could not be scored, or may be fetched again."""
     counts = table.loc[table["problem"].eq(""), "predicted"].value_counts()
     parts = [f"{len(table):,} files", *(f"{count:,} {name}" for name, count in counts.items())]
     problems = table.loc[table["problem"].ne(""), "problem"].value_counts()
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in problems.items())
-    return ", ".join([*parts, f"{problems.sum():,} with a problem ({reasons})"] if len(problems) else parts)
+    parts += [f"{problems.sum():,} with a problem ({reasons})"] if len(problems) else []
+    lost = problems.reindex(["truncated", "damaged"], fill_value=0).sum()  # what is unsupported is whole
+    return ", ".join(parts) + (f". Fetch the {lost:,} truncated or damaged again if they matter." if lost else "")

@@ -61,6 +61,12 @@ def test_what_was_fetched_once_is_used_without_npm(package, tmp_path, no_npm):
     assert published.fetch_package(cache_dir=tmp_path) == tmp_path / package.name
 
 
+def test_what_was_fetched_once_is_read_from_a_folder_that_cannot_be_written(package, tmp_path, no_npm, monkeypatch):
+    (tmp_path / package.name).write_bytes(package.read_bytes())
+    monkeypatch.setattr(published, "FileLock", lambda path: pytest.fail("a read-only folder has no place for it"))
+    assert published.fetch_package(cache_dir=tmp_path) == tmp_path / package.name
+
+
 def test_a_damaged_cache_is_named_when_it_cannot_be_replaced(package, tmp_path, no_npm):
     (tmp_path / package.name).write_bytes(package.read_bytes()[:-1])
     with pytest.raises(RuntimeError, match="is damaged and could not be fetched anew"):

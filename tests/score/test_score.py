@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 import tiny
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from nsfwlib.data import frames as data_frames, images, load_frames
 from nsfwlib.model import Ready, forward, stream
@@ -106,6 +108,25 @@ def test_broken_files_are_rows_with_a_reason_and_no_probability(classifier, fold
     bad = table[table["problem"].ne("")]
     assert bad[NAMES].isna().all(axis=None) and bad["predicted"].eq("").all()
     assert bad.loc["cut.png", "sha256"] == hashlib.sha256((folder / "cut.png").read_bytes()).hexdigest()
+
+
+def test_unsupported_is_not_damaged_and_what_browsers_show_is_scored(classifier, folder, tmp_path):
+    draw(folder / "a.tif", 1)
+    picture, text = Image.open(folder / "a.tif"), PngInfo()
+    picture.save(folder / "raw.tif", tiffinfo={50706: b"\1\4\0\0"})  # what tells a camera's raw file
+    text.add_text("prompt", "x" * (2 << 20))
+    picture.save(folder / "text.png", pnginfo=text)
+    picture.save(folder / "whole.jpg")
+    (folder / "no_end.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:-2])
+    data = bytearray((folder / "00.png").read_bytes())
+    data[len(data) // 2] ^= 255
+    (folder / "rotten.png").write_bytes(data)
+    named = ["raw.tif", "text.png", "no_end.jpg", "rotten.png"]
+    table = score(classifier, [folder / name for name in named], tmp_path / "scores.parquet")
+    assert table["problem"].tolist() == ["unsupported format", "", "", "damaged"]
+    assert table.loc[[0, 3], NAMES].isna().all(axis=None) and table.loc[[1, 2], NAMES].notna().all(axis=None)
+    assert run.summary(table).endswith(". Fetch the 1 truncated or damaged again if they matter.")
+    assert "Fetch" not in run.summary(table[:3]) and "1 unsupported format" in run.summary(table[:3])
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
@@ -562,7 +583,9 @@ def test_a_full_disk_keeps_what_was_scored(classifier, folder, tmp_path, forward
 
     with monkeypatch.context() as patch:
         patch.setitem(_WRITERS, ".parquet", full)
-        with pytest.raises(OSError, match=r"No space left.*What was scored stays in .*scores\.parquet\.work"):
+        with pytest.raises(
+            OSError, match=r"No space left on device\. Free .*What was scored stays in .*scores\.parquet\.work"
+        ):
             score(classifier, folder, out)
     assert {p.name for p in tmp_path.iterdir()} == {"pictures", "scores.parquet.work"}
     forwarded.clear()
@@ -604,9 +627,31 @@ def test_a_disk_that_fills_up_while_scoring_is_one_sentence(classifier, folder, 
 
 def test_a_target_that_cannot_be_written_is_said_before_any_work(classifier, folder, tmp_path, forwarded):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(PermissionError, match=r"cannot be written .* Choose another out"):
+    with pytest.raises(PermissionError, match=r"the folder of out must be .* can be written\. .* Choose another"):
         score(classifier, folder, tmp_path / "file" / "scores.parquet")
     assert not forwarded
+
+
+@pytest.mark.parametrize("what", ["a full disk", "a work file that is none"])
+def test_where_scores_are_kept_is_tried_before_a_model_is_loaded(folder, tmp_path, monkeypatch, what):
+    if what == "a full disk":
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        sentence = r"the folder of out must be .*No space left.* free some room"
+    else:
+        work_file(tmp_path / "scores.parquet").mkdir()
+        sentence = r"scores\.parquet\.work, where scores are kept .*Is a directory.* Move it away"
+    monkeypatch.setattr(run, "make_ready", lambda *args, **options: pytest.fail("loaded"))
+    with pytest.raises(PermissionError, match=sentence):
+        score("published", folder, tmp_path / "scores.parquet")
+
+
+def test_a_damaged_work_file_is_one_sentence_with_a_way_out(classifier, folder, tmp_path):
+    out = tmp_path / "scores.parquet"
+    work_file(out).write_bytes(b"no database" * 1000)
+    with pytest.raises(OSError, match=r"scores\.parquet\.work is damaged \(.*\)\. Move it away"):
+        score(classifier, folder, out)
+    work_file(out).unlink()
+    assert len(score(classifier, folder, out)) == 16
 
 
 def test_two_processes_cannot_score_into_one_table(classifier, folder, tmp_path, monkeypatch):

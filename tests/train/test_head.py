@@ -1,3 +1,5 @@
+import tempfile
+
 import keras
 import numpy as np
 import pandas as pd
@@ -95,6 +97,17 @@ def test_features_and_predictions_have_the_limit_of_pixels_that_the_scan_had(cla
     assert np.isfinite(bottleneck_features(classifier, table, folder, max_pixels=10**6, **options)).all()
     table.attrs["max_pixels"] = 10**6
     assert np.isfinite(head.predict(classifier, table, folder, progress=False)).all()
+
+
+def test_a_cache_that_cannot_be_written_is_said_before_anything_is_computed_and_read_where_all_is_there(
+    classifier, data, tmp_path, monkeypatch
+):
+    first = features_of(classifier, data, tmp_path / "whole")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: (_ for _ in ()).throw(OSError(30, "Read-only")))
+    monkeypatch.setattr(features, "stream_answers", lambda *_, **__: pytest.fail("computed"))
+    with pytest.raises(PermissionError, match=r"cache_dir must be a folder that can be written.*Read-only.*another"):
+        features_of(classifier, data, tmp_path / "empty")
+    assert np.array_equal(features_of(classifier, data, tmp_path / "whole"), first)
 
 
 def test_the_head_learns_what_the_features_hold(classifier, data, rng):

@@ -220,7 +220,7 @@ def test_a_full_disk_keeps_what_was_computed_and_says_so(data, tmp_path, monkeyp
 
     monkeypatch.setattr(features, "append_rows", full)
     options = {"cache_dir": tmp_path, "blocks": TOP, "progress": False}
-    with pytest.raises(OSError, match=r"No room for features in .*run again"):
+    with pytest.raises(OSError, match=r"^No room for features in .*No space left on device.*run again"):
         features.bottleneck_features(classifier, table, folder, **options)
     monkeypatch.setattr(features, "append_rows", append)
     assert len(features.missing_rows(classifier, table, cache_dir=tmp_path, blocks=TOP)) == 14
