@@ -136,30 +136,70 @@ def inspect_files(
             cache.commit()
 
 
-def open_cache(cache_dir: Path | None) -> sqlite3.Connection:
-    """The scan's cache, made on first use; in memory if `cache_dir` is None; a damaged one is put aside."""
-    if cache_dir is None:
-        return _prepared(sqlite3.connect(":memory:"))
-    Path(cache_dir).mkdir(parents=True, exist_ok=True)
-    file = Path(cache_dir) / "scan.sqlite"
+_PATIENCE = 60.0  # seconds that one scan waits for another to let go of the cache
+
+
+class _Cache(sqlite3.Connection):
+    """The scan's cache: its errors name the file and the way out."""
+
+    file: Path | str = ":memory:"
+
+    def execute(self, *args: object) -> sqlite3.Cursor:
+        with _explained(self.file):
+            return super().execute(*args)
+
+    def commit(self) -> None:
+        with _explained(self.file):
+            super().commit()
+
+
+@contextlib.contextmanager
+def _explained(file: Path | str) -> Iterator[None]:
     try:
-        return _prepared(sqlite3.connect(file, timeout=60))
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # explained already
             raise
-        warnings.warn(f"The scan's cache was damaged and starts anew: {file} ({error})", stacklevel=2)
+        way_out = "What it holds stays. Then scan again, or give another cache_dir."
+        if "locked" in str(error):
+            message = f"Another scan has held the cache {file} for over {_PATIENCE:.0f} seconds. Wait for its end."
+            raise TimeoutError(f"{message} {way_out}") from None
+        message = f"The scan's cache {file} cannot be written: {error}. Free space, or give the right to write there."
+        raise OSError(f"{message} {way_out}") from None
+
+
+def open_cache(cache_dir: Path | None) -> sqlite3.Connection:
+    """The scan's cache, made on first use; in memory if `cache_dir` is None; a damaged one is put aside.
+
+    Raises:
+        TimeoutError: another scan holds it.
+        OSError: it cannot be written.
+    """
+    if cache_dir is None:
+        return _prepared(":memory:")
+    file = Path(cache_dir) / "scan.sqlite"
+    with _explained(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return _prepared(file)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            warnings.warn(f"The scan's cache was damaged and starts anew: {file} ({error})", stacklevel=2)
         for suffix in ("", "-wal", "-shm"):
             damaged = Path(f"{file}{suffix}")
             if damaged.exists():
                 damaged.replace(f"{damaged}.damaged")
-        return _prepared(sqlite3.connect(file, timeout=60))
+        return _prepared(file)
 
 
 _STORED = [*COLUMNS]
 _SIGNED = {"phash", "phash_mirror"}  # SQLite's integers are signed
 
 
-def _prepared(cache: sqlite3.Connection) -> sqlite3.Connection:
+def _prepared(file: Path | str) -> sqlite3.Connection:
+    cache = sqlite3.connect(file, timeout=_PATIENCE, factory=_Cache)
+    cache.file = file
     cache.execute("PRAGMA journal_mode=WAL")
     cache.execute("PRAGMA synchronous=NORMAL")
     columns = ", ".join(f'"{name}"' for name in ("path", "stamp", "size", "mtime", "ctime", *_STORED))

@@ -77,6 +77,7 @@ def scan(
 
     Raises:
         FileNotFoundError: `data_dir`, or the list of hashes, does not exist.
+        OSError: the cache cannot be written, or (TimeoutError) another scan holds it.
         ValueError: `data_dir` is a file, or empty, or has no class folders; `class_map` names none of them; `layout`
             is none of those, or there are no splits.
     """

@@ -1,5 +1,6 @@
 """The images table: every file has a row, scans resume, splits hold groups together, decisions apply."""
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -316,6 +317,41 @@ def test_a_damaged_cache_is_put_aside(folder, tmp_path):
     (cache / "scan.sqlite").write_bytes(b"this was a database once" * 100)
     with pytest.warns(UserWarning, match="cache was damaged"):
         pd.testing.assert_frame_equal(scan(folder, cache_dir=cache), first)
+
+
+def test_a_cache_that_another_scan_holds_is_named_with_the_way_out(folder, tmp_path, monkeypatch):
+    scan(folder, cache_dir=tmp_path)
+    monkeypatch.setattr(crawl, "_PATIENCE", 0.1)
+    draw(folder / "neutral" / "new.png", 77)
+    with contextlib.closing(sqlite3.connect(tmp_path / "scan.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TimeoutError, match=r"Another scan has held the cache .*scan\.sqlite .*another cache_dir"):
+            scan(folder, cache_dir=tmp_path)
+        other.execute("COMMIT")
+        other.execute("PRAGMA journal_mode=DELETE")
+        other.execute("BEGIN EXCLUSIVE")  # as on a disk without WAL: it does not even open
+        with pytest.raises(TimeoutError, match=r"^Another scan has held the cache"):
+            scan(folder, cache_dir=tmp_path)
+    assert (scan(folder, cache_dir=tmp_path)["problem"] == "").all()
+
+
+@pytest.mark.parametrize("pragma", ["query_only = ON", "max_page_count = 1"])
+def test_a_read_only_or_full_cache_is_named_with_the_way_out(folder, tmp_path, monkeypatch, pragma):
+    prepared = crawl._prepared
+    monkeypatch.setattr(crawl, "_prepared", lambda file: limited(prepared(file), pragma))
+    with pytest.raises(OSError, match=r"cache .*scan\.sqlite cannot be written: .*(readonly|full).*another cache_dir"):
+        scan(folder, cache_dir=tmp_path)
+
+
+def limited(cache, pragma):
+    cache.execute(f"PRAGMA {pragma}")
+    return cache
+
+
+def test_a_cache_folder_that_is_a_file_is_named_with_the_way_out(folder, tmp_path):
+    (tmp_path / "cache").write_text("mine")
+    with pytest.raises(OSError, match=r"scan\.sqlite cannot be written: .*another cache_dir"):
+        scan(folder, cache_dir=tmp_path / "cache")
 
 
 KILLED = """
