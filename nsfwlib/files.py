@@ -1,4 +1,4 @@
-"""How is a file named in a table, and how does it get its name on disk whole?"""
+"""How is a file named in a table, how does it get its name on disk whole, and how is a user's table read?"""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import errno
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
+
 _ODD = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_FORMULA = re.compile("\\A('?)('*[=+\\-@\\t\\r\\n\uff0b\uff0d\uff1d\uff20])")  # the last: of East Asian keyboards
 _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
 
 
@@ -56,6 +60,48 @@ def write_whole(path: Path) -> Iterator[Path]:
         )
         told.errno = error.errno
         raise told from error
+
+
+def read_text_table(path: Path) -> pd.DataFrame:
+    """A CSV as people and spreadsheets write it, every cell as text: `000123`, `1e5` and `NA` are names of files, too.
+
+    Commas, semicolons or tabs, whichever the header has most of; a byte order mark is no part of the first name, an
+    apostrophe of `spreadsheet_safe` no part of a cell.
+
+    Raises:
+        ValueError: it is empty, not UTF-8, or a row has more cells than the header.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file, warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # where cells would be dropped
+            separator = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            return as_before(pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, index_col=False))
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} cannot be read as a table ({str(error).strip()}). Expected UTF-8, a header, and as many cells a "
+            "row; a cell that holds the separator stands in double quotes."
+        ) from error
+
+
+def spreadsheet_safe(table: pd.DataFrame) -> pd.DataFrame:
+    """For a CSV: an apostrophe before text, names of columns too, that spreadsheets would run as a formula."""
+    return _with_texts(table, r"'\1\2")
+
+
+def as_before(table: pd.DataFrame) -> pd.DataFrame:
+    """The inverse of `spreadsheet_safe`."""
+    return _with_texts(table, r"\2")
+
+
+def _with_texts(table: pd.DataFrame, form: str) -> pd.DataFrame:
+    def cell(value: object) -> object:
+        return _FORMULA.sub(form, value) if isinstance(value, str) else value
+
+    table = table.rename(columns=cell)
+    for name in table.select_dtypes(["object", "string", "category"]):
+        table[name] = table[name].map(cell)
+    return table
 
 
 def _escape(match: re.Match) -> str:

@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-
 SLOW = {"export", "model", "train", "test_notebooks.py", "test_cluster.py"}  # rooms and files of large networks
 
 

@@ -151,7 +151,7 @@ def damaged_jpegs() -> list[Case]:
         cut("cut.jpg", jpeg),
         cut("cut_late.jpg", jpeg, 0.98),
         cut("cut_progressive.jpg", encoded(noisy(), "JPEG", progressive=True)),
-        Case("no_end.jpg", jpeg[:-2], "truncated"),
+        Case("no_end.jpg", jpeg[:-2], flag="no end marker"),
         Case("half_downloaded.jpg", jpeg[: len(jpeg) // 2] + bytes(len(jpeg) - len(jpeg) // 2), "truncated"),
         Case("hole.jpg", hole, flag="damaged data: a long run of zeros"),
         Case("lost_restart.jpg", restarts[:second] + restarts[second + 2 :], flag="damaged data: restart markers"),
@@ -186,7 +186,13 @@ def damaged_pngs() -> list[Case]:
         Case("no_pixels.png", header + rest, "damaged"),
         Case("zero_wide.png", png_header(0, 10) + png[33:], "damaged"),
         Case("no_end.png", png[:-12], flag="truncated tail", truth=truth, tolerance=0),
-        Case("rotten_comment.png", header + flipped_bit(text, 12) + png[data - 8 :], "damaged"),
+        Case(
+            "rotten_comment.png",
+            header + flipped_bit(text, 12) + png[data - 8 :],
+            flag="metadata left out",
+            truth=truth,
+            tolerance=0,
+        ),
         Case("rotten_comment_behind.png", png[:-12] + flipped_bit(text, 12) + png[-12:], flag="damaged metadata"),
         Case("bytes_behind.png", png + b"\0" * 100, flag="trailing garbage", truth=truth, tolerance=0),
     ]

@@ -1,10 +1,12 @@
+import csv
 import errno
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
-from nsfwlib.files import write_whole
+from nsfwlib.files import as_before, read_text_table, spreadsheet_safe, write_whole
 
 
 def test_a_file_appears_whole_and_nothing_lies_beside_it(tmp_path):
@@ -45,7 +47,7 @@ def test_two_writers_of_one_file_do_not_break_one_another(tmp_path):
 
 def test_processes_that_write_one_file_leave_one_whole_file(tmp_path):
     code = (
-        "import sys; from nsfwlib.files import write_whole\n"
+        "import sys; from nsfwlib.files import as_before, read_text_table, spreadsheet_safe, write_whole\n"
         "for i in range(100):\n"
         "    with write_whole(sys.argv[1]) as draft: draft.write_text(sys.argv[2] * 100_000)\n"
     )
@@ -53,3 +55,48 @@ def test_processes_that_write_one_file_leave_one_whole_file(tmp_path):
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
     text = (tmp_path / "a").read_text()
     assert text == text[0] * 100_000 and list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_a_table_is_read_as_text_however_a_spreadsheet_wrote_it(tmp_path, separator, start):
+    rows = [["path", "note"], ["000123", "NA"], ["1e5", ""], [f'"a{separator}b"', "-1.50"]]
+    lines = "".join(separator.join(row) + "\r\n" for row in rows)
+    (tmp_path / "table.csv").write_text(start + lines, encoding="utf-8", newline="")
+    table = read_text_table(tmp_path / "table.csv")
+    assert table.to_dict("list") == {"path": ["000123", "1e5", f"a{separator}b"], "note": ["NA", "", "-1.50"]}
+
+
+@pytest.mark.parametrize("content", [b"", b"path\na,b.jpg\n", b"path\nc.jpg\na,b.jpg\n", b"path\n\xff.jpg\n"])
+def test_a_table_of_which_a_cell_would_be_lost_is_refused_in_a_sentence(tmp_path, content):
+    (tmp_path / "table.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"table\.csv cannot be read as a table \([^\n]*\)\. Expected UTF-8"):
+        read_text_table(tmp_path / "table.csv")
+
+
+CELLS = [
+    "=cmd|'/C calc'!A0",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "\uff1d1",
+    "'=1",
+    "''@",
+    "'quoted'",
+    "a=b",
+    "",
+]
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet_and_each_reads_back_as_it_was(tmp_path):
+    table = pd.DataFrame({"=path": CELLS, "number": -1.5, "kind": pd.Categorical(CELLS)})
+    safe = spreadsheet_safe(table)
+    texts = [*safe.columns, *safe["'=path"], *safe["kind"]]
+    assert not [text for text in texts if text.startswith(tuple("=+-@\t\r\n\uff1d"))]
+    assert safe["number"].eq(-1.5).all() and safe["'=path"].tolist()[-3:] == CELLS[-3:]
+    pd.testing.assert_frame_equal(as_before(safe), table)
+    safe.to_csv(tmp_path / "table.csv", index=False, quoting=csv.QUOTE_NONNUMERIC)
+    assert read_text_table(tmp_path / "table.csv")["=path"].tolist() == CELLS

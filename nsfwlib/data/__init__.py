@@ -1,14 +1,15 @@
 """What is in the folders, and what is wrong with it? From a folder of images to the images table.
 
 SPLITS                 train, val and test, in this order
-SPLIT_FOLDERS          Folder names, lower case, that stand for a split → its name
 REASONS                Why a file is left out → what that means, in a sentence
 MAX_BYTES              Files larger than that are not read
+MAX_PIXELS             Pictures of more are not decoded, unless one says so
 MAX_DISTANCE           Bits of 64: beyond it even the second look finds more chance than copies
 ImageProblem           A file that cannot be used
 scan                   Read `<class>/**` or `<split>/<class>/**` → the images table
 warnings_of            The named warnings of a scan → columns name, message
 check_usable           The classes that can be trained on, sorted
+layout_of              How the folders of an images table are read: "classes" (class/…) or "splits" (split/class/…)
 group_duplicates       Near-duplicate groups of the images table → int64 Series "group" with its index
 assign_splits          Fill `split` with train, val and test: whole groups, stratified by class → a new table
 label_conflicts        Rows of the images table whose group carries more than one given label, group by group
@@ -29,6 +30,7 @@ sniff                  The format by content → (format, ""), or a reason and i
 load_hashes            Read a list of hashes, one a line
 inspect_files          Inspect files in parallel → (position in `paths`, row of `data.inspect`), as they are done
 is_skipped             Hidden, or left behind by an operating system
+purge_thumbnails       Remove the small grey pictures from the scan's cache → how many there were
 walk_files             Every file below `data_dir` → (relative path, problem, detail), in no particular order
 measure                Perceptual hashes, quality measures and the thumbnail of an RGB picture
 group_near_duplicates  Connect near-duplicates → int64 (N,): group numbers 0…G-1 in order of appearance

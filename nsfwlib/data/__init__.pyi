@@ -4,6 +4,7 @@ from .containers import (
 from .crawl import (
     inspect_files as inspect_files,
     is_skipped as is_skipped,
+    purge_thumbnails as purge_thumbnails,
     walk_files as walk_files,
 )
 from .duplicates import (
@@ -16,7 +17,6 @@ from .duplicates import (
     leaks as leaks,
 )
 from .folder_scan import (
-    SPLIT_FOLDERS as SPLIT_FOLDERS,
     check_usable as check_usable,
     group_duplicates as group_duplicates,
     scan as scan,
@@ -32,6 +32,7 @@ from .hash_search import (
 )
 from .images import (
     MAX_BYTES as MAX_BYTES,
+    MAX_PIXELS as MAX_PIXELS,
     REASONS as REASONS,
     ImageProblem as ImageProblem,
     blurred_thumbnail as blurred_thumbnail,
@@ -42,6 +43,9 @@ from .images import (
 )
 from .inspection import (
     measure as measure,
+)
+from .layout import (
+    layout_of as layout_of,
 )
 from .quality import (
     feature_map as feature_map,

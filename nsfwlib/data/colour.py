@@ -6,7 +6,7 @@ import functools
 import io
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps
 
 
 def to_rgb(image: Image.Image, flags: list[str]) -> tuple[Image.Image, bool]:
@@ -24,8 +24,8 @@ def to_rgb(image: Image.Image, flags: list[str]) -> tuple[Image.Image, bool]:
     image = image if image.mode == "RGB" else image.convert("RGB")
     if alpha is None:
         return image, False
-    white = Image.new("RGB", image.size, "white")
-    return Image.composite(image, white, alpha), alpha.getextrema()[0] < 255
+    image.paste("white", mask=ImageChops.invert(alpha))
+    return image, alpha.getextrema()[0] < 255
 
 
 def _to_8_bit(image: Image.Image, flags: list[str]) -> Image.Image:
@@ -50,19 +50,24 @@ def _to_8_bit(image: Image.Image, flags: list[str]) -> Image.Image:
 def _stretched(values: np.ndarray, flags: list[str]) -> np.ndarray:
     """32-bit grey has no agreed white: take 1, 255 or 65535, whichever holds all; else from darkest to lightest."""
     candidates = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    whites = [white for white in candidates if high <= white]
-    if low < 0 or not whites:
+    rows = np.array_split(values, 1 + (values.size >> 20))  # in one piece, the copies would take gigabytes
+    lows, highs = zip(*((part.min(), part.max()) for part in map(_finite, rows)), strict=True)
+    low, high = float(min(lows)), float(max(highs))
+    white = next((white for white in candidates if low >= 0 and high <= white), None)
+    if white is None:
         flags.append("stretched grey range")
-        return np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-    return np.rint(values * (255 / whites[0])).astype(np.uint8)
+    darkest, scale = (0.0, 255 / white) if white else (low, 255 / max(high - low, 1e-12))
+    return np.concatenate([np.rint((_finite(part) - darkest) * scale).astype(np.uint8) for part in rows])
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
 
 
 def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     if not image.has_transparency_data:
         return image, None
-    rgba = image.convert("RGBA")
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     grey = image.mode in ("L", "LA", "La", "1")
     return (image.convert("L") if grey else rgba.convert("RGB")), rgba.getchannel("A")
 

@@ -184,6 +184,16 @@ def _check_png(data: bytes) -> Container:
     return Container(flags=("truncated tail",)) if whole else Container("truncated", "no IEND chunk")
 
 
+def png_without(data: bytes, names: tuple[bytes, ...]) -> bytes:
+    """A PNG less its chunks of these names."""
+    kept, position = [data[:8]], 8
+    while position + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        kept += [] if name in names else [data[position : position + 12 + length]]
+        position += 12 + length
+    return b"".join(kept)
+
+
 def _check_gif(data: bytes) -> Container:
     position = 13 + _colour_table(data[10])
     while position < len(data):

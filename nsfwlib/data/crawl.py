@@ -25,7 +25,7 @@ from nsfwlib.data.inspection import COLUMNS, inspect, serve_inspections
 
 LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 _BATCH = 16  # files a worker gets at a time
-_VERSION = 1  # of what is recorded; a new one makes every cached row stale
+_VERSION = 2  # of what is recorded; a new one makes every cached row stale
 _PASSING = {"missing", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
 
 
@@ -218,6 +218,23 @@ def read_thumbs(cache_dir: Path, contents: Sequence[str]) -> dict[str, bytes]:
             marks = ",".join("?" * len(part))
             found |= cache.execute(f"SELECT sha256, thumb FROM thumbs WHERE sha256 IN ({marks})", part)
     return found
+
+
+def purge_thumbnails(cache_dir: Path) -> int:
+    """Remove the small grey pictures from the scan's cache, overwritten on disk → how many there were.
+
+    Measures stay, so the next scan is as quick; `group_duplicates` decodes what it has to compare from `data_dir`.
+    A damaged cache that was put aside is deleted.
+    """
+    for damaged in Path(cache_dir).glob("scan.sqlite*.damaged"):
+        damaged.unlink()
+    with contextlib.closing(open_cache(cache_dir)) as cache:
+        cache.execute("PRAGMA secure_delete=ON")
+        count = cache.execute("DELETE FROM thumbs").rowcount
+        cache.commit()
+        cache.execute("VACUUM")
+        cache.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return count
 
 
 # All that a worker runs: one of multiprocessing's would import the caller's script again, endlessly if unguarded.

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,20 +26,15 @@ from nsfwlib.data.duplicates import (
 )
 from nsfwlib.data.images import MAX_PIXELS
 from nsfwlib.data.inspection import COLUMNS, THUMB, inspect
+from nsfwlib.data.layout import LAYOUTS, SPLIT_FOLDERS, layout_of, place, said_of
 from nsfwlib.data.screening import LAW, load_hashes
 from nsfwlib.files import file_path, table_path
 
 DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 UNLABELLED = ("unlabelled", "unlabeled")
+_COLUMNS = "path sha256 split group frames given_label label predicted problem detail scored_by decision"
+_WORDS = "keep drop unsure escalate undo"
+RESERVED = frozenset(f"{_COLUMNS} {_WORDS}".split())  # no class is called so: a class is a column, and a decision
 OUTSIDE = "skipped: not in a class folder"
 
 
@@ -48,8 +44,10 @@ def scan(
     cache_dir: Path | None = None,
     progress: bool = True,
     class_map: Mapping[str, str] | None = None,
+    layout: str = "auto",
     source: str | None = None,
     screen: Path | None = None,
+    screen_kind: str = "",
     screen_distance: int = 31,
     max_pixels: int = MAX_PIXELS,
     min_side: int = 16,
@@ -66,21 +64,28 @@ def scan(
         cache_dir: keeps what was measured; an unchanged file is not opened again, a killed scan goes on.
         class_map: folder name → class; renames or merges folders, "" makes a folder unlabelled, as the
             folder names `unlabelled` and `unlabeled` are by themselves.
+        layout: "classes" or "splits": what the folders on top are; "auto" decides as `data.layout_of` says, and a
+            warning tells what was taken for what. `attrs["layout"]` keeps it.
         source: a regular expression searched in each path; its group called `source`, or its first group,
             or the whole match fills the column `source`.
         screen: a file of known-bad hashes, see `data.load_hashes`; matches are marked "screened".
+        screen_kind: "sha256" or "pdq": what 64 digits are where the list does not say.
         screen_distance: bits by which a PDQ hash may differ.
+        max_pixels: as in `data.load_image`; `attrs["max_pixels"]` keeps it.
         workers: processes, all cores if None; 0 scans in this process.
 
     Raises:
         FileNotFoundError: `data_dir`, or the list of hashes, does not exist.
-        ValueError: `data_dir` is a file, or empty, or has no class folders; `class_map` names none of them.
+        ValueError: `data_dir` is a file, or empty, or has no class folders; `class_map` names none of them; `layout`
+            is none of those, or there are no splits.
     """
     data_dir = Path(data_dir)
     options = {"max_pixels": max_pixels, "min_side": min_side}
     if screen is not None:
-        options["screen"] = load_hashes(screen, max_distance=screen_distance)
-    raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}))
+        options["screen"] = load_hashes(screen, kind=screen_kind, max_distance=screen_distance)
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}. Received: {layout!r}.")
+    raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}), layout=layout)
     columns = {name: np.full(len(found), default, dtype=_dtype(default)) for name, default in _MEASURED.items()}
     todo = np.flatnonzero(found["problem"] == "")
     root = str(data_dir.resolve())
@@ -97,8 +102,10 @@ def scan(
     table = pd.concat([found.drop(columns=["problem", "detail"]), rows], axis=1)
     table.insert(6, "source", _sources(table["path"], source))
     table.insert(7, "group", -1)
-    table.attrs["data_dir"] = str(data_dir)
-    table.attrs["warnings"] = _find_warnings(table, class_folders)
+    table.attrs |= {"data_dir": str(data_dir), "layout": found.attrs["layout"], "max_pixels": max_pixels}
+    table.attrs["warnings"] = found.attrs["warnings"] + _find_warnings(table, class_folders)
+    if screen is not None:
+        table.attrs["warnings"].append({"name": "hash list", "message": options["screen"].in_force()})
     return table
 
 
@@ -109,18 +116,22 @@ def _dtype(default: object) -> type:
     return object if isinstance(default, str) else np.dtype(type(default)).type
 
 
-def _find_files(data_dir: Path, *, class_map: dict[str, str]) -> tuple[list[str], pd.DataFrame, dict[str, str]]:
+def _find_files(
+    data_dir: Path, *, class_map: dict[str, str], layout: str
+) -> tuple[list[str], pd.DataFrame, dict[str, str]]:
     """Every file, sorted by path: names as the system has them; path, given_label, split, problem, detail.
 
     The third part is the class of each class folder, empty folders included.
     """
     top = _top_folders(data_dir)
-    has_splits = any(name.lower() in SPLIT_FOLDERS and _folders(data_dir / name) for name in top)
     found = pd.DataFrame(walk_files(data_dir), columns=["raw", "problem", "detail"], dtype=object)
     found = found.assign(path=found["raw"].map(table_path)).sort_values("path", ignore_index=True)
-    places = [_place(path, has_splits) for path in found["path"]]
+    layout = layout_of(found) if layout == "auto" else layout
+    if layout == "splits" and not any(name.lower() in SPLIT_FOLDERS for name in top):
+        raise ValueError(f'layout="splits" expects train, val or test on top. Received: {", ".join(top)}.')
+    places = [place(path, layout) for path in found["path"]]
     folders = pd.Series([folder for folder, _ in places], dtype=object)
-    names = set(folders) - {""} | _class_folders(data_dir, top, has_splits)
+    names = set(folders) - {""} | _class_folders(data_dir, top, layout)
     unknown = sorted(set(class_map) - names)
     if unknown:
         raise ValueError(f"class_map names folders that are not there: {unknown}. Found: {sorted(names)}.")
@@ -136,11 +147,13 @@ def _find_files(data_dir: Path, *, class_map: dict[str, str]) -> tuple[list[str]
     ).astype(str)
     outside = (folders == "") & (table["problem"] == "")
     table.loc[outside, "problem"] = OUTSIDE
+    said = said_of(top, layout)
+    table.attrs = {"layout": layout, "warnings": [{"name": "layout of the folders", "message": said}] if said else []}
     return found["raw"].tolist(), table, merged
 
 
-def _class_folders(data_dir: Path, top: list[str], has_splits: bool) -> set[str]:
-    if not has_splits:
+def _class_folders(data_dir: Path, top: list[str], layout: str) -> set[str]:
+    if layout == "classes":
         return {table_path(name) for name in top}
     inside = [data_dir / name for name in top if name.lower() in SPLIT_FOLDERS]
     return {table_path(entry.name) for folder in inside for entry in _folders(folder)}
@@ -173,15 +186,6 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _place(path: str, has_splits: bool) -> tuple[str, str]:
-    """(class folder, split) of a path; no class folder: the file lies outside."""
-    folders = path.split("/")[:-1]
-    if not has_splits:
-        return (folders[0] if folders else ""), ""
-    split = SPLIT_FOLDERS.get(folders[0].lower(), "") if folders else ""
-    return (folders[1] if split and len(folders) > 1 else ""), split
-
-
 def _sources(paths: pd.Series, pattern: str | None) -> pd.Series:
     if not pattern:
         return pd.Series("", index=paths.index, dtype=str)
@@ -199,13 +203,15 @@ def _first_match(match: re.Match | None) -> str:
 def _find_warnings(table: pd.DataFrame, class_folders: dict[str, str]) -> list[dict[str, str]]:
     found = []
     counts = table[table["problem"] == ""].groupby("given_label").size()
-    labels = sorted(set(class_folders.values()) - {""}, key=lambda name: (name.casefold(), name))
-    for _, twins in itertools.groupby(labels, key=str.casefold):
+    labels = sorted(set(class_folders.values()) - {""}, key=lambda name: (_look(name), name))
+    for _, twins in itertools.groupby(labels, key=_look):
         twins = list(twins)
         if len(twins) > 1:
-            listed = ", ".join(f"{name!r} ({counts.get(name, 0)} images)" for name in twins)
-            way_out = f"To merge them pass class_map={{{twins[0]!r}: {twins[-1]!r}}}."
-            found.append(("look-alike classes", f"{listed} differ by case alone and count apart. {way_out}"))
+            # ASCII tells apart what two spellings of one accent, or a blank at the end, do not show.
+            listed = ", ".join(f"{name!a} ({counts.get(name, 0)} images)" for name in twins)
+            merged = ", ".join(f"{name!a}: {twins[-1]!a}" for name in twins[:-1])
+            way_out = f"To merge them pass class_map={{{merged}}}."
+            found.append(("look-alike classes", f"{listed} look alike and count apart. {way_out}"))
     for name in labels:
         if name not in counts:
             message = f"The class {name!r} has no usable image; it is left out. Fill or remove its folder."
@@ -220,6 +226,10 @@ def _find_warnings(table: pd.DataFrame, class_folders: dict[str, str]) -> list[d
     return [{"name": name, "message": message} for name, message in found]
 
 
+def _look(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
 def warnings_of(table: pd.DataFrame) -> pd.DataFrame:
     """The named warnings of a scan → columns name, message."""
     return pd.DataFrame(table.attrs.get("warnings", []), columns=["name", "message"])
@@ -229,7 +239,8 @@ def check_usable(table: pd.DataFrame) -> list[str]:
     """The classes that can be trained on, sorted.
 
     Raises:
-        ValueError: no usable labelled image at all, or only one class has any.
+        ValueError: no usable labelled image at all, or only one class has any, or a name is one of `RESERVED`, or
+            that of another class with `_max` behind it, which score tables use.
     """
     where = table.attrs.get("data_dir", "the images table")
     usable = table[(table["problem"] == "") & (table["given_label"] != "")]
@@ -244,6 +255,13 @@ def check_usable(table: pd.DataFrame) -> list[str]:
         raise ValueError(
             f"Only one class in {where} has usable images: {classes[0]!r} ({len(usable)}). "
             "A classifier needs at least two: add a folder with images of another class."
+        )
+    taken = [name for name in classes if name in RESERVED or name.removesuffix("_max") in set(classes) - {name}]
+    if taken:
+        renamed = ", ".join(f"{name!r}: {'class ' + name!r}" for name in taken)
+        raise ValueError(
+            f"Classes are called like a column of a table, or like a decision: {', '.join(taken)}. Scan again with "
+            f"other names, the folders may stay: class_map={{{renamed}}} (in notebook 01 the parameter class_map)."
         )
     return classes
 
@@ -306,6 +324,7 @@ def group_duplicates(
 
 def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> Thumbs:
     contents, paths = table["sha256"].to_numpy(), table["path"].to_numpy()
+    limit = table.attrs.get("max_pixels", MAX_PIXELS)
 
     def read(positions: np.ndarray) -> np.ndarray:
         pictures = np.zeros((len(positions), THUMB, THUMB), dtype=np.uint8)
@@ -313,19 +332,19 @@ def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | 
             part = positions[start : start + 5000]
             cached = read_thumbs(cache_dir, contents[part]) if cache_dir is not None else {}
             for k, position in enumerate(part, start=start):
-                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position])
+                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position], limit)
                 pictures[k] = np.frombuffer(data, dtype=np.uint8).reshape(pictures.shape[1:])
         return pictures
 
     return read
 
 
-def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
+def _decode_thumb(data_dir: Path | None, path: str, max_pixels: int) -> bytes:
     if data_dir is None:
         raise ValueError(
             f"The thumbnail of {path} is not in the cache. Pass the cache_dir that `scan` was given, or data_dir."
         )
-    row = inspect(file_path(data_dir, path), min_side=1)
+    row = inspect(file_path(data_dir, path), max_pixels=max_pixels, min_side=1)
     if row["problem"]:
         raise ValueError(f"{path} could be read by the scan, and now is: {row['problem']}. Scan again.")
     return row["thumb"]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFilter, UnidentifiedImageError
+from PIL import Image, ImageFilter
 
 from nsfwlib.data.colour import to_rgb
 from nsfwlib.data.containers import Container, check, sniff
+from nsfwlib.data.rescue import clear_wide, mend_tiles, rescued
 
 REASONS = {
     "missing": "there is no such file, or the link leads nowhere",
@@ -23,7 +26,7 @@ REASONS = {
     "too many bytes": "the file is larger than `MAX_BYTES`",
     "not an image": "the content is not that of any image format: an error page, a video, text",
     "unsupported format": "an image, but of a format that is not decoded here",
-    "too many pixels": "the header announces more than `max_pixels`: a decompression bomb, or a huge scan",
+    "too many pixels": "the header announces more than `max_pixels`, a JPEG four times as many: a bomb, or a huge scan",
     "too small": "a side is shorter than the scan's `min_side`",
     "truncated": "the file ends before the picture does",
     "damaged": "the decoder or a checksum met data that cannot be right",
@@ -31,10 +34,15 @@ REASONS = {
     "took too long": "decoding it did not end in time",
     "screened": "its hash is on the list of known-bad hashes",
 }
-MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a GiB as RGB
+MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a GiB as RGB; JPEGs of four times as many are halved
 MAX_BYTES = 1 << 30
+_HIDDEN_SIDE = 24  # pixels on the long side that a blurred thumbnail is made of
+_BYTES_A_PIXEL = 12  # that decoding may take: with `MAX_PIXELS`, 1 GiB
+_DECODING = {"WEBP": 8, "AVIF": 8, "HEIF": 8, "JPEG2000": 16}  # bytes a pixel in the decoder, beside the picture
+HIDDEN_DEFAULT = "hidden default picture"  # the flag of an APNG whose first picture is not of its animation
 DAMAGED_ANIMATION = "damaged animation"  # the flag where frames cannot be counted
 Source = Path | str | bytes
+_NOT_READ = (SyntaxError, IndexError, TypeError, struct.error)  # how Pillow's formats say that they are not meant
 
 
 class ImageProblem(ValueError):
@@ -71,7 +79,9 @@ def load_image(
 
     Args:
         size: (height, width), or one number for both: Pillow BILINEAR on the decoded picture, stretched.
-        max_pixels: limit, checked from the header before anything is decoded; at most twice `MAX_PIXELS`.
+        max_pixels: limit, checked from the header before anything is decoded. So is the memory that decoding takes:
+            12 bytes for each of them, which heavy decoders (WebP, JPEG 2000) reach first. A JPEG may have four times
+            as many, as those of some phones do; above it, the decoder halves its sides.
 
     Raises:
         ImageProblem: whatever is wrong with the file; `.reason` is a key of `REASONS`.
@@ -88,13 +98,19 @@ def to_array(picture: Image.Image, size: int | tuple[int, int] | None) -> np.nda
 
 
 def blurred_thumbnail(
-    source: Source | np.ndarray, *, size: int = 96, blur: float = 4.0, grey: bool = True
+    source: Source | np.ndarray,
+    *,
+    size: int = 96,
+    blur: float = 4.0,
+    grey: bool = True,
+    max_pixels: int = MAX_PIXELS,
 ) -> np.ndarray:
     """A small, blurred picture for display → uint8 (h, w, 3), at most `size` on the long side.
 
     Args:
         source: a file, its bytes, or a picture decoded already.
-        blur: radius of the Gaussian in pixels of the thumbnail; 0 shows it sharp.
+        blur: radius of the Gaussian in pixels of the thumbnail; 0 shows it sharp. Any other shrinks the picture to
+            24 pixels before, so that no filter brings back more than those.
 
     Raises:
         ImageProblem: as `load_image`.
@@ -102,10 +118,14 @@ def blurred_thumbnail(
     if isinstance(source, np.ndarray):
         picture = Image.fromarray(source).convert("RGB")
     else:
-        picture = decode(read_bytes(source), at_least=2 * size, name=_name(source)).picture
+        decoded = decode(read_bytes(source), max_pixels=max_pixels, at_least=2 * size, name=_name(source))
+        picture = decoded.picture
     picture.thumbnail((size, size), Image.Resampling.BILINEAR)
-    if blur > 0:
-        picture = picture.filter(ImageFilter.GaussianBlur(blur))
+    if blur > 0:  # a blur alone can be undone: what it should hide is thrown away first
+        scale = min(1, _HIDDEN_SIDE / max(picture.size))
+        small = picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.BOX)
+        small = small.filter(ImageFilter.GaussianBlur(blur * _HIDDEN_SIDE / size))
+        picture = small.resize(picture.size, Image.Resampling.BILINEAR)
     if grey:
         picture = picture.convert("L").convert("RGB")
     return np.array(picture)
@@ -168,16 +188,45 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = 
     Raises:
         ImageProblem: as `load_image`.
     """
+    try:
+        return _decode(data, max_pixels, at_least, name)
+    except ImageProblem as problem:
+        kind = sniff(data)[0]
+        if problem.reason not in ("damaged", "unsupported format", "truncated"):
+            raise
+        other, flag = rescued(data, kind)
+        if not other:
+            raise
+    decoded = _decode(other, max_pixels, at_least, name)
+    return decoded._replace(format=kind, flags=(flag, *decoded.flags))
+
+
+def _decode(data: bytes, max_pixels: int, at_least: int | None, name: str) -> Decoded:
     image, container = _open(data, max_pixels=max_pixels, name=name)
     flags = list(container.flags)
     frames = _count_frames(image, flags)
+    if getattr(image, "default_image", False) and frames > 1:  # only viewers that know no APNG show the first picture
+        flags.append(HIDDEN_DEFAULT)
+        frames -= 1
     size = image.size
-    if at_least is not None:
-        image.draft(None, (at_least, at_least))
+    wanted = size if at_least is None else (at_least, at_least)
+    if size[0] * size[1] > max_pixels:
+        wanted = min(wanted[0], size[0] // 2), min(wanted[1], size[1] // 2)
+    if wanted != size:
+        image.draft(None, wanted)
     reduced = image.size
     try:
+        if HIDDEN_DEFAULT in flags:
+            image.seek(1)
+        covered = image.tile[0].extents if image.format == "GIF" and image.tile else None
+        mend_tiles(image)
         image.load()
+        clear_wide(image, data)
         picture, transparent = to_rgb(image, flags)
+        if covered and covered != (0, 0, *size) and not transparent:  # what no frame covers is no background colour
+            whole = Image.new("RGB", size, "white")
+            whole.paste(picture.crop(covered), covered)
+            picture, transparent = whole, True
     except MemoryError:
         raise ImageProblem("too many pixels", f"{size[0]} × {size[1]} do not fit into memory", name) from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError, …
@@ -196,24 +245,62 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
     if kind == "HEIF" and not _register_heif():
         raise ImageProblem("unsupported format", "HEIC needs pillow-heif: pip install 'nsfwlib[heic]'", name)
     container = check(data, kind)
+    if kind not in Image.OPEN:
+        Image.init()
     try:
-        image = Image.open(io.BytesIO(data), formats=[kind])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageProblem("too many pixels", str(error), name) from None
-    except UnidentifiedImageError as error:
+        image = Image.OPEN[kind][0](io.BytesIO(data), "")  # not Image.open, whose limit is the process's
+        if kind == "TIFF":
+            _skip_thumbnail(image)
+        need = _memory(image, max_pixels)
+    except _NOT_READ as error:
         if kind == "TIFF" and not container.reason:  # TIFF knows more kinds of pixels than Pillow does
             raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read", name) from None
         raise ImageProblem(*_reason_of(error, container), name) from None
     except Exception as error:
         raise ImageProblem(*_reason_of(error, container), name) from None
-    if image.width * image.height > max_pixels:
-        limit = f"{image.width} × {image.height}, limit {max_pixels:,}"
-        raise ImageProblem("too many pixels", limit, name)
+    limit = max_pixels * (4 if kind == "JPEG" else 1)
+    if image.width * image.height > limit:
+        raise ImageProblem("too many pixels", f"{image.width} × {image.height}, limit {limit:,}", name)
+    memory = _BYTES_A_PIXEL * max_pixels
+    if need > memory:
+        size = f"{image.width} × {image.height} as {image.format}"
+        limits = (
+            f"{need / 1e9:.1f} GB to decode, limit {memory / 1e9:.1f} GB: {_BYTES_A_PIXEL} bytes for each of max_pixels"
+        )
+        raise ImageProblem("too many pixels", f"{size} take {limits}", name)
     if container.reason:
         raise ImageProblem(container.reason, container.detail, name)
     if image.format == "TIFF" and 50706 in getattr(image, "tag_v2", ()):  # DNGVersion: the first page is a thumbnail
         raise ImageProblem("unsupported format", "camera raw (DNG)", name)
     return image, container
+
+
+def _skip_thumbnail(image: Image.Image) -> None:
+    """Go to the first page that is no reduced version of another; stay where there is none."""
+    page = 0
+    try:
+        while image.tag_v2.get(254, 0) & 1 and page < 8:
+            page += 1
+            image.seek(page)
+    except EOFError:
+        image.seek(0)
+
+
+def _memory(image: Image.Image, max_pixels: int) -> float:
+    """Bytes that decoding and converting take at their peak, from the header alone."""
+    pixels = image.width * image.height
+    kept = 1 if image.mode in ("1", "L", "P") else 4
+    wide, clear = 4 * (image.mode in ("I", "F")), 2 * image.has_transparency_data  # copies of values and alpha
+    each = kept + 4 + wide + clear + _DECODING.get(str(image.format), 0)
+    need = each * min(pixels, max_pixels)  # above that, it is a JPEG and halved
+    if image.info.get("progressive"):  # all coefficients at once, 2 bytes each
+        areas = [across * down for _, across, down, _ in image.layer]
+        need += 2 * pixels * sum(areas) / max(areas)
+    if image.format == "TIFF" and 322 not in image.tag_v2:  # a strip at once, and it may be the whole picture
+        bits = image.tag_v2.get(258, (1,))
+        rows = min(int(image.tag_v2.get(278, image.height)), image.height)
+        need += image.width * rows * sum(bits if isinstance(bits, tuple) else (bits,)) / 8
+    return need
 
 
 def _register_heif() -> bool:
@@ -230,6 +317,8 @@ def _reason_of(error: Exception, container: Container) -> tuple[str, str]:
     if container.reason:
         return container.reason, container.detail
     text = str(error)
+    if re.search("unsupported|not supported|cannot handle|unknown raw mode|BMFF parsing failed", text, re.IGNORECASE):
+        return "unsupported format", text
     missing = "truncated tail" in container.flags or "truncat" in text.lower() or isinstance(error, EOFError)
     return ("truncated" if missing else "damaged"), text.split("<_io.BytesIO")[0].strip()
 

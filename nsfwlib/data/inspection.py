@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
-from simplejpeg import decode_jpeg
 
 from nsfwlib.data.images import MAX_PIXELS, Decoded, ImageProblem, Source, decode, read_bytes
+from nsfwlib.data.rescue import jpeg_complaint
 from nsfwlib.data.screening import HashList, matches_bytes, matches_picture
 
 COLUMNS = {
@@ -91,8 +91,9 @@ def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
         suffix = os.path.splitext(os.fspath(source))[1].lower()  # noqa: PTH122 - names need not be valid text
         if suffix not in _SUFFIXES[decoded.format]:
             flags.append(f"extension {ascii(suffix)[1:-1]} on {decoded.format}" if suffix else "no extension")
-    if decoded.format == "JPEG":
-        flags += _strict_jpeg(data)
+    complaint = jpeg_complaint(data) if decoded.format == "JPEG" else ""
+    if "orrupt" in complaint or ("remature" in complaint and "no end marker" not in flags):
+        flags.append(f"damaged data: {complaint}")
     return {
         "format": decoded.format,
         "width": decoded.width,
@@ -101,16 +102,6 @@ def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
         "transparent": decoded.transparent,
         "oddities": "; ".join(flags),
     }
-
-
-def _strict_jpeg(data: bytes) -> list[str]:
-    """Bit-rot in a JPEG: libjpeg notices what no longer fits, Pillow does not pass its warnings on."""
-    try:
-        decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True, min_height=64, min_width=64)
-    except ValueError as error:
-        text = str(error)
-        return [f"damaged data: {text}"] if "orrupt" in text or "remature" in text else []
-    return []
 
 
 def measure(picture: Image.Image) -> dict:

@@ -95,10 +95,11 @@ def next_steps(
     broken = images["problem"].ne("") & ~images["problem"].str.startswith("skipped") & images["problem"].ne("screened")
     if broken.any():
         share = broken.sum() / len(images)
+        lost = int(images["problem"].isin(["truncated", "damaged", "empty file", "not an image"]).sum())
         worst = images.loc[broken, "problem"].value_counts()
         steps.append(
             f"{broken.sum():,} files ({share:.1%}) cannot be used, most often: {worst.index[0]} ({worst.iloc[0]:,}). "
-            "Fetch them again if they matter."
+            + (f"Fetch the {lost:,} that are damaged again if they matter." if lost else "")
         )
     if len(hubs):
         steps.append(

@@ -45,18 +45,45 @@ def assign_splits(
     result = table.copy()
     result["split"] = result["split"].where(usable, "")
     notes = list(table.attrs.get("warnings", []))
-    if (result["split"] != "").any():
+    if from_folders := bool((result["split"] != "").any()):
         notes += _complete_folder_splits(result, fractions, seed)
     else:
         kept = _previous_splits(result, previous)
         notes += _set_bridges_aside(result, kept)
         _draw(result, fractions, seed, known=kept)
-    result.attrs["warnings"] = notes
+    result.attrs["warnings"] = notes + _what_is_missing(result, from_folders)
     return result
 
 
+_WITHOUT = {
+    "train": "nothing can be trained on it",
+    "val": "nothing can be chosen on it, and training needs it",
+    "test": "val, on which the model is chosen, has to measure it alone",
+}
+
+
+def _what_is_missing(result: pd.DataFrame, from_folders: bool) -> list[dict]:
+    """A warning for each split that has no picture at all, or none of some class."""
+    labelled = result[(result["problem"] == "") & (result["given_label"] != "")]
+    counts = pd.crosstab(labelled["given_label"], labelled["split"]).reindex(columns=list(SPLITS), fill_value=0)
+    way_out = (
+        "Add it, or put the class folders on top to have splits drawn."
+        if from_folders
+        else "Add pictures: a class needs three that are no near-duplicates to be in all splits."
+    )
+    whose = "The folders have" if from_folders else "The pictures are too few: there is"
+    notes = []
+    for split, count in counts.items():
+        lacking = ", ".join(map(repr, counts.index[count == 0]))
+        if not count.any():
+            notes.append((f"no {split} split", f"{whose} no {split!r}: {_WITHOUT[split]}. {way_out}"))
+        elif lacking:
+            notes.append((f"classes without {split}", f"{split} has no picture of {lacking}. {way_out}"))
+    return [{"name": name, "message": message} for name, message in notes]
+
+
 def _complete_folder_splits(result: pd.DataFrame, fractions: Sequence[float], seed: int) -> list[dict]:
-    """Draw val from train where the folders know no val; name what is missing."""
+    """Draw val from train where the folders know no val; name what leaks."""
     notes = []
     present = set(result["split"]) - {""}
     if "val" not in present and "train" in present:
@@ -67,9 +94,6 @@ def _complete_folder_splits(result: pd.DataFrame, fractions: Sequence[float], se
         _draw(drawn, (1 - share, share, 0.0), seed)
         result.loc[drawn.index, "split"] = drawn["split"]
         notes.append({"name": "val drawn from train", "message": f"The folders have no val: {share:.0%} of train."})
-    for missing in {"train", "test"} - present:
-        message = f"The folders have no {missing!r}. Add it, or put the class folders on top to have splits drawn."
-        notes.append({"name": f"no {missing} split", "message": message})
     crossing = len(leaks(result))
     if crossing:
         message = f"{crossing} pairs of near-duplicates lie in different splits; see data.leaks."

@@ -30,6 +30,7 @@ from PIL import Image, ImageChops, ImageDraw
 from tqdm.auto import tqdm
 
 from nsfwlib.demo.pictures import draw_picture, vary
+from nsfwlib.files import read_text_table
 
 CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
 TRUTH_COLUMNS = (
@@ -313,10 +314,11 @@ def _row(path: str, true_label: str, **values: Any) -> dict[str, Any]:
 
 def _read_table(path: Path) -> pd.DataFrame | None:
     """Read a truth table; None where there is none or the file is something else."""
-    header = ",".join(TRUTH_COLUMNS).encode()
-    if not path.is_file() or not path.read_bytes().startswith(header):
+    try:
+        table = read_text_table(path)
+        return table.astype({"ambiguity": float}) if tuple(table) == TRUTH_COLUMNS else None
+    except (OSError, ValueError):
         return None
-    return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(TRUTH_COLUMNS[:-1], str))
 
 
 # --- random numbers that depend on a key and nothing else --------------------------------------------------

@@ -12,6 +12,7 @@ from scipy.stats import false_discovery_control, fisher_exact
 
 from nsfwlib.evaluate.intervals import share_interval
 
+UNKNOWN = ("", "na", "n/a", "nan", "none", "null")  # how tables say that a number is not known
 MOST_VALUES = 50  # of one attribute; rarer ones are sliced together
 
 
@@ -20,7 +21,8 @@ def slice_attributes(images: pd.DataFrame, metadata: pd.DataFrame | None = None)
 
     Args:
         images: rows of the images table; columns that it lacks give no attribute.
-        metadata: a table of the user's own with a `path` column; all its other columns are taken.
+        metadata: a table of the user's own with a `path` column; all its other columns are taken, those of text that
+            writes numbers as numbers (but codes such as 007 as text).
 
     Warns:
         UserWarning: images that the metadata does not know, or paths that it repeats (the first row counts).
@@ -59,7 +61,16 @@ def _joined(path: pd.Series, metadata: pd.DataFrame) -> pd.DataFrame:
             "Paths are relative to data_dir, with '/'.",
             stacklevel=3,
         )
-    return metadata.drop_duplicates("path").set_index("path").reindex(path).reset_index(drop=True)
+    return metadata.drop_duplicates("path").set_index("path").apply(_typed).reindex(path).reset_index(drop=True)
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    """Text that writes numbers → numbers, NaN where it says that there is none; else the column, "" as NaN."""
+    if not pd.api.types.is_string_dtype(column):
+        return column
+    numbers, text = pd.to_numeric(column, errors="coerce"), column.astype(str).str.strip()
+    codes = text.str.match(r"[-+]?0\d").any() or not text[numbers.isna()].str.lower().isin(UNKNOWN).all()
+    return column.mask(text.eq("")) if codes else numbers
 
 
 def accuracy_by_slice(

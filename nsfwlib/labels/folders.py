@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from nsfwlib.data import SPLIT_FOLDERS, is_skipped, scan
+from nsfwlib.data import is_skipped, layout_of, scan
 from nsfwlib.files import file_path, table_path
 from nsfwlib.labels.current import current_labels
 from nsfwlib.labels.journal import decisions_in_force
@@ -168,7 +168,9 @@ def _up_to_date(table: pd.DataFrame, decided: pd.Series, data_dir: Path, state: 
     moved = {_table_path(op["src"], data_dir): op["dst"] for op in state.placed.values() if op["how"] == "move"}
     rows["label"] = current_labels(table, decided.rename("decision").rename_axis("sha256").reset_index()).array
     rows["path"] = [_follow(path, moved, data_dir) for path in rows["path"]] if moved else rows["path"]
-    return rows.drop_duplicates("path", ignore_index=True)
+    rows = rows.drop_duplicates("path", ignore_index=True)
+    rows.attrs["depth"] = int(layout_of(table) == "splits")  # at which part of a path the class folder stands
+    return rows
 
 
 def _follow(path: str, moved: Mapping[str, Path], data_dir: Path) -> str:
@@ -180,7 +182,7 @@ def _follow(path: str, moved: Mapping[str, Path], data_dir: Path) -> str:
 
 
 def _plan_moves(rows: pd.DataFrame, data_dir: Path, goal: Path) -> pd.DataFrame:
-    depth, dropped = _depth(rows["scanned"]), _table_path(goal, data_dir) + "/"
+    depth, dropped = rows.attrs["depth"], _table_path(goal, data_dir) + "/"
     labels = zip((path.split("/") for path in rows["scanned"]), rows["given_label"], strict=True)
     class_of = {p[depth]: label for p, label in labels if len(p) > depth + 1}
     folder_of = {label: folder for folder, label in class_of.items()} | {f: f for f, c in class_of.items() if f == c}
@@ -217,7 +219,7 @@ def _why_not_moved(row: Any, label: str) -> str:
 
 
 def _plan_export(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: Log) -> pd.DataFrame:
-    depth, has_splits = _depth(rows["scanned"]), bool(rows["split"].ne("").any())
+    depth, has_splits = rows.attrs["depth"], bool(rows["split"].ne("").any())
     root = _table_path(goal, data_dir)
     reasons = [_why_not_exported(row, has_splits) for row in rows.itertuples()]
     folders = ["/".join([root, *[row.split] * has_splits, str(row.label)]) for row in rows.itertuples()]
@@ -261,12 +263,6 @@ def _check_export(goal: Path, placed: dict[str, str], wanted: dict[str, str], st
 def _as_plan(rows: pd.DataFrame, steps: list[tuple[str, str, str]]) -> pd.DataFrame:
     plan = pd.DataFrame(steps, columns=["action", "target", "reason"], index=rows.index, dtype=str)
     return pd.concat([rows, plan], axis=1)[list(COLUMNS)]
-
-
-def _depth(paths: pd.Series) -> int:
-    """At which part of a path the class folder stands: 1 under splits, else 0; the rule of `data.scan`."""
-    parts = [path.split("/", 2) for path in paths]
-    return int(any(len(p) == 3 and p[0].lower() in SPLIT_FOLDERS for p in parts))
 
 
 def _is_folder_name(label: str) -> bool:

@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def cluster_answers(
         RuntimeError: the cluster cannot be reached, has no room for one actor, or no machine gives an answer.
     """
     if files.filesystem is None:  # actors work in folders of their own
-        files = Files(str(Path(files.root).absolute()))
+        files = replace(files, root=str(Path(files.root).absolute()))
     threads = max(1, int(cpus))
     how = {"is_onnx": isinstance(model, Path), "blocks": blocks, "runtime": runtime, "threads": threads}
     options = {"files": files, "size": size, "frames": frames, "batch_size": batch_size, "workers": workers or threads}

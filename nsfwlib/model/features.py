@@ -16,6 +16,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from nsfwlib._tensorflow import keras
+from nsfwlib.data import MAX_PIXELS
 from nsfwlib.model.classifier import block_output, image_size
 from nsfwlib.model.cluster import cluster_answers
 from nsfwlib.model.forward import forward_pass, model_identity
@@ -42,6 +43,7 @@ def block_features(
     batch_size: int = 32,
     where: str = "local",
     cluster: Mapping[str, Any] | None = None,
+    max_pixels: int | None = None,
     progress: bool = True,
 ) -> dict[str, np.ndarray]:
     """Pooled backbone outputs of every row of the images table, block by block: name → float16 (N, D).
@@ -58,6 +60,7 @@ def block_features(
         batch_size: pictures a forward pass; on a GPU a few hundred are faster.
         where: "local", or "ray" for the machines of a cluster.
         cluster: options of `model.cluster_answers`: runtime, workers, address, actors, cpus, gpus.
+        max_pixels: as in `data.scan`; by default that of the scan that made the table.
         progress: show a progress bar where there is something to compute.
 
     Raises:
@@ -68,7 +71,8 @@ def block_features(
     folders = _folders(model, cache_dir, blocks)
     missing = _missing(table, folders)
     if len(missing):
-        options = {"files": Files(str(data_dir)), "size": image_size(model), "batch_size": batch_size}
+        files = Files(str(data_dir), max_pixels=max_pixels or table.attrs.get("max_pixels", MAX_PIXELS))
+        options = {"files": files, "size": image_size(model), "batch_size": batch_size}
         if where == "ray":
             options |= {"model": model, "blocks": list(folders), **(cluster or {})}
             found = cluster_answers(enumerate(missing["path"]), **options)

@@ -13,15 +13,17 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from nsfwlib.data import MAX_BYTES, ImageProblem, load_frames, read_bytes
+from nsfwlib.data import MAX_BYTES, MAX_PIXELS, ImageProblem, load_frames, read_bytes
 from nsfwlib.files import file_path, table_path
 from nsfwlib.model.runtime import Forward
 
+SECONDS = 60.0  # for reading and decoding one file, as in the scan; ten times that on other file systems
 Reduce = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
@@ -88,29 +90,35 @@ def _loaded_ahead(
     work: Iterable[tuple[int, str]], files: Files, *, batch_size: int, workers: int | None, **options: Any
 ) -> Iterator[list[tuple[int, Picture]]]:
     """Positions and pictures in batches, in the order of the work; options as in `load_picture`."""
-    workers = workers or min(8, os.cpu_count() or 1)
-    work = iter(work)
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        queue: deque[tuple[int, Future[Picture]]] = deque()
-        batch: list[tuple[int, Picture]] = []
-        count = 0
-        try:
-            while True:
-                for position, path in itertools.islice(work, 3 * batch_size - len(queue)):
-                    queue.append((position, pool.submit(load_picture, files, path, **options)))
-                if not queue:
-                    break
-                position, load = queue.popleft()
-                picture = load.result()
-                batch.append((position, picture))
-                count += 0 if picture.pixels is None else len(picture.pixels)
-                if count >= batch_size or len(batch) >= 8 * batch_size:
-                    yield batch
-                    batch, count = [], 0
-            if batch:
+    load, work = partial(load_picture, files, **options), iter(work)
+    limit = SECONDS if files.filesystem is None else 10 * SECONDS
+    start = partial(ThreadPoolExecutor, workers or min(8, os.cpu_count() or 1), thread_name_prefix="decode")
+    pool, queue = start(), deque[tuple[int, str, Future[Picture]]]()
+    batch: list[tuple[int, Picture]] = []
+    count = 0
+    try:
+        while True:
+            for position, path in itertools.islice(work, 3 * batch_size - len(queue)):
+                queue.append((position, path, pool.submit(load, path)))
+            if not queue:
+                break
+            position, path, loading = queue.popleft()
+            try:
+                picture = loading.result(limit)  # all before it are done: it has a thread
+            except TimeoutError:  # a thread cannot be ended: it is left behind, others take what waits for it
+                picture = Picture(hashed(files, path).sha256, None, "took too long", f"more than {limit:g} seconds")
+                pool.shutdown(wait=False)
+                pool = start()
+                queue = deque((i, p, pool.submit(load, p) if other.cancel() else other) for i, p, other in queue)
+            batch.append((position, picture))
+            count += 0 if picture.pixels is None else len(picture.pixels)
+            if count >= batch_size or len(batch) >= 8 * batch_size:
                 yield batch
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+                batch, count = [], 0
+        if batch:
+            yield batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _answer(batch: list[tuple[int, Picture]], forward: Forward, reduce: Reduce) -> list[Answer]:
@@ -129,15 +137,17 @@ def _answer(batch: list[tuple[int, Picture]], forward: Forward, reduce: Reduce) 
 
 @dataclass(frozen=True)
 class Files:
-    """Where the files lie: small enough to be sent to another machine.
+    """Where the files lie, and how large they may be: small enough to be sent to another machine.
 
     Attributes:
         root: a folder, or "" where paths stand on their own.
         filesystem: an fsspec file system, None for this machine's own.
+        max_pixels: larger ones are not decoded, as in `data.load_image`.
     """
 
     root: str = ""
     filesystem: Any = None
+    max_pixels: int = MAX_PIXELS
 
     def read(self, path: str) -> bytes:
         """All bytes of the file at `path`, written as in the images table.
@@ -194,7 +204,7 @@ def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Conta
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 in skip:
             return Picture(sha256)
-        pixels, detail = load_frames(data, size=size, frames=frames)
+        pixels, detail = load_frames(data, size=size, frames=frames, max_pixels=files.max_pixels)
         return Picture(sha256, pixels, "", detail)
     except ImageProblem as problem:
         return Picture(sha256, None, problem.reason, problem.detail)

@@ -26,7 +26,7 @@ import traitlets
 
 from nsfwlib.data import ImageProblem, blurred_thumbnail, encode_jpeg
 from nsfwlib.evaluate import at_threshold, threshold_curve
-from nsfwlib.files import file_path
+from nsfwlib.files import file_path, spreadsheet_safe
 from nsfwlib.plots import plot_threshold
 from nsfwlib.review.session import ReviewSession
 
@@ -433,7 +433,7 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _export(self) -> None:
         table = self.decisions()
-        table.to_csv(self.export_to, index=False, errors="surrogateescape")
+        spreadsheet_safe(table).to_csv(self.export_to, index=False, errors="surrogateescape")
         self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {self.export_to}")
 
     def _work(self, message: Message) -> float:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nsfwlib.data import MAX_PIXELS
 from nsfwlib.score.run import PLACES, RUNTIMES, score, summary
 
 
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0), help=rescaling
     )
     parser.add_argument("--frames", type=int, default=8, help="of an animation, at most (default: %(default)s)")
+    most = "of a picture; larger ones are rows without a score (default: %(default)s)"
+    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help=most)
     parser.add_argument("--batch-size", type=int, default=16, help="pictures at a time (default: %(default)s)")
     parser.add_argument("--workers", type=int, help="threads that decode")
     parser.add_argument("--cache-dir", type=Path, help="where converted models are kept")

@@ -12,6 +12,7 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm.auto import tqdm
 
+from nsfwlib.data import MAX_PIXELS
 from nsfwlib.model import Answer, Files, Ready, cluster_answers, make_ready, stream_answers
 from nsfwlib.score.source import deadly_files, open_source
 from nsfwlib.score.store import (
@@ -60,6 +62,7 @@ def score(
     class_names: Sequence[str] | None = None,
     rescaling: tuple[float, float] = (1 / 255, 0.0),
     frames: int = 8,
+    max_pixels: int = MAX_PIXELS,
     batch_size: int = 16,
     workers: int | None = None,
     cluster: Mapping[str, Any] | None = None,
@@ -92,6 +95,7 @@ def score(
         class_names: wraps a model that this kit did not make: the classes, in the order of its outputs.
         rescaling: of a wrapped model: (scale, offset) from raw RGB 0–255 to what it expects.
         frames: at most so many frames of an animated GIF, WebP, APNG or AVIF, evenly spaced.
+        max_pixels: larger pictures are not decoded, as in `data.load_image`.
         batch_size: pictures a forward pass; on a GPU a few hundred are faster.
         workers: threads that decode, of each process; by default the cores, at most eight.
         cluster: options of `model.cluster_answers`: address, actors, cpus, gpus.
@@ -108,8 +112,9 @@ def score(
         OSError: the disk is full or read-only. What was scored stays in the work file.
     """
     out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
-    _check_options(where, runtime, frames=frames, batch_size=batch_size)
+    _check_options(where, runtime, frames=frames, batch_size=batch_size, max_pixels=max_pixels)
     files, rows = open_source(source, data_dir=data_dir, filesystem=filesystem)
+    files = replace(files, max_pixels=max_pixels)
     options = {"cache_dir": cache_dir, "class_names": class_names, "rescaling": rescaling, "progress": progress}
     ready = make_ready(model, runtime="tensorflow" if (cluster or {}).get("gpus") else runtime, **options)
     names = check_columns(ready.class_names)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from nsfwlib.data import REASONS, inspect_files, is_skipped, walk_files
-from nsfwlib.files import file_path, table_path
+from nsfwlib.files import file_path, read_text_table, table_path
 from nsfwlib.model import Answer, Files, hashed
 
 Row = tuple[str, str, str]  # path as tables write it, problem, detail
@@ -29,7 +29,7 @@ def open_source(source: Any, *, data_dir: Path | None = None, filesystem: Any = 
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: it names nothing, or a table has no column `path`.
+        ValueError: it names nothing, or a table has no column `path`, or other than text in it.
     """
     files, rows = _opened(source, data_dir, filesystem)
     first = next(rows, None)
@@ -51,14 +51,23 @@ def _opened(source: Any, data_dir: Path | None, filesystem: Any) -> tuple[Files,
     if path.is_dir():
         return Files(str(path)), ((table_path(p), problem, detail) for p, problem, detail in walk_files(path))
     if path.suffix in (".parquet", ".csv") and path.is_file():
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, keep_default_na=False)
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else read_text_table(path)
         return Files(str(data_dir or "")), _table_rows(table)
     if path.is_file():
         return _open_list([text], None, None)
     if glob.has_magic(text):
-        found = sorted(p for p in glob.iglob(text, recursive=True) if Path(p).is_file())  # noqa: PTH207 - any pattern
+        pattern = _below_folder(text, os.path.isdir)
+        found = sorted(p for p in glob.iglob(pattern, recursive=True) if Path(p).is_file())  # noqa: PTH207 - any pattern
         return _open_list(found or _no_match(text), None, None)
     raise FileNotFoundError(f"There is no folder, file or glob {text}. Name a folder of images, or quote the glob.")
+
+
+def _below_folder(pattern: str, is_folder: Callable[[str], bool]) -> str:
+    """The pattern, with the longest start of it that is a folder taken as it is written: `photos [2020]/*.jpg`."""
+    for i in reversed(range(1, len(pattern))):
+        if pattern[i] in ("/", os.sep) and is_folder(pattern[:i]):
+            return glob.escape(pattern[:i]) + pattern[i:]
+    return pattern
 
 
 def _no_match(pattern: str) -> list:
@@ -75,17 +84,24 @@ def _open_list(paths: list, data_dir: Path | None, filesystem: Any) -> tuple[Fil
 def _table_rows(table: pd.DataFrame) -> Iterator[Row]:
     if "path" not in table:
         raise ValueError(f"Expected a table with the column path. Received: {', '.join(map(str, table.columns))}.")
+    wrong = [path for path in table["path"] if not isinstance(path, str)]
+    if wrong:
+        raise ValueError(
+            f"Expected text in the column path. Received: {wrong[0]!r} ({len(wrong):,} rows). Read the table with "
+            "dtype=str: as a number 000123 is another name."
+        )
     rows = table.reindex(columns=["path", "problem", "detail"]).astype(object).fillna({"problem": "", "detail": ""})
     return rows.itertuples(index=False, name=None)
 
 
 def _open_remote(text: str, filesystem: Any) -> tuple[Files, Iterator[Row]]:
     filesystem, root = _url_filesystem(text) if filesystem is None else (_fsspec(filesystem), text)
-    if glob.has_magic(root):
-        return _open_list(sorted(filesystem.glob(root)) or _no_match(text), None, filesystem)
     if filesystem.isdir(root):
         root = root.rstrip("/")
         return Files(root, filesystem), _walk_remote(filesystem, root)
+    if glob.has_magic(root) and not filesystem.exists(root):
+        found = filesystem.glob(_below_folder(root, filesystem.isdir))
+        return _open_list(sorted(found) or _no_match(text), None, filesystem)
     if not filesystem.exists(root):
         raise FileNotFoundError(f"There is no folder or file {text}.")
     return _open_list([root], None, filesystem)
@@ -125,7 +141,7 @@ def deadly_files(files: Files, suspects: Sequence[tuple[int, str]]) -> list[Answ
         return []
     paths = [str(file_path(Path(files.root), path)) for _, path in suspects]
     found = []
-    for i, row in inspect_files(paths, {}):
+    for i, row in inspect_files(paths, {"max_pixels": files.max_pixels}):
         if row["problem"] in ("crashed the decoder", "took too long"):
             position, path = suspects[i]
             found.append(Answer(position, hashed(files, path).sha256, 0, None, row["problem"], REASONS[row["problem"]]))

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from nsfwlib.files import write_whole
+from nsfwlib.files import as_before, spreadsheet_safe, write_whole
 from nsfwlib.model import Answer
 from nsfwlib.score.source import Row
 
@@ -195,10 +195,14 @@ def _write_jsonl(parts: Iterator[pa.Table], file: BinaryIO) -> None:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part.to_pylist()).encode())
 
 
-_CSV = csv.WriteOptions(quoting_style="needed")
+def _write_csv(parts: Iterator[pa.Table], file: BinaryIO) -> None:
+    safe = (pa.Table.from_pandas(spreadsheet_safe(part.to_pandas()), preserve_index=False) for part in parts)
+    _write_arrow(safe, file, make=partial(csv.CSVWriter, write_options=csv.WriteOptions(quoting_style="needed")))
+
+
 _WRITERS = {
     ".parquet": partial(_write_arrow, make=pq.ParquetWriter),
-    ".csv": partial(_write_arrow, make=partial(csv.CSVWriter, write_options=_CSV)),
+    ".csv": _write_csv,
     ".jsonl": _write_jsonl,
 }
 FORMATS = tuple(_WRITERS)
@@ -214,9 +218,11 @@ def read_parts(out: Path) -> Iterator[pd.DataFrame]:
         texts = dict.fromkeys(FIXED, str) | {"frames": int}
         parts = pd.read_csv(out, chunksize=_ROWS, dtype=texts, keep_default_na=False, na_values={})
     else:
-        parts = pd.read_json(out, lines=True, chunksize=_ROWS, dtype=False, precise_float=True)
+        options = {"dtype": False, "convert_dates": False, "precise_float": True}
+        parts = pd.read_json(out, lines=True, chunksize=_ROWS, **options)
     with parts:
-        yield from (part.apply(_numbers) for part in parts)
+        for part in parts:
+            yield (as_before(part) if out.suffix == ".csv" else part).apply(_numbers)
 
 
 def _numbers(column: pd.Series) -> pd.Series:
@@ -237,5 +243,8 @@ def check_columns(class_names: Sequence[str]) -> list[str]:
     columns = [*_score_columns(class_names), *FIXED]
     clash = sorted({name for name in columns if columns.count(name) > 1})
     if clash:
-        raise ValueError(f"No class can be called like another column of the table. Rename: {', '.join(clash)}.")
+        raise ValueError(
+            f"No class can be called like another column of the table. Rename: {', '.join(clash)}. A model that "
+            "this kit did not make takes other class_names; for one of this kit, scan with a class_map and train again."
+        )
     return list(class_names)

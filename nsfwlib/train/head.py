@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib._tensorflow import keras, tf
+from nsfwlib.data import MAX_PIXELS
 from nsfwlib.model import (
     Files,
     class_names as names_of,
@@ -196,7 +197,8 @@ def predict(
     """Probabilities float32 (N, K) of the rows of the images table; NaN where a picture cannot be read."""
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
     options = {"size": image_size(model), "batch_size": batch_size}
-    answers = stream_answers(enumerate(table["path"]), Files(str(data_dir)), forward_pass(model), **options)
+    files = Files(str(data_dir), max_pixels=table.attrs.get("max_pixels", MAX_PIXELS))  # that of the scan
+    answers = stream_answers(enumerate(table["path"]), files, forward_pass(model), **options)
     with tqdm(total=len(table), desc="predictions", unit="img", disable=not progress) as bar:
         for batch in answers:
             for answer in batch:

@@ -97,6 +97,42 @@ def test_a_class_called_test_is_no_split(tmp_path):
     assert (table["split"] == "").all()
 
 
+CLASSES = [  # files of folders whose tops are classes, though some are called like splits
+    ["test/2024-01/a.png", "test/b.png", "other/c.png"],
+    ["train/2024/a.png", "bus/2024/b.png", "plane/c.png"],
+    ["valid/a.png", "valid/sub/b.png", "test/sub/b.png", "invalid/c.png"],
+    ["test/a.png", "train/b.png", "train/c.png", "train/.thumbs/d.png", "train/.thumbs/e.png", "train/.thumbs/f.png"],
+]
+
+
+@pytest.mark.parametrize("names", CLASSES)
+def test_classes_called_like_splits_stay_classes_and_the_scan_says_so(tmp_path, names):
+    for i, name in enumerate(names):
+        draw(tmp_path / "data" / name, i)
+    (tmp_path / "data" / "test" / "empty").mkdir(parents=True, exist_ok="/test/" not in str(names))
+    table = scan(tmp_path / "data")
+    kept = table[table["problem"] == ""]
+    assert kept["given_label"].tolist() == [path.split("/")[0] for path in kept["path"]]
+    assert len(kept) == sum("/." not in name for name in names)
+    said = folder_scan.warnings_of(table).set_index("name")["message"]["layout of the folders"]
+    assert 'If some are splits pass layout="splits"' in said
+
+
+def test_the_reader_may_say_what_the_folders_are(tmp_path):
+    for i, name in enumerate(["dev/neutral/a.png", "Eval/neutral/b.png", "train/sexy/c.png"]):
+        draw(tmp_path / name, i)
+    table = scan(tmp_path)
+    assert table["split"].tolist() == ["test", "val", "train"]
+    said = folder_scan.warnings_of(table)["message"][0]
+    assert said.startswith("Folders on top are read as splits: 'Eval' as test, 'dev' as val, 'train' as train.")
+    assert 'pass layout="classes"' in said
+    assert scan(tmp_path, layout="classes")["given_label"].tolist() == ["Eval", "dev", "train"]
+    with pytest.raises(ValueError, match=r"layout must be one of auto, classes, splits\. Received: 'flat'"):
+        scan(tmp_path, layout="flat")
+    with pytest.raises(ValueError, match=r'layout="splits" expects train, val or test on top.*Received: neutral'):
+        scan(tmp_path / "dev", layout="splits")
+
+
 def test_class_map_renames_merges_and_unlabels(folder):
     draw(folder / "anime" / "a.png", 50)
     draw(folder / "unlabelled" / "b.png", 51)
@@ -128,6 +164,20 @@ def test_named_warnings_survive_parquet(folder, tmp_path):
     assert {"'hentai'" in found["message"][1], "'porn'" in found["message"][2]} == {True}
 
 
+@pytest.mark.parametrize(
+    "twins", [("caf\u00e9", "cafe\u0301"), ("sexy", "sexy "), ("Caf\u00e9 ", "cafe\u0301", "caf\u00e9")]
+)
+def test_classes_that_look_alike_are_told_apart_and_merged_as_the_warning_says(tmp_path, twins):
+    for i, name in enumerate((*twins, "other")):
+        draw(tmp_path / "data" / name / "a.png", i)
+    said = folder_scan.warnings_of(scan(tmp_path / "data"))
+    assert said["name"].tolist() == ["look-alike classes"]
+    class_map = eval(said["message"][0].split("class_map=")[1].rstrip("."))
+    merged = scan(tmp_path / "data", class_map=class_map)
+    assert folder_scan.warnings_of(merged).empty
+    assert merged["given_label"].nunique() == 2
+
+
 def test_bad_data_dirs_are_named_with_the_way_out(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.*one folder per class"):
         scan(tmp_path / "nowhere")
@@ -149,6 +199,21 @@ def test_one_usable_class_is_not_enough(folder):
         path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"No usable labelled image.*'empty file': 8"):
         folder_scan.check_usable(scan(folder))
+
+
+def test_classes_called_like_a_column_or_a_decision_are_refused_with_a_way_out(folder):
+    from nsfwlib.review.session import ACTIONS
+    from nsfwlib.score.store import FIXED
+
+    assert {*ACTIONS, *FIXED, "undo"} <= folder_scan.RESERVED
+    for name in ("predicted", "keep", "sexy_max"):
+        draw(folder / name / "a.png", 5)
+        with pytest.raises(ValueError, match=rf"decision: {name}\. .*class_map={{'{name}': 'class {name}'}}"):
+            folder_scan.check_usable(scan(folder))
+        renamed = scan(folder, class_map={name: f"class {name}"})
+        assert folder_scan.check_usable(renamed) == [f"class {name}", "neutral", "sexy"]
+        (folder / name / "a.png").unlink()
+        (folder / name).rmdir()
 
 
 NAMES = {
@@ -231,6 +296,18 @@ def test_changed_files_and_other_options_are_inspected_again(folder, tmp_path):
     changed = first["sha256"] != second["sha256"]
     assert changed[changed].index.tolist() == ["neutral/0.png"]
     assert (rows(folder, cache_dir=cache, min_side=65)["problem"] == "too small").all()
+
+
+def test_purged_thumbnails_leave_the_disk_and_grouping_goes_on(folder, tmp_path):
+    cache = tmp_path / "cache"
+    table = scan(folder, cache_dir=cache)
+    (cache / "scan.sqlite.damaged").write_bytes(b"old")
+    pixels = inspection.inspect(folder / "neutral" / "0.png")["thumb"]
+    before = folder_scan.group_duplicates(table, data_dir=folder, cache_dir=cache)
+    assert crawl.purge_thumbnails(cache) == 8
+    assert all(pixels[:64] not in file.read_bytes() for file in cache.iterdir())
+    assert not (cache / "scan.sqlite.damaged").exists()
+    pd.testing.assert_series_equal(folder_scan.group_duplicates(table, data_dir=folder, cache_dir=cache), before)
 
 
 def test_a_damaged_cache_is_put_aside(folder, tmp_path):
@@ -449,6 +526,24 @@ def test_val_is_drawn_from_train_by_group_where_folders_know_no_val():
     assert (result["split"][80:] == "test").all()
     assert (result["split"] == "val").sum() == 20
     assert (result.groupby("group")["split"].nunique() == 1).all()
+
+
+def notes_of(table):
+    return folder_scan.warnings_of(assign_splits(table)).set_index("name")["message"]
+
+
+def test_splits_that_lack_pictures_are_named_with_the_way_out():
+    assert notes_of(table_of(["a"] * 6 + ["b"] * 6)).empty
+    said = notes_of(table_of(["a", "a", "b", "b"]))
+    assert said.index.tolist() == ["no test split"]
+    assert "too few" in said["no test split"]
+    assert "three" in said["no test split"]
+    said = notes_of(table_of(["a"] * 8 + ["b", "b"]))
+    assert said["classes without test"].startswith("test has no picture of 'b'. Add pictures")
+    said = notes_of(table_of(list("abab"), splits=["train", "train", "val", "val"]))
+    assert said["no test split"].startswith("The folders have no 'test': val, on which the model is chosen")
+    said = notes_of(table_of(list("ababa"), splits=["train", "train", "val", "val", "test"]))
+    assert said["classes without test"].startswith("test has no picture of 'b'. Add it, or")
 
 
 def test_wrong_fractions_and_missing_groups_are_refused():

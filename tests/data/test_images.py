@@ -5,6 +5,7 @@ import io
 import itertools
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from corpus import encoded, reference
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from nsfwlib.data import images, inspection
+from nsfwlib.data.frames import load_frames
 
 
 def photographs():
@@ -111,6 +113,182 @@ def test_pixels_are_counted_before_decoding():
     images.load_image(encoded(reference(), "PNG"), max_pixels=96 * 64)
 
 
+def test_a_jpeg_of_a_phone_with_108_megapixels_is_halved_and_admitted():
+    picture = Image.fromarray(np.tile(np.asarray(reference()), (142, 126, 1))[:9000, :12000])
+    data = encoded(picture, "JPEG", quality=75)
+    row = inspection.inspect(data)
+    assert (row["problem"], row["width"], row["height"]) == ("", 12000, 9000)
+    assert images.load_image(data, size=(30, 40)).shape == (30, 40, 3)
+    with pytest.raises(images.ImageProblem, match=r"too many pixels: 12000 × 9000, limit 40,000,000"):
+        images.blurred_thumbnail(data, max_pixels=10_000_000)
+
+
+def test_halving_is_decoding_at_half_the_size_and_the_limit_may_be_raised():
+    whole = Image.fromarray(np.tile(np.asarray(reference()), (3, 3, 1)))
+    data, png = encoded(whole, "JPEG", quality=95), encoded(whole, "PNG")
+    halved = images.load_image(data, max_pixels=30_000)
+    assert halved.shape == (96, 144, 3)
+    assert np.abs(halved.astype(int) - np.asarray(whole.resize((144, 96), Image.Resampling.BOX))).mean() < 3
+    np.testing.assert_array_equal(images.load_image(png, max_pixels=60_000), np.asarray(whole))
+    assert load_frames(png, size=8, frames=1, max_pixels=60_000)[0].shape == (1, 8, 8, 3)
+    with pytest.raises(images.ImageProblem, match="too many pixels"):
+        load_frames(png, size=8, frames=1, max_pixels=30_000)
+
+
+def png_with(name, content):
+    import zlib
+
+    data = encoded(reference(), "PNG")
+    chunk = name + content
+    chunk = len(content).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
+    return data[:33] + chunk + data[33:], data[:-12] + chunk + data[-12:]
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iCCP"])
+def test_a_png_with_megabytes_of_text_or_profile_is_read(name):
+    import zlib
+
+    for data in png_with(name, b"x\0\0" + zlib.compress(bytes(2 << 20)))[: 1 if name == b"iCCP" else 2]:
+        np.testing.assert_array_equal(images.load_image(data), np.asarray(reference()))
+        assert inspection.inspect(data)["oddities"] == "metadata left out"
+
+
+def test_every_frame_of_an_animation_with_megabytes_of_text_is_read():
+    import zlib
+
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
+    chunk = b"zTXt" + b"x\0\0" + zlib.compress(bytes(2 << 20))
+    data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    data = data[:33] + (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big") + data[33:]
+    shown, said = load_frames(data, size=8, frames=3)
+    assert (shown.shape, said) == ((3, 8, 8, 3), "")
+    assert shown[2, 0, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_jpeg_without_its_end_marker_is_read_and_flagged(options):
+    data = encoded(reference(), "JPEG", **options)
+    np.testing.assert_array_equal(images.load_image(data[:-2]), images.load_image(data))
+    row = inspection.inspect(data[:-2])
+    assert (row["problem"], row["oddities"]) == ("", "no end marker")
+    assert inspection.inspect(data[:-40])["problem"] == "truncated"
+
+
+@pytest.mark.parametrize(
+    "masks", [(0x3FF00000, 0xFFC00, 0x3FF), (0x3FC00000, 0x7F000, 0xFF0), (0xFF, 0xFF00, 0xFF0000)]
+)
+@pytest.mark.parametrize("flip", [1, -1])
+def test_bmps_with_odd_bit_fields_are_read(masks, flip):
+    truth = np.asarray(reference()).astype(np.uint64)
+    shift = [(mask & -mask).bit_length() - 1 for mask in masks]
+    fields = [np.rint(truth[..., i] * ((masks[i] >> shift[i]) / 255)).astype(np.uint32) << shift[i] for i in range(3)]
+    packed = sum(fields)
+    header = struct.pack(
+        "<2sIIIIiiHHIIiiII", b"BM", 66 + packed.size * 4, 0, 66, 40, 96, 64 * flip, 1, 32, 3, 0, 0, 0, 0, 0
+    )
+    data = header + struct.pack("<3I", *masks) + packed.astype("<u4")[::-flip].tobytes()
+    assert np.abs(images.load_image(data).astype(int) - truth.astype(int)).max() <= 1
+    assert inspection.inspect(data)["problem"] == ""
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_planes_of_sixteen_bits_are_read(order):
+    tifffile = pytest.importorskip("tifffile")
+    truth = np.asarray(reference()).transpose(2, 0, 1)
+    for options, problem in (({}, ""), ({"compression": "zlib"}, "unsupported format")):
+        buffer = io.BytesIO()
+        wide = (truth.astype(np.uint16) << 8) + 77
+        tifffile.imwrite(buffer, wide, photometric="rgb", planarconfig="separate", byteorder=order, **options)
+        row = inspection.inspect(buffer.getvalue())
+        assert row["problem"] == problem
+        if not problem:
+            np.testing.assert_array_equal(images.load_image(buffer.getvalue()), truth.transpose(1, 2, 0))
+
+
+def test_what_a_gif_does_not_cover_is_white():
+    data = bytearray(encoded(Image.new("P", (10, 10)), "GIF"))
+    data[6:10] = struct.pack("<HH", 30, 20)  # the canvas; its only frame stays at the top left
+    shown = images.load_image(bytes(data))
+    assert shown.shape == (20, 30, 3)
+    assert (shown[:10, :10] == 0).all()
+    assert (shown[10:] == 255).all()
+    assert (shown[:, 10:] == 255).all()
+    assert inspection.inspect(bytes(data))["transparent"]
+
+
+def test_the_hidden_default_picture_of_an_apng_is_not_the_picture():
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "green", "blue")]
+    data = encoded(frames[0], "PNG", save_all=True, default_image=True, append_images=frames[1:])
+    assert (images.load_image(data) == (0, 128, 0)).all()
+    row = inspection.inspect(data)
+    assert (row["frames"], row["oddities"]) == (2, "several frames; hidden default picture")
+    assert load_frames(data, size=1, frames=5)[0].reshape(-1, 3).tolist() == [[0, 128, 0], [0, 0, 255]]
+
+
+def test_a_thumbnail_before_the_page_is_passed_over():
+    tifffile = pytest.importorskip("tifffile")
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(np.asarray(reference().resize((24, 16))), photometric="rgb", subfiletype=1)
+        writer.write(np.asarray(reference()), photometric="rgb")
+    np.testing.assert_array_equal(images.load_image(buffer.getvalue()), np.asarray(reference()))
+    row = inspection.inspect(buffer.getvalue())
+    assert (row["width"], row["height"]) == (96, 64)
+    with pytest.raises(images.ImageProblem, match="too many pixels"):
+        images.load_image(buffer.getvalue(), max_pixels=1000)
+
+
+def test_sixteen_bit_transparency_is_one_colour_of_sixteen_bits():
+    import zlib
+
+    def chunk(name, content):
+        return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+
+    row = [(0x1234, 0x5678, 0x9ABC), (0x1234, 0x5678, 0x9ABD), (0, 0, 0)]
+    pixels = b"\0" + struct.pack(">9H", *sum(row, ()))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 16, 2, 0, 0, 0)) + chunk(b"tRNS", struct.pack(">3H", *row[0]))
+    data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+    assert images.load_image(data)[0].tolist() == [[255] * 3, [0x12, 0x56, 0x9A], [0] * 3]
+
+
+def test_unsupported_is_not_damaged():
+    data = bytearray(encoded(reference(), "BMP"))
+    data[28:30] = (7).to_bytes(2, "little")  # bits a pixel
+    assert inspection.inspect(bytes(data))["problem"] == "unsupported format"
+
+
+def heavy(kind):
+    """A few bytes that announce 36 megapixels; what they take at 12 bytes each is below what they need, or not."""
+    size = (6000, 6000)
+    if kind == "float":
+        return encoded(Image.new("F", size), "TIFF", compression="tiff_deflate"), False
+    if kind == "strip":
+        picture = Image.new("RGBA", size)
+        return encoded(picture, "TIFF", compression="tiff_deflate", strip_size=1 << 30), True
+    modes = {"WEBP": ("RGB", True), "JPEG2000": ("RGB", True), "PNG": ("RGBA", False), "JPEG": ("RGB", False)}
+    mode, refused = modes[kind]
+    return encoded(Image.new(mode, size), kind, **({"lossless": True} if kind == "WEBP" else {})), refused
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "JPEG2000", "PNG", "JPEG", "float", "strip"])
+def test_what_a_picture_takes_is_estimated_before_it_is_taken(kind):
+    data, refused = heavy(kind)
+    code = (
+        "import sys, resource\nfrom nsfwlib.data import images, inspection\n"
+        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "data = sys.stdin.buffer.read()\n"
+        "try: images.load_image(data, size=8, max_pixels=38_000_000); print('fits')\n"
+        "except images.ImageProblem as error: print(error.reason, error.detail)\n"
+        f"assert (inspection.inspect(data, max_pixels=38_000_000)['problem'] == '') == (not {refused})\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * 1024)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True).stdout.decode()
+    answer, peak = told.splitlines()
+    assert (answer == "fits") != refused
+    assert "GB to decode, limit 0.5 GB: 12 bytes for each of max_pixels" in answer or not refused
+    assert int(peak) < (30e6 if refused else 12.5 * 36e6)
+
+
 def test_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     began = time.monotonic()
@@ -150,6 +328,30 @@ def test_thumbnails_are_small_grey_and_blurred_unless_told_otherwise():
     assert (sharp[..., 0] != sharp[..., 2]).any()
     detail = [np.abs(np.diff(part[..., 0].astype(int), axis=1)).mean() for part in (thumbnail, sharp)]
     assert detail[0] < detail[1] / 3
+
+
+@pytest.mark.parametrize("blur", [1.0, 3.0, 4.0])
+def test_no_filter_brings_back_more_than_24_pixels(blur):
+    import skimage
+    from skimage.restoration import wiener
+
+    face = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB").crop((150, 0, 310, 160))
+    truth = np.asarray(face.convert("L").resize((96, 96), Image.Resampling.BOX)) / 255
+    coarse = np.asarray(face.convert("L").resize((24, 24), Image.Resampling.BOX).resize((96, 96), 2)) / 255
+    shown = images.blurred_thumbnail(np.asarray(face), blur=blur)[..., 0] / 255
+    y, x = np.mgrid[-16:17, -16:17]
+
+    def recovered(picture):  # the best that a filter brings back, whose blur and noise may be chosen by the truth
+        errors = []
+        for radius in np.linspace(0.3, 2.5, 12) * blur:
+            kernel = np.exp(-(x**2 + y**2) / (2 * radius**2))
+            filtered = [wiener(picture, kernel / kernel.sum(), balance) for balance in 10.0 ** np.arange(-5, 0)]
+            errors += [np.abs(np.clip(one, 0, 1) - truth).mean() for one in filtered]
+        return min(errors)
+
+    limit = recovered(coarse) if blur < 3 else np.abs(coarse - truth).mean()
+    assert recovered(shown) >= limit
+    assert images.blurred_thumbnail(np.asarray(face), blur=blur, grey=False).shape == (96, 96, 3)
 
 
 def test_a_thumbnail_is_never_larger_than_its_picture():

@@ -35,7 +35,9 @@ def test_a_listed_file_is_marked_and_nothing_of_its_picture_kept(folder, tmp_pat
     known = digest(kind, folder / "neutral" / "china.jpg")
     line = form.format(kind=kind, KIND=kind.upper(), hex=known, HEX=known.upper())
     (tmp_path / "bad.txt").write_text(f"# a list\n{'0' * len(known)}\n{line}\n")
-    table = folder_scan.scan(folder, screen=tmp_path / "bad.txt", progress=False, workers=0).set_index("path")
+    table = folder_scan.scan(
+        folder, screen=tmp_path / "bad.txt", screen_kind="sha256", progress=False, workers=0
+    ).set_index("path")
     row = table.loc["neutral/china.jpg"]
     assert row["problem"] == "screened"
     assert (row["phash"], row["width"]) == (0, 0)
@@ -48,7 +50,7 @@ def test_a_listed_file_is_marked_and_nothing_of_its_picture_kept(folder, tmp_pat
 
 def test_a_listed_file_is_not_decoded(folder, tmp_path, monkeypatch):
     path = folder / "neutral" / "china.jpg"
-    (tmp_path / "bad.txt").write_text(digest("sha256", path))
+    (tmp_path / "bad.txt").write_text("sha256:" + digest("sha256", path))
     known = screening.load_hashes(tmp_path / "bad.txt")
     monkeypatch.setattr(inspection, "decode", lambda *args, **kwargs: pytest.fail("decoded"))
     assert inspection.inspect(path, screen=known)["problem"] == "screened"
@@ -63,6 +65,41 @@ def test_pdq_recognises_a_recompressed_smaller_mirrored_copy(folder, tmp_path):
     assert (table["problem"] == "screened").sum() == 2
     assert table.loc["neutral/copy.webp", "oddities"] == ""
     assert table.loc["drawings/flower.jpg", "problem"] == ""
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "hash,type\n{h},pdq\n",
+        "type\thash\nPDQ\t{h}\n",
+        '"id","pdq_hash"\n"{i}","{h}"\n',
+        "{h},pdq\n",
+        "id;type;hash\n{i};pdq;{h}",
+    ],
+)
+def test_a_table_of_pdq_hashes_is_read_by_its_columns_and_its_force_is_told(folder, tmp_path, form):
+    known = pdq(folder / "neutral" / "china.jpg")
+    (tmp_path / "bad.csv").write_text(form.format(h=known, i="a" * 32))
+    table = folder_scan.scan(folder, screen=tmp_path / "bad.csv", progress=False, workers=0)
+    assert table.loc[table["problem"] == "screened", "path"].tolist() == ["neutral/china.jpg"]
+    said = folder_scan.warnings_of(table).set_index("name")["message"]["hash list"]
+    assert said == "In force: 1 pdq; PDQ within 31 of 256 bits."
+
+
+def test_a_table_with_several_kinds_is_read_whole(tmp_path):
+    rows = ["MD5,SHA-1,SHA-256,FileName", f'{"1" * 32},{"2" * 40},{"3" * 64},"a, b"', f",{'4' * 40},,c"]
+    (tmp_path / "bad.csv").write_text("\n".join(rows))
+    assert screening.load_hashes(tmp_path / "bad.csv").in_force().startswith("In force: 1 md5, 2 sha1, 1 sha256;")
+
+
+@pytest.mark.parametrize("form", ["{h}\n", "hash\n{h}\n", "{h},seen 2020\n"])
+def test_sixty_four_digits_without_a_kind_are_asked_for(folder, tmp_path, form):
+    known = pdq(folder / "neutral" / "china.jpg")
+    (tmp_path / "bad.txt").write_text(form.format(h=known))
+    with pytest.raises(ValueError, match=r"does not say what its 64 digits are.*screen_kind"):
+        folder_scan.scan(folder, screen=tmp_path / "bad.txt", progress=False, workers=0)
+    table = folder_scan.scan(folder, screen=tmp_path / "bad.txt", screen_kind="pdq", progress=False, workers=0)
+    assert (table["problem"] == "screened").sum() == 1
 
 
 def test_the_distance_decides(folder, tmp_path):
@@ -89,12 +126,23 @@ def test_a_new_list_screens_files_that_the_cache_knows(folder, tmp_path):
 def test_digests_that_end_in_zeros_are_found(tmp_path, digest_end):
     value = "ab" * (32 - len(digest_end) // 2) + digest_end
     (tmp_path / "bad.txt").write_text(f"{'cd' * 32}\n{value}\n{value[:-2]}ff\n")
-    known = screening.load_hashes(tmp_path / "bad.txt").digests["sha256"]
+    known = screening.load_hashes(tmp_path / "bad.txt", kind="sha256").digests["sha256"]
     assert screening._contains(known, bytes.fromhex(value))
     assert not screening._contains(known, bytes.fromhex("ab" * 32))
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "header\n", "abc123\nnot a hash\n", "md5:" + "a" * 64 + "\n\nx"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nothing\n",
+        "header\n",
+        "abc123\nnot a hash\n",
+        "md5:" + "a" * 64 + "\n\nx",
+        "hash,type\n" + "a" * 64 + ",photodna",
+        "a" * 63,
+    ],
+)
 def test_a_list_that_cannot_be_read_whole_is_refused(tmp_path, text):
     (tmp_path / "bad.txt").write_text(text)
     with pytest.raises(ValueError, match=r"bad\.txt"):

@@ -81,6 +81,13 @@ def test_truth_lies_beside_the_data_and_reads_back_the_same(small):
     pd.testing.assert_frame_equal(dataset.read_truth(small.data), small.truth)
 
 
+def test_a_truth_that_a_spreadsheet_saved_again_is_still_the_truth(small, tmp_path):
+    shutil.copytree(small.data, tmp_path / "demo")
+    table = dataset.truth_path(tmp_path / "demo")
+    small.truth.to_csv(table, index=False, sep=";", encoding="utf-8-sig", lineterminator="\r\n")
+    pd.testing.assert_frame_equal(dataset.read_truth(tmp_path / "demo"), small.truth, check_dtype=False)
+
+
 def test_every_labelled_picture_can_be_read_and_is_160_to_320_pixels(small):
     sizes = [load(small.data / path).size for path in drawn(small.truth)["path"]]
     assert np.min(sizes) >= 160 and np.max(sizes) <= 320

@@ -509,6 +509,13 @@ def test_metadata_is_joined_by_path_in_the_order_of_the_images():
     assert table["topic"].tolist() == ["y", "x"]
 
 
+def test_metadata_read_as_text_has_numbers_where_numbers_are_written_and_codes_where_they_are_not():
+    own = {"path": ["007", "7", "1e1"], "age": ["-1.5", "", "3"], "code": ["007", "7", "70"], "land": ["NA", "DE", ""]}
+    table = slices.slice_attributes(pd.DataFrame({"path": ["1e1", "007", "7"]}), pd.DataFrame(own))
+    assert table["age"].fillna(99).tolist() == [3, -1.5, 99]
+    assert table["code"].tolist() == ["70", "007", "7"] and table["land"].fillna("?").tolist() == ["?", "NA", "DE"]
+
+
 def test_metadata_of_more_images_than_these_is_no_reason_to_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

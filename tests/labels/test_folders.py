@@ -159,6 +159,20 @@ def test_splits_stay_as_they_are(tmp_path):
     assert files(tmp_path) == {"data/train/sexy/a.jpg", "data/val/sexy/x/b.jpg", "data_dropped/test/sexy/c.jpg"}
 
 
+def test_no_decision_leads_into_a_hidden_folder_of_a_class_called_test(tmp_path):
+    table, decided = make(tmp_path, {"test/a.jpg": "", "test/.thumbs/b.jpg": "", "porn/2024/d.jpg": "test"})
+    apply(tmp_path, table, decided)
+    assert files(tmp_path) == {"data/test/a.jpg", "data/test/.thumbs/b.jpg", "data/test/2024/d.jpg"}
+
+
+def test_files_move_in_the_layout_that_the_scan_was_told(tmp_path):
+    make(tmp_path, {"test/sets/a.jpg": "", "train/sets/b.jpg": ""})
+    for layout, expected in (("classes", "train/sets/a.jpg"), ("splits", "test/train/a.jpg")):
+        table = folder_scan.scan(tmp_path / "data", workers=0, progress=False, layout=layout).assign(problem="")
+        plan = apply(tmp_path, table, decide(table, {"test/sets/a.jpg": "train"}), dry_run=True).set_index("path")
+        assert plan.loc["test/sets/a.jpg", "target"] == expected
+
+
 def test_a_decision_moves_every_exact_copy_and_merges_none(tmp_path):
     for path in ("porn/a.jpg", "sexy/a.jpg", "porn/x/a.jpg", "neutral/a.jpg"):
         write(tmp_path / "data" / path, b"same")

@@ -330,6 +330,18 @@ def test_names_that_look_like_markup_stay_text(tmp_path):
     assert "<strong>cat</strong>" in browser.grid.view.guidelines
 
 
+def test_what_spreadsheets_would_run_is_exported_as_text(tmp_path):
+    def change(queue):
+        (tmp_path / "data" / "cat" / "0.jpg").rename(tmp_path / "data" / "=1+1.jpg")
+        return queue.replace({"path": {"cat/0.jpg": "=1+1.jpg"}})
+
+    browser = make_grid(tmp_path, change=change)
+    browser.send("open")
+    browser.send("decide", path="=1+1.jpg", decision="unsure")
+    browser.grid._export()
+    assert "'=1+1.jpg" in (tmp_path / "decisions_in_force.csv").read_text().split(",")
+
+
 def test_export_writes_the_decisions_in_force(tmp_path):
     browser = make_grid(tmp_path)
     path = browser.send("open")[0][0]["rows"][0]["path"]

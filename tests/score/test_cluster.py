@@ -76,6 +76,11 @@ def on_ray(classifier, folder, out, **options):
     return run.score(classifier, folder, out=out, where="ray", progress=False, **options)
 
 
+def test_the_limit_of_pixels_travels_to_the_cluster(classifier, folder, two_nodes, tmp_path):
+    table = on_ray(classifier, [str(folder / "0001.png")], tmp_path / "scores.parquet", max_pixels=10)
+    assert table["problem"].tolist() == ["too many pixels"]
+
+
 def test_the_pictures_differ_in_what_they_are_taken_for(local):
     assert local[NAMES].std().min() > 0.02
 

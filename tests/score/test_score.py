@@ -1,10 +1,12 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,14 +17,14 @@ import pytest
 import tiny
 from PIL import Image
 
-from nsfwlib.data import images, load_frames
-from nsfwlib.model import forward, stream
+from nsfwlib.data import frames as data_frames, images, load_frames
+from nsfwlib.model import Ready, forward, stream
 from nsfwlib.model.classifier import save_model
 from nsfwlib.model.forward import forward_pass, model_identity
 from nsfwlib.model.stream import Files, load_picture, stream_answers
 from nsfwlib.score import __main__, run
 from nsfwlib.score.source import open_source
-from nsfwlib.score.store import _WRITERS, FORMATS, add_answers, open_store, read_scores, work_file
+from nsfwlib.score.store import _WRITERS, FIXED, FORMATS, add_answers, open_store, read_scores, work_file
 
 NAMES, SIZE = ["cat", "dog", "owl"], 32
 
@@ -114,6 +116,32 @@ def test_csv_and_json_lines_hold_the_same_numbers(classifier, folder, tmp_path, 
     assert {p.name for p in tmp_path.iterdir()} == {"pictures", "scores.parquet", f"scores{suffix}"}
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_names_that_spreadsheets_would_run_are_safe_in_a_csv_and_read_back_as_they_were(
+    folder, tmp_path, forwarded, suffix
+):
+    names = ["=cmd|' /C calc'!A0.png", "@a.png", "+a.png", "-a.png", "'=a.png"]
+    for name in names:
+        (folder / name.replace("/", "_")).write_bytes((folder / "00.png").read_bytes())
+    classes, out = ["=cat", "date", "-"], tmp_path / f"scores{suffix}"
+    model, source = foreign(), [folder / name.replace("/", "_") for name in names]
+    listed = pd.DataFrame({"path": [path.name for path in source], "problem": ["", "", "", "", "=1+1"]})
+    table = score(model, listed, out, data_dir=folder, class_names=classes)
+    assert table["path"].tolist() == listed["path"].tolist() and table["problem"].tolist()[-1] == "=1+1"
+    assert table[classes].sum(axis=1).round(4).tolist() == [1, 1, 1, 1, 0] and set(table["predicted"]) - {""} <= {
+        *classes
+    }
+    assert table[classes].dtypes.eq(np.float32).all()
+    text = out.read_bytes().decode(errors="ignore") if suffix == ".csv" else ""
+    assert not re.search(r"(^|,)\"?[=+@-]", text, flags=re.MULTILINE)
+    forwarded.clear()
+    pd.testing.assert_frame_equal(score(model, listed, out, data_dir=folder, class_names=classes, resume=True), table)
+    assert not forwarded
+    if suffix == ".csv":
+        again = score(model, out, tmp_path / "again.parquet", data_dir=folder, class_names=classes)
+        pd.testing.assert_frame_equal(again[["path", *classes]], table[["path", *classes]], check_dtype=False)
+
+
 def test_json_lines_are_valid_json_without_nan(classifier, folder, tmp_path):
     score(classifier, folder, tmp_path / "scores.jsonl")
     rows = [json.loads(line, parse_constant=pytest.fail) for line in (tmp_path / "scores.jsonl").open()]
@@ -139,6 +167,17 @@ def test_an_animation_cut_in_its_middle_is_scored_as_far_as_it_goes(tmp_path):
     data = (tmp_path / "moving.gif").read_bytes()
     pixels, detail = load_frames(data[: len(data) * 2 // 3], size=SIZE, frames=6)
     assert len(pixels) == 4 and detail == "damaged after 4 frames"
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_an_animation_that_takes_too_long_is_scored_as_far_as_time_allows(tmp_path, kind, monkeypatch):
+    shots = [Image.fromarray(np.full((40, 40, 3), 20 * i, np.uint8)) for i in range(12)]
+    shots[0].save(tmp_path / "moving", kind, save_all=True, append_images=shots[1:])
+    clock = iter(range(1000))
+    monkeypatch.setattr(data_frames.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(data_frames, "SECONDS", 6)
+    pixels, detail = load_frames((tmp_path / "moving").read_bytes(), size=SIZE, frames=4)
+    assert 2 <= len(pixels) < 4 and re.fullmatch(r"sampled from the first [67] of 12 frames", detail)
 
 
 def test_the_model_may_be_a_file(classifier, model_file, folder, tmp_path):
@@ -222,6 +261,22 @@ def test_a_missing_onnxruntime_is_an_error_before_anything_is_written(model_file
     assert len(score(model_file, folder, out)) == 16, "auto does without it"
 
 
+@pytest.mark.parametrize("entry", ["score", "command"])
+def test_the_limit_of_pixels_is_that_of_the_call(classifier, model_file, tmp_path, entry):
+    for name, side in (("small.png", 40), ("large.png", 60), ("moving.gif", 60)):
+        Image.new("RGB", (side, side), "red").save(tmp_path / name, save_all=True)
+    files = [str(tmp_path / name) for name in ("small.png", "large.png", "moving.gif")]
+    out, found = tmp_path / "scores.csv", []
+    for limit in (1600, 3600):
+        if entry == "score":
+            score(classifier, files, out, max_pixels=limit, overwrite=True)
+        else:
+            options = ["--model", str(model_file), "--out", str(out), "--runtime", "tensorflow", "--overwrite"]
+            assert __main__.main([*files, *options, "--max-pixels", str(limit)]) == 0
+        found.append(read_scores(out)["problem"].tolist())
+    assert found == [["", "too many pixels", "too many pixels"], ["", "", ""]]
+
+
 # ------------------------------------------------------------------------------------------------ sources
 @pytest.mark.parametrize("kind", ["list", "glob", "table", "table file", "one file", "memory url", "pyarrow"])
 def test_lists_globs_tables_and_other_file_systems_give_the_folders_numbers(classifier, folder, tmp_path, kind):
@@ -256,6 +311,52 @@ def test_lists_globs_tables_and_other_file_systems_give_the_folders_numbers(clas
     assert np.array_equal(found[NAMES], whole.loc[relative])
 
 
+def bracketed(folder, kind):
+    """A folder whose name is a pattern, and one beside it that the pattern matches; the sources of its three files."""
+    for place, seeds in (("photos [2020]/a*", "135"), ("photos 2/a*", "246")):
+        (folder / place).mkdir(parents=True)
+        for seed in seeds:
+            draw(folder / place / f"{seed}.png", int(seed))
+    below = "photos [2020]/a*"
+    if kind == "memory":
+        import fsspec
+
+        memory = fsspec.filesystem("memory")
+        for path in [*folder.glob("photos*/*/*")]:
+            memory.pipe(f"/{path.relative_to(folder.parent).as_posix()}", path.read_bytes())
+        below = f"memory://{folder.name}/{below}"
+    else:
+        below = str(folder / below)
+    one = f"{below}/1.png"
+    return [below, f"{below}/*.png", f"{below[:-3]}/**/[135].png", one], {"data_dir": Path(below)}
+
+
+@pytest.mark.parametrize("kind", ["here", "memory"])
+def test_the_folder_before_a_glob_is_taken_as_it_is_written(tmp_path, kind):
+    sources, options = bracketed(tmp_path, kind)
+    named = [[row[0].rpartition("/")[2] for row in open_source(source)[1]] for source in sources]
+    assert [sorted(names) for names in named] == [["1.png", "3.png", "5.png"]] * 3 + [["1.png"]]
+    if kind == "here":
+        files, rows = open_source(["1.png", "3.png"], **options)
+        assert [load_picture(files, path, size=8, frames=1).problem for path, _, _ in rows] == ["", ""]
+
+
+def test_a_glob_above_folders_still_matches_them(tmp_path):
+    bracketed(tmp_path, "here")
+    found = [row[0] for row in open_source(str(tmp_path / "photos [0-9]" / "*" / "*.png"))[1]]
+    assert len(found) == 3 and all("photos 2" in path for path in found)
+
+
+def test_names_that_look_like_numbers_are_names(classifier, folder, tmp_path):
+    names = ["000123", "123", "1e3", "1000.0", "NA"]
+    for i, name in enumerate(names):
+        (folder / name).write_bytes((folder / f"{2 * i:02}.png").read_bytes())
+    (tmp_path / "list.csv").write_text("\ufeffpath;note\r\n000123;\r\n1e3;007\r\nNA;\r\n", encoding="utf-8")
+    table = score(classifier, tmp_path / "list.csv", tmp_path / "scores.parquet", data_dir=folder)
+    assert table["path"].tolist() == ["000123", "1e3", "NA"] and table["problem"].eq("").all()
+    assert np.allclose(table[NAMES], expected(classifier, [folder / name for name in table["path"]]), atol=1e-5)
+
+
 def test_odd_file_names_are_scored(classifier, folder, tmp_path):
     for name in (b"line\nbreak.png", b"not-utf8-\xff.png", b"back\\slash.png", "ü ★.png".encode()):
         (folder / os.fsdecode(name)).write_bytes((folder / "00.png").read_bytes())
@@ -287,6 +388,7 @@ def test_rows_with_a_known_problem_are_not_opened(classifier, folder, tmp_path, 
         (lambda f: [], ValueError, "the list is empty"),
         (lambda f: str(f / "*.xyz"), FileNotFoundError, "There is no file that matches"),
         (lambda f: pd.DataFrame({"file": ["a"]}), ValueError, r"column path\. Received: file"),
+        (lambda f: pd.DataFrame({"path": [123]}), ValueError, r"Expected text in the column path\. Received: 123"),
         (lambda f: "noproto://x/y", ValueError, "cannot be opened"),
     ],
 )
@@ -522,6 +624,7 @@ def test_two_processes_cannot_score_into_one_table(classifier, folder, tmp_path,
     [
         ({"where": "spark"}, "where must be one of local, ray"),
         ({"resume": True, "overwrite": True}, "Expected one of resume and overwrite"),
+        ({"max_pixels": 0}, "max_pixels must be at least 1"),
         ({"frames": 0}, "frames must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"runtime": "torch"}, "runtime must be one of auto, tensorflow, onnxruntime"),
@@ -571,10 +674,62 @@ def test_a_foreign_model_that_cannot_be_read_is_refused(folder, tmp_path, theirs
     assert {p.name for p in tmp_path.iterdir()} == {"pictures"}
 
 
+@pytest.mark.parametrize(
+    ("names", "clash"),
+    [*((["cat", name], name) for name in FIXED), (["a", "a_max"], "a_max"), (["a_max", "b", "a"], "a_max")],
+)
+@pytest.mark.parametrize("entry", ["score", "ray", "command"])
+def test_classes_called_like_columns_are_refused_before_any_picture_is_opened(
+    folder, tmp_path, monkeypatch, capsys, names, clash, entry
+):
+    ready = stand_in(names, tmp_path)
+    monkeypatch.setattr(run, "make_ready", lambda *args, **options: ready)
+    monkeypatch.setattr(stream, "load_picture", lambda *args, **options: pytest.fail("opened"))
+    monkeypatch.setattr(run, "cluster_answers", lambda *args, **options: pytest.fail("sent to a cluster"))
+    sentence = rf"called like another column of the table\. Rename: {clash}\. "
+    if entry == "command":
+        assert __main__.main([str(folder), "--out", str(tmp_path / "s.parquet")]) == 2
+        said = capsys.readouterr().err
+        assert re.search(sentence, said) and said.count("\n") == 1
+    else:
+        with pytest.raises(ValueError, match=sentence):
+            score("published", folder, tmp_path / "s.parquet", where="ray" if entry == "ray" else "local")
+    assert {p.name for p in tmp_path.iterdir()} == {"pictures"}
+
+
+def stand_in(names, cache_dir):
+    """A model that is not there: all that is known of it before it computes."""
+    return Ready(names, SIZE, "0" * 16, cache_dir, None)
+
+
 def test_a_model_that_answers_nan_ends_the_run(folder):
     with pytest.raises(FloatingPointError, match="not a number"):
         list(stream_answers([(0, "00.png")], Files(str(folder)),
                                     lambda pixels: [np.full((len(pixels), 3), np.nan)], size=8))  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_picture_that_holds_its_thread_is_a_row_and_the_others_do_not_wait_for_it(folder, monkeypatch, workers):
+    held, real = threading.Event(), load_picture
+
+    def holding(files, path, **options):
+        if path == "02.png" and options["size"] > 1:
+            held.wait(30)
+        return real(files, path, **options)
+
+    monkeypatch.setattr(stream, "load_picture", holding)
+    monkeypatch.setattr(stream, "SECONDS", 0.5)
+    paths = ["00.png", "02.png", "04.png", "06.png", "08.png"]
+    begun = time.monotonic()
+    answers = stream_answers(
+        enumerate(paths), Files(str(folder)), lambda p: [p.mean((1, 2))], size=8, batch_size=2, workers=workers
+    )
+    found = [answer for batch in answers for answer in batch]
+    assert time.monotonic() - begun < 15
+    held.set()
+    assert [answer.problem for answer in found] == ["", "took too long", "", "", ""]
+    assert [answer.position for answer in found] == [0, 1, 2, 3, 4] and found[1].detail == "more than 0.5 seconds"
+    assert found[1].sha256 == hashlib.sha256((folder / "02.png").read_bytes()).hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------ memory

@@ -85,6 +85,18 @@ def test_a_file_that_broke_since_the_scan_is_a_row_of_nan(classifier, data, tmp_
     assert np.isnan(found).all(axis=1).tolist() == [False, False, False, True, True]
 
 
+def test_features_and_predictions_have_the_limit_of_pixels_that_the_scan_had(classifier, data, tmp_path):
+    table, folder = data[0].head(3).copy(), data[1]
+    options = {"cache_dir": tmp_path, "blocks": TOP, "progress": False}
+    table.attrs["max_pixels"] = 9
+    with pytest.warns(UserWarning, match=r"3 files have no features\. The first: .*: too many pixels"):
+        assert np.isnan(bottleneck_features(classifier, table, folder, **options)).all()
+    assert np.isnan(head.predict(classifier, table, folder, progress=False)).all()
+    assert np.isfinite(bottleneck_features(classifier, table, folder, max_pixels=10**6, **options)).all()
+    table.attrs["max_pixels"] = 10**6
+    assert np.isfinite(head.predict(classifier, table, folder, progress=False)).all()
+
+
 def test_the_head_learns_what_the_features_hold(classifier, data, rng):
     labels, splits = data[0]["given_label"], data[0]["split"]
     features = rng.normal(0, 1, (24, WIDTH)).astype(np.float16)
