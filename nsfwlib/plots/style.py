@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.font_manager import get_font_names
@@ -16,7 +17,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", bound=Artist)
 INK = "#1f2a36"  # text and lines
 DARK, MID, LIGHT = "#15466e", "#4f93c0", "#b9d6ea"  # three lightness steps of one hue
 ACCENT = "#c8500a"  # the one thing to look at
