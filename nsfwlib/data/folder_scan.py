@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,7 +81,7 @@ def scan(
             is none of those, or there are no splits.
     """
     data_dir = Path(data_dir)
-    options = {"max_pixels": max_pixels, "min_side": min_side}
+    options: dict[str, Any] = {"max_pixels": max_pixels, "min_side": min_side}
     if screen is not None:
         options["screen"] = load_hashes(screen, kind=screen_kind, max_distance=screen_distance)
     if layout not in LAYOUTS:
