@@ -54,7 +54,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
         plt.draw_if_interactive()  # loads the backend: inside the context its interactive mode would be reset
         with mpl.rc_context(_LOOK):
             drawn = draw(*args, **kwargs)
-            for text in drawn.findobj(Text):  # type: ignore[attr-defined]  # on Axes made outside the look, too
+            for text in drawn.findobj(Text):  # on Axes made outside the look, too
                 text.set_parse_math(False)
             return drawn
 
