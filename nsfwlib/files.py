@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 _ODD = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CLOSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 _FORMULA = re.compile("\\A('?)('*[=+\\-@\\t\\r\\n\uff0b\uff0d\uff1d\uff20])")  # the last: of East Asian keyboards
 _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
 
@@ -38,12 +40,26 @@ def write_whole(path: Path) -> Iterator[Path]:
     """Where to write what takes the place of `path` at the end of the block, whole; after an error nothing has changed.
 
     The name is that of `path`, in a folder of its own beside it: writers of one file do not meet, the last one wins.
+
+    Raises:
+        OSError: the disk is full or the folder read-only; the message names the file and what to do.
     """
     path = Path(path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        draft = Path(folder) / path.name
-        yield draft
-        draft.replace(path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            draft = Path(folder) / path.name
+            yield draft
+            draft.replace(path)
+    except OSError as error:
+        if error.errno not in _CLOSED:
+            raise
+        reason = os.strerror(error.errno)
+        told = type(error)(
+            f"{path} could not be written ({reason}) and is as it was. Free space on that disk, or make "
+            "the folder writable, then try again."
+        )
+        told.errno = error.errno
+        raise told from error
 
 
 def writable_folder(folder: Path, name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -53,13 +54,7 @@ def run_notebooks(
     values = {name: _absolute(name, value) for name, value in {**parameters, "run_dir": Path(run_dir)}.items()}
     own = [known[source] for source in sources if source.parent == NOTEBOOKS]
     values = {name: _own_folder(about) for those in own for name, about in those.items() if name in _FOLDERS} | values
-    copies = Path(run_dir).expanduser() / "notebooks"
-    try:
-        copies.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PermissionError(
-            f"run_dir must be a folder that can be written. Received: {Path(run_dir).absolute()} ({error.strerror})."
-        ) from error
+    copies = runs.open_run(Path(run_dir).expanduser(), inside="notebooks") / "notebooks"
     for source in sources:
         copy = copies / source.name
         try:
@@ -73,7 +68,7 @@ def run_notebooks(
                 store_widget_state=False,  # it would hold every thumbnail
             )
         finally:
-            if copy.exists():
+            with contextlib.suppress(FileNotFoundError, ValueError):  # papermill was cut off
                 runs.write_json(runs.read_json(copy), copy)  # without the home folder's path, in outputs and all
     return [copies / source.name for source in sources]
 
@@ -156,7 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        way_out = f". Is there space in {run_dir}, and may it be written?" if getattr(error, "strerror", None) else ""
+        sys.stderr.write(f"{error}{way_out}\n")
         return 2
     if (run_dir / "metrics.json").exists():
         sys.stdout.write(f"\n{summary(run_dir).to_string()}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
 import itertools
 import json
@@ -10,6 +11,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -23,23 +25,22 @@ from nsfwlib.files import write_whole
 PACKAGES = ("nsfwlib", "tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow")
 
 
-def open_run(run_dir: Path) -> Path:
-    """The run folder, made if need be, with its `figures/`.
+def open_run(run_dir: Path, *, inside: str = "figures") -> Path:
+    """The run folder, made if need be, with a folder `inside` it.
 
     Raises:
-        PermissionError: it cannot be written.
+        PermissionError: one of the two cannot be written.
     """
     run_dir = Path(run_dir)
-    try:
-        (run_dir / "figures").mkdir(parents=True, exist_ok=True)
-        probe = run_dir / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise PermissionError(
-            f"run_dir must be a folder that can be written. Received: {run_dir.resolve()} ({error.strerror}). "
-            "Choose another run_dir, or change its permissions."
-        ) from error
+    for folder in (run_dir, run_dir / inside):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise PermissionError(
+                f"run_dir must be a folder that can be written. Received: {folder.resolve()} ({error.strerror}). "
+                "Choose another run_dir, free space there, or change its permissions."
+            ) from error
     return run_dir
 
 
@@ -229,7 +230,9 @@ def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: i
     while last.tb_next is not None:
         last = last.tb_next
     shown = [f"{kind.__name__}: {error}"]
-    if not str(last.tb_frame.f_globals.get("__name__", "")).startswith("nsfwlib"):
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        shown[0] += ". Free space on the disks of run_dir and cache_dir, then run this cell again."
+    elif not str(last.tb_frame.f_globals.get("__name__", "")).startswith("nsfwlib"):
         shown = shell.InteractiveTB.structured_traceback(kind, error, trace, tb_offset=tb_offset)
     shell._showtraceback(kind, error, shown)
     return shown

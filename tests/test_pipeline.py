@@ -1,3 +1,5 @@
+import errno
+
 import nbformat
 import papermill
 import pytest
@@ -96,6 +98,29 @@ def test_an_unwritable_run_dir_is_a_sentence(tmp_path, capsys):
     source = notebook(tmp_path / "x.ipynb", HEADER)
     assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "file" / "run")]) == 2
     assert "run_dir must be a folder that can be written" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notebooks").touch()
+    assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")]) == 2
+    assert "run_dir must be a folder that can be written" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_a_sentence_in_the_notebook_and_in_the_shell(tmp_path, capsys, monkeypatch):
+    source = notebook(
+        tmp_path / "x.ipynb", HEADER, "from nsfwlib import runs; runs.begin()", "open('/dev/full', 'wb', 0).write(b'x')"
+    )
+    assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")]) == 1
+    (cell,) = (c for c in nbformat.read(tmp_path / "run" / "notebooks" / "x.ipynb", 4).cells if "/dev/full" in c.source)
+    (shown,) = cell.outputs[-1].traceback
+    assert "No space left on device. Free space on the disks of run_dir and cache_dir" in shown
+    capsys.readouterr()
+
+    def full(*args, **kwargs):
+        (tmp_path / "run" / "notebooks" / "x.ipynb").write_text('{"cells": [')
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(papermill, "execute_notebook", full)
+    assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")]) == 2
+    assert f"No space left on device. Is there space in {tmp_path}/run" in capsys.readouterr().err
 
 
 def test_an_executed_copy_does_not_name_the_home_folder_and_runs_again(tmp_path, monkeypatch):

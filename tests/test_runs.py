@@ -54,6 +54,28 @@ def test_a_run_dir_that_is_a_file_is_refused_by_name(tmp_path):
         runs.open_run(tmp_path / "run")
 
 
+def test_a_folder_of_the_run_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "figures").touch()
+    with pytest.raises(PermissionError, match=r"run_dir must be.*run/figures .*Choose another run_dir"):
+        runs.open_run(tmp_path / "run")
+
+
+def test_notebooks_on_one_run_dir_do_not_break_one_another(tmp_path):
+    code = (
+        "import sys; import pandas as pd; from nsfwlib import runs\n"
+        "for i in range(150):\n"
+        "    run = runs.open_run(sys.argv[1])\n"
+        "    runs.write_json({'settings': i}, run / 'run.json')\n"
+        "    runs.write_table(pd.DataFrame({'a': [sys.argv[2]] * 999}), run / 't.parquet')\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "run", name]) for name in "xyz"]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0, 0]
+    assert runs.read_json(tmp_path / "run" / "run.json") == {"settings": 149}
+    assert pd.read_parquet(tmp_path / "run" / "t.parquet")["a"].nunique() == 1
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["figures", "run.json", "t.parquet"]
+
+
 def test_the_journal_lies_beside_the_data_never_inside(tmp_path):
     assert runs.journal_path(tmp_path / "photos") == tmp_path / "photos_decisions.csv"
     assert runs.journal_path(tmp_path / "photos", "/elsewhere/j.csv").as_posix() == "/elsewhere/j.csv"

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.font_manager import get_font_names
@@ -16,7 +17,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", bound=Artist)
 INK = "#1f2a36"  # text and lines
 DARK, MID, LIGHT = "#15466e", "#4f93c0", "#b9d6ea"  # three lightness steps of one hue
 ACCENT = "#c8500a"  # the one thing to look at
@@ -53,7 +54,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
         plt.draw_if_interactive()  # loads the backend: inside the context its interactive mode would be reset
         with mpl.rc_context(_LOOK):
             drawn = draw(*args, **kwargs)
-            for text in drawn.findobj(Text):  # type: ignore[attr-defined]  # on Axes made outside the look, too
+            for text in drawn.findobj(Text):  # on Axes made outside the look, too
                 text.set_parse_math(False)
             return drawn
 
