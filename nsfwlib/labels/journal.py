@@ -23,11 +23,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import re
+import sys
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +47,7 @@ IN_FORCE = ("sha256", "path", "given_label", "decision", "reviewer", "time", "su
 LABELLING = ("decision", "resolution")  # the kinds of lines that give a label
 MARKS = ("undo", "redo")
 LOCK_SECONDS = 60
+Said = tuple[str, str, Any]  # kind, action, and what was said
 
 
 def new_action() -> str:
@@ -97,9 +100,16 @@ def read_journal(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: the file is not such a journal; says which line.
     """
-    path, torn = Path(path), b""
+    lines, torn = _read_whole(Path(path))
+    table = _frame(lines)
+    table.attrs["torn"] = torn.decode("utf-8", "replace")
+    return table
+
+
+def _read_whole(path: Path) -> tuple[list[list[str]], bytes]:
+    torn = b""
     if not path.exists():
-        return _frame([])
+        return [], torn
     try:
         with locked(path), path.open("rb+", buffering=0) as file:
             _check_header(path, file)
@@ -112,9 +122,7 @@ def read_journal(path: Path) -> pd.DataFrame:
     except OSError:  # a journal that may only be read: leave the file as it is
         data = path.read_bytes()
         data, torn = data[: _whole_size(data)], data[_whole_size(data) :]
-    table = _frame(_parse(path, data))
-    table.attrs["torn"] = torn.decode("utf-8", "replace")
-    return table
+    return _parse(path, data)[1:], torn
 
 
 def decisions_in_force(path: Path) -> pd.DataFrame:
@@ -127,11 +135,8 @@ def in_force(lines: pd.DataFrame) -> pd.DataFrame:
 
     It does not matter who decided. Second looks and lines of any other kind are left alone.
     """
-    return _last_standing(lines, *LABELLING)[list(IN_FORCE)].reset_index(drop=True)
-
-
-def _last_standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
-    return standing(lines, *kinds).drop_duplicates("sha256", keep="last")
+    last = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
+    return last[list(IN_FORCE)].reset_index(drop=True)
 
 
 def standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
@@ -139,49 +144,144 @@ def standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
 
     An action is undone when its last mark is `undo`; `redo` puts it back where it was.
     """
-    marks = lines[lines["kind"].isin(MARKS)].drop_duplicates("action", keep="last")
-    undone = marks.loc[marks["kind"] == "undo", "action"]
-    return lines[lines["kind"].isin(kinds) & ~lines["action"].isin(undone)]
+    are_marks = lines["kind"].isin(MARKS)
+    marks = dict(lines.loc[are_marks, ["action", "kind"]].to_numpy())
+    rows = zip(lines["kind"], lines["action"], range(len(lines)), strict=True)
+    return lines.iloc[[row for _, _, row in _standing(rows, kinds, marks)]]
+
+
+def _standing(lines: Iterable[Said], kinds: Collection[str], marks: Mapping[str, str]) -> list[Said]:
+    """The rule, for tables and sessions alike: which of these lines stand, by the last mark of each action."""
+    return [line for line in lines if line[0] in kinds and marks.get(line[1]) != "undo"]
 
 
 class Replay:
     """What is in force in a journal as it grows, in memory; the rule is that of `in_force`.
 
-    `decisions` maps sha256 to the decision in force, `looks` to this reviewer's own second look,
-    `resolutions` to what ended a disagreement. `done` and `undone` are this reviewer's actions, last one last, so that
-    undo and redo go on where an earlier sitting ended; `seconds` is the time looked at.
+    `decisions` maps sha256 to the decision in force, `looks` to this reviewer's own second look, `resolutions` to what
+    ended a disagreement; `escalated` to the line that did it. `done` and `undone` are this reviewer's actions, last
+    one last, so that undo and redo go on where an earlier sitting ended; `seconds` is the time looked at.
+
+    Args:
+        lines: of a journal, as from `read_journal`; or None, and `catch_up` reads them.
+        path: the journal that `catch_up` follows.
+        reviewer: whose actions and second looks these are.
     """
 
-    def __init__(self, lines: pd.DataFrame, *, reviewer: str = "") -> None:
-        self.reviewer = reviewer
+    def __init__(self, lines: pd.DataFrame | None = None, *, path: Path = Path(), reviewer: str = "") -> None:
+        self.path, self.reviewer = Path(path), reviewer
+        self._start_anew()
+        if lines is not None:
+            self.feed(lines.to_dict("records"))
+
+    def _start_anew(self) -> None:
         self.decisions: dict[str, str] = {}
         self.looks: dict[str, str] = {}
         self.resolutions: dict[str, str] = {}
+        self.escalated: dict[str, Mapping[str, Any]] = {}
         self.done: list[str] = []
         self.undone: list[str] = []
         self.seconds = 0.0
-        self._lines: list[tuple[str, ...]] = []  # kind, action, sha256, decision
-        self.feed(lines.to_dict("records"))
+        self._said: dict[str, tuple[Said, ...]] = {}  # by sha256
+        self._contents: dict[str, tuple[str, ...]] = {}  # by action
+        self._marks: dict[str, str] = {}  # the last one of each action
+        self._escalations: dict[tuple[str, str], Mapping[str, Any]] = {}  # by sha256 and action
+        self._seen: tuple[int, ...] = ()  # the file's inode, size and time when it was read last
+        self._end, self._last = 0, b""  # up to which byte, and what stands before it
 
-    def feed(self, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    def catch_up(self) -> Collection[str]:
+        """Read what was written to the journal since the last call; the sha256 whose decision may have changed.
+
+        Raises:
+            FileNotFoundError: the journal was there and is gone.
+            ValueError: it is no journal any more; says which line.
+        """
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            if not self._end:
+                return ()
+            raise FileNotFoundError(
+                f"The journal {self.path} is gone, so nobody knows what was decided and escalated. Put it back."
+            ) from None
+        seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if seen == self._seen:
+            return ()
+        changed = self._read_on()
+        if changed is None:
+            was = self._said
+            self._start_anew()
+            self.feed(dict(zip(COLUMNS, line, strict=True)) for line in _read_whole(self.path)[0])
+            status = self.path.stat()
+            seen, self._end = (status.st_ino, status.st_size, status.st_mtime_ns), status.st_size
+            self._last = self._before(self._end)
+            changed = {**was, **self._said}.keys()
+        self._seen = seen
+        return changed
+
+    def _before(self, end: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(max(0, end - 256))
+            return file.read(min(256, end))
+
+    def _read_on(self) -> Collection[str] | None:
+        """Take in the whole lines behind those that were read; None if more than that has changed."""
+        if not self._end or self._before(self._end) != self._last:
+            return None
+        with self.path.open("rb") as file:
+            file.seek(self._end)
+            data = file.read()
+        if not data.endswith(b"\n") or _whole_size(data) < len(data):
+            return None
+        lines = _parse(self.path, data)
+        self._end += len(data)
+        self._last = (self._last + data)[-256:]
+        return self.feed([dict(zip(COLUMNS, line, strict=True)) for line in lines])
+
+    def feed(self, lines: Iterable[Mapping[str, Any]]) -> Collection[str]:
         """Take in more lines; returns the sha256 whose decision may have changed."""
+        actions = {}
+        for action, together in itertools.groupby(lines, lambda line: line["action"]):
+            contents = self._take(action, list(together))
+            self._contents[action] = (*self._contents.get(action, ()), *contents)
+            actions[action] = True
+        changed = {sha256: True for action in actions for sha256 in self._contents[action]}
+        for sha256 in changed:
+            self._settle(sha256)
+        return changed.keys()
+
+    def _take(self, action: str, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Note lines of one action; the contents they speak of."""
+        contents = []
         for line in lines:
             kind, own = line["kind"], line["reviewer"] == self.reviewer
-            if kind in (*LABELLING, *MARKS) or (kind == "second" and own):  # nobody's second look is another's business
-                self._lines.append((kind, line["action"], line.get("sha256", ""), line.get("decision", "")))
-                self.seconds += np.nan_to_num(line.get("seconds") or 0.0)
-                if own:
-                    self._note(kind, line["action"])
-        actions = {line["action"] for line in lines}
-        changed = {line[2]: None for line in self._lines if line[1] in actions and line[0] not in MARKS}
-        concerned = [line for line in self._lines if line[0] in MARKS or line[2] in changed]
-        table = pd.DataFrame(concerned, columns=["kind", "action", "sha256", "decision"])
+            if kind in MARKS:
+                self._marks[action] = kind
+            elif kind in LABELLING or (kind == "second" and own):  # nobody's second look is another's business
+                sha256, decision = line["sha256"], sys.intern(line["decision"])
+                self._said[sha256] = (*self._said.get(sha256, ()), (sys.intern(kind), action, decision))
+                contents.append(sha256)
+                if decision == "escalate":
+                    self._escalations[sha256, action] = {name: line[name] for name in IN_FORCE}
+            else:
+                continue
+            self.seconds += np.nan_to_num(float(line["seconds"] or 0))
+            if own:
+                self._note(kind, action)
+        return contents
+
+    def _settle(self, sha256: str) -> None:
+        """Find anew what is in force on one content."""
         results = ((self.decisions, LABELLING), (self.looks, ("second",)), (self.resolutions, ("resolution",)))
         for result, kinds in results:
-            for sha256 in changed:
-                result.pop(sha256, None)
-            result.update(_last_standing(table, *kinds)[["sha256", "decision"]].to_numpy())
-        return list(changed)
+            last = _standing(self._said[sha256], kinds, self._marks)[-1:]
+            result.pop(sha256, None)
+            result.update({sha256: decision for _, _, decision in last})
+            if kinds == LABELLING:
+                self.escalated.pop(sha256, None)
+                self.escalated |= {
+                    sha256: self._escalations[sha256, act] for _, act, word in last if word == "escalate"
+                }
 
     def _note(self, kind: str, action: str) -> None:
         """What this reviewer can undo and redo after this line."""
@@ -193,6 +293,10 @@ class Replay:
         elif action not in self.done[-1:]:
             self.done.append(action)
             self.undone.clear()
+
+    def concerned(self, action: str) -> tuple[str, ...]:
+        """The contents that an action speaks of."""
+        return self._contents.get(action, ())
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:
@@ -223,7 +327,7 @@ def _parse(path: Path, data: bytes) -> list[list[str]]:
                 f"{path}: record {number} should have {len(COLUMNS)} fields. Received {len(line)}: {line!r}. "
                 "Mend that line by hand, or restore the file from a copy."
             )
-    return lines[1:]
+    return lines
 
 
 def _frame(lines: list[list[str]]) -> pd.DataFrame:

@@ -139,9 +139,9 @@ function render({ model, el }) {
     }
     if (i === cur) paintSide();
   };
-  const hide = (i) => {
+  const hide = (i, why = "escalated") => {
     if (i === cur) conceal();
-    page.rows[i].note ||= "escalated";
+    page.rows[i].note ||= why;
     shown.drop(page.rows[i].path);
     cells[i].querySelector(".nsfw-picture").replaceChildren(make("span", "nsfw-none", page.rows[i].note));
   };
@@ -413,9 +413,11 @@ function render({ model, el }) {
       const [number] = pending.get(r.path) ?? [0];
       if (number > message.seq || !(r.path in message.decisions)) return; // a later key is still on its way
       const changed = pending.delete(r.path) || r.decision !== message.decisions[r.path];
-      const shownAgain = r.decision === "escalate" && message.decisions[r.path] !== "escalate";
+      const why = message.notes[r.path], wasHidden = r.decision === "escalate" || r.hidden;
       r.decision = message.decisions[r.path];
-      if (shownAgain) send("open");
+      r.hidden = why;
+      if (why) hide(i, why); // decided into a class that is not shown, or escalated by somebody else
+      else if (wasHidden) send("open");
       if (changed) paint(i);
     });
     if (!pending.size && notice.dataset.kind === "unsaved") alarm("");

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.evaluate import jeffreys
-from nsfwlib.labels import Replay, append_decisions, check_probs, decisions_in_force, new_action, read_journal
+from nsfwlib.labels import Replay, append_decisions, check_probs, decisions_in_force, new_action
 from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_control_pages
 
 ACTIONS = ("keep", "drop", "unsure", "escalate")
@@ -83,12 +83,16 @@ class ReviewSession:
             probs = check_probs(pred_probs, len(queue), len(self.class_names), gaps=True)
             self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
         self.images = known_images(queue, images)
+        self._escalated: set[str] = set()
+        self._escalated_groups: set[Any] = set()
         self._known = {path: known for path, *known in self.images.itertuples(index=False, name=None)}
-        shows = queue[["path", "given", "suggested"]].assign(about=queue.get("about", ""))
-        self._shows = {path: classes for path, *classes in shows.itertuples(index=False, name=None)}
+        self._contents_of = self.images.groupby("group")["sha256"].unique().to_dict()
+        self._classes_of: dict[Any, set[str]] = {}  # by group, as decisions and escalations are hidden
+        self._note_classes(queue)
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
-        self._read_journal()
+        self._replay = Replay(path=self.journal, reviewer=reviewer)
+        self._replay.catch_up()
         decided = queue["sha256"].map(self.decision) != ""
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
@@ -164,9 +168,24 @@ class ReviewSession:
         return shown.get(sha256, "")
 
     def classes_of(self, path: str) -> set[str]:
-        """The classes that a picture in the queue may show, blind or not: whoever avoids a class is spared it."""
-        given, suggested, answers = self._shows.get(path, ("", "", ""))
-        return {given, suggested, *answers.split(" / ")} - {""}
+        """The classes that a picture may show, blind or not: whoever avoids a class is spared it.
+
+        All that anybody filed, suggested, answered or decided, for it or a near-duplicate.
+        """
+        sha256, _, group = self._known.get(path, ("", "", ""))
+        replay = self._replay
+        said = (replay.decisions, replay.looks, replay.resolutions)
+        decided = {words.get(content, "") for content in self._contents_of.get(group, [sha256]) for words in said}
+        return (self._classes_of.get(group, set()) | decided) - {"", *ACTIONS}
+
+    def why_hidden(self, path: str, hidden: Collection[str] = ()) -> str:
+        """Why the picture at `path` may not be shown as things stand, to somebody who avoids the classes `hidden`.
+
+        "" if it may be shown, else "escalated" or "class hidden".
+        """
+        if self.is_escalated(path):
+            return "escalated"
+        return "class hidden" if not self.classes_of(path).isdisjoint(hidden) else ""
 
     def is_escalated(self, path: str) -> bool:
         """Whether the picture at `path` may not be shown: it, or a near-duplicate of it, was escalated.
@@ -175,6 +194,15 @@ class ReviewSession:
         """
         sha256, _, group = self._known.get(path, ("", "", ""))
         return not sha256 or self.decision(sha256) == "escalate" or group in self._escalated_groups
+
+    def catch_up(self) -> None:
+        """Take in what anybody wrote to the journal since it was read last.
+
+        Raises:
+            OSError: the journal is gone or cannot be read: nothing may be shown, for nobody knows what was escalated.
+            ValueError: it is no journal any more; says which line.
+        """
+        self._sync(self._replay.catch_up())
 
     # --- what is decided ---
 
@@ -224,11 +252,11 @@ class ReviewSession:
 
     def undo(self) -> list[str]:
         """Take back this reviewer's last action, of this sitting or an earlier one; the queue's paths it concerned."""
-        return self._mark("undo", self._replay.done)
+        return self._mark("undo")
 
     def redo(self) -> list[str]:
         """Put back what was undone last; the queue's paths it concerned."""
-        return self._mark("redo", self._replay.undone)
+        return self._mark("redo")
 
     def decisions(self) -> pd.DataFrame:
         """The decisions in force in the journal, one row a picture (as `labels.decisions_in_force`)."""
@@ -236,9 +264,9 @@ class ReviewSession:
 
     def escalated(self) -> pd.DataFrame:
         """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
-        decided = self.decisions()
-        rows = decided[decided["decision"] == "escalate"]
-        return rows[["path", "given_label", "reviewer", "time"]].reset_index(drop=True)
+        lines = self._replay.escalated.values()
+        table = pd.DataFrame(list(lines), columns=["path", "given_label", "reviewer", "time"])
+        return table.assign(time=pd.to_datetime(table["time"], utc=True, format="ISO8601", errors="coerce"))
 
     def rerank(self, scores: pd.DataFrame, *, in_view: Collection[int] = ()) -> list[int]:
         """Order anew what nobody has touched: pages with a decision, control pages and those in view stay first.
@@ -325,19 +353,24 @@ class ReviewSession:
         for row, sha256 in enumerate(self.queue["sha256"]):
             self._rows_of.setdefault(sha256, []).append(row)
         self._filed = np.array([self._known[path][1] for path in self.queue["path"]], object)
+        self._note_classes(self.queue)
         self._sync(self._rows_of)
 
-    def _read_journal(self) -> None:
-        lines = read_journal(self.journal)
-        self._size = self.journal.stat().st_size if self.journal.exists() else 0
-        self._replay = Replay(lines, reviewer=self.reviewer)
+    def _note_classes(self, queue: pd.DataFrame) -> None:
+        """What is filed under and suggested for each group; what was suggested before a re-ranking stays noted."""
+        filed = zip(self.images["path"], self.images["given_label"], strict=True)
+        said = ((path, name) for column in queue.filter(["given", "suggested"]) for path, name in _pairs(queue, column))
+        answers = ((path, name) for path, both in _pairs(queue, "about") for name in both.split(" / "))
+        for path, name in itertools.chain(filed, said, answers):
+            self._classes_of.setdefault(self._known[path][2], set()).add(name)
 
     def _sync(self, contents: Iterable[str]) -> None:
         """Bring what is kept of the decisions up to date for some contents."""
         for sha256 in contents:
             self._state[self._rows_of.get(sha256, [])] = self.decision(sha256)
-        escalated = [sha256 for sha256, decision in self._replay.decisions.items() if decision == "escalate"]
-        self._escalated_groups = set(self.images.loc[self.images["sha256"].isin(escalated), "group"])
+        if self._replay.escalated.keys() != self._escalated:
+            self._escalated = set(self._replay.escalated)
+            self._escalated_groups = set(self.images.loc[self.images["sha256"].isin(self._escalated), "group"])
 
     def page_rows(self, i: int) -> np.ndarray:
         """Which rows of `queue` make page `i`.
@@ -370,20 +403,21 @@ class ReviewSession:
         )
         self._write(lines.to_dict("records"))
 
-    def _mark(self, kind: str, actions: list[str]) -> list[str]:
+    def _mark(self, kind: str) -> list[str]:
+        self.catch_up()
+        actions = self._replay.done if kind == "undo" else self._replay.undone
         if not actions:
             return []
-        changed = self._write([{"kind": kind, "action": actions[-1], "reviewer": self.reviewer}])
-        rows = [self._rows_of[sha256][0] for sha256 in changed if sha256 in self._rows_of]
+        action = actions[-1]
+        self._write([{"kind": kind, "action": action, "reviewer": self.reviewer}])
+        contents = dict.fromkeys(self._replay.concerned(action))
+        rows = [self._rows_of[sha256][0] for sha256 in contents if sha256 in self._rows_of]
         return self.queue["path"].iloc[rows].tolist()
 
-    def _write(self, lines: list[dict[str, Any]]) -> list[str]:
-        start, size = append_decisions(self.journal, lines)
-        changed = self._replay.feed(lines)
-        if start == self._size:
-            self._size = size
-            self._sync(changed)
-        else:  # somebody else wrote, too
-            self._read_journal()
-            self._sync(self._rows_of)
-        return changed
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        append_decisions(self.journal, lines)
+        self.catch_up()
+
+
+def _pairs(queue: pd.DataFrame, column: str) -> Iterable[tuple[str, str]]:
+    return zip(queue["path"], queue[column], strict=True) if column in queue else ()
