@@ -315,7 +315,7 @@ class ReviewGrid(ipywidgets.VBox):
     def _pixels(
         self, paths: Collection[str], make: Callable[[list[str]], Iterable[tuple[bytes, str]]]
     ) -> list[tuple[bytes, str]]:
-        """The one door for pixels: bytes and "" for what may be shown, else b"" and the reason, in the order of `paths`.
+        """The one door for pixels: bytes and "" for what may be shown, else b"" and why not, in the order of `paths`.
 
         Asked before the files are read and, of the journal as it is by then, again before anything leaves.
         """
