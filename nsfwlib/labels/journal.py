@@ -309,7 +309,9 @@ class Replay:
         """What this reviewer can undo and redo after this line."""
         if kind in MARKS:
             source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
-            if action in source:
+            if source[-1:] == [action]:  # nearly always, and there may be a million of them
+                target.append(source.pop())
+            elif action in source:
                 source.remove(action)
                 target.append(action)
         elif action not in self.done[-1:]:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,20 @@ import pandas as pd
 
 from nsfwlib.evaluate import jeffreys
 from nsfwlib.labels import Replay, append_decisions, check_probs, decisions_in_force, new_action
-from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_control_pages
+from nsfwlib.review.pages import (
+    REQUIRED,
+    check_queue,
+    error_probability,
+    known_images,
+    make_pages,
+    updated,
+    with_control_pages,
+)
 
 ACTIONS = ("keep", "drop", "unsure", "escalate")
+OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")  # the last: a class of another session
+OPEN, KEPT, DROP, UNSURE, ESCALATE, RELABELLED, OTHER = range(len(OUTCOMES))
+_WORD = {"": OPEN, "keep": KEPT, "drop": DROP, "unsure": UNSURE, "escalate": ESCALATE}
 # How a session is held, and the kind of line that it writes to the journal. All but the first are blind.
 MODES = {"review": "decision", "audit": "decision", "second": "second", "disagreement": "resolution"}
 
@@ -86,8 +96,11 @@ class ReviewSession:
         self._escalated: set[str] = set()
         self._escalated_groups: set[Any] = set()
         self._known = {path: known for path, *known in self.images.itertuples(index=False, name=None)}
-        self._contents_of = self.images.groupby("group")["sha256"].unique().to_dict()
-        self._classes_of: dict[Any, set[str]] = {}  # by group, as decisions and escalations are hidden
+        self._contents_of: dict[Any, set[str]] = {}  # by group, and so are classes, for both are hidden by group
+        self._classes_of: dict[Any, set[str]] = {}
+        for sha256, filed, group in self._known.values():
+            self._contents_of.setdefault(group, set()).add(sha256)
+            self._classes_of.setdefault(group, set()).add(filed)
         self._note_classes(queue)
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
@@ -146,14 +159,14 @@ class ReviewSession:
 
     def pages(self) -> pd.DataFrame:
         """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
-        starts, decided = [page[0] for page in self._pages], self._state != ""
+        starts, decided = [page[0] for page in self._pages], self._outcome != OPEN
         count = np.add.reduceat(decided.astype(int), starts) if starts else []
         errors = np.add.reduceat(self._p_error * ~decided, starts) if starts else []
         return self._page_table.assign(decided=count, expected_errors=errors)
 
     def first_open_page(self) -> int:
         """The first page with a row that nobody has decided; the last page when all are, 0 when there is none."""
-        still_open = self.queue["page"].to_numpy()[self._state == ""]
+        still_open = self.queue["page"].to_numpy()[self._outcome == OPEN]
         return int(still_open[0]) if len(still_open) else max(0, self.n_pages - 1)
 
     def decision(self, sha256: str) -> str:
@@ -304,20 +317,17 @@ class ReviewSession:
         errors_found (relabelled or dropped); expected_left (errors among the undecided, as the score has it);
         seconds looked at, all reviewers and sittings together.
         """
-        counts = Counter(zip(self._state, self._filed, strict=True))
-        count = {name: sum(n for (state, _), n in counts.items() if state == name) for name in ("", *ACTIONS)}
-        relabelled = sum(n for (state, filed), n in counts.items() if state in self.class_names and state != filed)
-        as_filed = sum(n for (state, filed), n in counts.items() if state in self.class_names and state == filed)
-        is_open = self._state == ""
+        count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
+        is_open = self._outcome == OPEN
+        pages_open = np.bincount(self._page_of[is_open], minlength=self.n_pages)
+        shown = ("relabelled", "kept", "drop", "unsure", "escalate")
         return {
             "rows": len(self.queue),
-            "decided": len(self.queue) - count.pop(""),
+            "decided": len(self.queue) - count["open"],
             "pages": self.n_pages,
-            "pages_done": self.n_pages - self.queue["page"][is_open].nunique(),
-            "relabelled": relabelled,
-            "kept": count.pop("keep") + as_filed,
-            **count,
-            "errors_found": relabelled + count["drop"],
+            "pages_done": int((pages_open == 0).sum()),
+            **{name: count[name] for name in shown},
+            "errors_found": count["relabelled"] + count["drop"],
             "expected_left": float(self._p_error[is_open].sum()),
             "seconds": self._replay.seconds,
         }
@@ -327,10 +337,9 @@ class ReviewSession:
 
         Rows decided "unsure" or "escalate" and those still open count for nothing.
         """
-        rows = zip(self._state, self._filed, self.queue["is_control"], strict=True)
-        judging = (*self.class_names, "keep", "drop")
-        judged = [state not in ("keep", filed) for state, filed, control in rows if control and state in judging]
-        errors, n = sum(judged), len(judged)
+        drawn = self._outcome[self.queue["is_control"].to_numpy()]
+        errors, kept = (int(np.isin(drawn, codes).sum()) for codes in ([RELABELLED, DROP], [KEPT]))
+        n = errors + kept
         low, high = jeffreys(np.array([errors]), np.array([n])) if n else ([0.0], [1.0])
         rate = errors / n if n else float("nan")
         return {"rows": n, "errors": errors, "rate": rate, "low": float(low[0]), "high": float(high[0])}
@@ -341,9 +350,10 @@ class ReviewSession:
         sizes = [len(page) for page in pages]
         ends = np.cumsum([0, *sizes])
         self._pages = [np.arange(start, end) for start, end in itertools.pairwise(ends)]
-        self._state = np.full(ends[-1], "", object)  # the decision in force on each row
+        self._outcome = np.full(ends[-1], OPEN, np.int8)  # of each row, as in `OUTCOMES`
+        self._page_of = np.repeat(np.arange(len(pages)), sizes)
         self.queue = queue.iloc[np.concatenate([np.arange(0), *pages])].reset_index(drop=True)
-        self.queue["page"] = np.repeat(np.arange(len(pages)), sizes)
+        self.queue["page"] = self._page_of
         self.queue["is_control"] = np.repeat(np.asarray(control, bool), sizes)
         first = self.queue.iloc[ends[:-1]].reset_index(drop=True)
         self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
@@ -357,20 +367,26 @@ class ReviewSession:
         self._sync(self._rows_of)
 
     def _note_classes(self, queue: pd.DataFrame) -> None:
-        """What is filed under and suggested for each group; what was suggested before a re-ranking stays noted."""
-        filed = zip(self.images["path"], self.images["given_label"], strict=True)
-        said = ((path, name) for column in queue.filter(["given", "suggested"]) for path, name in _pairs(queue, column))
-        answers = ((path, name) for path, both in _pairs(queue, "about") for name in both.split(" / "))
-        for path, name in itertools.chain(filed, said, answers):
-            self._classes_of.setdefault(self._known[path][2], set()).add(name)
+        """What is shown for each group; what was suggested before a re-ranking stays noted."""
+        for column in queue.columns.intersection(["given", "suggested", "about"]):
+            for path, said in zip(queue["path"].tolist(), queue[column].tolist(), strict=True):
+                self._classes_of[self._known[path][2]].update(said.split(" / "))
 
     def _sync(self, contents: Iterable[str]) -> None:
         """Bring what is kept of the decisions up to date for some contents."""
         for sha256 in contents:
-            self._state[self._rows_of.get(sha256, [])] = self.decision(sha256)
+            for row in self._rows_of.get(sha256, ()):
+                self._outcome[row] = self._outcome_of(self.decision(sha256), self._filed[row])
         if self._replay.escalated.keys() != self._escalated:
             self._escalated = set(self._replay.escalated)
             self._escalated_groups = set(self.images.loc[self.images["sha256"].isin(self._escalated), "group"])
+
+    def _outcome_of(self, decision: str, filed: str) -> int:
+        if decision in _WORD:
+            return _WORD[decision]
+        if decision not in self.class_names:
+            return OTHER
+        return KEPT if decision == filed else RELABELLED
 
     def page_rows(self, i: int) -> np.ndarray:
         """Which rows of `queue` make page `i`.
@@ -389,19 +405,25 @@ class ReviewSession:
             raise KeyError(f"path must be one of the {len(self.queue)} in the queue. Received: {path!r}") from None
 
     def _decide(self, rows: Sequence[int], decision: str, seconds: float | None) -> None:
-        shown, filed = self.queue.iloc[rows], self._filed[rows]
-        # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
-        restates = (decision == "keep") & shown["given"].ne("") & shown["given"].ne(filed)
-        lines = shown[["sha256", "path", "suggested", "score"]].assign(
-            reviewer=self.reviewer,
-            # An escalation is no opinion to compare: it hides the picture from everybody at once.
-            kind="decision" if decision == "escalate" else MODES[self.mode],
-            action=new_action(),
-            given_label=filed,
-            decision=np.where(restates, shown["given"].astype(object), decision),
-            seconds=seconds,
-        )
-        self._write(lines.to_dict("records"))
+        action, kind = new_action(), "decision" if decision == "escalate" else MODES[self.mode]
+        lines = []
+        for row in rows:
+            shown, filed = {name: self.queue[name].iat[row] for name in REQUIRED}, self._filed[row]
+            # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
+            restates = decision == "keep" and shown["given"] not in ("", filed)
+            lines.append(
+                {
+                    **{name: shown[name] for name in ("sha256", "path", "suggested", "score")},
+                    "reviewer": self.reviewer,
+                    # An escalation is no opinion to compare: it hides the picture from everybody at once.
+                    "kind": kind,
+                    "action": action,
+                    "given_label": filed,
+                    "decision": shown["given"] if restates else decision,
+                    "seconds": seconds,
+                }
+            )
+        self._write(lines)
 
     def _mark(self, kind: str) -> list[str]:
         self.catch_up()
@@ -417,7 +439,3 @@ class ReviewSession:
     def _write(self, lines: list[dict[str, Any]]) -> None:
         append_decisions(self.journal, lines)
         self.catch_up()
-
-
-def _pairs(queue: pd.DataFrame, column: str) -> Iterable[tuple[str, str]]:
-    return zip(queue["path"], queue[column], strict=True) if column in queue else ()

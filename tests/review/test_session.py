@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -335,6 +336,24 @@ def test_progress_counts_what_was_decided(queue, path):
     ]
     assert progress["errors_found"] == 2
     assert progress["seconds"] == 6
+
+
+def test_a_decision_and_its_progress_take_no_longer_in_a_long_journal_with_two_reviewers(path):
+    n = 20_000
+    queue = make_queue(n)
+    lines = [{"sha256": sha256, "decision": "keep", "reviewer": "Cem", "action": sha256} for sha256 in queue["sha256"]]
+    journal.append_decisions(path, lines[: n // 2])
+    ada, bob = (open_session(queue[:200] if name == "Bob" else queue, path, reviewer=name) for name in ("Ada", "Bob"))
+    took = []
+    for i in range(7):
+        bob.decide(bob.queue["path"][i], "drop")
+        start = time.perf_counter()
+        ada.decide(ada.queue["path"][i], "keep")
+        assert ada.progress()["drop"] == ada.queue["sha256"].map(ada.decision).eq("drop").sum()
+        took.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    ada.undo()
+    assert min(took) < 0.1 and time.perf_counter() - start < 1
 
 
 # --- re-ranking, control pages, neighbours ---
