@@ -17,6 +17,7 @@ const KEYS = [
 ];
 // JupyterLab looks for shortcuts before the page gets the key, from the focused element upwards: it must bear this mark.
 const KEEP_KEYS = ["data-lm-suppress-shortcuts", "true"];
+const SHARP = Symbol("sharp"); // the revealed picture among those named by path, where a file may be called anything
 const IDLE_SECONDS = 120; // longer than that, nobody was looking at one picture
 const PATIENCE = 4000; // ms without an answer before we say that something is not saved
 
@@ -31,7 +32,7 @@ function percent(p) {
   return `${(100 * Math.min(Math.max(p ?? 0, 0), 1)).toFixed(1)}%`;
 }
 
-// Object URLs by name; every one is revoked, so pixels leave the browser with the page.
+// Object URLs by name (a path, SHARP, or a number in the strip); every one is revoked, so pixels leave the browser with the page.
 function pictures() {
   const urls = new Map();
   const drop = (name) => {
@@ -148,14 +149,14 @@ function render({ model, el }) {
 
   const paintSide = () => {
     const r = row();
-    const source = r && (shown.get("sharp") ?? shown.get(r.path));
+    const source = r && (shown.get(SHARP) ?? shown.get(r.path));
     if (source) {
       const img = make("img");
       img.src = source;
       img.alt = "";
       large.replaceChildren(img);
     } else large.replaceChildren(make("span", "nsfw-none", r?.note || "not shown"));
-    large.classList.toggle("nsfw-revealed", Boolean(r && shown.get("sharp")));
+    large.classList.toggle("nsfw-revealed", Boolean(r && shown.get(SHARP)));
     name.textContent = r ? r.name : "";
     name.title = r ? r.name : "";
     classButtons.forEach((node, i) => {
@@ -187,8 +188,8 @@ function render({ model, el }) {
   // --- moving and revealing ---
   const conceal = () => {
     wanted = null;
-    if (!shown.get("sharp")) return;
-    shown.drop("sharp");
+    if (!shown.get(SHARP)) return;
+    shown.drop(SHARP);
     const cell = cells[cur], img = cell?.querySelector("img"), blurred = shown.get(row().path);
     cell?.classList.remove("nsfw-revealed");
     if (img && blurred) img.src = blurred;
@@ -429,17 +430,17 @@ function render({ model, el }) {
   const showSharp = (message, buffer) => {
     const img = cells[cur]?.querySelector("img");
     if (!img || wanted !== message.path || row().path !== message.path) return; // left already
-    img.src = shown.put("sharp", buffer);
+    img.src = shown.put(SHARP, buffer);
     cells[cur].classList.add("nsfw-revealed");
     paintSide();
   };
   const showStrip = (message, buffers) => {
     if (row()?.path !== message.path) return;
     closeStrip();
-    strip.urls = message.rows.map((_, i) => `strip ${i}`);
+    strip.urls = message.rows.map((_, i) => i);
     message.rows.forEach((r, i) => {
       const item = make("figure", "nsfw-item");
-      item.append(thumbnail(`strip ${i}`, buffers[i], r.note), make("figcaption", "", r.label), make("small", "", r.why));
+      item.append(thumbnail(i, buffers[i], r.note), make("figcaption", "", r.label), make("small", "", r.why));
       strip.append(item);
     });
     const nothing = blind ? "Not shown here: they would give the label away." : "No neighbours or near-duplicates known.";
