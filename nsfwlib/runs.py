@@ -44,8 +44,14 @@ def open_run(run_dir: Path) -> Path:
 
 def journal_path(data_dir: Path, journal_file: str = "") -> Path:
     """The decisions journal: `journal_file`, or `<data_dir>_decisions.csv` beside the data, which is read only."""
-    data_dir = Path(data_dir).absolute()
-    return Path(journal_file) if journal_file else data_dir.with_name(f"{data_dir.name}_decisions.csv")
+    if journal_file:
+        return Path(journal_file)
+    as_spelled, data_dir = (
+        Path(data_dir).absolute(),
+        Path(data_dir).resolve(),
+    )  # `..`, and links: one folder, one journal
+    journal, before = (Path(f"{folder}_decisions.csv") for folder in (data_dir, as_spelled))
+    return before if before.exists() and not journal.exists() and as_spelled.name != ".." else journal
 
 
 def read_table(run_dir: Path, name: str, *, made_by: str) -> pd.DataFrame:
