@@ -27,6 +27,7 @@ import itertools
 import os
 import re
 import sys
+import tempfile
 import uuid
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -76,9 +77,43 @@ def append_decisions(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str,
     Raises:
         ValueError: a key is no column, a decision is no such word, or the file is not such a journal.
         TimeoutError: another writer held the lock for a minute.
+        OSError: it cannot be written; the sentence names the file and the way out.
     """
     path = Path(path)
     rows = [rows] if isinstance(rows, Mapping) else list(rows)
+    with _explained(path):
+        return _append(path, rows)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before anybody decides whether the journal can be written; it is not made by that.
+
+    Raises:
+        OSError: it cannot; the sentence names the file and the way out.
+    """
+    folder = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
+    with _explained(path):
+        tempfile.TemporaryFile(dir=folder).close()  # the lock lies beside the journal
+        if os.path.lexists(path):
+            Path(path).open("ab").close()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """An error of the operating system as a sentence that names the journal."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # a sentence already
+            raise
+        raise OSError(
+            error.errno,
+            f"The journal {path} cannot be written: {error.strerror}. This decision was not taken, those before are "
+            "safe. Free some space, change the permissions of the file and its folder, or name another journal_file.",
+        ) from error
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
         delimiter, last = _mended(path) if path.exists() else (",", "")
@@ -402,7 +437,7 @@ def _frame(lines: list[list[str]]) -> pd.DataFrame:
 def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Nobody else writes this file meanwhile; a TimeoutError if somebody does for so long."""
     try:
-        with filelock.FileLock(f"{path}.lock", timeout=seconds):
+        with filelock.FileLock(f"{Path(path).resolve()}.lock", timeout=seconds):  # one lock, however it is spelled
             yield
     except filelock.Timeout as error:
         raise TimeoutError(
@@ -500,6 +535,7 @@ def _sifted(data: bytes, delimiter: str, *, reach: int = 8) -> tuple[bytes, byte
 
 
 def _set_damage_aside(path: Path, delimiter: str) -> bytes:
+    path = path.resolve()  # what a link leads to is replaced, not the link
     data = path.read_bytes()
     if _is_whole(data, delimiter):
         return b""

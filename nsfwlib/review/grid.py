@@ -229,7 +229,7 @@ class ReviewGrid(ipywidgets.VBox):
             self.session.catch_up()
             handlers[message["op"]](message)
         except (ValueError, KeyError, IndexError, OSError) as error:
-            self.view.send({"t": "problem", "text": str(error.args[0] if error.args else error)})
+            self.view.send({"t": "problem", "text": _sentence(error)})
             self._send_state(message)
 
     def _decide(self, message: Message) -> None:
@@ -478,6 +478,13 @@ def _button(text: str, run: Callable[[], None]) -> ipywidgets.Button:
     button = ipywidgets.Button(description=text, layout={"width": "auto"})
     button.on_click(lambda _: run())
     return button
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, without the number that an error of the operating system has before its words."""
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
+    return str(error.args[0] if error.args else error)
 
 
 def _count(n: int, noun: str) -> str:

@@ -15,7 +15,16 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.evaluate import jeffreys
-from nsfwlib.labels import Replay, append_decisions, check_probs, decisions_in_force, new_action
+from nsfwlib.labels import (
+    ACTIONS,
+    Replay,
+    append_decisions,
+    check_probs,
+    check_writable,
+    decisions_in_force,
+    may_be_class,
+    new_action,
+)
 from nsfwlib.review.pages import (
     REQUIRED,
     check_queue,
@@ -26,7 +35,6 @@ from nsfwlib.review.pages import (
     with_control_pages,
 )
 
-ACTIONS = ("keep", "drop", "unsure", "escalate")
 OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")  # the last: a class of another session
 OPEN, KEPT, DROP, UNSURE, ESCALATE, RELABELLED, OTHER = range(len(OUTCOMES))
 _WORD = {"": OPEN, "keep": KEPT, "drop": DROP, "unsure": UNSURE, "escalate": ESCALATE}
@@ -83,9 +91,13 @@ class ReviewSession:
             raise ValueError(
                 "A second look needs to know whose it is. Received no reviewer: pass reviewer='your name'."
             )
-        clash = [name for name in self.class_names if name in ACTIONS or not name]
+        clash = [name for name in self.class_names if not may_be_class(name)]
         if clash:
-            raise ValueError(f"A class cannot be called like a decision, {list(ACTIONS)}. Rename: {clash}")
+            raise ValueError(
+                f"A class cannot be called like a decision ({', '.join(ACTIONS)}, undo, redo, in whatever case), nor have "
+                f"blanks or quotes around its name: the journal could not tell. Rename: {clash}"
+            )
+        check_writable(self.journal)
         check_queue(queue, test_may_enter=mode == "audit")
         queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
         self.pred_probs = None

@@ -209,7 +209,7 @@ def test_a_failed_write_leaves_the_journal_as_it_was(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(journal, "_write_and_sync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"decisions.csv cannot be written: No space left on device.*Free some space"):
         journal.append_decisions(path, row("b"))
     assert path.read_bytes() == before
 
@@ -315,3 +315,15 @@ def test_a_session_reads_on_where_it_stopped_and_anew_where_the_file_is_another(
     with pytest.warns(UserWarning, match="unfinished"):
         replay.catch_up()
     assert replay.decisions == {"a": "keep", "b": "cats", "c": "sexy"}
+
+
+def test_two_spellings_of_a_journal_share_one_lock_and_a_link_stays_one(tmp_path):
+    path, link = tmp_path / "decisions.csv", tmp_path / "link.csv"
+    two_hundred(path)
+    link.symlink_to(path)
+    with journal.locked(path), pytest.raises(TimeoutError), journal.locked(link, 0.1):
+        pass
+    path.write_bytes(path.read_bytes().replace(b"keep", b'ke"ep', 1))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert len(journal.read_journal(link)) == 199
+    assert link.is_symlink() and len(journal.read_journal(path)) == 199

@@ -565,3 +565,16 @@ def test_a_hidden_class_is_spared_in_a_blind_grid_too(tmp_path):
     browser.send("open")
     page, pictures = browser.last("page")
     assert {row["note"] for row in page["rows"]} == {"class hidden"} and not any(pictures)
+
+
+def test_a_full_disk_is_told_in_a_sentence_that_names_the_journal(tmp_path, monkeypatch):
+    browser = make_grid(tmp_path)
+    path = browser.send("open")[0][0]["rows"][0]["path"]
+
+    def full(file, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal, "_write_and_sync", full)
+    (problem, _), (state, _) = browser.send("decide", path=path, decision="drop")
+    assert problem["text"].startswith(f"The journal {tmp_path / 'decisions.csv'} cannot be written: No space left")
+    assert state["decisions"][path] == ""
