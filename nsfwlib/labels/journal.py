@@ -245,10 +245,10 @@ class Replay:
             return ()
         changed = self._read_on()
         if changed is None:
-            was = self._said
-            self._start_anew()
-            self._read_all()
-            changed = {**was, **self._said}.keys()
+            fresh = Replay(path=self.path, reviewer=self.reviewer)
+            fresh._read_all()  # where that fails, it fails again at the next call
+            changed = {**self._said, **fresh._said}.keys()
+            vars(self).update(vars(fresh))
         else:
             self._seen = seen
         return changed
@@ -266,25 +266,20 @@ class Replay:
         times = [time for time in (self._time, *(line[0] for line in lines)) if time]
         if times != sorted(times):
             return None
-        self._have_read(self._end + len(data), self._last + data)
+        self._end, self._last = self._end + len(data), (self._last + data)[-256:]
         return self._feed(lines)
 
     def _read_all(self) -> None:
-        data, self._delimiter, _ = _whole_bytes(self.path)
+        data, delimiter, _ = _whole_bytes(self.path)
         status = self.path.stat()
+        try:
+            self._feed(_lines(self.path, data, delimiter), in_order=True)
+        except _Backwards:
+            self._start_anew()
+            self._feed(_in_order(self.path, list(_lines(self.path, data, delimiter))))
+        self._delimiter, self._end, self._last = delimiter, len(data), data[-256:]
         if status.st_size == len(data):
             self._seen = (status.st_ino, status.st_size, status.st_mtime_ns)
-        self._have_read(len(data), data)
-        try:
-            self._feed(_lines(self.path, data, self._delimiter), in_order=True)
-        except _Backwards:
-            read = self._seen, self._end, self._last, self._delimiter
-            self._start_anew()
-            self._seen, self._end, self._last, self._delimiter = read
-            self._feed(_in_order(self.path, list(_lines(self.path, data, self._delimiter))))
-
-    def _have_read(self, end: int, data: bytes) -> None:
-        self._end, self._last = end, data[-256:]
 
     def _feed(self, lines: Iterable[list[str]], *, in_order: bool = False) -> Collection[str]:
         return self.feed(self._dated(lines, in_order))

@@ -94,7 +94,7 @@ class ReviewSession:
         clash = [name for name in self.class_names if not may_be_class(name)]
         if clash:
             raise ValueError(
-                f"A class cannot be called like a decision ({', '.join(ACTIONS)}, undo, redo, in whatever case), nor have "
+                f"A class cannot be called like a decision ({', '.join(ACTIONS)}, undo, redo, in any case), nor have "
                 f"blanks or quotes around its name: the journal could not tell. Rename: {clash}"
             )
         check_writable(self.journal)

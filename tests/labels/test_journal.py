@@ -309,6 +309,13 @@ def test_a_session_reads_on_where_it_stopped_and_anew_where_the_file_is_another(
     assert [*replay.catch_up()] == ["b", "c"] and not replay.catch_up()
     path.write_bytes(path.read_bytes().replace(b'"porn"', b'"sexy"').replace(b'"drop"', b'"cats"'))
     assert {*replay.catch_up()} == {"a", "b", "c"} and replay.decisions == {"a": "keep", "b": "cats", "c": "sexy"}
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"cats"', b'"Drop"'))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Received: 'Drop'"):
+            replay.catch_up()
+    assert replay.decisions == {"a": "keep", "b": "cats", "c": "sexy"}
+    path.write_bytes(whole)
     half = journal._encode([["2999-01-01T00:00:00+00:00", *["x"] * 10]], ",")
     with path.open("ab") as file:
         file.write(half[:20])
