@@ -78,6 +78,12 @@ def test_notebooks_on_one_run_dir_do_not_break_one_another(tmp_path):
 
 def test_the_journal_lies_beside_the_data_never_inside(tmp_path):
     assert runs.journal_path(tmp_path / "photos") == tmp_path / "photos_decisions.csv"
+    (tmp_path / "photos" / "porn").mkdir(parents=True)
+    assert runs.journal_path(tmp_path / "photos" / "porn" / "..") == tmp_path / "photos_decisions.csv"
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    assert runs.journal_path(tmp_path / "link") == tmp_path / "photos_decisions.csv"
+    (tmp_path / "link_decisions.csv").touch()
+    assert runs.journal_path(tmp_path / "link") == tmp_path / "link_decisions.csv", "from before links were followed"
     assert runs.journal_path(tmp_path / "photos", "/elsewhere/j.csv").as_posix() == "/elsewhere/j.csv"
 
 

@@ -1,5 +1,6 @@
 """Which label is wrong, and which one is in force?
 
+ACTIONS              what a decision says besides a class: keep, drop, unsure, escalate
 LABELLING            the kinds of lines that give a label
 find_label_issues    Rank the rows by how suspect their given label is
 out_of_sample_probs  Class probabilities of each row from members that never saw its label: (N, K), rows sum to 1
@@ -17,6 +18,8 @@ what_changed         Numbers of pictures by label before (rows) and after (colum
 journal_in_use       The journal that notebook 03 wrote to: that of the simulated reviewer in the run, or the real one
 read_journal         All lines of the journal in the order written
 append_decisions     Write lines at the end of the journal; they are on disk when this returns
+check_writable       Find out before anybody decides whether the journal can be written
+may_be_class         Whether a class of this name can be told from a decision
 decisions_in_force   The decisions in force, one row a picture (`sha256`): columns `IN_FORCE`
 standing             The lines of these kinds whose action is not undone, in the order written
 new_action           A name for lines that are decided, and undone, in one go

@@ -22,10 +22,13 @@ from .issues import (
     out_of_sample_probs as out_of_sample_probs,
 )
 from .journal import (
+    ACTIONS as ACTIONS,
     LABELLING as LABELLING,
     Replay as Replay,
     append_decisions as append_decisions,
+    check_writable as check_writable,
     decisions_in_force as decisions_in_force,
+    may_be_class as may_be_class,
     new_action as new_action,
     read_journal as read_journal,
     standing as standing,

@@ -30,6 +30,7 @@ _STAYS = {
     "unsure": "the reviewer was not sure",
     "escalate": "escalated: never moved nor copied",
 }
+NAME_BYTES = 255  # the longest name that file systems take
 _LISTED = (".bmp", ".gif", ".jpeg", ".jpg", ".png")  # what image_dataset_from_directory looks for
 
 
@@ -272,13 +273,29 @@ def _is_folder_name(label: str) -> bool:
 
 def _free_name(wanted: str, origin: str, data_dir: Path, taken: set[str]) -> tuple[str, str]:
     """A name nobody has or will have → (target, what to say about it)."""
-    path, target, n = PurePosixPath(wanted), wanted, 1
+    path, n = PurePosixPath(wanted), 1
+    origin = table_path(_named(origin)[:40])  # a class may have a name as long as a file's
+    target = f"{path.parent}/{_fitting(path.stem, path.suffix)}"
+    note = "" if target == wanted else "; its name was too long and is cut"
     while target in taken or os.path.lexists(file_path(data_dir, target)):
         number = f".{n}" if n > 1 else ""
-        target = f"{path.parent}/{path.stem}.from-{origin}{number}{path.suffix}"
+        target = f"{path.parent}/{_fitting(path.stem, f'.from-{origin}{number}{path.suffix}')}"
         n += 1
     taken.add(target)
-    return target, "" if n == 1 else f"; {path.name} is taken"
+    return target, note if n == 1 else f"{note}; {path.name} is taken"
+
+
+def _fitting(stem: str, ending: str) -> str:
+    """The name `stem` + `ending`, with so much cut from the stem that a file system takes it."""
+    name = _named(stem)
+    while len(os.fsencode(name + _named(ending))) > NAME_BYTES and name:
+        name = name[:-1]
+    return table_path(name) + ending
+
+
+def _named(part: str) -> str:
+    """A part of a path of the table as the operating system names it."""
+    return str(file_path(Path(), part)) if part else ""
 
 
 def _table_path(path: Path, data_dir: Path) -> str:

@@ -40,7 +40,9 @@ LOCK_SECONDS = 5
 _HEADER = {"nsfwlib": "move log", "version": 1}
 _ENDS_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # the next file would fare no better
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_NO_SUCH_PLACE = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _SENTENCES = {
+    errno.ENOTDIR: "a file lies where its folder should be: rename that file and call again",
     errno.ENOENT: "vanished, it is not where it was: scan again",
     errno.EEXIST: "something else has taken its new name by now: plan again",
     errno.EACCES: "no permission to change it or its folder",
@@ -179,7 +181,11 @@ def _copy(src: Path, part: Path, op: dict) -> None:
 def _settle(op: dict, log: Log, *, why: str) -> bool:
     """Bring a step that was begun to one of its two ends: done, or as if never begun. Returns which."""
     done = _arrived(op)
-    _part(op).unlink(missing_ok=True)
+    try:
+        _part(op).unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in _NO_SUCH_PLACE:  # there, nothing can lie
+            raise
     if done and op["how"] == "move" and os.path.lexists(op["src"]):
         stays = "copied" in op and _identity(op["src"].lstat()) != op["was"]  # changed since it was copied
         try:

@@ -17,6 +17,7 @@ const KEYS = [
 ];
 // JupyterLab looks for shortcuts before the page gets the key, from the focused element upwards: it must bear this mark.
 const KEEP_KEYS = ["data-lm-suppress-shortcuts", "true"];
+const SHARP = Symbol("sharp"); // the revealed picture among those named by path, where a file may be called anything
 const IDLE_SECONDS = 120; // longer than that, nobody was looking at one picture
 const PATIENCE = 4000; // ms without an answer before we say that something is not saved
 
@@ -31,7 +32,7 @@ function percent(p) {
   return `${(100 * Math.min(Math.max(p ?? 0, 0), 1)).toFixed(1)}%`;
 }
 
-// Object URLs by name; every one is revoked, so pixels leave the browser with the page.
+// Object URLs by name (a path, SHARP, or a number in the strip); every one is revoked, so pixels leave the browser with the page.
 function pictures() {
   const urls = new Map();
   const drop = (name) => {
@@ -139,23 +140,23 @@ function render({ model, el }) {
     }
     if (i === cur) paintSide();
   };
-  const hide = (i) => {
+  const hide = (i, why = "escalated") => {
     if (i === cur) conceal();
-    page.rows[i].note ||= "escalated";
+    page.rows[i].note ||= why;
     shown.drop(page.rows[i].path);
     cells[i].querySelector(".nsfw-picture").replaceChildren(make("span", "nsfw-none", page.rows[i].note));
   };
 
   const paintSide = () => {
     const r = row();
-    const source = r && (shown.get("sharp") ?? shown.get(r.path));
+    const source = r && (shown.get(SHARP) ?? shown.get(r.path));
     if (source) {
       const img = make("img");
       img.src = source;
       img.alt = "";
       large.replaceChildren(img);
     } else large.replaceChildren(make("span", "nsfw-none", r?.note || "not shown"));
-    large.classList.toggle("nsfw-revealed", Boolean(r && shown.get("sharp")));
+    large.classList.toggle("nsfw-revealed", Boolean(r && shown.get(SHARP)));
     name.textContent = r ? r.name : "";
     name.title = r ? r.name : "";
     classButtons.forEach((node, i) => {
@@ -187,8 +188,8 @@ function render({ model, el }) {
   // --- moving and revealing ---
   const conceal = () => {
     wanted = null;
-    if (!shown.get("sharp")) return;
-    shown.drop("sharp");
+    if (!shown.get(SHARP)) return;
+    shown.drop(SHARP);
     const cell = cells[cur], img = cell?.querySelector("img"), blurred = shown.get(row().path);
     cell?.classList.remove("nsfw-revealed");
     if (img && blurred) img.src = blurred;
@@ -413,9 +414,11 @@ function render({ model, el }) {
       const [number] = pending.get(r.path) ?? [0];
       if (number > message.seq || !(r.path in message.decisions)) return; // a later key is still on its way
       const changed = pending.delete(r.path) || r.decision !== message.decisions[r.path];
-      const shownAgain = r.decision === "escalate" && message.decisions[r.path] !== "escalate";
+      const why = message.notes[r.path], wasHidden = r.decision === "escalate" || r.hidden;
       r.decision = message.decisions[r.path];
-      if (shownAgain) send("open");
+      r.hidden = why;
+      if (why) hide(i, why); // decided into a class that is not shown, or escalated by somebody else
+      else if (wasHidden) send("open");
       if (changed) paint(i);
     });
     if (!pending.size && notice.dataset.kind === "unsaved") alarm("");
@@ -427,17 +430,17 @@ function render({ model, el }) {
   const showSharp = (message, buffer) => {
     const img = cells[cur]?.querySelector("img");
     if (!img || wanted !== message.path || row().path !== message.path) return; // left already
-    img.src = shown.put("sharp", buffer);
+    img.src = shown.put(SHARP, buffer);
     cells[cur].classList.add("nsfw-revealed");
     paintSide();
   };
   const showStrip = (message, buffers) => {
     if (row()?.path !== message.path) return;
     closeStrip();
-    strip.urls = message.rows.map((_, i) => `strip ${i}`);
+    strip.urls = message.rows.map((_, i) => i);
     message.rows.forEach((r, i) => {
       const item = make("figure", "nsfw-item");
-      item.append(thumbnail(`strip ${i}`, buffers[i], r.note), make("figcaption", "", r.label), make("small", "", r.why));
+      item.append(thumbnail(i, buffers[i], r.note), make("figcaption", "", r.label), make("small", "", r.why));
       strip.append(item);
     });
     const nothing = blind ? "Not shown here: they would give the label away." : "No neighbours or near-duplicates known.";

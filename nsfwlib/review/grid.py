@@ -11,7 +11,7 @@ import html
 import io
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -226,9 +226,10 @@ class ReviewGrid(ipywidgets.VBox):
         if message.get("op") not in handlers:  # "still" of a page that waits for an answer among them
             return
         try:
+            self.session.catch_up()
             handlers[message["op"]](message)
         except (ValueError, KeyError, IndexError, OSError) as error:
-            self.view.send({"t": "problem", "text": str(error.args[0] if error.args else error)})
+            self.view.send({"t": "problem", "text": _sentence(error)})
             self._send_state(message)
 
     def _decide(self, message: Message) -> None:
@@ -252,17 +253,18 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _reveal(self, message: Message) -> None:
         path = message["path"]
-        if self.session.is_escalated(path):
-            raise ValueError("This picture is escalated: it is not shown any more.")
-        data = self.store.sharp(path)
+        ((data, why),) = self._pixels([path], lambda paths: [(self.store.sharp(path), "") for path in paths])
+        if why:
+            raise ValueError(f"This picture is not shown: {why}.")
         self.revealed += 1
         self.view.send({"t": "reveal", "path": path}, [data])
         self._count()
 
     def _details(self, message: Message) -> None:
         rows = self._alike(message["path"])
+        self.session.catch_up()
         rows = rows[~rows["path"].map(self.session.is_escalated).astype(bool)]
-        pictures = self._pictures(rows["path"], [{label} for label in rows["label"]], [False] * len(rows))
+        pictures = self._pixels(rows["path"], self._blurred)
         notes = [note for _, note in pictures]
         shown = rows[["label", "why"]].assign(note=notes).to_dict("records")
         self.view.send({"t": "details", "path": message["path"], "rows": shown}, [data for data, _ in pictures])
@@ -290,12 +292,12 @@ class ReviewGrid(ipywidgets.VBox):
         if not self.session.n_pages:
             self.view.send({"t": "page", "page": 0, "focus": 0, "rows": [], "sections": []}, [])
             return
+        self.session.catch_up()
         rows = self.session.page(*self.screen)
         self._contents = dict(zip(rows["path"], rows["sha256"], strict=True))
         if focus is None:
             focus = int((rows["decision"] != "").to_numpy().argmin())
-        classes = [self.session.classes_of(path) for path in rows["path"]]
-        pictures = self._pictures(rows["path"], classes, rows["escalated"])
+        pictures = self._pixels(rows["path"], self._blurred)
         shown = [self._row(row, note) for row, (_, note) in zip(rows.to_dict("records"), pictures, strict=True)]
         about = self.session.pages()
         sections = [self._section(page, about.loc[page]) for page in self.screen]
@@ -304,25 +306,29 @@ class ReviewGrid(ipywidgets.VBox):
         self._count()
         following = self._screen_after(1)
         if following != self.screen:
-            ahead = self.session.page(*following)
-            ahead = ahead.loc[~ahead["escalated"], "path"]
+            ahead = [path for path in self.session.page(*following)["path"] if not self._why_hidden(path)]
             self.store.prefetch(ahead, blur=self.blur.value, grey=self.grey.value)
 
-    def _pictures(
-        self,
-        paths: Collection[str],
-        classes: Collection[set[str]],
-        escalated: Collection[bool],
+    def _why_hidden(self, path: str) -> str:
+        return self.session.why_hidden(path, {name for name, switch in self.hide.items() if switch.value})
+
+    def _pixels(
+        self, paths: Collection[str], make: Callable[[list[str]], Iterable[tuple[bytes, str]]]
     ) -> list[tuple[bytes, str]]:
-        """Blurred JPEG bytes and "" for what may be shown, else b"" and the reason, in the order of `paths`."""
-        hidden = {name for name, switch in self.hide.items() if switch.value}
-        notes = [
-            "escalated" if secret else "class hidden" if names & hidden else ""
-            for names, secret in zip(classes, escalated, strict=True)
-        ]
-        visible = [path for path, note in zip(paths, notes, strict=True) if not note]
-        made = iter(self.store.page(visible, blur=self.blur.value, grey=self.grey.value))
-        return [(b"", note) if note else next(made) for note in notes]
+        """The one door for pixels: bytes and "" for what may be shown, else b"" and why not, in the order of `paths`.
+
+        Asked before the files are read and, of the journal as it is by then, again before anything leaves.
+        """
+        self.session.catch_up()
+        before = {path: self._why_hidden(path) for path in paths}
+        visible = [path for path, why in before.items() if not why]
+        made = dict(zip(visible, make(visible), strict=True))
+        self.session.catch_up()
+        notes = [before[path] or self._why_hidden(path) for path in paths]
+        return [(b"", note) if note else made[path] for path, note in zip(paths, notes, strict=True)]
+
+    def _blurred(self, paths: list[str]) -> list[tuple[bytes, str]]:
+        return self.store.page(paths, blur=self.blur.value, grey=self.grey.value)
 
     def _row(self, row: Message, note: str) -> Message:
         probs = None if self.session.pred_probs is None else self.session.pred_probs.loc[row["path"]]
@@ -376,7 +382,8 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _send_state(self, message: Message, *, text: str = "") -> None:
         state = {path: self.session.decision(sha256) for path, sha256 in self._contents.items()}
-        self.view.send({"t": "state", "seq": message["seq"], "decisions": state, "text": text})
+        notes = {path: self._why_hidden(path) for path in self._contents}
+        self.view.send({"t": "state", "seq": message["seq"], "decisions": state, "notes": notes, "text": text})
         self._count()
 
     # --- paging, filters, progress ---
@@ -471,6 +478,13 @@ def _button(text: str, run: Callable[[], None]) -> ipywidgets.Button:
     button = ipywidgets.Button(description=text, layout={"width": "auto"})
     button.on_click(lambda _: run())
     return button
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, without the number that an error of the operating system has before its words."""
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
+    return str(error.args[0] if error.args else error)
 
 
 def _count(n: int, noun: str) -> str:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,29 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.evaluate import jeffreys
-from nsfwlib.labels import Replay, append_decisions, check_probs, decisions_in_force, new_action, read_journal
-from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_control_pages
+from nsfwlib.labels import (
+    ACTIONS,
+    Replay,
+    append_decisions,
+    check_probs,
+    check_writable,
+    decisions_in_force,
+    may_be_class,
+    new_action,
+)
+from nsfwlib.review.pages import (
+    REQUIRED,
+    check_queue,
+    error_probability,
+    known_images,
+    make_pages,
+    updated,
+    with_control_pages,
+)
 
-ACTIONS = ("keep", "drop", "unsure", "escalate")
+OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")  # the last: a class of another session
+OPEN, KEPT, DROP, UNSURE, ESCALATE, RELABELLED, OTHER = range(len(OUTCOMES))
+_WORD = {"": OPEN, "keep": KEPT, "drop": DROP, "unsure": UNSURE, "escalate": ESCALATE}
 # How a session is held, and the kind of line that it writes to the journal. All but the first are blind.
 MODES = {"review": "decision", "audit": "decision", "second": "second", "disagreement": "resolution"}
 
@@ -73,9 +91,13 @@ class ReviewSession:
             raise ValueError(
                 "A second look needs to know whose it is. Received no reviewer: pass reviewer='your name'."
             )
-        clash = [name for name in self.class_names if name in ACTIONS or not name]
+        clash = [name for name in self.class_names if not may_be_class(name)]
         if clash:
-            raise ValueError(f"A class cannot be called like a decision, {list(ACTIONS)}. Rename: {clash}")
+            raise ValueError(
+                f"A class cannot be called like a decision ({', '.join(ACTIONS)}, undo, redo, in any case), nor have "
+                f"blanks or quotes around its name: the journal could not tell. Rename: {clash}"
+            )
+        check_writable(self.journal)
         check_queue(queue, test_may_enter=mode == "audit")
         queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
         self.pred_probs = None
@@ -83,12 +105,19 @@ class ReviewSession:
             probs = check_probs(pred_probs, len(queue), len(self.class_names), gaps=True)
             self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
         self.images = known_images(queue, images)
+        self._escalated: set[str] = set()
+        self._escalated_groups: set[Any] = set()
         self._known = {path: known for path, *known in self.images.itertuples(index=False, name=None)}
-        shows = queue[["path", "given", "suggested"]].assign(about=queue.get("about", ""))
-        self._shows = {path: classes for path, *classes in shows.itertuples(index=False, name=None)}
+        self._contents_of: dict[Any, set[str]] = {}  # by group, and so are classes, for both are hidden by group
+        self._classes_of: dict[Any, set[str]] = {}
+        for sha256, filed, group in self._known.values():
+            self._contents_of.setdefault(group, set()).add(sha256)
+            self._classes_of.setdefault(group, set()).add(filed)
+        self._note_classes(queue)
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
-        self._read_journal()
+        self._replay = Replay(path=self.journal, reviewer=reviewer)
+        self._replay.catch_up()
         decided = queue["sha256"].map(self.decision) != ""
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
@@ -142,14 +171,14 @@ class ReviewSession:
 
     def pages(self) -> pd.DataFrame:
         """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
-        starts, decided = [page[0] for page in self._pages], self._state != ""
+        starts, decided = [page[0] for page in self._pages], self._outcome != OPEN
         count = np.add.reduceat(decided.astype(int), starts) if starts else []
         errors = np.add.reduceat(self._p_error * ~decided, starts) if starts else []
         return self._page_table.assign(decided=count, expected_errors=errors)
 
     def first_open_page(self) -> int:
         """The first page with a row that nobody has decided; the last page when all are, 0 when there is none."""
-        still_open = self.queue["page"].to_numpy()[self._state == ""]
+        still_open = self.queue["page"].to_numpy()[self._outcome == OPEN]
         return int(still_open[0]) if len(still_open) else max(0, self.n_pages - 1)
 
     def decision(self, sha256: str) -> str:
@@ -164,9 +193,24 @@ class ReviewSession:
         return shown.get(sha256, "")
 
     def classes_of(self, path: str) -> set[str]:
-        """The classes that a picture in the queue may show, blind or not: whoever avoids a class is spared it."""
-        given, suggested, answers = self._shows.get(path, ("", "", ""))
-        return {given, suggested, *answers.split(" / ")} - {""}
+        """The classes that a picture may show, blind or not: whoever avoids a class is spared it.
+
+        All that anybody filed, suggested, answered or decided, for it or a near-duplicate.
+        """
+        sha256, _, group = self._known.get(path, ("", "", ""))
+        replay = self._replay
+        said = (replay.decisions, replay.looks, replay.resolutions)
+        decided = {words.get(content, "") for content in self._contents_of.get(group, [sha256]) for words in said}
+        return (self._classes_of.get(group, set()) | decided) - {"", *ACTIONS}
+
+    def why_hidden(self, path: str, hidden: Collection[str] = ()) -> str:
+        """Why the picture at `path` may not be shown as things stand, to somebody who avoids the classes `hidden`.
+
+        "" if it may be shown, else "escalated" or "class hidden".
+        """
+        if self.is_escalated(path):
+            return "escalated"
+        return "class hidden" if not self.classes_of(path).isdisjoint(hidden) else ""
 
     def is_escalated(self, path: str) -> bool:
         """Whether the picture at `path` may not be shown: it, or a near-duplicate of it, was escalated.
@@ -175,6 +219,15 @@ class ReviewSession:
         """
         sha256, _, group = self._known.get(path, ("", "", ""))
         return not sha256 or self.decision(sha256) == "escalate" or group in self._escalated_groups
+
+    def catch_up(self) -> None:
+        """Take in what anybody wrote to the journal since it was read last.
+
+        Raises:
+            OSError: the journal is gone or cannot be read: nothing may be shown, for nobody knows what was escalated.
+            ValueError: it is no journal any more; says which line.
+        """
+        self._sync(self._replay.catch_up())
 
     # --- what is decided ---
 
@@ -224,11 +277,11 @@ class ReviewSession:
 
     def undo(self) -> list[str]:
         """Take back this reviewer's last action, of this sitting or an earlier one; the queue's paths it concerned."""
-        return self._mark("undo", self._replay.done)
+        return self._mark("undo")
 
     def redo(self) -> list[str]:
         """Put back what was undone last; the queue's paths it concerned."""
-        return self._mark("redo", self._replay.undone)
+        return self._mark("redo")
 
     def decisions(self) -> pd.DataFrame:
         """The decisions in force in the journal, one row a picture (as `labels.decisions_in_force`)."""
@@ -236,9 +289,9 @@ class ReviewSession:
 
     def escalated(self) -> pd.DataFrame:
         """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
-        decided = self.decisions()
-        rows = decided[decided["decision"] == "escalate"]
-        return rows[["path", "given_label", "reviewer", "time"]].reset_index(drop=True)
+        lines = self._replay.escalated.values()
+        table = pd.DataFrame(list(lines), columns=["path", "given_label", "reviewer", "time"])
+        return table.assign(time=pd.to_datetime(table["time"], utc=True, format="ISO8601", errors="coerce"))
 
     def rerank(self, scores: pd.DataFrame, *, in_view: Collection[int] = ()) -> list[int]:
         """Order anew what nobody has touched: pages with a decision, control pages and those in view stay first.
@@ -276,20 +329,17 @@ class ReviewSession:
         errors_found (relabelled or dropped); expected_left (errors among the undecided, as the score has it);
         seconds looked at, all reviewers and sittings together.
         """
-        counts = Counter(zip(self._state, self._filed, strict=True))
-        count = {name: sum(n for (state, _), n in counts.items() if state == name) for name in ("", *ACTIONS)}
-        relabelled = sum(n for (state, filed), n in counts.items() if state in self.class_names and state != filed)
-        as_filed = sum(n for (state, filed), n in counts.items() if state in self.class_names and state == filed)
-        is_open = self._state == ""
+        count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
+        is_open = self._outcome == OPEN
+        pages_open = np.bincount(self._page_of[is_open], minlength=self.n_pages)
+        shown = ("relabelled", "kept", "drop", "unsure", "escalate")
         return {
             "rows": len(self.queue),
-            "decided": len(self.queue) - count.pop(""),
+            "decided": len(self.queue) - count["open"],
             "pages": self.n_pages,
-            "pages_done": self.n_pages - self.queue["page"][is_open].nunique(),
-            "relabelled": relabelled,
-            "kept": count.pop("keep") + as_filed,
-            **count,
-            "errors_found": relabelled + count["drop"],
+            "pages_done": int((pages_open == 0).sum()),
+            **{name: count[name] for name in shown},
+            "errors_found": count["relabelled"] + count["drop"],
             "expected_left": float(self._p_error[is_open].sum()),
             "seconds": self._replay.seconds,
         }
@@ -299,10 +349,9 @@ class ReviewSession:
 
         Rows decided "unsure" or "escalate" and those still open count for nothing.
         """
-        rows = zip(self._state, self._filed, self.queue["is_control"], strict=True)
-        judging = (*self.class_names, "keep", "drop")
-        judged = [state not in ("keep", filed) for state, filed, control in rows if control and state in judging]
-        errors, n = sum(judged), len(judged)
+        drawn = self._outcome[self.queue["is_control"].to_numpy()]
+        errors, kept = (int(np.isin(drawn, codes).sum()) for codes in ([RELABELLED, DROP], [KEPT]))
+        n = errors + kept
         low, high = jeffreys(np.array([errors]), np.array([n])) if n else ([0.0], [1.0])
         rate = errors / n if n else float("nan")
         return {"rows": n, "errors": errors, "rate": rate, "low": float(low[0]), "high": float(high[0])}
@@ -313,9 +362,10 @@ class ReviewSession:
         sizes = [len(page) for page in pages]
         ends = np.cumsum([0, *sizes])
         self._pages = [np.arange(start, end) for start, end in itertools.pairwise(ends)]
-        self._state = np.full(ends[-1], "", object)  # the decision in force on each row
+        self._outcome = np.full(ends[-1], OPEN, np.int8)  # of each row, as in `OUTCOMES`
+        self._page_of = np.repeat(np.arange(len(pages)), sizes)
         self.queue = queue.iloc[np.concatenate([np.arange(0), *pages])].reset_index(drop=True)
-        self.queue["page"] = np.repeat(np.arange(len(pages)), sizes)
+        self.queue["page"] = self._page_of
         self.queue["is_control"] = np.repeat(np.asarray(control, bool), sizes)
         first = self.queue.iloc[ends[:-1]].reset_index(drop=True)
         self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
@@ -325,19 +375,30 @@ class ReviewSession:
         for row, sha256 in enumerate(self.queue["sha256"]):
             self._rows_of.setdefault(sha256, []).append(row)
         self._filed = np.array([self._known[path][1] for path in self.queue["path"]], object)
+        self._note_classes(self.queue)
         self._sync(self._rows_of)
 
-    def _read_journal(self) -> None:
-        lines = read_journal(self.journal)
-        self._size = self.journal.stat().st_size if self.journal.exists() else 0
-        self._replay = Replay(lines, reviewer=self.reviewer)
+    def _note_classes(self, queue: pd.DataFrame) -> None:
+        """What is shown for each group; what was suggested before a re-ranking stays noted."""
+        for column in queue.columns.intersection(["given", "suggested", "about"]):
+            for path, said in zip(queue["path"].tolist(), queue[column].tolist(), strict=True):
+                self._classes_of[self._known[path][2]].update(said.split(" / "))
 
     def _sync(self, contents: Iterable[str]) -> None:
         """Bring what is kept of the decisions up to date for some contents."""
         for sha256 in contents:
-            self._state[self._rows_of.get(sha256, [])] = self.decision(sha256)
-        escalated = [sha256 for sha256, decision in self._replay.decisions.items() if decision == "escalate"]
-        self._escalated_groups = set(self.images.loc[self.images["sha256"].isin(escalated), "group"])
+            for row in self._rows_of.get(sha256, ()):
+                self._outcome[row] = self._outcome_of(self.decision(sha256), self._filed[row])
+        if self._replay.escalated.keys() != self._escalated:
+            self._escalated = set(self._replay.escalated)
+            self._escalated_groups = set(self.images.loc[self.images["sha256"].isin(self._escalated), "group"])
+
+    def _outcome_of(self, decision: str, filed: str) -> int:
+        if decision in _WORD:
+            return _WORD[decision]
+        if decision not in self.class_names:
+            return OTHER
+        return KEPT if decision == filed else RELABELLED
 
     def page_rows(self, i: int) -> np.ndarray:
         """Which rows of `queue` make page `i`.
@@ -356,34 +417,37 @@ class ReviewSession:
             raise KeyError(f"path must be one of the {len(self.queue)} in the queue. Received: {path!r}") from None
 
     def _decide(self, rows: Sequence[int], decision: str, seconds: float | None) -> None:
-        shown, filed = self.queue.iloc[rows], self._filed[rows]
-        # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
-        restates = (decision == "keep") & shown["given"].ne("") & shown["given"].ne(filed)
-        lines = shown[["sha256", "path", "suggested", "score"]].assign(
-            reviewer=self.reviewer,
-            # An escalation is no opinion to compare: it hides the picture from everybody at once.
-            kind="decision" if decision == "escalate" else MODES[self.mode],
-            action=new_action(),
-            given_label=filed,
-            decision=np.where(restates, shown["given"].astype(object), decision),
-            seconds=seconds,
-        )
-        self._write(lines.to_dict("records"))
+        action, kind = new_action(), "decision" if decision == "escalate" else MODES[self.mode]
+        lines = []
+        for row in rows:
+            shown, filed = {name: self.queue[name].iat[row] for name in REQUIRED}, self._filed[row]
+            # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
+            restates = decision == "keep" and shown["given"] not in ("", filed)
+            lines.append(
+                {
+                    **{name: shown[name] for name in ("sha256", "path", "suggested", "score")},
+                    "reviewer": self.reviewer,
+                    # An escalation is no opinion to compare: it hides the picture from everybody at once.
+                    "kind": kind,
+                    "action": action,
+                    "given_label": filed,
+                    "decision": shown["given"] if restates else decision,
+                    "seconds": seconds,
+                }
+            )
+        self._write(lines)
 
-    def _mark(self, kind: str, actions: list[str]) -> list[str]:
+    def _mark(self, kind: str) -> list[str]:
+        self.catch_up()
+        actions = self._replay.done if kind == "undo" else self._replay.undone
         if not actions:
             return []
-        changed = self._write([{"kind": kind, "action": actions[-1], "reviewer": self.reviewer}])
-        rows = [self._rows_of[sha256][0] for sha256 in changed if sha256 in self._rows_of]
+        action = actions[-1]
+        self._write([{"kind": kind, "action": action, "reviewer": self.reviewer}])
+        contents = dict.fromkeys(self._replay.concerned(action))
+        rows = [self._rows_of[sha256][0] for sha256 in contents if sha256 in self._rows_of]
         return self.queue["path"].iloc[rows].tolist()
 
-    def _write(self, lines: list[dict[str, Any]]) -> list[str]:
-        start, size = append_decisions(self.journal, lines)
-        changed = self._replay.feed(lines)
-        if start == self._size:
-            self._size = size
-            self._sync(changed)
-        else:  # somebody else wrote, too
-            self._read_journal()
-            self._sync(self._rows_of)
-        return changed
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        append_decisions(self.journal, lines)
+        self.catch_up()

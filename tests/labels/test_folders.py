@@ -872,3 +872,40 @@ def test_two_programs_cannot_use_one_log_at_a_time(six, monkeypatch):
     monkeypatch.setattr(moves, "LOCK_SECONDS", 0.05)
     with opened(root / "data_moves.jsonl"), pytest.raises(TimeoutError, match="Another program"):
         apply(root, table, decided)
+
+
+@pytest.mark.parametrize("sub", ["", "set/"])
+def test_a_file_where_a_folder_is_needed_stops_one_step_and_no_other(tmp_path, sub):
+    images, decided = make(tmp_path, {f"porn/{sub}a.jpg": "neutral", "porn/b.jpg": "sexy", "sexy/c.jpg": "keep"})
+    before = files(tmp_path)
+    write(tmp_path / "data" / "neutral", b"a file")
+    with pytest.warns(UserWarning, match="1 of 2 files stay"):
+        done = apply(tmp_path, images, decided)
+    assert done.set_index("path")["done"].to_dict() == {
+        f"porn/{sub}a.jpg": False,
+        "porn/b.jpg": True,
+        "sexy/c.jpg": False,
+    }
+    assert "a file lies where its folder should be" in done.loc[done["decision"] == "neutral", "reason"].item()
+    with pytest.warns(UserWarning, match="stay"):
+        apply(tmp_path, images, decided)  # and again
+    assert roll_back(tmp_path)["done"].all()
+    (tmp_path / "data" / "neutral").unlink()
+    assert files(tmp_path) == before
+    assert apply(tmp_path, images, decided)["done"].sum() == 2
+
+
+@pytest.mark.parametrize("stem", ["a" * 251, "é" * 125, "\n" * 251])
+def test_a_name_as_long_as_a_file_system_takes_is_cut_where_something_is_added(tmp_path, stem):
+    label = "p" * 200
+    for folder in (label, "sexy"):
+        write(tmp_path / "data" / folder / f"{stem}.jpg", folder.encode())
+        write(tmp_path / "data" / folder / ("s" * 100) / f"{stem}.png", folder.encode() + b"s")
+    images = table_of(tmp_path / "data")
+    decided = decide(images, {path: "sexy" for path in images["path"] if path.startswith("p")})
+    done = apply(tmp_path, images, decided)
+    assert done["done"].sum() == 2 and not done["reason"].str.contains("too long for").any()
+    assert roll_back(tmp_path)["done"].all()
+    copied = folders.apply_decisions(tmp_path / "data", decided, images=images, mode="copy", out_dir=tmp_path / "out",
+                                     dry_run=False, progress=False)  # fmt: skip
+    assert copied["done"].all() and copied["target"].is_unique

@@ -1,5 +1,7 @@
 """The decisions journal: whatever happens to the process, a decision that was acknowledged is never lost."""
 
+import csv
+import io
 import subprocess
 import sys
 
@@ -189,7 +191,7 @@ def test_two_writers_at_once_lose_nothing(tmp_path):
     path = tmp_path / "decisions.csv"
     code = (
         "import sys; from nsfwlib import labels\n"
-        "for i in range(60): labels.append_decisions(sys.argv[1], {'sha256': sys.argv[2] + str(i), 'path': 'a\\nb'})"
+        "for i in range(60): labels.append_decisions(sys.argv[1], {'sha256': sys.argv[2] + str(i), 'path': 'a\\nb', 'decision': 'keep'})"
     )
     writers = [subprocess.Popen([sys.executable, "-c", code, str(path), who]) for who in "xy"]
     assert [w.wait(60) for w in writers] == [0, 0]
@@ -207,6 +209,128 @@ def test_a_failed_write_leaves_the_journal_as_it_was(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(journal, "_write_and_sync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"decisions.csv cannot be written: No space left on device.*Free some space"):
         journal.append_decisions(path, row("b"))
     assert path.read_bytes() == before
+
+
+def two_hundred(path):
+    for start in range(0, 200, 20):
+        journal.append_decisions(path, [row(str(i), path="a\nb.jpg") for i in range(start, start + 20)])
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["field", "end of the line", "beginning of the line", "last line"])
+def test_a_stray_quote_puts_one_record_aside_and_no_other(tmp_path, where):
+    path = tmp_path / "decisions.csv"
+    records = two_hundred(path).split(b'\n"2')
+    k = -1 if where == "last line" else 2
+    old, new = {"end of the line": (b',""', b',"""'), "beginning of the line": (b"0", b'"0')}.get(
+        where, (b"keep", b'ke"ep')
+    )
+    records[k] = (
+        new.join(records[k].rsplit(old, 1)) if where != "beginning of the line" else records[k].replace(old, new, 1)
+    )
+    path.write_bytes(b'\n"2'.join(records))
+    lost = "199" if k == -1 else "1"
+    with pytest.warns(UserWarning, match="damaged.*all others stay"):
+        lines = journal.read_journal(path)
+    assert lines["sha256"].tolist() == [str(i) for i in range(200) if str(i) != lost]
+    assert f'"{lost}"' in lines.attrs["torn"] and len(path.with_name("decisions.csv.torn").read_bytes()) < 200
+    journal.append_decisions(path, row("new"))
+    assert len(journal.read_journal(path)) == 200
+
+
+def as_spreadsheets_write(data, *, delimiter=",", bom=True):
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter=delimiter).writerows(csv.reader(io.StringIO(data.decode(), newline="")))
+    return b"\xef\xbb\xbf" * bom + out.getvalue().encode()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("bom", [True, False])
+def test_what_spreadsheets_write_is_read_and_written_on(tmp_path, delimiter, bom):
+    path = tmp_path / "decisions.csv"
+    journal.append_decisions(path, [row("a", path="a,;\n2.jpg", score=0.5), row("b", "drop")])
+    saved = as_spreadsheets_write(path.read_bytes(), delimiter=delimiter, bom=bom)
+    path.write_bytes(saved.replace(b"0.5", b"0,5") if delimiter == ";" else saved)
+    journal.append_decisions(path, row("c"))
+    journal.append_decisions(path, row("d"))
+    lines = journal.read_journal(path)
+    assert lines["sha256"].tolist() == ["a", "b", "c", "d"] and lines["path"][0] == "a,;\n2.jpg"
+    assert lines["score"][0] == 0.5 and not path.with_name("decisions.csv.torn").exists()
+    replay = journal.Replay(path=path)
+    replay.catch_up()
+    assert replay.decisions == {"a": "keep", "b": "drop", "c": "keep", "d": "keep"}
+
+
+@pytest.mark.parametrize("word", ["Keep", ' "b"', "ESCALATE", "keep ", "undo", "", "'porn'"])
+def test_a_word_that_is_neither_decision_nor_class_is_refused_by_its_line(tmp_path, word):
+    path = tmp_path / "decisions.csv"
+    journal.append_decisions(path, [row("a"), row("b", "portrait of a cat"), row("c", "drop")])
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="decision should be one of"):
+        journal.append_decisions(path, row("d", word))
+    assert path.read_bytes() == before
+    path.write_bytes(before.replace(b'"drop"', b'"' + word.replace('"', '""').encode() + b'"'))
+    for read in (journal.decisions_in_force, lambda path: journal.Replay(path=path).catch_up()):
+        with pytest.raises(ValueError, match="record 4: decision should be one of keep, drop, unsure, escalate"):
+            read(path)
+
+
+def test_after_a_merge_the_later_decision_is_in_force_and_a_warning_says_so(tmp_path):
+    path = tmp_path / "decisions.csv"
+    days = [("a", "keep", 1), ("a", "drop", 4), ("b", "drop", 5), ("a", "unsure", 2), ("b", "keep", 3)]
+    journal.append_decisions(path, [row(sha, word, time=f"2026-01-0{day}T00:00:00+00:00") for sha, word, day in days])
+    with pytest.warns(UserWarning, match="times run backwards at record 5"):
+        assert dict(journal.decisions_in_force(path)[["sha256", "decision"]].to_numpy()) == {"a": "drop", "b": "drop"}
+    replay = journal.Replay(path=path)
+    with pytest.warns(UserWarning, match="times run backwards"):
+        replay.catch_up()
+    assert replay.decisions == {"a": "drop", "b": "drop"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_writer_whose_clock_is_behind_is_not_overruled(tmp_path, monkeypatch):
+    path = tmp_path / "decisions.csv"
+    ahead = (pd.Timestamp.now("UTC") + pd.Timedelta("1h")).isoformat()
+    journal.append_decisions(path, row("a", "keep", time=ahead))
+    journal.append_decisions(path, row("a", "drop"))
+    assert journal.decisions_in_force(path)["decision"].tolist() == ["drop"]
+
+
+def test_a_session_reads_on_where_it_stopped_and_anew_where_the_file_is_another(tmp_path):
+    path = tmp_path / "decisions.csv"
+    replay = journal.Replay(path=path)
+    assert not replay.catch_up()
+    journal.append_decisions(path, row("a"))
+    assert [*replay.catch_up()] == ["a"]
+    journal.append_decisions(path, [row("b", "drop"), row("c", "porn")])
+    assert [*replay.catch_up()] == ["b", "c"] and not replay.catch_up()
+    path.write_bytes(path.read_bytes().replace(b'"porn"', b'"sexy"').replace(b'"drop"', b'"cats"'))
+    assert {*replay.catch_up()} == {"a", "b", "c"} and replay.decisions == {"a": "keep", "b": "cats", "c": "sexy"}
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"cats"', b'"Drop"'))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="Received: 'Drop'"):
+            replay.catch_up()
+    assert replay.decisions == {"a": "keep", "b": "cats", "c": "sexy"}
+    path.write_bytes(whole)
+    half = journal._encode([["2999-01-01T00:00:00+00:00", *["x"] * 10]], ",")
+    with path.open("ab") as file:
+        file.write(half[:20])
+    with pytest.warns(UserWarning, match="unfinished"):
+        replay.catch_up()
+    assert replay.decisions == {"a": "keep", "b": "cats", "c": "sexy"}
+
+
+def test_two_spellings_of_a_journal_share_one_lock_and_a_link_stays_one(tmp_path):
+    path, link = tmp_path / "decisions.csv", tmp_path / "link.csv"
+    two_hundred(path)
+    link.symlink_to(path)
+    with journal.locked(path), pytest.raises(TimeoutError), journal.locked(link, 0.1):
+        pass
+    path.write_bytes(path.read_bytes().replace(b"keep", b'ke"ep', 1))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert len(journal.read_journal(link)) == 199
+    assert link.is_symlink() and len(journal.read_journal(path)) == 199

@@ -160,6 +160,88 @@ def test_a_hidden_class_sends_no_pixels(tmp_path):
     assert all(browser.last("page")[1])
 
 
+def escalated_by_bob(browser, path):
+    mine = browser.grid.session
+    bob = ReviewSession(mine.queue[["path", "sha256", "given", "suggested", "score"]], mine.journal,
+                        class_names=NAMES, reviewer="Bob")  # fmt: skip
+    bob.decide(path, "escalate")
+
+
+def sent(browser):
+    """What left since the start: path → bytes of its picture on the last page."""
+    page, buffers = browser.last("page")
+    return {row["path"]: len(data) for row, data in zip(page["rows"], buffers, strict=True)}
+
+
+def test_an_escalation_by_somebody_else_hides_the_picture_here_at_once(tmp_path):
+    browser = make_grid(tmp_path, change=lambda q: q.assign(group=[0, 1, 0, *range(3, 12)]))
+    path = browser.send("open")[0][0]["rows"][0]["path"]
+    escalated_by_bob(browser, path)
+    assert [message["t"] for message, _ in browser.send("reveal", path=path)] == ["problem", "state"]
+    assert browser.last("state")[0]["notes"][path] == "escalated"
+    browser.send("open")
+    assert sent(browser)[path] == 0
+    assert path in browser.grid.escalated.children[0].value
+    following = browser.grid.session.page(*browser.grid._screen_after(1))["path"][0]
+    escalated_by_bob(browser, following)
+    browser.send("go", step=1)
+    assert sent(browser)[following] == 0
+    escalated_by_bob(browser, other := next(path for path, size in sent(browser).items() if size))
+    browser.grid.blur.value = 1
+    assert sent(browser)[other] == 0
+
+
+def test_a_picture_escalated_while_it_was_decoded_does_not_leave(tmp_path, monkeypatch):
+    browser = make_grid(tmp_path)
+    path = browser.send("open")[0][0]["rows"][0]["path"]
+    for name in ("sharp", "page"):
+        slow = getattr(browser.grid.store, name)
+
+        def decode(*given, slow=slow, **options):
+            made = slow(*given, **options)
+            escalated_by_bob(browser, path)
+            return made
+
+        monkeypatch.setattr(browser.grid.store, name, decode)
+    assert browser.send("reveal", path=path)[0][0]["t"] == "problem"
+    browser.grid.session.undo()
+    browser.send("open")
+    assert sent(browser)[path] == 0
+
+
+def test_nothing_is_shown_when_the_journal_is_gone(tmp_path):
+    browser = make_grid(tmp_path)
+    path = browser.send("open")[0][0]["rows"][0]["path"]
+    browser.send("decide", path=path, decision="escalate")
+    (tmp_path / "decisions.csv").unlink()
+    received = browser.send("open") + browser.send("reveal", path="dog/1.jpg")
+    assert {message["t"] for message, _ in received} <= {"problem", "state"} and "is gone" in received[0][0]["text"]
+
+
+def test_a_hidden_class_is_not_shown_by_any_way(tmp_path):
+    def neighbours(path):
+        return pd.DataFrame({"path": ["dog/3.jpg", "dog/5.jpg"], "given_label": "dog", "similarity": 0.9})
+
+    def change(queue):
+        queue["group"] = [0, 1, 0, *range(3, 12)]
+        queue["suggested"] = queue["given"]
+        queue.loc[3, "suggested"] = "cat"
+        return queue
+
+    browser = make_grid(tmp_path, change=change, hidden=["cat"], neighbours=neighbours)
+    browser.send("open")
+    assert browser.send("reveal", path="cat/0.jpg")[0][0]["t"] == "problem"
+    assert browser.send("reveal", path="dog/3.jpg")[0][0]["t"] == "problem", "it might show a cat"
+    assert browser.send("reveal", path="dog/5.jpg")[0][0]["t"] == "reveal"
+    message, buffers = browser.send("details", path="dog/1.jpg")[0]
+    assert [row["note"] for row in message["rows"]] == ["class hidden", ""] and [*map(bool, buffers)] == [False, True]
+    browser.grid.session.decide("dog/5.jpg", "cat")
+    assert browser.send("reveal", path="dog/5.jpg")[0][0]["t"] == "problem", "somebody has just seen a cat"
+    message, buffers = browser.send("details", path="dog/1.jpg")[0]
+    assert not any(buffers)
+    assert browser.grid.revealed == 1
+
+
 def test_a_file_that_cannot_be_read_is_named_and_left_undecided_by_accepting(tmp_path):
     browser = make_grid(tmp_path)
     page, _ = browser.send("open")[0]
@@ -495,3 +577,16 @@ def test_a_hidden_class_is_spared_in_a_blind_grid_too(tmp_path):
     browser.send("open")
     page, pictures = browser.last("page")
     assert {row["note"] for row in page["rows"]} == {"class hidden"} and not any(pictures)
+
+
+def test_a_full_disk_is_told_in_a_sentence_that_names_the_journal(tmp_path, monkeypatch):
+    browser = make_grid(tmp_path)
+    path = browser.send("open")[0][0]["rows"][0]["path"]
+
+    def full(file, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal, "_write_and_sync", full)
+    (problem, _), (state, _) = browser.send("decide", path=path, decision="drop")
+    assert problem["text"].startswith(f"The journal {tmp_path / 'decisions.csv'} cannot be written: No space left")
+    assert state["decisions"][path] == ""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -337,6 +338,24 @@ def test_progress_counts_what_was_decided(queue, path):
     assert progress["seconds"] == 6
 
 
+def test_a_decision_and_its_progress_take_no_longer_in_a_long_journal_with_two_reviewers(path):
+    n = 20_000
+    queue = make_queue(n)
+    lines = [{"sha256": sha256, "decision": "keep", "reviewer": "Cem", "action": sha256} for sha256 in queue["sha256"]]
+    journal.append_decisions(path, lines[: n // 2])
+    ada, bob = (open_session(queue[:200] if name == "Bob" else queue, path, reviewer=name) for name in ("Ada", "Bob"))
+    took = []
+    for i in range(7):
+        bob.decide(bob.queue["path"][i], "drop")
+        start = time.perf_counter()
+        ada.decide(ada.queue["path"][i], "keep")
+        assert ada.progress()["drop"] == ada.queue["sha256"].map(ada.decision).eq("drop").sum()
+        took.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    ada.undo()
+    assert min(took) < 0.1 and time.perf_counter() - start < 1
+
+
 # --- re-ranking, control pages, neighbours ---
 
 
@@ -554,3 +573,25 @@ def test_a_blind_session_still_knows_which_classes_to_spare_whom(queue, path):
     queue["about"] = "cat / emu"
     session = open_session(queue.assign(suggested="", given="dog"), path, mode="disagreement")
     assert session.classes_of(queue["path"][0]) == {"cat", "dog", "emu"} and session.classes_of("nowhere") == set()
+
+
+def test_a_journal_that_cannot_be_written_is_refused_before_anybody_decides(queue, tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "folder.csv", tmp_path / "file" / "j.csv"):
+        with pytest.raises(OSError, match=r"cannot be written: .* name another journal_file"):
+            open_session(queue, path)
+    open_session(queue, tmp_path / "new" / "j.csv")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["keep", "drop", "unsure", "escalate", "undo", "Keep", " dog", ""])
+def test_a_class_that_the_journal_could_not_tell_from_a_decision_is_refused(queue, path, name):
+    with pytest.raises(ValueError, match="A class cannot be called like a decision"):
+        ReviewSession(queue, path, class_names=["cat", name])
+
+
+def test_a_class_may_be_called_anything_else(queue, path):
+    names = ["path", "split", "keeper", "it's", "=1+1", "$x$", "Porn"]
+    ReviewSession(queue, path, class_names=names).decide(queue["path"][0], "=1+1")
+    assert in_force(path) == {queue["sha256"][0]: "=1+1"}
