@@ -3,6 +3,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace as Namespace
 
 import nbformat
 import pandas as pd
@@ -162,6 +163,20 @@ def test_real_photographs_and_drawings_of_every_form_go_all_the_way_unanswered(t
     assert issues.loc["unlabelled/new.png", "suggested"] in ("graphics", "photographs"), (
         "it enters review by prediction"
     )
+
+
+def test_training_that_is_stopped_while_it_writes_leaves_no_record_of_another_model(tmp_path):
+    (writing,) = (source for source in sources(ROOT / "notebooks" / "02_fine_tune.ipynb") if "save_model" in source)
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "model.keras").write_bytes(b"old")
+
+    def stopped(model, path):
+        path.write_bytes(b"new")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exec(writing, {"done": False, "run_dir": tmp_path, "classifier": None, "model": Namespace(save_model=stopped)})
+    assert not (tmp_path / "run.json").exists()
 
 
 def bad_folder(kind, folder):
