@@ -179,6 +179,14 @@ def test_training_that_is_stopped_while_it_writes_leaves_no_record_of_another_mo
     assert not (tmp_path / "run.json").exists()
 
 
+def test_the_work_of_stage_2_is_cleared_only_when_the_model_and_its_record_are_on_disk():
+    code = sources(ROOT / "notebooks" / "02_fine_tune.ipynb")
+    (tuning,) = (source for source in code if "train.fine_tune(" in source)
+    (writing,) = (source for source in code if "save_model" in source)
+    assert "keep=True" in tuning
+    assert writing.index("save_model") < writing.index("write_json") < writing.index("rmtree")
+
+
 def bad_folder(kind, folder):
     if kind == "missing":
         return folder / "nowhere"
