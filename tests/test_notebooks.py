@@ -187,6 +187,16 @@ def test_the_work_of_stage_2_is_cleared_only_when_the_model_and_its_record_are_o
     assert writing.index("save_model") < writing.index("write_json") < writing.index("rmtree")
 
 
+def test_a_folder_without_a_test_set_is_trained_on_and_the_notebook_says_so(capsys):
+    (counting,) = (source for source in sources(ROOT / "notebooks" / "02_fine_tune.ipynb") if "crosstab" in source)
+    rows = pd.DataFrame({"label": ["a", "b"] * 2, "split": ["train", "train", "val", "val"]})
+    run = Namespace(read_table=lambda *_, **__: rows)
+    known = {"pd": pd, "run_dir": None, "journal_path": None, "runs": run}
+    known |= {"data": Namespace(SPLITS=("train", "val", "test"))}
+    exec(counting, known | {"labels": Namespace(current_labels=lambda table, journal: table["label"])})
+    assert "no test set" in capsys.readouterr().out
+
+
 def bad_folder(kind, folder):
     if kind == "missing":
         return folder / "nowhere"
