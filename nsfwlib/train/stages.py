@@ -197,8 +197,14 @@ def _epoch(file: Path) -> int:
 
 def _save(model: keras.Model, path: Path) -> None:
     """Weights and the state of the optimizer, whole or not at all."""
-    with write_whole(path) as draft:
-        model.save_weights(draft)
+    try:
+        with write_whole(path) as draft:
+            model.save_weights(draft)
+    except OSError as error:
+        raise OSError(
+            f"The weights of an epoch could not be written to {path}: {error} Free some room and run again: the epochs "
+            "that are finished are kept."
+        ) from error
 
 
 class Keep(keras.callbacks.Callback):

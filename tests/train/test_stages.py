@@ -184,6 +184,16 @@ def test_a_kill_while_an_epoch_is_written_leaves_nothing_half(data, tmp_path, mo
     assert len(fine_tune(build(), data, tmp_path, learning_rate=0.0)) == 2
 
 
+def test_a_disk_too_full_for_an_epoch_is_named_with_the_way_out(tmp_path):
+    class Full:
+        def save_weights(self, path):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"epoch-001\.weights\.h5.*No space left.*run again"):
+        stages._save(Full(), tmp_path / "epoch-001.weights.h5")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("damaged", "left"), [("epoch-002", [1]), ("epoch-001", [])])
 def test_a_damaged_epoch_is_put_aside_and_the_run_goes_on_from_the_one_before(data, tmp_path, damaged, left):
     first = fine_tune(lopsided(build()), data, tmp_path, learning_rate=0.01, keep=True)
