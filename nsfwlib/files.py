@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import tempfile
@@ -121,6 +122,12 @@ def _with_texts(table: pd.DataFrame, form: str) -> pd.DataFrame:
     for name in table.select_dtypes(["object", "string", "category"]):
         table[name] = table[name].map(cell)
     return table
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of the content of `path`, 64 hex digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _escape(match: re.Match) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pandas as pd
 
-from nsfwlib.files import write_whole
+from nsfwlib.files import file_hash, write_whole
 
 PACKAGES = ("nsfwlib", "tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow")
 
@@ -128,10 +128,14 @@ def fingerprint(images: pd.DataFrame, labels: pd.Series) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def describe(started: float, **facts: Any) -> dict[str, Any]:
-    """A record for `run.json`: `facts`, versions, seconds since `started` (`time.time()`), peak memory (MB or None)."""
+def describe(started: float, *, files: Sequence[Path] = (), **facts: Any) -> dict[str, Any]:
+    """A record for `run.json`: `facts`, versions, seconds since `started` (`time.time()`), peak memory (MB or None).
+
+    It holds the sha256 of `files`, which lie beside it, and stands for no others: write it last, and clear it first.
+    """
     return {
         **facts,
+        "files": {path.name: file_hash(path) for path in files},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 1),
         "peak_memory_mb": _peak_memory_mb(),
@@ -151,13 +155,40 @@ def _peak_memory_mb() -> int | None:
 def is_current(path: Path, settings: Mapping[str, Any]) -> bool:
     """Whether what lies at `path` was made with these `settings`, so that it can be used again.
 
-    They stand under "settings" in a JSON record, or in the `attrs` of a table.
+    They stand under "settings" in a JSON record, or in the `attrs` of a table. A record is current only with the files
+    that it was written with.
     """
     path = Path(path)
     if not path.exists():
         return False
     made = pd.read_parquet(path, columns=[]).attrs if path.suffix == ".parquet" else read_json(path)
-    return _spelled(made.get("settings")) == _spelled(settings)
+    same = _spelled(made.get("settings")) == _spelled(settings)
+    return same and not _replaced(path.parent, made)
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """`run.json`, the record that 02_fine_tune writes last.
+
+    Raises:
+        FileNotFoundError: there is none: 02 has not run, or was stopped while it wrote.
+        ValueError: a file beside it is not the one that it was written with.
+    """
+    path = Path(run_dir) / "run.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing. Run notebook 02_fine_tune with the same run_dir first.")
+    record = read_json(path)
+    if replaced := _replaced(path.parent, record):
+        raise ValueError(
+            f"{path.parent / replaced[0]} is not the one that {path.name} was written with. Run notebook 02_fine_tune "
+            "again with the same run_dir."
+        )
+    return record
+
+
+def _replaced(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """Names of the files of a record that are gone or have another content; records of older versions name none."""
+    files = record.get("files", {}).items()
+    return [name for name, sha256 in files if not (folder / name).exists() or file_hash(folder / name) != sha256]
 
 
 INJECTED = "# Parameters\n"  # first line of the cell that papermill adds after the one tagged `parameters`

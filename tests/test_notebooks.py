@@ -3,6 +3,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace as Namespace
 
 import nbformat
 import pandas as pd
@@ -187,6 +188,38 @@ def test_real_photographs_and_drawings_of_every_form_go_all_the_way_unanswered(t
     assert issues.loc["unlabelled/new.png", "suggested"] in ("graphics", "photographs"), (
         "it enters review by prediction"
     )
+
+
+def test_training_that_is_stopped_while_it_writes_leaves_no_record_of_another_model(tmp_path):
+    (writing,) = (source for source in sources(ROOT / "notebooks" / "02_fine_tune.ipynb") if "save_model" in source)
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "model.keras").write_bytes(b"old")
+
+    def stopped(model, path):
+        path.write_bytes(b"new")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exec(writing, {"done": False, "run_dir": tmp_path, "classifier": None, "model": Namespace(save_model=stopped)})
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_the_work_of_stage_2_is_cleared_only_when_the_model_and_its_record_are_on_disk():
+    code = sources(ROOT / "notebooks" / "02_fine_tune.ipynb")
+    (tuning,) = (source for source in code if "train.fine_tune(" in source)
+    (writing,) = (source for source in code if "save_model" in source)
+    assert "keep=True" in tuning
+    assert writing.index("save_model") < writing.index("write_json") < writing.index("rmtree")
+
+
+def test_a_folder_without_a_test_set_is_trained_on_and_the_notebook_says_so(capsys):
+    (counting,) = (source for source in sources(ROOT / "notebooks" / "02_fine_tune.ipynb") if "crosstab" in source)
+    rows = pd.DataFrame({"label": ["a", "b"] * 2, "split": ["train", "train", "val", "val"]})
+    run = Namespace(read_table=lambda *_, **__: rows)
+    known = {"pd": pd, "run_dir": None, "journal_path": None, "runs": run}
+    known |= {"data": Namespace(SPLITS=("train", "val", "test"))}
+    exec(counting, known | {"labels": Namespace(current_labels=lambda table, journal: table["label"])})
+    assert "no test set" in capsys.readouterr().out
 
 
 def bad_folder(kind, folder):

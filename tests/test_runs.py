@@ -24,6 +24,27 @@ def test_a_table_is_current_only_with_the_same_settings_in_its_attrs(tmp_path):
     assert not runs.is_current(runs.write_table(pd.DataFrame({"a": [1]}), path), {})
 
 
+def test_a_record_stands_for_the_files_it_was_written_with_and_for_no_others(tmp_path):
+    kept = tmp_path / "model.keras"
+    kept.write_bytes(b"one")
+    path = runs.write_json(runs.describe(0, files=[kept], settings={"epochs": 2}), tmp_path / "run.json")
+    assert runs.is_current(path, {"epochs": 2}) and runs.read_run(tmp_path)["settings"] == {"epochs": 2}
+    kept.write_bytes(b"another")
+    assert not runs.is_current(path, {"epochs": 2})
+    with pytest.raises(ValueError, match=r"model\.keras.*is not the one.*02_fine_tune"):
+        runs.read_run(tmp_path)
+    kept.unlink()
+    assert not runs.is_current(path, {"epochs": 2})
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"run\.json is missing.*02_fine_tune"):
+        runs.read_run(tmp_path)
+
+
+def test_a_record_of_an_older_version_names_no_files_and_is_read(tmp_path):
+    runs.write_json({"settings": {}, "temperature": 1.5}, tmp_path / "run.json")
+    assert runs.read_run(tmp_path)["temperature"] == 1.5
+
+
 def test_where_the_system_does_not_tell_its_memory_the_record_says_none(monkeypatch):
     assert runs.describe(0)["peak_memory_mb"] > 1
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from nsfwlib._tensorflow import keras
@@ -28,6 +27,8 @@ from nsfwlib.model.classifier import (
 )
 from nsfwlib.model.legacy import read_keras_2, rebuilt
 from nsfwlib.model.published import CLASS_NAMES, load_backbone, published_model
+
+MOST_BYTES = 4 << 30  # of an unpacked model file
 
 
 def resolve_model(
@@ -79,7 +80,7 @@ def _load(model: keras.Model | Path | str, class_names: Sequence[str]) -> keras.
         return model
     found = _read(Path(model))
     try:
-        return rebuilt(found, Path(model), class_names) if h5py.is_hdf5(model) else found
+        return rebuilt(found, Path(model), class_names) if _is_hdf5(Path(model)) else found
     except ValueError:
         return found
 
@@ -160,7 +161,7 @@ def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras
     """
     path = Path(path)
     model = _read(path)
-    if h5py.is_hdf5(path):
+    if _is_hdf5(path):
         return rebuilt(model, path, class_names)
     _checked_contract(model, path)
     return model
@@ -172,10 +173,13 @@ def _read(path: Path) -> keras.Model:
         raise FileNotFoundError(f"There is no model file {path}. Train one with 02_fine_tune, or use weights='nsfwjs'.")
     if path.is_dir():
         raise ValueError(_folder_advice(path))
-    if h5py.is_hdf5(path):
+    if not path.is_file():
+        raise ValueError(f"{path} is no regular file but a pipe or a device. Expected a `.keras` or `.h5` file.")
+    if _is_hdf5(path):
         return read_keras_2(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019. Received: another format.")
+    _check_archive(path)
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds; the first line says which layer or part is at fault
@@ -184,6 +188,25 @@ def _read(path: Path) -> keras.Model:
             f"{path} was not loaded: {reason} Expected a classifier that nsfwlib saved; code in a model file is never "
             "run."
         ) from error
+
+
+def _is_hdf5(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def _check_archive(path: Path) -> None:
+    """A ValueError where the archive would fill the memory; `zipfile` reads no more of a part than it declares."""
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+    if any(part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for part in parts):
+        raise ValueError(f"{path} is compressed in a way that Keras does not use, so it was not opened. Save it anew.")
+    whole, limit = sum(part.file_size for part in parts), min(MOST_BYTES, max(64 << 20, 20 * path.stat().st_size))
+    if whole > limit:
+        raise ValueError(
+            f"{path} expands to {whole / 1e6:,.0f} MB, so it was not opened. At most {limit / 1e6:,.0f} MB is expected "
+            "of a file of its size. Save the model anew with Keras, which does not compress."
+        )
 
 
 def _folder_advice(path: Path) -> str:

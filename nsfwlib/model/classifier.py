@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nsfwlib._tensorflow import keras
-from nsfwlib.files import write_whole
+from nsfwlib.files import table_path, write_whole
 
 # keras.applications name → (scale, offset) from raw RGB to what its ImageNet weights expect, and its image size
 BACKBONES = {
@@ -28,9 +28,17 @@ _CLASSES = "classes"  # the last layer; its name carries the class names
 
 def _checked_names(class_names: Sequence[str]) -> list[str]:
     names = [str(name) for name in class_names]
-    if len(names) < 2 or len(set(names)) < len(names) or not all(names):
-        raise ValueError(f"class_names must be two or more different names. Received: {names}.")
+    fit = all(0 < len(name) < 256 and _is_printable(name) for name in names)
+    if len(names) < 2 or len(set(names)) < len(names) or not fit:
+        raise ValueError(
+            "class_names must be two or more different names, printable and of at most 255 characters. Received: "
+            f"{[name[:256] for name in names]}."
+        )
     return names
+
+
+def _is_printable(name: str) -> bool:
+    return table_path(name.replace("\\", "")) == name.replace("\\", "")
 
 
 def assemble(
@@ -85,14 +93,14 @@ def _escape(name: str) -> str:
 
 
 def _unescape(part: str) -> str:
-    return re.sub(r"_([0-9a-f]+)_", lambda match: chr(int(match.group(1), 16)), part)
+    return re.sub(r"_(10[0-9a-f]{4}|[0-9a-f]{1,5})_", lambda match: chr(int(match.group(1), 16)), part)
 
 
 def class_names(model: keras.Model) -> list[str]:
     """The class names that travel in the model, in the order of its outputs.
 
     Raises:
-        ValueError: the model carries none.
+        ValueError: the model carries none, or none that can be shown.
     """
     kind, *parts = model.layers[-1].name.split(".")
     if kind != _CLASSES or len(parts) != model.output_shape[-1]:
@@ -100,7 +108,7 @@ def class_names(model: keras.Model) -> list[str]:
             f"The model {model.name!r} carries no class names: its last layer is {model.layers[-1].name!r}. Expected "
             "a model made by model.build_classifier."
         )
-    return [_unescape(part) for part in parts]
+    return _checked_names([_unescape(part) for part in parts])
 
 
 def image_size(model: keras.Model) -> int:

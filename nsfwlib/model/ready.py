@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,8 +19,9 @@ from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
 from nsfwlib import runs
+from nsfwlib.files import file_hash
 from nsfwlib.model.published import INTEGRITY, VERSION
-from nsfwlib.model.runtime import Forward, file_hash, kept_path, onnx_usable, open_onnx_file, require_onnx
+from nsfwlib.model.runtime import Forward, kept_hash, kept_path, onnx_usable, open_onnx_file, require_onnx
 
 if TYPE_CHECKING:
     import keras
@@ -37,6 +39,11 @@ class Ready(NamedTuple):
     def onnx_file(self) -> Path:
         """Where its ONNX file is, if it was converted."""
         return kept_path(self.cache_dir, [self.identity])
+
+    def check(self) -> str:
+        """16 hex digits that bind names, their order, size and identity to the content of the ONNX file."""
+        bound = [self.class_names, self.size, self.identity, kept_hash(self.onnx_file())]
+        return hashlib.sha256(json.dumps(bound).encode()).hexdigest()[:16]
 
     def forward(self, runtime: str) -> Forward:
         """What computes; see `model.forward_pass`."""
@@ -82,18 +89,21 @@ def make_ready(
     classifier = resolve_model(model, class_names=class_names, rescaling=rescaling)
     ready = Ready(names_of(classifier), image_size(classifier), model_identity(classifier), cache_dir, classifier)
     if note and _convert(classifier, cache_dir, must=runtime == "onnxruntime", progress=progress):
-        runs.write_json({"class_names": ready.class_names, "size": ready.size, "identity": ready.identity}, note)
+        noted = {"class_names": ready.class_names, "size": ready.size, "identity": ready.identity}
+        runs.write_json({**noted, "check": ready.check()}, note)
         ready = ready._replace(classifier=None)
     return ready
 
 
 def _noted(note: Path, cache_dir: Path) -> Ready | None:
-    """What was noted when the model was converted, if its ONNX file is there."""
+    """What was noted when the model was converted, if its ONNX file is there and the note is as it was written."""
     try:
-        ready = Ready(**runs.read_json(note), cache_dir=cache_dir, classifier=None)
+        noted = runs.read_json(note)
+        check = noted.pop("check", None)
+        ready = Ready(**noted, cache_dir=cache_dir, classifier=None)
     except (FileNotFoundError, ValueError, TypeError):  # none, cut short, or another version's
         return None
-    return ready if ready.onnx_file().exists() else None
+    return ready if ready.onnx_file().exists() and check == ready.check() else None
 
 
 def _convert(classifier: keras.Model, cache_dir: Path, *, must: bool, progress: bool) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from collections.abc import Callable, Sequence
@@ -10,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+
+from nsfwlib.files import file_hash
 
 Forward = Callable[[np.ndarray], list[np.ndarray]]
 _GPUS = ("/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under WSL, AMD
@@ -46,9 +47,13 @@ def open_onnx_file(path: Path, outputs: Sequence[str] = ("probabilities",), *, t
 
     Raises:
         ImportError: onnxruntime is not installed.
-        RuntimeError: the file does not open. If it is damaged it is gone: the next call converts the model anew.
+        RuntimeError: the file does not open, or is not as it was written: then it is gone, and converted anew by the
+            next call.
     """
     onnxruntime = require_onnx()
+    if path.exists() and kept_hash(path) not in ("", file_hash(path)):
+        path.unlink()
+        raise RuntimeError(f"{path} is damaged and was removed. Run again: the model is converted anew.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count() or 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoders need the cores
@@ -56,29 +61,21 @@ def open_onnx_file(path: Path, outputs: Sequence[str] = ("probabilities",), *, t
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as error:  # of several kinds, none of them documented
-        raise _unopened(path, error) from error
+        raise RuntimeError(
+            f"{path} could not be opened and was kept: {error} Free memory and run again, or use runtime='tensorflow'; "
+            "if nothing helps, delete the file, and the model is converted anew."
+        ) from error
     return lambda pixels: session.run(list(outputs), {"pixels": pixels.astype(np.float32, copy=False)})
 
 
 def keep_file(fresh: Path, path: Path) -> None:
     """Move a converted file to its place, its sha256 noted beside it; files of older versions have no such note."""
-    path.with_suffix(".sha256").write_text(file_hash(fresh))
-    fresh.replace(path)
+    if not path.exists():  # another process may have been first
+        path.with_suffix(".sha256").write_text(file_hash(fresh))
+        fresh.replace(path)
 
 
-def file_hash(path: Path) -> str:
-    """sha256 of the content of `path`, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _unopened(path: Path, error: Exception) -> RuntimeError:
-    """What to say of a file that does not open; one that is not as it was written is removed."""
+def kept_hash(path: Path) -> str:
+    """What `keep_file` noted of the file; empty where there is no note."""
     note = path.with_suffix(".sha256")
-    if path.exists() and note.exists() and note.read_text() != file_hash(path):
-        path.unlink()
-        return RuntimeError(f"{path} is damaged and was removed. Run again: the model is converted anew.")
-    return RuntimeError(
-        f"{path} could not be opened and was kept: {error} Free memory and run again, or use runtime='tensorflow'; if "
-        "nothing helps, delete the file, and the model is converted anew."
-    )
+    return note.read_text() if note.exists() else ""

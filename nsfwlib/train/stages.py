@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.data import ImageProblem, load_image
-from nsfwlib.files import file_path
+from nsfwlib.files import file_path, write_whole
 from nsfwlib.model import (
     block_output,
     class_names,
@@ -42,6 +43,7 @@ def fine_tune(
     data_dir: Path,
     *,
     work_dir: Path,
+    keep: bool = False,
     fine_tune_from: str = "mixed7",
     epochs: int = 2,
     batch_size: int = 16,
@@ -64,7 +66,9 @@ def fine_tune(
         table: the images table with `split`; `test` is not looked at.
         labels: N class names; rows with a missing one are left out.
         data_dir: the folder that `path` is relative to.
-        work_dir: for backup, best weights, a log and stored views while it runs, in a folder for each set of arguments.
+        work_dir: for weights, a log and stored views while it runs, in a folder for each set of arguments.
+        keep: leave that folder where it is, for the caller to clear once the model is saved: until then the same call
+            finds its result there.
         fine_tune_from: last frozen block; BatchNorm stays frozen everywhere.
         epochs: passes over the training images.
         batch_size: pictures a step.
@@ -120,18 +124,19 @@ def fine_tune(
     copy = _compiled_copy(trained, schedule, label_smoothing)
     before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
     if not len(done):
-        copy.save_weights(work_dir / "epoch-000.weights.h5")
-    nan = StopOnNaN()
+        _save(copy, work_dir / "epoch-000.weights.h5")
+    nan, kept = StopOnNaN(), Keep(work_dir, [before, *done.get("val_loss", [])])
     fitted = copy.fit(
         train,
         validation_data=val,
         epochs=epochs,
+        initial_epoch=len(done),
         verbose=verbose,
         shuffle=False,
-        callbacks=[nan, *_callbacks(work_dir, min([before, *done.get("val_loss", [])]))],
+        callbacks=[nan, keras.callbacks.CSVLogger(work_dir / "epochs.csv", append=True), kept],
         class_weight=class_weights(targets["train"], class_weight),
     )
-    best = max(work_dir.glob("epoch-*.weights.h5"))
+    best = kept.best()
     with warnings.catch_warnings():  # the state of the optimizer, which is of no more use, does not match
         warnings.simplefilter("ignore", UserWarning)
         copy.load_weights(best)
@@ -141,18 +146,24 @@ def fine_tune(
     nan.check(f"The best weights so far are in the model and in {best}.")
     history = pd.concat([done, history_table(fitted.history, "fine-tune", first=len(done) + 1)], ignore_index=True)
     history["learning_rate"] = [float(schedule(epoch * steps)) for epoch in history["epoch"]]
-    shutil.rmtree(work_dir)
+    if not keep:
+        shutil.rmtree(work_dir)
     return history
 
 
 def _resumed(work_dir: Path) -> pd.DataFrame:
     """History of the epochs that a killed run of the same arguments has finished; what it had begun is removed."""
-    state, log = work_dir / "backup" / "training_metadata.json", work_dir / "epochs.csv"
-    epochs = json.loads(state.read_text())["epoch"] if state.exists() and log.exists() else 0
     work_dir.mkdir(parents=True, exist_ok=True)
-    for weights in work_dir.glob("epoch-*.weights.h5"):
-        if not epochs or int(weights.name[6:9]) > epochs:
-            weights.unlink()
+    log, whole = work_dir / "epochs.csv", {0}
+    for file in sorted(work_dir.glob("epoch-*.weights.h5"), reverse=True):
+        if _put_aside(file):
+            whole = {n for n in whole if n < _epoch(file)}  # a later one needs it: it may be the best
+        else:
+            whole.add(_epoch(file))
+    epochs = max(whole) if log.exists() else 0
+    for file in work_dir.glob("epoch-*.weights.h5"):
+        if not epochs or _epoch(file) > epochs:
+            file.unlink()
     if not epochs:
         log.unlink(missing_ok=True)
         return pd.DataFrame()
@@ -161,17 +172,73 @@ def _resumed(work_dir: Path) -> pd.DataFrame:
     return history_table(history.drop(columns="epoch").to_dict("list"), "fine-tune")
 
 
-def _callbacks(work_dir: Path, threshold: float) -> list[keras.callbacks.Callback]:
-    """Best weights, log and, last, the backup: an epoch counts as finished when the other two are on disk."""
-    best = keras.callbacks.ModelCheckpoint(
-        work_dir / "epoch-{epoch:03d}.weights.h5",
-        monitor="val_loss",
-        save_best_only=True,
-        save_weights_only=True,
-        initial_value_threshold=threshold,
-    )
-    log = keras.callbacks.CSVLogger(work_dir / "epochs.csv", append=True)
-    return [best, log, keras.callbacks.BackupAndRestore(work_dir / "backup")]
+def _put_aside(file: Path) -> bool:
+    """Whether a file of weights was damaged and is put aside, with a warning."""
+
+    def read(_: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            item[()]
+
+    try:
+        with h5py.File(file) as stored:
+            stored.visititems(read)
+    except (OSError, RuntimeError) as error:
+        aside = file.replace(file.with_name(f"{file.name}.damaged"))
+        warnings.warn(
+            f"{file} is damaged ({error}) and was put aside as {aside.name}. An earlier epoch serves.", stacklevel=4
+        )
+        return True
+    return False
+
+
+def _epoch(file: Path) -> int:
+    return int(file.name[6:9])
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    """Weights and the state of the optimizer, whole or not at all."""
+    try:
+        with write_whole(path) as draft:
+            model.save_weights(draft)
+    except OSError as error:
+        raise OSError(
+            f"The weights of an epoch could not be written to {path}: {error} Free some room and run again: the epochs "
+            "that are finished are kept."
+        ) from error
+
+
+class Keep(keras.callbacks.Callback):
+    """After each epoch its weights: the best ones stay, and the last two for a killed run to go on from.
+
+    `losses` on validation are those before training and after each epoch that is finished. An epoch counts as finished
+    when its weights are on disk.
+    """
+
+    def __init__(self, work_dir: Path, losses: list[float]) -> None:
+        super().__init__()
+        self.work_dir, self.losses = work_dir, losses
+
+    def file(self, epoch: int) -> Path:
+        """The weights after so many epochs."""
+        return self.work_dir / f"epoch-{epoch:03d}.weights.h5"
+
+    def best(self) -> Path:
+        """The weights of the lowest loss, the first of several."""
+        return self.file(int(np.argmin(np.nan_to_num(self.losses, nan=np.inf))))
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Called by Keras."""
+        if len(self.losses) > 1:
+            self.model.optimizer.build(self.model.trainable_variables)  # else its state would be left out
+            self.model.load_weights(self.file(len(self.losses) - 1))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Called by Keras."""
+        self.losses.append(logs["val_loss"])
+        if np.isfinite(logs["loss"]):  # else training ends here
+            _save(self.model, self.file(epoch + 1))
+            for file in {self.file(n) for n in range(epoch)} - {self.best()}:
+                file.unlink(missing_ok=True)
 
 
 def _compiled_copy(model: keras.Model, schedule: Callable[[int], tf.Tensor], label_smoothing: float) -> keras.Model:

@@ -81,6 +81,16 @@ def test_only_a_converted_file_that_was_changed_is_removed_as_damaged(classifier
     assert not kept.exists()
 
 
+def test_another_model_in_the_place_of_a_converted_one_is_never_opened(classifier, pixels, tmp_path):
+    forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)
+    (kept,) = (tmp_path / "onnx").glob("*.onnx")
+    other = keras.models.clone_model(classifier)
+    forward.onnx_file(other, kept)
+    with pytest.raises(RuntimeError, match="is damaged and was removed"):
+        runtime.open_onnx_file(kept)
+    assert not kept.exists()
+
+
 def test_a_converted_file_without_a_note_of_its_hash_is_used_and_never_removed(classifier, pixels, tmp_path):
     first = forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0]
     (kept,) = (tmp_path / "onnx").glob("*.onnx")

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import zipfile
@@ -136,6 +137,43 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     (tmp_path / "x.keras").write_text("<html>")
     with pytest.raises(ValueError, match=r"is no model file\. Expected `\.keras`"):
         build.load_model(tmp_path / "x.keras")
+
+
+def test_a_pipe_is_no_model_file_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.keras")
+    code = (
+        f"from nsfwlib.model import load_model; load_model(__import__('pathlib').Path({str(tmp_path)!r}, 'pipe.keras'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "pipe.keras is no regular file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "size", "sentence"),
+    [
+        (zipfile.ZIP_DEFLATED, 300 << 20, r"expands to .*At most"),
+        (zipfile.ZIP_BZIP2, 1 << 20, "compressed in a way"),
+    ],
+)
+def test_an_archive_that_swells_is_refused_before_keras_sees_it(small, tmp_path, monkeypatch, method, size, sentence):
+    path = tmp_path / "bomb.keras"
+    classifier.save_model(small, path)
+    with zipfile.ZipFile(path, "a", method) as archive:
+        archive.writestr("assets/zeros", bytes(size))
+    monkeypatch.setattr(keras.models, "load_model", None)
+    with pytest.raises(ValueError, match=sentence):
+        build.load_model(path)
+
+
+@pytest.mark.parametrize("name", ["a_a_b", "a_202e_b", "x" * 256, "a_110000_b"])
+def test_class_names_in_a_model_are_printable_and_of_a_bounded_length(small, name):
+    last = keras.layers.Identity(name=f"classes.{name}.c.d")
+    strange = keras.Model(small.input, last(small.layers[-2].output))
+    if name == "a_110000_b":  # no character: it stands as it is
+        assert classifier.class_names(strange) == [name, "c", "d"]
+    else:
+        with pytest.raises(ValueError, match="printable"):
+            classifier.class_names(strange)
 
 
 def test_a_model_with_code_inside_is_refused(tmp_path):

@@ -249,6 +249,20 @@ def test_another_model_under_the_same_name_is_not_mistaken_for_the_converted_one
     assert set(first["scored_by"]).isdisjoint(found["scored_by"])
 
 
+@pytest.mark.parametrize("change", [lambda names: names[::-1], lambda names: names[:-1]])
+def test_a_note_with_other_classes_than_the_converted_model_is_not_believed(
+    model_file, folder, tmp_path, converted, change
+):
+    cache = tmp_path / "cache"
+    shutil.copytree(converted, cache)
+    (note,) = (cache / "onnx").glob("*.json")
+    noted = json.loads(note.read_text())
+    note.write_text(json.dumps(noted | {"class_names": change(noted["class_names"])}))
+    expect = score(model_file, folder, tmp_path / "a.parquet", runtime="tensorflow")
+    found = score(model_file, folder, tmp_path / "b.parquet", cache_dir=cache)
+    pd.testing.assert_frame_equal(found, expect, rtol=0, atol=1e-4)
+
+
 def test_a_damaged_converted_file_is_removed_and_made_anew(model_file, folder, tmp_path, converted):
     cache = tmp_path / "cache"
     shutil.copytree(converted, cache)

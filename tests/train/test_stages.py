@@ -1,8 +1,10 @@
 """What fine-tuning survives: kills, losses that are no number, full disks, several devices."""
 
+import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -106,23 +108,23 @@ def test_too_little_room_for_the_stored_views_is_said_before_anything_is_compute
 
 KILLED = """
     import os, pickle, signal, sys
-    import keras
     from nsfwlib.train import stages
     sys.path[:0] = {tests!r}
     from test_stages import build, fine_tune
-    finished = keras.callbacks.BackupAndRestore.on_epoch_end
+    finished = stages.Keep.on_epoch_end
 
     def killed(self, epoch, logs=None):
         finished(self, epoch, logs)
         if epoch == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    keras.callbacks.BackupAndRestore.on_epoch_end = killed
+    stages.Keep.on_epoch_end = killed
     fine_tune(build(), pickle.load(open({data!r}, "rb")), {work!r}, epochs=4, learning_rate=0.01)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("error:Skipping variable loading")  # of the optimizer
 def test_a_killed_run_goes_on_at_its_epoch_with_its_history(data, tmp_path, request):
     import pickle
 
@@ -143,12 +145,9 @@ def test_a_killed_run_goes_on_at_its_epoch_with_its_history(data, tmp_path, requ
 def test_the_best_weights_of_a_killed_run_are_not_lost_to_a_worse_epoch(data, tmp_path):
     """The log of a killed run says that its first epoch was unbeatable: its weights must come back."""
     classifier = build()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages.shutil, "rmtree", lambda folder: None)
-        patch.setattr(keras.callbacks.BackupAndRestore, "on_train_end", lambda self, logs=None: None)
-        fine_tune(classifier, data, tmp_path, epochs=2, learning_rate=1e-3)
+    fine_tune(classifier, data, tmp_path, epochs=2, learning_rate=1e-3, keep=True)
     folder = next(tmp_path.iterdir())
-    (folder / "backup" / "training_metadata.json").write_text('{"epoch": 1, "batch": 0}')
+    (folder / "epoch-002.weights.h5").unlink()
     log = pd.read_csv(folder / "epochs.csv")
     log.assign(val_loss=0.0).to_csv(folder / "epochs.csv", index=False)
     marked = build()
@@ -157,6 +156,55 @@ def test_the_best_weights_of_a_killed_run_are_not_lost_to_a_worse_epoch(data, tm
     resumed = build()
     fine_tune(resumed, data, tmp_path, epochs=2, learning_rate=1e-3)
     assert not np.any(resumed.get_layer("logits").kernel)
+
+
+def test_a_finished_stage_is_kept_until_told_and_found_again_without_training(data, tmp_path, monkeypatch):
+    first, again = lopsided(build()), lopsided(build())
+    history = fine_tune(first, data, tmp_path, learning_rate=0.01, keep=True)
+    monkeypatch.setattr(keras.Model, "train_on_batch", None)
+    monkeypatch.setattr(stages.StopOnNaN, "on_epoch_begin", None)  # an epoch would fail
+    pd.testing.assert_frame_equal(fine_tune(again, data, tmp_path, learning_rate=0.01), history)
+    assert all(map(np.array_equal, first.get_weights(), again.get_weights()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kill_while_an_epoch_is_written_leaves_nothing_half(data, tmp_path, monkeypatch):
+    save = keras.Model.save_weights
+
+    def stopped(self, filepath, **options):
+        save(self, filepath, **options)
+        if Path(filepath).name in ("epoch-001.weights.h5", "latest.weights.h5"):
+            os.truncate(filepath, 1000)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Model, "save_weights", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(build(), data, tmp_path, learning_rate=0.0)
+    monkeypatch.undo()
+    assert len(fine_tune(build(), data, tmp_path, learning_rate=0.0)) == 2
+
+
+def test_a_disk_too_full_for_an_epoch_is_named_with_the_way_out(tmp_path):
+    class Full:
+        def save_weights(self, path):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match=r"epoch-001\.weights\.h5.*No space left.*run again"):
+        stages._save(Full(), tmp_path / "epoch-001.weights.h5")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("damaged", "left"), [("epoch-002", [1]), ("epoch-001", [])])
+def test_a_damaged_epoch_is_put_aside_and_the_run_goes_on_from_the_one_before(data, tmp_path, damaged, left):
+    first = fine_tune(lopsided(build()), data, tmp_path, learning_rate=0.01, keep=True)
+    (folder,) = tmp_path.iterdir()
+    file = folder / f"{damaged}.weights.h5"
+    file.write_bytes(file.read_bytes()[:100_000])
+    with pytest.warns(UserWarning, match=rf"{damaged}.*\.damaged"):
+        history = fine_tune(lopsided(build()), data, tmp_path, learning_rate=0.01, keep=True)
+    assert history["epoch"].tolist() == [1, 2] and file.exists()
+    assert file.with_name(f"{file.name}.damaged").stat().st_size == 100_000
+    assert np.allclose(history["val_loss"][: len(left)], first["val_loss"][: len(left)])
 
 
 def test_a_loss_that_is_no_number_stops_keeps_the_last_good_weights_and_names_the_batch(data, tmp_path):
