@@ -1,7 +1,5 @@
 """The door of a room: its public names, loaded when they are first used."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from importlib.metadata import requires

@@ -1,7 +1,5 @@
 """How is a file named in a table, how does it get its name on disk whole, and how is a user's table read?"""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """How is the whole path run without a person? The notebooks, in order, with papermill and checked parameters."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import contextlib

@@ -1,7 +1,5 @@
 """What does a run leave behind? Artefacts written whole, and a record of what made them."""
 
-from __future__ import annotations
-
 import ast
 import errno
 import hashlib

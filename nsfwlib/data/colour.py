@@ -1,7 +1,5 @@
 """How does a decoded picture become plain RGB? Upright, 8 bits, sRGB, transparency on white."""
 
-from __future__ import annotations
-
 import functools
 import io
 

@@ -4,8 +4,6 @@ Decoders are forgiving: Pillow never looks at the checksums of PNG pixel data, O
 with grey, and none of them minds what follows the picture. So the containers are walked here.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 import struct

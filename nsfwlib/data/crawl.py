@@ -1,7 +1,5 @@
 """How is every file of a big tree inspected, once, whatever happens? The walk, the workers, the cache."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import dataclasses

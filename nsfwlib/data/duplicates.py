@@ -1,7 +1,5 @@
 """Which pictures are the same, or nearly? Exact copies, near-duplicate groups, leaks between splits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What is in the folders? The images table, a row a file, and its near-duplicate groups."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os

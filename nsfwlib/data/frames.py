@@ -1,7 +1,5 @@
 """What does an animation show over time? Evenly sampled frames, as far as it is whole."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import time

@@ -1,7 +1,5 @@
 """Which perceptual hashes are near one another, and how near may still be chance? Exact search in Hamming distance."""
 
-from __future__ import annotations
-
 import numpy as np
 
 FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides

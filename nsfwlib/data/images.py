@@ -1,7 +1,5 @@
 """What does this file show? One decoder for training, review and scoring: bytes in, RGB uint8 out."""
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """What is worth knowing about one file? Hashes, measures and oddities, in one read and one decode."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Are the folders on top classes, or train, val and test with the classes inside? One answer for all who ask."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from nsfwlib.data.crawl import is_skipped

@@ -1,7 +1,5 @@
 """How similar are two thumbnails, even if one is cropped, captioned or turned a little? The second look at pairs."""
 
-from __future__ import annotations
-
 import numpy as np
 
 MIN_CORRELATION = 0.93  # from here on two thumbnails count as the same picture

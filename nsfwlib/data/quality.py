@@ -1,7 +1,5 @@
 """What in the data would fool a classifier, and what should be done about it? Outliers, shortcuts, next steps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

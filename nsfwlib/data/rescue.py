@@ -1,7 +1,5 @@
 """What Pillow refuses although it is whole: a second way to read it, as a file that Pillow reads."""
 
-from __future__ import annotations
-
 import io
 import struct
 from collections.abc import Callable

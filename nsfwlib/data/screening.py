@@ -1,7 +1,5 @@
 """Is a file known to be illegal? Compare it with a list of hashes before anybody sees it."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """Who trains and who is examined? Train, val and test by whole near-duplicate groups, stable over rounds."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -13,8 +13,6 @@ A drawn picture depends on (seed, class, index) alone: with the same numpy and P
 the same in a data set of any size. Which pictures are misfiled or copied depends on the size as well.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 A family is a function (random generator, height, width) → float (H, W, 3) in 0–1, and how near it lies to another.
 """
 
-from __future__ import annotations
-
 import colorsys
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Which safe photographs and drawings do installed packages ship?"""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from collections.abc import Iterable

@@ -4,8 +4,6 @@ Believing noisy labels makes a good model look bad, reviewing only its disagreem
 out is stratified: all disagreements, a random sample of agreements, each weighted by what it stands for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -5,8 +5,6 @@ An audit is drawn once per model, before anyone looks: `audit_<split>.parquet` h
 whoever may redraw until the number is pleasant has measured nothing. What reviewers decide goes to the journal.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 import warnings

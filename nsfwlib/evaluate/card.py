@@ -1,7 +1,5 @@
 """What should travel with a model? A card: data, labels, scores with intervals, thresholds, slices, limits."""
 
-from __future__ import annotations
-
 import html
 import json
 import re

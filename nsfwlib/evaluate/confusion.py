@@ -1,7 +1,5 @@
 """Who is taken for whom? Confusion matrices, their intervals, and those of earlier runs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How many witnesses are near-duplicates worth, and how sure does that make a share?"""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 

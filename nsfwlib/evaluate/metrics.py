@@ -5,8 +5,6 @@ Shares (accuracy, recall, cells of a confusion matrix) have Jeffreys intervals o
 bootstrap calls an empty cell certain; everything else is bootstrapped by group.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

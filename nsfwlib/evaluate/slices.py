@@ -1,7 +1,5 @@
 """On which kind of picture does the model fail? Accuracy by slice, corrected for looking at many."""
 
-from __future__ import annotations
-
 import itertools
 import warnings
 from collections.abc import Sequence

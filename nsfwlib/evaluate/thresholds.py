@@ -1,7 +1,5 @@
 """Safe or unsafe: which threshold should be deployed, and what will it do there?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which formats are there, how is each written, and what must an application give it?"""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """What does nsfwjs itself answer? The web export loaded by nsfwjs in Node, from a loopback server."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Sequence

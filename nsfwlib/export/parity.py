@@ -1,7 +1,5 @@
 """Does an export give the same answers? Each format run by its own runtime on the same pictures as the Keras model."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ the topology in Keras 2's spelling and a weights manifest, and the weights as by
 `tfjs-core/src/io/types.ts` and `tfjs-layers/src/models.ts`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

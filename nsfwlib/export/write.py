@@ -4,8 +4,6 @@ Every format takes 8-bit RGB at the model's size; only nsfwjs, which divides by 
 that step. An export that disagrees with the Keras model by more than its tolerance is an error and leaves no file.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import logging

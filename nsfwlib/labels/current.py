@@ -1,7 +1,5 @@
 """Which label is in force? The given one, or what a person decided last."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

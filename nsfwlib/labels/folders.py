@@ -5,8 +5,6 @@ move log of `moves`, which says of every step, before it happens, what is about 
 is finished by the next one. Paths below the log's folder are relative to it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import warnings

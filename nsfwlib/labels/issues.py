@@ -7,8 +7,6 @@ makes of them. The margin, corrected for classes that are rarely sure of themsel
 joint cuts. Near-duplicates under different labels testify against one another.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

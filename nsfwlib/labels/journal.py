@@ -19,8 +19,6 @@ look never is: it only measures agreement, and where it differs somebody has to 
 | `seconds` | looked at, as far as it was measured |
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import itertools

@@ -1,7 +1,5 @@
 """Who lies near a picture, in another near-duplicate group, and what do they vote?"""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 The contract is `classifier`'s: raw RGB in, probabilities out, class names inside.
 """
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Rescaling, temperature and class names are layers, so that a saved `.keras` give
 Keras loads it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What does the frozen backbone see in each picture? One pass, kept on disk by content, shared by all runs."""
 
-from __future__ import annotations
-
 import os
 import time
 import warnings

@@ -5,8 +5,6 @@ Runtime, converted once in half a minute, gives 14.5 after 0.7 s. Weights as con
 BatchNorm into the convolution before it, gave 15.0 after 7.9 s: not worth its code.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tempfile

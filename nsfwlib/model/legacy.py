@@ -4,8 +4,6 @@ Those files (`nsfw.299x299.h5`, `nsfw_mobilenet2.224x224.h5`) hold a layers mode
 divided by 255 outside. Nothing in them is executed: layers that carry code are refused before Keras sees them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path

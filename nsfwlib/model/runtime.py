@@ -1,7 +1,5 @@
 """How does a converted model answer without TensorFlow, and where is its file kept?"""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Who is taken for whom, and did that change? Confusion matrices, alone, in pairs and one after the other."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt

@@ -4,8 +4,6 @@ Numbers come in, Axes or Figure goes out. Every figure reads in greyscale and fo
 lightness, classes in marker.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt

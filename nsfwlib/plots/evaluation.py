@@ -1,7 +1,5 @@
 """How good, how sure, which threshold, and where does it fail? The figures of evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

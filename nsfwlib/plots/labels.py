@@ -1,7 +1,5 @@
 """How suspect are the labels, and who is taken for whom?"""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import seaborn as sns

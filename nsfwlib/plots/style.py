@@ -1,7 +1,5 @@
 """How do all figures look? Colours that survive greyscale and colour blindness, and one set of matplotlib settings."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar

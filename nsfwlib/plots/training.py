@@ -1,7 +1,5 @@
 """How did training go, and what would more data gain? One function a figure."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

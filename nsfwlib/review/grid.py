@@ -5,8 +5,6 @@ alone, when somebody asks for it, and is gone when they leave it. Pixels are sen
 widget's state, so neither a saved notebook nor saved widget state can hold one.
 """
 
-from __future__ import annotations
-
 import html
 import io
 import threading

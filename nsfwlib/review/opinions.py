@@ -5,8 +5,6 @@ people agree: who sees a decision and leaves it has not judged. Where two answer
 (`disagreement_queue`). Until then the label in force is as before, by the one rule of `journal`.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What may be in a queue, which suspected labels stand together on a page, and which page comes first?"""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit

@@ -1,7 +1,5 @@
 """What is a person asked to look at? Queues of suspects, audits, second looks, and the session that shows them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@
 `ReviewGrid` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 python -m nsfwlib.score FOLDER --model published --out scores.parquet
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What is in a table of scores? Counts above thresholds, a histogram, and what a person should look at."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which files are to be scored, and what do they show? Folders, lists, globs, tables, URLs; stills and animations."""
 
-from __future__ import annotations
-
 import glob
 import itertools
 import os

@@ -4,8 +4,6 @@ Files and scores are two tables: a score belongs to content (`sha256`), so copie
 cost nothing. The finished table is streamed out of it and takes its name only when it is whole and on disk.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

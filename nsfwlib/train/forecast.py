@@ -1,7 +1,5 @@
 """What will training cost on this machine, and what would more data gain?"""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How is the head trained? On cached features: a frozen backbone gives the same output every epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Fine-tuning changes the backbone, so it looks at pixels again, where `train.train_head` needs them once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -638,7 +638,11 @@ def every_crash(tmp_path, prepare, call, check, *, link=None):
             return n
 
 
-three_kinds = pytest.mark.parametrize("link", [None, EXDEV, NO_LINKS], ids=["one disk", "many disks", "no hard links"])
+three_kinds = pytest.mark.parametrize(
+    "link",
+    [None, pytest.param(EXDEV, marks=pytest.mark.full), NO_LINKS],
+    ids=["one disk", "many disks", "no hard links"],
+)
 
 
 @pytest.fixture
@@ -738,8 +742,9 @@ def kill_again_and_again(root, kills):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_hundred_kills_at_random_moments_lose_and_double_nothing_of_2000_files(tmp_path):
-    script = "import sys, pathlib, test_folders as t; t.kill_again_and_again(pathlib.Path(sys.argv[1]), 100)"
+@pytest.mark.parametrize("kills", [25, pytest.param(100, marks=pytest.mark.full)])
+def test_kills_at_random_moments_lose_and_double_nothing_of_2000_files(tmp_path, kills):
+    script = f"import sys, pathlib, test_folders as t; t.kill_again_and_again(pathlib.Path(sys.argv[1]), {kills})"
     command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
