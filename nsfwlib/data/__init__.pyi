@@ -4,7 +4,6 @@ from .containers import (
 from .crawl import (
     inspect_files as inspect_files,
     is_skipped as is_skipped,
-    purge_thumbnails as purge_thumbnails,
     walk_files as walk_files,
 )
 from .duplicates import (
@@ -54,6 +53,7 @@ from .quality import (
     plain_words as plain_words,
     shortcuts as shortcuts,
 )
+from .scan_cache import purge_thumbnails as purge_thumbnails
 from .screening import (
     load_hashes as load_hashes,
 )

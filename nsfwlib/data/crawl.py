@@ -3,27 +3,24 @@
 import collections
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import os
 import pickle
 import queue
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nsfwlib.data.inspection import COLUMNS, inspect, serve_inspections
+from nsfwlib.data.scan_cache import look_up, open_cache, stamp_of, state_of, store_row
 
 LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 _BATCH = 16  # files a worker gets at a time
-_VERSION = 2  # of what is recorded; a new one makes every cached row stale
 _PASSING = {"missing", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
 
 
@@ -109,12 +106,12 @@ def inspect_files(
     keys = np.zeros((len(paths), 3), dtype=np.int64)
     misses: list[int] = []
     with contextlib.closing(open_cache(cache_dir)) as cache:
-        stamp = _stamp(options)
+        stamp = stamp_of(options)
         for start in range(0, len(paths), 512):
             chunk = range(start, min(start + 512, len(paths)))
-            known = _look_up(cache, stamp, [paths[i] for i in chunk])
+            known = look_up(cache, stamp, [paths[i] for i in chunk])
             for i in chunk:
-                keys[i] = _state(paths[i])
+                keys[i] = state_of(paths[i])
                 size_and_times, row = known.get(os.fsencode(paths[i]), (None, None))
                 if size_and_times == tuple(keys[i]):
                     yield i, row
@@ -125,154 +122,13 @@ def inspect_files(
         try:
             for i, row in _run(work, len(misses), options, workers=workers, timeout=timeout):
                 if cache_dir is not None and row["problem"] not in _PASSING:
-                    _store(cache, stamp, paths[i], keys[i], row)
+                    store_row(cache, stamp, paths[i], keys[i], row)
                 if time.monotonic() - saved > 1:
                     cache.commit()
                     saved = time.monotonic()
                 yield i, row
         finally:  # an interrupted scan keeps what it has, too
             cache.commit()
-
-
-_PATIENCE = 60.0  # seconds that one scan waits for another to let go of the cache
-
-
-class _Cache(sqlite3.Connection):
-    """The scan's cache: its errors name the file and the way out."""
-
-    file: Path | str = ":memory:"
-
-    def execute(self, *args: object) -> sqlite3.Cursor:
-        with _explained(self.file):
-            return super().execute(*args)
-
-    def commit(self) -> None:
-        with _explained(self.file):
-            super().commit()
-
-
-@contextlib.contextmanager
-def _explained(file: Path | str) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.OperationalError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # explained already
-            raise
-        way_out = "What it holds stays. Then scan again, or give another cache_dir."
-        if "locked" in str(error):
-            message = f"Another scan has held the cache {file} for over {_PATIENCE:.0f} seconds. Wait for its end."
-            raise TimeoutError(f"{message} {way_out}") from None
-        message = f"The scan's cache {file} cannot be written: {error}. Free space, or give the right to write there."
-        raise OSError(f"{message} {way_out}") from None
-
-
-def open_cache(cache_dir: Path | None) -> sqlite3.Connection:
-    """The scan's cache, made on first use; in memory if `cache_dir` is None; a damaged one is put aside.
-
-    Raises:
-        TimeoutError: another scan holds it.
-        OSError: it cannot be written.
-    """
-    if cache_dir is None:
-        return _prepared(":memory:")
-    file = Path(cache_dir) / "scan.sqlite"
-    with _explained(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _prepared(file)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            warnings.warn(f"The scan's cache was damaged and starts anew: {file} ({error})", stacklevel=2)
-        for suffix in ("", "-wal", "-shm"):
-            damaged = Path(f"{file}{suffix}")
-            if damaged.exists():
-                damaged.replace(f"{damaged}.damaged")
-        return _prepared(file)
-
-
-_STORED = [*COLUMNS]
-_SIGNED = {"phash", "phash_mirror"}  # SQLite's integers are signed
-
-
-def _prepared(file: Path | str) -> sqlite3.Connection:
-    cache = sqlite3.connect(file, timeout=_PATIENCE, factory=_Cache)
-    cache.file = file
-    cache.execute("PRAGMA journal_mode=WAL")
-    cache.execute("PRAGMA synchronous=NORMAL")
-    columns = ", ".join(f'"{name}"' for name in ("path", "stamp", "size", "mtime", "ctime", *_STORED))
-    cache.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}, PRIMARY KEY (path, stamp)) WITHOUT ROWID")
-    cache.execute("CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, thumb BLOB)")
-    return cache
-
-
-def _stamp(options: dict) -> str:
-    parts = {key: getattr(value, "fingerprint", value) for key, value in options.items()}
-    return hashlib.sha1(repr((_VERSION, sorted(parts.items()))).encode()).hexdigest()
-
-
-def _state(path: str) -> tuple[int, int, int]:
-    """Size and times of a file, (-1, 0, 0) if it has none; ctime tells a file put in another's place."""
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return -1, 0, 0
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _look_up(cache: sqlite3.Connection, stamp: str, paths: list[str]) -> dict[bytes, tuple[tuple, dict]]:
-    marks = ",".join("?" * len(paths))
-    names = ", ".join(f'"{name}"' for name in _STORED)
-    query = f"SELECT path, size, mtime, ctime, {names} FROM files WHERE stamp = ? AND path IN ({marks})"
-    found = cache.execute(query, [stamp, *map(os.fsencode, paths)])
-    return {path: ((size, mtime, ctime), _unpack(values)) for path, size, mtime, ctime, *values in found}
-
-
-def _unpack(values: Sequence) -> dict:
-    row = dict(zip(_STORED, values, strict=True))
-    for name in _SIGNED:
-        row[name] &= 0xFFFF_FFFF_FFFF_FFFF
-    for name, default in COLUMNS.items():
-        if row[name] is None:  # how SQLite keeps NaN
-            row[name] = default
-    return row
-
-
-def _store(cache: sqlite3.Connection, stamp: str, path: str, state: Sequence[int], row: dict) -> None:
-    values = [row[name] - (row[name] >> 63 << 64) if name in _SIGNED else row[name] for name in _STORED]
-    marks = ",".join("?" * (5 + len(values)))
-    record = [os.fsencode(path), stamp, *map(int, state), *values]
-    cache.execute(f"INSERT OR REPLACE INTO files VALUES ({marks})", record)
-    if row["thumb"]:
-        cache.execute("INSERT OR IGNORE INTO thumbs VALUES (?, ?)", [row["sha256"], row["thumb"]])
-
-
-def read_thumbs(cache_dir: Path, contents: Sequence[str]) -> dict[str, bytes]:
-    """The grey thumbnails in the cache, by sha256; what is not there is left out."""
-    found: dict[str, bytes] = {}
-    with contextlib.closing(open_cache(cache_dir)) as cache:
-        for start in range(0, len(contents), 500):
-            part = [str(content) for content in contents[start : start + 500]]
-            marks = ",".join("?" * len(part))
-            found |= cache.execute(f"SELECT sha256, thumb FROM thumbs WHERE sha256 IN ({marks})", part)
-    return found
-
-
-def purge_thumbnails(cache_dir: Path) -> int:
-    """Remove the small grey pictures from the scan's cache, overwritten on disk → how many there were.
-
-    Measures stay, so the next scan is as quick; `group_duplicates` decodes what it has to compare from `data_dir`.
-    A damaged cache that was put aside is deleted.
-    """
-    for damaged in Path(cache_dir).glob("scan.sqlite*.damaged"):
-        damaged.unlink()
-    with contextlib.closing(open_cache(cache_dir)) as cache:
-        cache.execute("PRAGMA secure_delete=ON")
-        count = cache.execute("DELETE FROM thumbs").rowcount
-        cache.commit()
-        cache.execute("VACUUM")
-        cache.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return count
 
 
 # All that a worker runs: one of multiprocessing's would import the caller's script again, endlessly if unguarded.

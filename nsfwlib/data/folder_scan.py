@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib.data.crawl import inspect_files, is_skipped, read_thumbs, walk_files
+from nsfwlib.data.crawl import inspect_files, is_skipped, walk_files
 from nsfwlib.data.duplicates import (
     MAX_DISTANCE,
     Thumbs,
@@ -26,6 +26,7 @@ from nsfwlib.data.duplicates import (
 from nsfwlib.data.images import MAX_PIXELS
 from nsfwlib.data.inspection import COLUMNS, THUMB, inspect
 from nsfwlib.data.layout import LAYOUTS, SPLIT_FOLDERS, layout_of, place, said_of
+from nsfwlib.data.scan_cache import read_thumbs
 from nsfwlib.data.screening import LAW, load_hashes
 from nsfwlib.files import file_path, table_path
 

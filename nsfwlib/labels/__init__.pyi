@@ -24,7 +24,6 @@ from .issues import (
 from .journal import (
     ACTIONS as ACTIONS,
     LABELLING as LABELLING,
-    Replay as Replay,
     append_decisions as append_decisions,
     check_writable as check_writable,
     decisions_in_force as decisions_in_force,
@@ -36,3 +35,4 @@ from .journal import (
 from .neighbours import (
     nearest as nearest,
 )
+from .replay import Replay as Replay

@@ -586,7 +586,7 @@ def test_a_full_disk_is_told_in_a_sentence_that_names_the_journal(tmp_path, monk
     def full(file, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal, "_write_and_sync", full)
+    monkeypatch.setattr(journal, "write_and_sync", full)
     (problem, _), (state, _) = browser.send("decide", path=path, decision="drop")
     assert problem["text"].startswith(f"The journal {tmp_path / 'decisions.csv'} cannot be written: No space left")
     assert state["decisions"][path] == ""

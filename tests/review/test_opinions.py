@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from nsfwlib.labels import journal
+from nsfwlib.labels import journal, records
+from nsfwlib.labels.replay import Replay
 from nsfwlib.review import opinions
 from nsfwlib.review.session import ReviewSession
 
@@ -98,8 +99,8 @@ def test_replayed_line_by_line_a_journal_of_every_kind_says_the_same_as_read_who
         else:
             lines.append(line(content, decision, who, kind))
             actions.append(lines[-1]["action"])
-    table = pd.DataFrame(lines, columns=list(journal.COLUMNS)).assign(seconds=np.nan)
-    replay = journal.Replay(table, reviewer="Bob")
+    table = pd.DataFrame(lines, columns=list(records.COLUMNS)).assign(seconds=np.nan)
+    replay = Replay(table, reviewer="Bob")
     assert replay.decisions == dict(journal.in_force(table)[["sha256", "decision"]].to_numpy())
     looks = journal.standing(table, "second").query("reviewer == 'Bob'").drop_duplicates("sha256", keep="last")
     assert replay.looks == dict(looks[["sha256", "decision"]].to_numpy())

@@ -15,7 +15,7 @@ from tiny import awakened, bright_and_dark, lopsided
 from nsfwlib.data import images
 from nsfwlib.model import features
 from nsfwlib.model.build import build_classifier
-from nsfwlib.train import forecast, head, stages
+from nsfwlib.train import forecast, head, keeping, stages
 
 SIZE, FROM, TOP = 64, "block_13_project_BN", "out_relu"  # a late boundary of MobileNetV2: little to train
 
@@ -111,14 +111,14 @@ KILLED = """
     from nsfwlib.train import stages
     sys.path[:0] = {tests!r}
     from test_stages import build, fine_tune
-    finished = stages.Keep.on_epoch_end
+    finished = keeping.Keep.on_epoch_end
 
     def killed(self, epoch, logs=None):
         finished(self, epoch, logs)
         if epoch == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    stages.Keep.on_epoch_end = killed
+    keeping.Keep.on_epoch_end = killed
     fine_tune(build(), pickle.load(open({data!r}, "rb")), {work!r}, epochs=4, learning_rate=0.01)
 """
 
@@ -190,7 +190,7 @@ def test_a_disk_too_full_for_an_epoch_is_named_with_the_way_out(tmp_path):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match=r"epoch-001\.weights\.h5.*No space left.*run again"):
-        stages._save(Full(), tmp_path / "epoch-001.weights.h5")
+        keeping.save_whole(Full(), tmp_path / "epoch-001.weights.h5")
     assert not list(tmp_path.iterdir())
 
 

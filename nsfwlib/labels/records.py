@@ -1,0 +1,170 @@
+"""What stands in the journal's file, and what of it is damaged? Records, whole or put aside; one writer at a time."""
+
+import csv
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from nsfwlib.files import write_whole
+
+COLUMNS = (
+    "time", "reviewer", "kind", "action", "sha256", "path",
+    "given_label", "decision", "suggested", "score", "seconds",
+)  # fmt: skip
+BOM = b"\xef\xbb\xbf"
+LOCK_SECONDS = 60
+
+
+def encode(lines: Iterable[Iterable[str]], delimiter: str) -> bytes:
+    """Records as the journal holds them: every field quoted, quotes inside doubled."""
+    out = io.StringIO(newline="")
+    csv.writer(out, delimiter=delimiter, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(lines)
+    return out.getvalue().encode("utf-8", "surrogateescape")
+
+
+def records_of(data: bytes, delimiter: str) -> Iterator[list[str]]:
+    """Records as they stand in these bytes; a csv.Error where quotes do not fit."""
+    text = io.TextIOWrapper(io.BytesIO(data), "utf-8", "surrogateescape", newline="")
+    return (line for line in csv.reader(text, delimiter=delimiter, strict=True) if line)
+
+
+@contextmanager
+def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Nobody else writes this file meanwhile; a TimeoutError if somebody does for so long."""
+    try:
+        with filelock.FileLock(f"{Path(path).resolve()}.lock", timeout=seconds):  # one lock, however it is spelled
+            yield
+    except filelock.Timeout as error:
+        raise TimeoutError(
+            f"Another program has held {path}.lock for {seconds} s. Close it, or wait and try again."
+        ) from error
+
+
+def write_and_sync(file: io.FileIO, data: bytes) -> None:
+    """All of it, and on the disk."""
+    while data:
+        data = data[file.write(data) :]
+    os.fsync(file.fileno())
+
+
+def _delimiter(path: Path, start: bytes) -> str:
+    """What stands between the fields of a journal that begins like this; a ValueError if it is none."""
+    header, newline, _ = start.removeprefix(BOM).partition(b"\n")
+    text = header.decode("utf-8", "replace").strip("\r")
+    names = {delimiter: next(csv.reader([text], delimiter=delimiter), []) for delimiter in ",;\t"}
+    for delimiter, found in names.items():
+        if found == list(COLUMNS) or not newline:  # empty, or cut inside the header
+            return delimiter
+    raise ValueError(
+        f"{path} should be a decisions journal with the columns {list(COLUMNS)}. Received: {names[',']}. "
+        "Give another file name, or move this file away."
+    )
+
+
+def mended(path: Path, *, tail: int = 65536) -> tuple[str, str]:
+    """Make sure, under the lock, that a line can follow the file's last one → its delimiter, and the last time.
+
+    Every field is quoted and quotes inside are doubled, so inside a field no line begins with a single quote and
+    a word character: such a line starts a record, and may also end it. Where that does not tell, as in a file from a
+    spreadsheet, the whole file is read.
+    """
+    with path.open("rb") as file:
+        delimiter = _delimiter(path, file.read(4096))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - tail))
+        *_, last, after = (b"\n" + file.read()).split(b"\n")
+    if size == 0 or (after == b"" and re.match(rb'"\w', last) and is_whole(last + b"\n", delimiter)):
+        lines = list(records_of(last, delimiter))
+    else:
+        _set_damage_aside(path, delimiter)
+        lines = list(records_of(path.read_bytes(), delimiter))
+    last_time = lines[-1][0] if lines else ""
+    return delimiter, last_time if re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", last_time) else ""
+
+
+def whole_bytes(path: Path) -> tuple[bytes, str, bytes]:
+    """The journal's whole records, its delimiter, and what was damaged and has been set aside."""
+    data = path.read_bytes()
+    delimiter = _delimiter(path, data[:4096])
+    if is_whole(data, delimiter):
+        return data, delimiter, b""
+    try:
+        with locked(path):  # whoever is writing a line has finished it by now
+            torn = _set_damage_aside(path, delimiter)
+            return path.read_bytes(), delimiter, torn
+    except TimeoutError:
+        raise
+    except OSError:  # a journal that may only be read: leave the file as it is
+        whole, torn, _ = _sifted(data, delimiter)
+        return whole, delimiter, torn
+
+
+def is_whole(data: bytes, delimiter: str, *, n: int | None = None) -> bool:
+    """Whether these bytes are records from the first to the last; with `n`, that many of that many fields."""
+    try:
+        fields = [len(line) for line in records_of(data, delimiter)]
+    except csv.Error:
+        return False
+    ends = not data or data.endswith(b"\n")
+    return ends and (n is None or fields == n * [len(COLUMNS)])
+
+
+def _sifted(data: bytes, delimiter: str, *, reach: int = 8) -> tuple[bytes, bytes, int]:
+    """What is whole, what is damaged, and in which line that begins.
+
+    A record starts where a line begins with a quote and a word character, or with a date. One that is not whole up to
+    the next start may have such a line inside: so it is tried up to those that follow.
+    """
+    found = {match.start() for match in re.finditer(rb'^(?:"\w|\d{1,4}[-./]\d)', data, re.M)}
+    starts = sorted(found | {0, data.rfind(b"\n") + 1, len(data)})
+    whole, damaged, first, i = [], [], 0, 0
+    while i < len(starts) - 1:
+        ends = range(i + 1, min(i + 1 + reach, len(starts)))
+        pieces = ((end, data[starts[i] : starts[end]]) for end in ends)
+        good = (end for end, piece in pieces if is_whole(piece, delimiter, n=None if end == i + 1 else 1))
+        end = next(good, None)
+        piece = data[starts[i] : starts[end or i + 1]]
+        (damaged if end is None else whole).append(piece)
+        first = first or (end is None) * (data[: starts[i]].count(b"\n") + 1)
+        i = end or i + 1
+    return b"".join(whole), b"".join(damaged), first
+
+
+def _set_damage_aside(path: Path, delimiter: str) -> bytes:
+    path = path.resolve()  # what a link leads to is replaced, not the link
+    data = path.read_bytes()
+    if is_whole(data, delimiter):
+        return b""
+    whole, torn, line = _sifted(data, delimiter)
+    aside = path.with_name(path.name + ".torn")
+    with aside.open("ab", buffering=0) as out:
+        write_and_sync(out, torn + b"\n")
+    if data.startswith(whole):
+        with path.open("rb+", buffering=0) as file:
+            file.truncate(len(whole))
+            os.fsync(file.fileno())
+    else:
+        with write_whole(path) as draft, draft.open("xb", buffering=0) as file:
+            write_and_sync(file, whole)
+    warnings.warn(
+        f"{path}: line {line} was unfinished, as a killed program leaves it, or damaged. It was moved to {aside.name} "
+        f"({len(torn)} bytes), all others stay; decide that picture again.",
+        stacklevel=4,
+    )
+    return torn
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the names in `folder` survive a power cut; no effect where a system knows no such thing."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

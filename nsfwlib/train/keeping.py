@@ -1,0 +1,102 @@
+"""What is kept of a stage while it runs? Weights and history, whole or not there: a kill costs an epoch."""
+
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from nsfwlib._tensorflow import keras
+from nsfwlib.files import write_whole
+from nsfwlib.train.head import history_table
+
+
+def resumed(work_dir: Path) -> pd.DataFrame:
+    """History of the epochs that a killed run of the same arguments has finished; what it had begun is removed."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    log, whole = work_dir / "epochs.csv", {0}
+    for file in sorted(work_dir.glob("epoch-*.weights.h5"), reverse=True):
+        if _put_aside(file):
+            whole = {n for n in whole if n < _epoch(file)}  # a later one needs it: it may be the best
+        else:
+            whole.add(_epoch(file))
+    epochs = max(whole) if log.exists() else 0
+    for file in work_dir.glob("epoch-*.weights.h5"):
+        if not epochs or _epoch(file) > epochs:
+            file.unlink()
+    if not epochs:
+        log.unlink(missing_ok=True)
+        return pd.DataFrame()
+    history = pd.read_csv(log)[:epochs].drop(columns="learning_rate", errors="ignore")
+    history.to_csv(log, index=False)
+    return history_table(history.drop(columns="epoch").to_dict("list"), "fine-tune")
+
+
+def _put_aside(file: Path) -> bool:
+    """Whether a file of weights was damaged and is put aside, with a warning."""
+
+    def read(_: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset):
+            item[()]
+
+    try:
+        with h5py.File(file) as stored:
+            stored.visititems(read)
+    except (OSError, RuntimeError) as error:
+        aside = file.replace(file.with_name(f"{file.name}.damaged"))
+        warnings.warn(
+            f"{file} is damaged ({error}) and was put aside as {aside.name}. An earlier epoch serves.", stacklevel=4
+        )
+        return True
+    return False
+
+
+def _epoch(file: Path) -> int:
+    return int(file.name[6:9])
+
+
+def save_whole(model: keras.Model, path: Path) -> None:
+    """Weights and the state of the optimizer, whole or not at all."""
+    try:
+        with write_whole(path) as draft:
+            model.save_weights(draft)
+    except OSError as error:
+        raise OSError(
+            f"The weights of an epoch could not be written to {path}: {error} Free some room and run again: the epochs "
+            "that are finished are kept."
+        ) from error
+
+
+class Keep(keras.callbacks.Callback):
+    """After each epoch its weights: the best ones stay, and the last two for a killed run to go on from.
+
+    `losses` on validation are those before training and after each epoch that is finished. An epoch counts as finished
+    when its weights are on disk.
+    """
+
+    def __init__(self, work_dir: Path, losses: list[float]) -> None:
+        super().__init__()
+        self.work_dir, self.losses = work_dir, losses
+
+    def file(self, epoch: int) -> Path:
+        """The weights after so many epochs."""
+        return self.work_dir / f"epoch-{epoch:03d}.weights.h5"
+
+    def best(self) -> Path:
+        """The weights of the lowest loss, the first of several."""
+        return self.file(int(np.argmin(np.nan_to_num(self.losses, nan=np.inf))))
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Called by Keras."""
+        if len(self.losses) > 1:
+            self.model.optimizer.build(self.model.trainable_variables)  # else its state would be left out
+            self.model.load_weights(self.file(len(self.losses) - 1))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Called by Keras."""
+        self.losses.append(logs["val_loss"])
+        if np.isfinite(logs["loss"]):  # else training ends here
+            save_whole(self.model, self.file(epoch + 1))
+            for file in {self.file(n) for n in range(epoch)} - {self.best()}:
+                file.unlink(missing_ok=True)
