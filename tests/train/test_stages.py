@@ -108,7 +108,7 @@ def test_too_little_room_for_the_stored_views_is_said_before_anything_is_compute
 
 KILLED = """
     import os, pickle, signal, sys
-    from nsfwlib.train import stages
+    from nsfwlib.train import keeping
     sys.path[:0] = {tests!r}
     from test_stages import build, fine_tune
     finished = keeping.Keep.on_epoch_end
