@@ -9,6 +9,7 @@ written at the end: memory is flat, a broken file is a row, an interrupt or a ki
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -207,7 +208,7 @@ def _disk_error(error: Exception, out: Path) -> OSError:
         return OSError(f"{work} is in use by another process that scores into {out}. Wait for it, or choose another.")
     if type(error) is sqlite3.DatabaseError:
         return OSError(f"{work} is damaged ({error}). Move it away: the same call scores anew.")
-    reason = getattr(error, "strerror", None) or str(error)
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return OSError(f"{out} could not be written: {reason}. Free some room, or choose another out.{kept}")
 
 
