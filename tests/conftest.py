@@ -1,12 +1,13 @@
 import os
 
-os.environ.setdefault("MPLBACKEND", "agg")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+matplotlib.use("agg")  # not by the environment: kernels that the tests start are to show their figures
 SLOW = {"export", "model", "train", "test_notebooks.py", "test_cluster.py"}  # rooms and files of large networks
 
 

@@ -156,6 +156,7 @@ def test_executed_notebooks_hold_no_widget_state_and_only_figures(executed):
         assert "widgets" not in notebook.metadata, copy.name
         kinds = {k for cell in notebook.cells for o in cell.get("outputs", []) for k in o.get("data", {})}
         assert not kinds & {"image/jpeg", "image/webp", "application/vnd.jupyter.widget-state+json"}, copy.name
+        assert "image/png" in kinds, f"{copy.name} shows no figure"
         assert "Traceback" not in copy.read_text(), copy.name
 
 

@@ -12,7 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from nsfwlib import evaluate, plots
 from nsfwlib.plots import confusion, data, evaluation, style, training
@@ -468,4 +470,4 @@ def test_every_public_figure_documents_itself_and_returns_axes_or_a_figure():
     assert len(figures) >= 20
     for name, figure in figures.items():
         assert figure.__doc__, name
-        assert inspect.signature(figure).return_annotation in ("Axes", "Figure"), name
+        assert inspect.signature(figure, eval_str=True).return_annotation in (Axes, Figure), name
