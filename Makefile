@@ -28,7 +28,7 @@ second-round: $(VENV)/base  ## the demo twice, the second time on a copy with th
 test: $(VENV)/dev lint notebooks  ## everything that CI runs; the committed notebooks on their defaults among it
 	$(PYTEST) $(NBVAL) build/nbval/notebooks tests
 
-test-fast: $(VENV)/dev  ## the daily loop, under two minutes: no notebook, no browser, no large network
+test-fast: $(VENV)/dev  ## the daily loop, two and a half minutes on two cores: no notebook, no browser, no large network
 	$(PYTEST) -m "not slow and not browser and not full" tests
 
 test-all: $(VENV)/dev lint notebooks  ## what CI runs, and a hundred kills, many disks, the second round, pip's dry run, a wheel
