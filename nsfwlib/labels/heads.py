@@ -28,12 +28,13 @@ def fit_head(
     classes: Sequence[Hashable] | None = None,
     C: float | None = None,
     groups: Any = None,
+    weights: np.ndarray | None = None,
     seed: int = 0,
 ) -> LinearHead:
-    """Fit the head that judges labels on all valid rows, to compare heads before and after cleansing.
+    """Fit the head that judges labels on all valid rows: that of 02's first stage, and of 03's comparison.
 
-    `features` is (N, D) (concatenate blocks); unlabelled rows and rows with NaN are left out.
-    With `C=None` the strength is chosen by out-of-fold log-loss, folds by `groups`.
+    `features` is (N, D) (concatenate blocks); unlabelled rows and rows with NaN are left out; `weights` (N,) say how
+    much each row counts. With `C=None` the strength is chosen by out-of-fold log-loss, folds by `groups`.
     """
     codes, classes = encode(labels, classes)
     values = np.asarray(features)
@@ -42,9 +43,9 @@ def fit_head(
         raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
     if C is None:
         x = principal_features(values, valid, seed)
-        C = out_of_fold_probs(x, codes, valid, len(classes), group_codes(groups, len(codes)), seed)[1]
-    names = np.array(classes, object)
-    return LinearHead(C=C, classes=classes).fit(values[valid], names[codes[valid]])
+        C = out_of_fold_probs(x, codes, valid, len(classes), group_codes(groups, len(codes)), seed, weights)[1]
+    names, counts = np.array(classes, object), None if weights is None else np.asarray(weights)[valid]
+    return LinearHead(C=C, classes=classes).fit(values[valid], names[codes[valid]], counts)
 
 
 class LinearHead(ClassifierMixin, BaseEstimator):
@@ -57,7 +58,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         self.C = C
         self.classes = classes
 
-    def fit(self, X: np.ndarray, y: Any) -> LinearHead:
+    def fit(self, X: np.ndarray, y: Any, sample_weight: np.ndarray | None = None) -> LinearHead:
         """Fit on (N, D) features and N labels."""
         codes, classes = encode(y, self.classes)
         self.classes_ = np.array(classes)
@@ -66,7 +67,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         present = np.unique(codes)
         self.only_ = present[0] if len(present) == 1 else None
         if self.only_ is None:
-            self.model_ = _logistic(self.C).fit(_project(values, valid, self.mean_, self.directions_), codes)
+            x = _project(values, valid, self.mean_, self.directions_)
+            self.model_ = _logistic(self.C).fit(x, codes, sample_weight)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
@@ -82,15 +84,33 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         probs[~valid] = np.nan
         return probs
 
+    def coefficients(self) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel (D, K) and bias (K,): of finite rows the probabilities are softmax(X @ kernel + bias).
+
+        Only where every class had rows.
+        """
+        rotated, bias = self.model_.coef_.T, self.model_.intercept_
+        if rotated.shape[1] == 1:  # of two classes scikit-learn keeps one difference
+            rotated, bias = rotated * [[-0.5, 0.5]], bias * [-0.5, 0.5]
+        kernel = self.directions_ @ rotated
+        return kernel, bias - self.mean_ @ kernel
+
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The likeliest class of each row."""
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
 
 
 def out_of_fold_probs(
-    x: np.ndarray, codes: np.ndarray, valid: np.ndarray, n_classes: int, groups: np.ndarray, seed: int
+    x: np.ndarray,
+    codes: np.ndarray,
+    valid: np.ndarray,
+    n_classes: int,
+    groups: np.ndarray,
+    seed: int,
+    weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss."""
+    weights = np.ones(len(x)) if weights is None else np.asarray(weights)
     usable = valid & (codes != UNLABELLED)
     fold = group_folds(np.where(usable, codes, UNLABELLED), groups, seed)
     rows = np.flatnonzero(usable)
@@ -101,14 +121,14 @@ def out_of_fold_probs(
     models = [_logistic(STRENGTHS[0]) for _ in range(FOLDS)]
     best, least = None, np.inf
     for strength in STRENGTHS:
-        probs = _out_of_fold(models, strength, x, codes, judged, usable & judged, fold, n_classes)
+        probs = _out_of_fold(models, strength, x, codes, judged, usable & judged, fold, n_classes, weights)
         rows = np.flatnonzero(usable & judged)
-        loss = -np.log(probs[rows, codes[rows]]).mean() if len(rows) else 0.0
+        loss = -np.average(np.log(probs[rows, codes[rows]]), weights=weights[rows]) if len(rows) else 0.0
         if loss >= least:
             break  # the loss has one minimum in C: weaker heads cost the most and win nothing
         best, least, chosen = probs, loss, strength
     if judged is not valid:
-        best = _out_of_fold(models, chosen, x, codes, valid, usable, fold, n_classes)
+        best = _out_of_fold(models, chosen, x, codes, valid, usable, fold, n_classes, weights)
     best[~valid] = np.nan
     return best, chosen
 
@@ -122,6 +142,7 @@ def _out_of_fold(
     usable: np.ndarray,
     fold: np.ndarray,
     n_classes: int,
+    weights: np.ndarray,
 ) -> np.ndarray:
     """Probabilities of the judged rows, each from the model of its fold, started where it stopped before."""
     probs = np.full((len(codes), n_classes), EPS)
@@ -129,7 +150,7 @@ def _out_of_fold(
         train, test = np.flatnonzero(usable & (fold != k)), np.flatnonzero(judged & (fold == k))
         present = np.unique(codes[train])
         if len(present) > 1 and len(test):
-            model.set_params(C=strength).fit(x[train], codes[train])
+            model.set_params(C=strength).fit(x[train], codes[train], weights[train])
             probs[test[:, None], present] = model.predict_proba(x[test])
         else:
             probs[test[:, None], present] = 1

@@ -69,15 +69,15 @@ def save_whole(model: keras.Model, path: Path) -> None:
 
 
 class Keep(keras.callbacks.Callback):
-    """After each epoch its weights: the best ones stay, and the last two for a killed run to go on from.
+    """After each epoch its weights: the first and the best ones stay, and the last two for a killed run to go on from.
 
     `losses` on validation are those before training and after each epoch that is finished. An epoch counts as finished
-    when its weights are on disk.
+    when its weights are on disk. Training stops after `patience` epochs without a lower loss.
     """
 
-    def __init__(self, work_dir: Path, losses: list[float]) -> None:
+    def __init__(self, work_dir: Path, losses: list[float], patience: int) -> None:
         super().__init__()
-        self.work_dir, self.losses = work_dir, losses
+        self.work_dir, self.losses, self.patience = work_dir, losses, patience
 
     def file(self, epoch: int) -> Path:
         """The weights after so many epochs."""
@@ -85,7 +85,14 @@ class Keep(keras.callbacks.Callback):
 
     def best(self) -> Path:
         """The weights of the lowest loss, the first of several."""
-        return self.file(int(np.argmin(np.nan_to_num(self.losses, nan=np.inf))))
+        return self.file(self._best())
+
+    def is_over(self) -> bool:
+        """Whether the loss has not been lower for so many epochs."""
+        return len(self.losses) - 1 - self._best() >= self.patience
+
+    def _best(self) -> int:
+        return int(np.argmin(np.nan_to_num(self.losses, nan=np.inf)))
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Called by Keras."""
@@ -98,5 +105,6 @@ class Keep(keras.callbacks.Callback):
         self.losses.append(logs["val_loss"])
         if np.isfinite(logs["loss"]):  # else training ends here
             save_whole(self.model, self.file(epoch + 1))
-            for file in {self.file(n) for n in range(epoch)} - {self.best()}:
+            for file in {self.file(n) for n in range(1, epoch)} - {self.best()}:
                 file.unlink(missing_ok=True)
+        self.model.stop_training |= self.is_over()
