@@ -164,8 +164,8 @@ def _share(
         files, error = lost[0]
         last = str(error).strip().splitlines()[-1]
         raise RuntimeError(
-            f"{sum(len(some) for some, _ in lost):,} files have no answer: each of {1 + RETRIES} workers that were given "
-            f"them was lost, those with {files[0][1]} first: {last} All others have one; try these on this machine."
+            f"{sum(len(some) for some, _ in lost):,} files have no answer: each of {1 + RETRIES} workers that were "
+            f"given them was lost, {files[0][1]} and its neighbours first: {last} All others have one."
         ) from error
 
 
