@@ -94,6 +94,13 @@ def writable_folder(folder: Path, name: str) -> Path:
     return folder
 
 
+def with_way_out(error: Exception, places: str) -> str:
+    """What an error says; where it is the operating system's own word, with what to do about the disks of `places`."""
+    if isinstance(error, OSError) and error.strerror and error.errno in _CLOSED:
+        return f"{error}. Free space on the disks of {places}, or make them writable, then try again."
+    return str(error)
+
+
 def read_text_table(path: Path) -> pd.DataFrame:
     """A CSV as people and spreadsheets write it, every cell as text: `000123`, `1e5` and `NA` are names of files, too.
 

@@ -15,6 +15,7 @@ from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 
 from nsfwlib import runs
+from nsfwlib.files import with_way_out
 
 _CARRIED = Path(__file__).parent / "notebooks"  # in a wheel
 NOTEBOOKS = _CARRIED if _CARRIED.is_dir() else Path(__file__).parents[1] / "notebooks"
@@ -163,8 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except (ValueError, OSError) as error:
-        way_out = f". Is there space in {run_dir}, and may it be written?" if getattr(error, "strerror", None) else ""
-        sys.stderr.write(f"{error}{way_out}\n")
+        sys.stderr.write(f"{with_way_out(error, str(run_dir))}\n")
         return 2
     if (run_dir / "metrics.json").exists():
         sys.stdout.write(f"\n{summary(run_dir).to_string()}\n")

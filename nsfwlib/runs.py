@@ -1,7 +1,6 @@
 """What does a run leave behind? Artefacts written whole, and a record of what made them."""
 
 import ast
-import errno
 import hashlib
 import itertools
 import json
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nsfwlib.files import file_hash, writable_folder, write_whole
+from nsfwlib.files import file_hash, with_way_out, writable_folder, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -262,10 +261,9 @@ def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: i
     last = trace
     while last.tb_next is not None:
         last = last.tb_next
-    shown = [f"{kind.__name__}: {error}"]
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        shown[0] += ". Free space on the disks of run_dir and cache_dir, then run this cell again."
-    elif not str(last.tb_frame.f_globals.get("__name__", "")).startswith("nsfwlib"):
+    told = with_way_out(error, "run_dir and cache_dir")
+    shown = [f"{kind.__name__}: {told}"]
+    if told == str(error) and not str(last.tb_frame.f_globals.get("__name__", "")).startswith("nsfwlib"):
         shown = shell.InteractiveTB.structured_traceback(kind, error, trace, tb_offset=tb_offset)
     shell._showtraceback(kind, error, shown)
     return shown

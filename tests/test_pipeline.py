@@ -132,7 +132,7 @@ def test_a_full_disk_is_a_sentence_in_the_notebook_and_in_the_shell(tmp_path, ca
 
     monkeypatch.setattr(papermill, "execute_notebook", full)
     assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")]) == 2
-    assert f"No space left on device. Is there space in {tmp_path}/run" in capsys.readouterr().err
+    assert f"No space left on device. Free space on the disks of {tmp_path}/run" in capsys.readouterr().err
 
 
 def test_a_copy_of_a_run_that_is_under_way_does_not_name_the_home_folder(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from nsfwlib.files import writable_folder
 from nsfwlib.model import PACKAGE, VERSION, run_tool
 
 _TFJS = "4.22.0"
@@ -36,7 +37,7 @@ def install_nsfwjs(*, cache_dir: Path | None = None, timeout: float = 600) -> Pa
     """
     folder = (user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)) / "nsfwjs-node"
     modules, done = folder / "node_modules", folder / "installed.json"
-    folder.mkdir(parents=True, exist_ok=True)
+    writable_folder(folder, "cache_dir")
     with FileLock(f"{folder}.lock"):
         if done.exists() and json.loads(done.read_text()) == list(PACKAGES):
             return modules

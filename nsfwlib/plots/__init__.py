@@ -1,4 +1,5 @@
 """What do the numbers look like? One function a figure: numbers come in, Axes or Figure goes out.
+Where one takes `ax`, it draws there, else on a new figure.
 
 plot_counts            Images per class, stacked by split; those left out for a problem are hatched
 plot_problems          Number of images left out, by reason and class (`problem`, `given_label` of the images table)

@@ -31,7 +31,6 @@ def plot_confusion(
         normalise: show shares of the row (empty rows stay empty) instead of counts.
         intervals: (K, K, 2) low and high share of each cell, written under it.
         title: accuracy and number of images by default.
-        ax: where to draw; a new figure by default.
     """
     matrix = np.asarray(matrix)
     k = len(class_names)
@@ -87,7 +86,6 @@ def plot_incarnations(incarnations: pd.DataFrame, *, ax: Axes | None = None) -> 
 
     Args:
         incarnations: as from `evaluate.read_incarnations`.
-        ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (max(5, 1.3 * len(incarnations) + 1.5), 3.6))
     ax.set(ylabel="share of images right", title="Accuracy over incarnations")

@@ -34,7 +34,6 @@ def plot_counts(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Args:
         images: the images table (`given_label`, `split`, `problem`).
-        ax: where to draw; a new figure by default.
     """
     part = images["split"].where(images["problem"].eq(""), "left out").fillna("")
     counts = pd.crosstab(images["given_label"], part)
@@ -197,7 +196,6 @@ def plot_feature_map(
         xy: (N, 2) coordinates; distances mean little, neighbourhoods something.
         labels: (N,) class of each image.
         marked: (N,) images to ring as suspected.
-        ax: where to draw; a new figure by default.
     """
     xy, labels = np.asarray(xy), np.asarray(labels).astype(str)
     ax = new_axes(ax, (6.4, 5))

@@ -23,16 +23,17 @@ _FLOOR = 1e-8  # where the log scale of differences begins
 def plot_intervals(
     table: pd.DataFrame, *, xlabel: str = "share of images", title: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Estimates with their intervals below one another.
+    """Estimates with their intervals below one another, the first on top.
 
     Args:
         table: `name`, `value`, `low`, `high`, all shares.
         xlabel: what is shared.
-        title: of the figure.
-        ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (6.5, 1.1 + 0.42 * len(table)))
-    _estimates(ax, table, table["name"].map(shown))
+    _whiskers(ax, np.arange(len(table)), table, ("value", "low", "high"))
+    ax.set_yticks(np.arange(len(table)), table["name"].map(shown))
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.grid(axis="x", lw=0.4)
     for i, (value, high) in enumerate(zip(table["value"], table["high"], strict=True)):
         known = not np.isnan(value)
         ax.annotate(
@@ -56,17 +57,13 @@ def plot_class_scores(
         which: scores to show, in this order.
     """
     support = scores[scores["score"].eq("recall")].set_index("class")["support"]
-    names = [f"{shown(name)}  ({n:,})" for name, n in support.items()]
-    size = (2.7 * len(which) + 1, 1.2 + 0.4 * len(names))
+    size = (2.7 * len(which) + 1, 1.2 + 0.4 * len(support))
     fig, axes = plt.subplots(1, len(which), figsize=size, sharey=True, squeeze=False)
     for ax, score in zip(axes[0], which, strict=True):
         table = scores[scores["score"].eq(score)].set_index("class").reindex(support.index)
-        _estimates(ax, table, names)
-        for i in np.flatnonzero(table["value"].isna()):
-            ax.text(0.5, i, "no image", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=8)
-        ax.set_title(score.capitalize())
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-    fig.supxlabel("share (with 95% interval)", fontsize=10)
+        table["name"] = [f"{name}  ({n:,})" for name, n in support.items()]
+        plot_intervals(table, xlabel="share", title=score.capitalize(), ax=ax)
+        ax.xaxis.set_major_locator(MaxNLocator(3))
     return fig
 
 
@@ -76,7 +73,6 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
 
     Args:
         tables: by name, such as "before temperature" and "after", each as from `evaluate.calibration_table`.
-        ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (5.2, 4.8))
     ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
@@ -105,8 +101,6 @@ def plot_precision_recall(
     Args:
         curve: `recall`, `precision`, `precision_low`, `precision_high`, as from `evaluate.threshold_curve`.
         points: operating points to mark, up to four (`wish`, `threshold`).
-        title: of the figure.
-        ax: where to draw; a new figure by default.
     """
     return _draw_curve(curve, "recall", "precision", points, title or "Precision and recall", ax)
 
@@ -189,7 +183,6 @@ def plot_slices(
         slices: as from `evaluate.accuracy_by_slice`.
         top: how many of them to draw.
         false_discoveries: slices with `q` up to this share are filled.
-        ax: where to draw; a new figure by default.
     """
     table = slices[slices["p"].notna()].head(top).reset_index(drop=True)
     ax = new_axes(ax, (7.5, 1.3 + 0.34 * max(len(table), 1)))
@@ -252,7 +245,6 @@ def plot_score_histogram(score: pd.Series, *, points: pd.DataFrame | None = None
     Args:
         score: as from `unsafe_scores`.
         points: as from `operating_points`.
-        ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (8, 3.4))
     scored = score.dropna()
@@ -307,15 +299,6 @@ def _bars(ax: Axes, values: pd.Series, texts: Sequence[str], title: str) -> None
             text, (0, place), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
         )
     ax.set_title(title)
-
-
-def _estimates(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
-    """Values with their intervals below one another, the first on top; rows without a value stay empty."""
-    _whiskers(ax, np.arange(len(table)), table, ("value", "low", "high"))
-    ax.set_yticks(np.arange(len(table)), names)
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    percent(ax.xaxis)
-    ax.grid(axis="x", lw=0.4)
 
 
 def _whiskers(ax: Axes, y: np.ndarray, table: pd.DataFrame, columns: Sequence[str], **look: str | float) -> None:

@@ -14,7 +14,6 @@ def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Args:
         noise: square table of numbers, rows given labels, columns the classes believed true.
-        ax: where to draw; a new figure by default.
     """
     values = noise.to_numpy(dtype=float)
     off = ~np.eye(len(noise), dtype=bool)
@@ -45,7 +44,6 @@ def plot_scores(issues: pd.DataFrame, *, budget: int | None = None, ax: Axes | N
     Args:
         issues: `score` (higher is more suspect) and `is_issue`, as from `labels.find_label_issues`.
         budget: how many images will be reviewed; not drawn where unknown.
-        ax: where to draw; a new figure by default.
     """
     score = issues["score"].dropna().sort_values(ascending=False).to_numpy()
     cut = int(issues["is_issue"].sum())
