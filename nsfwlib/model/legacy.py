@@ -38,7 +38,17 @@ def checked_config(path: Path) -> dict:
     Raises:
         ValueError: a damaged file, weights without a model, or layers that carry code or are unknown here.
     """
-    config = _config(path)
+    try:
+        with h5py.File(path) as file:
+            text = file.attrs.get("model_config")
+    except OSError as error:
+        raise ValueError(f"{path} is no HDF5 file, or a damaged one ({error}).") from error
+    if text is None:
+        raise ValueError(
+            f"{path} holds weights without a model. Expected a file that `model.save` wrote. Build the classifier with "
+            "model.build_classifier, load the weights with Keras, and save it as `.keras`."
+        )
+    config = json.loads(text)
     strange = sorted({layer["class_name"] for layer in _layers(config)} - PLAIN_LAYERS)
     if strange:
         raise ValueError(
@@ -46,20 +56,6 @@ def checked_config(path: Path) -> dict:
             f"opened. Expected: {', '.join(sorted(PLAIN_LAYERS))}."
         )
     return config
-
-
-def _config(path: Path) -> dict:
-    try:
-        with h5py.File(path) as file:
-            config = file.attrs.get("model_config")
-    except OSError as error:
-        raise ValueError(f"{path} is no HDF5 file, or a damaged one ({error}).") from error
-    if config is None:
-        raise ValueError(
-            f"{path} holds weights without a model. Expected a file that `model.save` wrote. Build the classifier with "
-            "model.build_classifier, load the weights with Keras, and save it as `.keras`."
-        )
-    return json.loads(config)
 
 
 def _layers(config: dict) -> Iterator[dict]:

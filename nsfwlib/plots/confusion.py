@@ -63,7 +63,6 @@ def plot_confusion_pair(
     *,
     class_names: Sequence[str],
     titles: tuple[str, str] = ("Before", "After"),
-    normalise: bool = True,
     intervals: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> Figure:
     """Two confusion matrices side by side, each as `plot_confusion` draws it, accuracy added to its title."""
@@ -72,10 +71,7 @@ def plot_confusion_pair(
     for ax, matrix, name, bounds in zip(axes, (before, after), titles, intervals, strict=True):
         matrix = np.asarray(matrix)
         title = _confusion_title(matrix, np.issubdtype(matrix.dtype, np.integer))
-        plot_confusion(
-            matrix, class_names=class_names, normalise=normalise, intervals=bounds, ax=ax,
-            title=f"{name}\n{title}",
-        )  # fmt: skip
+        plot_confusion(matrix, class_names=class_names, intervals=bounds, title=f"{name}\n{title}", ax=ax)
     axes[1].set_ylabel("")
     return fig
 

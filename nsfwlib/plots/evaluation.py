@@ -174,17 +174,13 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series, *, uploads: int = 100_
 
 
 @styled
-def plot_slices(
-    slices: pd.DataFrame, *, top: int = 15, false_discoveries: float = 0.05, ax: Axes | None = None
-) -> Axes:
-    """Accuracy of the worst slices with intervals; filled where chance is an unlikely reason.
+def plot_slices(slices: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Accuracy of the 15 worst slices with intervals; filled where chance is an unlikely reason (`q` ≤ 0.05).
 
     Args:
         slices: as from `evaluate.accuracy_by_slice`.
-        top: how many of them to draw.
-        false_discoveries: slices with `q` up to this share are filled.
     """
-    table = slices[slices["p"].notna()].head(top).reset_index(drop=True)
+    table = slices[slices["p"].notna()].head(15).reset_index(drop=True)
     ax = new_axes(ax, (7.5, 1.3 + 0.34 * max(len(table), 1)))
     ax.set_title(f"{len(table)} worst of {len(slices)} slices")
     ax.set_xlabel("share of images right (with 95% interval)")
@@ -192,11 +188,11 @@ def plot_slices(
         note(ax, "no slice has enough images")
         return ax
     y = np.arange(len(table))
-    sure = table["q"].le(false_discoveries).to_numpy()
+    sure = table["q"].le(0.05).to_numpy()
     for part, look in ((sure, {"mfc": ACCENT, "color": ACCENT}), (~sure, {"mfc": "white", "color": DARK})):
         _whiskers(ax, y[part], table[part], ("accuracy", "low", "high"), **look)
     ax.plot(table["rest"], y, "|", color=INK, ms=12, label="all other images")
-    ax.plot([], [], "o", color=ACCENT, mfc=ACCENT, label=f"differs (q ≤ {false_discoveries:g})")
+    ax.plot([], [], "o", color=ACCENT, mfc=ACCENT, label="differs (q ≤ 0.05)")
     ax.plot([], [], "o", color=DARK, mfc="white", label="may be chance")
     ax.set_yticks(y, [f"{shown(f'{row.attribute}: {row.value}')}  ({row.images:,})" for row in table.itertuples()])
     ax.invert_yaxis()
