@@ -307,7 +307,7 @@ def store_lower(
                 bar.update(len(positions))
     except OSError as error:
         raise OSError(
-            f"What lies before {block} could not be stored: {error.strerror or error} Free some room and run again: "
+            f"What lies before {block} could not be stored: {error.strerror or error}. Free some room and run again: "
             f"what was computed stays in {folder}. Or use fewer stored views, or stored_views=0."
         ) from error
     return np.memmap(file, np.float16, "r", shape=(len(paths) * shape[0], *shape[1:]))
@@ -316,4 +316,4 @@ def store_lower(
 def _check_room(folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise OSError(f"Expected {need / 1e9:.1f} GB of room in {folder}. Received: {free / 1e9:.1f} GB.")
+        raise OSError(f"Expected {need / 1e9:.1f} GB of room in {folder}. Received: {free / 1e9:.1f} GB")
