@@ -6,6 +6,7 @@ to the machines that are there by then; a lost actor is replaced where there is 
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import logging
@@ -140,19 +141,20 @@ class _Parts:
         self.work, self.size, self.skip = iter(work), size, skip
         self.first = "hashes" if len(skip) else "answers"
         self.unknown: Work = []  # hashed, and to be decoded
-        self.lost: list[tuple[str, Work]] = []
+        self.lost: list[tuple[int, str, Work]] = []  # in the order in which they were given
 
     def take(self) -> tuple[str, Work] | None:
         """The next part, if there is one at this moment.
 
-        What was lost comes in the end, the last first: an actor's first part may be what ended it, not its second.
+        What was lost comes in the end, what was given last first: an actor's first part may be what ended it, and
+        the cluster tells of the losses in any order.
         """
         if len(self.unknown) < self.size and (files := list(itertools.islice(self.work, self.size))):
             return self.first, files
         if self.unknown:
             files, self.unknown = self.unknown[: self.size], self.unknown[self.size :]
             return "answers", files
-        return self.lost.pop() if self.lost else None
+        return self.lost.pop()[1:] if self.lost else None
 
     def settle(self, method: str, files: Work, found: list[Answer]) -> list[Answer]:
         """The answers among what was found; hashed files of unknown content become work to come."""
@@ -168,21 +170,22 @@ def _share(ray: Any, parts: _Parts, start: Callable[[], Any], room: Callable[[],
     """Share the parts among actors, two at a time to each, and give their answers as they come."""
     most = wanted = room()
     actors, free, lost = [], deque(), 0
-    running: dict[Any, tuple[Any, str, Work]] = {}  # no file to an actor that starts
+    turns = itertools.count(1)
+    running: dict[Any, tuple[int, Any, str, Work]] = {}  # no file to an actor that starts
     try:
         while True:
             while len(actors) < wanted:
                 actors.append(start())
-                running[actors[-1].hashes.remote([])] = actors[-1], "hashes", []
+                running[actors[-1].hashes.remote([])] = 0, actors[-1], "hashes", []
             while free and (part := parts.take()):
                 actor, (method, files) = free.popleft(), part
-                running[getattr(actor, method).remote(files)] = actor, method, files
-            if free and not any(files for _, _, files in running.values()):
+                running[getattr(actor, method).remote(files)] = next(turns), actor, method, files
+            if free and not any(files for *_, files in running.values()):
                 return
             ready, _ = ray.wait(list(running), timeout=STALLED_SECONDS)
             if not ready:
                 raise RuntimeError(f"The Ray cluster gave no answer for {STALLED_SECONDS // 60} minutes.")
-            actor, method, files = running.pop(ready[0])
+            turn, actor, method, files = running.pop(ready[0])
             try:
                 found = ray.get(ready[0])
             except ray.exceptions.RayTaskError as error:  # another machine would fail, too
@@ -197,7 +200,7 @@ def _share(ray: Any, parts: _Parts, start: Callable[[], Any], room: Callable[[],
                     last = str(error).strip().splitlines()[-1]
                     raise RuntimeError(f"The Ray cluster gave no answer, {lost} workers were lost: {last}") from error
                 if files:
-                    parts.lost.append((method, files))
+                    bisect.insort(parts.lost, (turn, method, files))
                     message = f"{len(files):,} files have no answer yet: a worker or its results were lost."
                     warnings.warn(f"{message} They are given out again.", stacklevel=2)
                 wanted = room()

@@ -2,6 +2,8 @@
 
 import os
 import threading
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -198,6 +200,48 @@ def test_a_file_that_ends_every_worker_is_an_error_when_all_others_have_an_answe
     answered = []
     with pytest.warns(UserWarning, match="given out again"), pytest.raises(RuntimeError, match="3 workers were lost"):
         for answers in cluster._share(ray, parts, Deadly.remote, lambda: 1):
+            answered += [answer.position for answer in answers]
+    assert sorted(answered) == [i for i in range(40) if not 4 <= i < 8]
+
+
+class Call:
+    def __init__(self, worker, work):
+        self.work, self.lost = work, worker.gone or (6, "x") in work
+        worker.gone = self.lost
+
+
+class LateNews:
+    """A cluster of one worker, lost when it gets to file 6, that tells of its losses in reversed order."""
+
+    def __init__(self):
+        import ray
+
+        self.exceptions = ray.exceptions
+
+    def start(self):
+        worker = SimpleNamespace(gone=False)
+        worker.hashes = worker.answers = SimpleNamespace(remote=partial(Call, worker))
+        return worker
+
+    def wait(self, running, timeout):
+        answered = [call for call in running if call.work and not call.lost]
+        lost = [call for call in reversed(running) if call.lost]
+        return (answered + lost + running)[:1], []
+
+    def get(self, call):
+        if call.lost:
+            raise self.exceptions.RayError("lost")
+        return [stream.Answer(position, "", 0, None, "", "") for position, _ in call.work]
+
+    def kill(self, worker):
+        pass
+
+
+def test_files_beside_one_that_ends_workers_are_answered_in_whatever_order_losses_are_told():
+    ray, answered = LateNews(), []
+    parts = cluster._Parts(((i, "x") for i in range(40)), 4, ())
+    with pytest.warns(UserWarning, match="given out again"), pytest.raises(RuntimeError, match="3 workers were lost"):
+        for answers in cluster._share(ray, parts, ray.start, lambda: 1):
             answered += [answer.position for answer in answers]
     assert sorted(answered) == [i for i in range(40) if not 4 <= i < 8]
 
