@@ -19,11 +19,13 @@ look never is: it only measures agreement, and where it differs somebody has to 
 | `seconds` | looked at, as far as it was measured |
 """
 
+import itertools
 import os
+import sys
 import tempfile
 import uuid
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,14 +35,13 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.labels.records import (
-    BOM,
     COLUMNS,
     encode,
     fsync_folder,
     locked,
     mended,
     records_of,
-    whole_bytes,
+    whole,
     write_and_sync,
 )
 
@@ -50,8 +51,9 @@ MARKS = ("undo", "redo")
 ACTIONS = ("keep", "drop", "unsure", "escalate")  # what a decision says besides a class
 WORDS = {"", *ACTIONS, *MARKS}  # no class may be called like one of these, in whatever case
 _KIND, _DECISION = COLUMNS.index("kind"), COLUMNS.index("decision")
+_REPEATED = [COLUMNS.index(name) for name in ("reviewer", "kind", "given_label", "decision", "suggested")]
+BLOCK = 50_000  # lines that are text at once; a table of a million is an eighth of its text
 _TIMES: dict[str, Any] = {"utc": True, "format": "ISO8601", "errors": "coerce"}
-Said = tuple[str, str, Any]  # kind, action, and what was said
 
 
 def new_action() -> str:
@@ -113,7 +115,7 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
         delimiter, last = mended(path) if path.exists() else (",", "")
-        # Time never runs backwards in a file, whatever the clocks of its writers say: see `in_order_of_time`.
+        # Time never runs backwards in a file, whatever the clocks of its writers say: see `_by_time`.
         now = max(datetime.now(UTC).isoformat(), last)
         filled = {"time": now, "kind": "decision", "action": new_action()}
         lines = [_line({**filled, **row}) for row in rows]
@@ -143,11 +145,13 @@ def read_journal(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: the file is not such a journal, or a decision no such word; says which line.
     """
-    path, torn = Path(path), b""
+    path = Path(path)
     if not path.exists():
         return _frame([])
-    data, delimiter, torn = whole_bytes(path)
-    table = _frame(in_order_of_time(path, list(lines_of(path, data, delimiter))))
+    source, size, delimiter, torn = whole(path)
+    lines = lines_of(path, source, delimiter, size)
+    blocks = iter(lambda: list(itertools.islice(lines, BLOCK)), [])
+    table = _by_time(path, pd.concat([_frame([]), *map(_frame, blocks)], ignore_index=True))
     table.attrs["torn"] = torn.decode("utf-8", "replace")
     return table
 
@@ -171,15 +175,9 @@ def standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
 
     An action is undone when its last mark is `undo`; `redo` puts it back where it was.
     """
-    are_marks = lines["kind"].isin(MARKS)
-    marks = dict(lines.loc[are_marks, ["action", "kind"]].to_numpy())
-    rows = zip(lines["kind"], lines["action"], range(len(lines)), strict=True)
-    return lines.iloc[[row for _, _, row in stands(rows, kinds, marks)]]
-
-
-def stands(lines: Iterable[Said], kinds: Collection[str], marks: Mapping[str, str]) -> list[Said]:
-    """The rule, for tables and sessions alike: which of these lines stand, by the last mark of each action."""
-    return [line for line in lines if line[0] in kinds and marks.get(line[1]) != "undo"]
+    marks = lines[lines["kind"].isin(MARKS)].drop_duplicates("action", keep="last")
+    undone = marks.loc[marks["kind"] == "undo", "action"]
+    return lines[lines["kind"].isin(kinds) & ~lines["action"].isin(undone)]
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:
@@ -195,15 +193,19 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
-def lines_of(path: Path, data: bytes, delimiter: str, *, header: bool = True) -> Iterator[list[str]]:
-    """The journal's lines in these bytes, which hold whole records."""
-    for number, line in enumerate(records_of(data.removeprefix(BOM), delimiter), start=1):
+def lines_of(
+    path: Path, source: bytes | Path, delimiter: str, size: int = sys.maxsize, *, header: bool = True
+) -> Iterator[list[str]]:
+    """The journal's lines in this source, which holds whole records."""
+    for number, line in enumerate(records_of(source, delimiter, size), start=1):
         if len(line) != len(COLUMNS):
             raise ValueError(
                 f"{path}: record {number} should have {len(COLUMNS)} fields. Received {len(line)}: {line!r}. "
                 "Mend that line by hand, or restore the file from a copy."
             )
         if not header or number > 1:
+            for i in _REPEATED:  # of a million lines, these few words are held once
+                line[i] = sys.intern(line[i])
             _check_word(path, line, f"record {number}: ")
             yield line
 
@@ -223,18 +225,18 @@ def may_be_class(name: str) -> bool:
     return name.casefold() not in WORDS and name == name.strip().strip("\"'`")
 
 
-def in_order_of_time(path: Path, lines: list[list[str]]) -> list[list[str]]:
+def _by_time(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """The lines by time where the file has them otherwise: after a merge an older decision may stand last."""
-    times = pd.to_datetime(pd.Series([line[0] for line in lines], dtype=object), **_TIMES).ffill()
+    times = table["time"].ffill()
     if times.is_monotonic_increasing or times.dropna().is_monotonic_increasing:
-        return lines
+        return table
     first = int(np.flatnonzero(times.diff() < pd.Timedelta(0))[0])
     warnings.warn(
         f"{path}: times run backwards at record {first + 2}, as after a merge of two copies. Its lines are read in the "
         "order of their times, so that the later decision is in force.",
         stacklevel=3,
     )
-    return [lines[row] for row in times.argsort(kind="stable")]
+    return table.iloc[times.argsort(kind="stable")].reset_index(drop=True)
 
 
 def _frame(lines: list[list[str]]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import pandas as pd
 from nsfwlib.evaluate import jeffreys
 from nsfwlib.labels import (
     ACTIONS,
+    LABELLING,
     Replay,
     append_decisions,
     check_probs,
@@ -114,7 +115,7 @@ class ReviewSession:
         self._note_classes(queue)
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
-        self._replay = Replay(path=self.journal, reviewer=reviewer)
+        self._replay = Replay(self.journal, reviewer=reviewer)
         self._replay.catch_up()
         decided = queue["sha256"].map(self.decision) != ""
         if self.blind:
@@ -184,11 +185,10 @@ class ReviewSession:
 
         In mode "second" this reviewer's own second look, in mode "disagreement" the resolution; an escalation always.
         """
-        replay = self._replay
-        if replay.decisions.get(sha256) == "escalate":
-            return "escalate"
-        shown = {"second": replay.looks, "disagreement": replay.resolutions}.get(self.mode, replay.decisions)
-        return shown.get(sha256, "")
+        said = self._replay.decision(sha256)
+        if said == "escalate" or self.mode not in ("second", "disagreement"):
+            return said
+        return self._replay.decision(sha256, [MODES[self.mode]])
 
     def classes_of(self, path: str) -> set[str]:
         """The classes that a picture may show, blind or not: whoever avoids a class is spared it.
@@ -196,9 +196,8 @@ class ReviewSession:
         All that anybody filed, suggested, answered or decided, for it or a near-duplicate.
         """
         sha256, _, group = self._known.get(path, ("", "", ""))
-        replay = self._replay
-        said = (replay.decisions, replay.looks, replay.resolutions)
-        decided = {words.get(content, "") for content in self._contents_of.get(group, [sha256]) for words in said}
+        contents, kinds = self._contents_of.get(group, [sha256]), (LABELLING, ["second"], ["resolution"])
+        decided = {self._replay.decision(content, kind) for content in contents for kind in kinds}
         return (self._classes_of.get(group, set()) | decided) - {"", *ACTIONS}
 
     def why_hidden(self, path: str, hidden: Collection[str] = ()) -> str:
@@ -287,7 +286,7 @@ class ReviewSession:
 
     def escalated(self) -> pd.DataFrame:
         """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
-        lines = self._replay.escalated.values()
+        lines = self._replay.escalated().values()
         table = pd.DataFrame(list(lines), columns=["path", "given_label", "reviewer", "time"])
         return table.assign(time=pd.to_datetime(table["time"], utc=True, format="ISO8601", errors="coerce"))
 
@@ -387,8 +386,9 @@ class ReviewSession:
         for sha256 in contents:
             for row in self._rows_of.get(sha256, ()):
                 self._outcome[row] = self._outcome_of(self.decision(sha256), self._filed[row])
-        if self._replay.escalated.keys() != self._escalated:
-            self._escalated = set(self._replay.escalated)
+        escalated = set(self._replay.escalated())
+        if escalated != self._escalated:
+            self._escalated = escalated
             self._escalated_groups = set(self.images.loc[self.images["sha256"].isin(self._escalated), "group"])
 
     def _outcome_of(self, decision: str, filed: str) -> int:
@@ -440,9 +440,9 @@ class ReviewSession:
         actions = self._replay.done if kind == "undo" else self._replay.undone
         if not actions:
             return []
-        action = actions[-1]
+        action = next(reversed(actions))
         self._write([{"kind": kind, "action": action, "reviewer": self.reviewer}])
-        contents = dict.fromkeys(self._replay.concerned(action))
+        contents = self._replay.concerned({action})
         rows = [self._rows_of[sha256][0] for sha256 in contents if sha256 in self._rows_of]
         return self.queue["path"].iloc[rows].tolist()
 
