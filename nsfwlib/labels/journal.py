@@ -25,15 +25,16 @@ import sys
 import tempfile
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 
+from nsfwlib.data import DECISION_WORDS, may_be_class
 from nsfwlib.labels.records import (
     COLUMNS,
     encode,
@@ -47,10 +48,8 @@ from nsfwlib.labels.records import (
 
 IN_FORCE = ("sha256", "path", "given_label", "decision", "reviewer", "time", "suggested", "score")
 LABELLING = ("decision", "resolution")  # the kinds of lines that give a label
-MARKS = ("undo", "redo")
-ACTIONS = ("keep", "drop", "unsure", "escalate")  # what a decision says besides a class
-WORDS = {"", *ACTIONS, *MARKS}  # no class may be called like one of these, in whatever case
-_KIND, _DECISION = COLUMNS.index("kind"), COLUMNS.index("decision")
+ACTIONS, MARKS = DECISION_WORDS[:4], DECISION_WORDS[4:]  # what a decision says besides a class; what takes it back
+_KIND, _SHA256, _DECISION = (COLUMNS.index(name) for name in ("kind", "sha256", "decision"))
 _REPEATED = [COLUMNS.index(name) for name in ("reviewer", "kind", "given_label", "decision", "suggested")]
 BLOCK = 50_000  # lines that are text at once; a table of a million is an eighth of its text
 _TIMES: dict[str, Any] = {"utc": True, "format": "ISO8601", "errors": "coerce"}
@@ -91,7 +90,8 @@ def check_writable(path: Path) -> None:
     """
     folder = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     with _explained(path):
-        tempfile.TemporaryFile(dir=folder).close()  # the lock lies beside the journal
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:  # the lock lies beside the journal
+            write_and_sync(file, bytes(4096))  # a full disk takes a name, but nothing inside
         if os.path.lexists(path):
             Path(path).open("ab").close()
 
@@ -106,8 +106,9 @@ def _explained(path: Path) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"The journal {path} cannot be written: {error.strerror}. This decision was not taken, those before are "
-            "safe. Free some space, change the permissions of the file and its folder, or name another journal_file.",
+            f"The journal {path} cannot be written: {error.strerror}. What was decided before is safe, nothing "
+            "more was taken. Free some space, change the permissions of the file and its folder, or name another "
+            "journal_file.",
         ) from error
 
 
@@ -220,9 +221,19 @@ def _check_word(path: Path, line: Sequence[str], where: str = "") -> None:
         )
 
 
-def may_be_class(name: str) -> bool:
-    """Whether a class of this name can be told from a decision, however a person writes it."""
-    return name.casefold() not in WORDS and name == name.strip().strip("\"'`")
+def refuse_class(journal: Path | pd.DataFrame, sha256: str, word: str, classes: Collection[str]) -> NoReturn:
+    """A ValueError for a decision in force that is none of these classes; names the record where a file has it."""
+    where = "the decisions"
+    if not isinstance(journal, pd.DataFrame):
+        source, size, delimiter, _ = whole(Path(journal))
+        lines = enumerate(lines_of(Path(journal), source, delimiter, size), start=2)
+        said = (sha256, word)
+        where = f"{journal}: record {max(n for n, line in lines if (line[_SHA256], line[_DECISION]) == said)}"
+    raise ValueError(
+        f"{where}: decision should be one of the classes {', '.join(sorted(classes))}, or {', '.join(ACTIONS)}. "
+        f"Received: {word!r}, a class that no folder has. Correct that word in the file or decide the picture again; "
+        f"if it is meant, make a folder {word!r} with a picture, or pass new_classes=[{word!r}]."
+    )
 
 
 def _by_time(path: Path, table: pd.DataFrame) -> pd.DataFrame:

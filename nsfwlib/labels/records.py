@@ -140,17 +140,17 @@ def _sifted(data: bytes, delimiter: str, *, reach: int = 8) -> tuple[bytes, byte
     """
     found = {match.start() for match in re.finditer(rb'^(?:"\w|\d{1,4}[-./]\d)', data, re.M)}
     starts = sorted(found | {0, data.rfind(b"\n") + 1, len(data)})
-    whole, damaged, first, i = [], [], 0, 0
+    kept, damaged, first, i = [], [], 0, 0
     while i < len(starts) - 1:
         ends = range(i + 1, min(i + 1 + reach, len(starts)))
         pieces = ((end, data[starts[i] : starts[end]]) for end in ends)
         good = (end for end, piece in pieces if is_whole(piece, delimiter, n=None if end == i + 1 else 1))
         end = next(good, None)
         piece = data[starts[i] : starts[end or i + 1]]
-        (damaged if end is None else whole).append(piece)
+        (damaged if end is None else kept).append(piece)
         first = first or (end is None) * (data[: starts[i]].count(b"\n") + 1)
         i = end or i + 1
-    return b"".join(whole), b"".join(damaged), first
+    return b"".join(kept), b"".join(damaged), first
 
 
 def _set_damage_aside(path: Path, delimiter: str) -> bytes:

@@ -59,10 +59,12 @@ class Replay:
             place = self._before[place]
         return place
 
-    @property
-    def words(self) -> set[str]:
-        """All that was ever decided."""
-        return set(self._words)
+    def unknown(self, contents: Collection[str], known: Collection[str]) -> tuple[str, str] | None:
+        """The first of these contents whose decision in force is none of the known words, and that word."""
+        if set(self._words).issubset(known):
+            return None
+        decided = ((content, self.decision(content)) for content in contents)
+        return next((pair for pair in decided if pair[1] and pair[1] not in known), None)
 
     def escalated(self) -> dict[str, Mapping[str, Any]]:
         """The contents that may not be shown → the line that said so, by column."""

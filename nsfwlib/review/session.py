@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nsfwlib.data import may_be_class
 from nsfwlib.evaluate import jeffreys
 from nsfwlib.labels import (
     ACTIONS,
@@ -21,8 +22,8 @@ from nsfwlib.labels import (
     check_probs,
     check_writable,
     decisions_in_force,
-    may_be_class,
     new_action,
+    refuse_class,
 )
 from nsfwlib.review.pages import (
     REQUIRED,
@@ -117,6 +118,10 @@ class ReviewSession:
         self._conflicting = set(labels_of.index[labels_of > 1])
         self._replay = Replay(self.journal, reviewer=reviewer)
         self._replay.catch_up()
+        known = {*self.class_names, *self.images["given_label"]} - {""}
+        unknown = self._replay.unknown(labels_of.index, {*known, *ACTIONS})
+        if unknown:
+            refuse_class(self.journal, *unknown, known)
         decided = queue["sha256"].map(self.decision) != ""
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
@@ -134,10 +139,10 @@ class ReviewSession:
         return len(self._pages)
 
     def page(self, *numbers: int) -> pd.DataFrame:
-        """The rows of a page (or of several, one after the other) in the order shown, and four columns more.
+        """The rows of a page (or of several, one after the other) in the order shown, and three columns more.
 
         decision: what is in force ("" = nothing); conflict: exact copies lie under two labels, so "keep" is refused;
-        alike: how many of the rows belong to its near-duplicate group; escalated: see `is_escalated`.
+        alike: how many of the rows belong to its near-duplicate group.
         """
         positions = [self.page_rows(i) for i in numbers]
         rows = self.queue.iloc[np.concatenate([np.arange(0), *positions])].reset_index(drop=True)
@@ -145,7 +150,6 @@ class ReviewSession:
         rows["conflict"] = rows["sha256"].isin(self._conflicting)
         groups = rows["group"] if "group" in rows else rows["path"]
         rows["alike"] = groups.map(groups.value_counts()).fillna(1).astype(int)
-        rows["escalated"] = [self.is_escalated(path) for path in rows["path"]]
         return rows
 
     def page_of(self, path: str) -> int:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from nsfwlib.labels import journal, records
+from nsfwlib.labels.current import current_labels
 from nsfwlib.labels.replay import Replay
 
 NASTY = [
@@ -341,3 +342,14 @@ def test_two_spellings_of_a_journal_share_one_lock_and_a_link_stays_one(tmp_path
     with pytest.warns(UserWarning, match="damaged"):
         assert len(journal.read_journal(link)) == 199
     assert link.is_symlink() and len(journal.read_journal(path)) == 199
+
+
+def test_a_slip_of_the_pen_is_no_class_and_its_record_is_named(tmp_path):
+    path = tmp_path / "decisions.csv"
+    table = pd.DataFrame({"sha256": ["a", "b"], "given_label": ["porn", "sexy"], "problem": ["", ""]})
+    journal.append_decisions(path, [row("a", "sexy"), row("elsewhere", "cats"), row("b", "pron")])
+    with pytest.raises(ValueError, match=r"record 4: decision should be one of the classes porn, sexy.*'pron'"):
+        current_labels(table, path)
+    assert current_labels(table, path, new_classes=["pron"]).tolist() == ["sexy", "pron"]
+    journal.append_decisions(path, row("b", "porn"))
+    assert current_labels(table, path).tolist() == ["sexy", "porn"]
