@@ -1,6 +1,7 @@
 """What is in force in a journal as it grows? In memory, by the rule of `journal`, read on from where it ended."""
 
 import io
+import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -71,10 +72,10 @@ class Replay:
         lines = self._escalations.items()
         return {line["sha256"]: line for place, line in lines if self._standing(line["sha256"], LABELLING) == place}
 
-    def concerned(self, actions: Collection[str]) -> dict[str, None]:
+    def concerned(self, actions: set[str]) -> dict[str, None]:
         """The contents that these actions speak of."""
-        said = zip(self._actions, self._contents, strict=True)
-        return dict.fromkeys(content for action, content in said if action in actions)
+        spoken = map(actions.__contains__, self._actions)  # all of it, at the speed of C
+        return dict.fromkeys(itertools.compress(self._contents, spoken))
 
     def catch_up(self) -> Collection[str]:
         """Read what was written to the journal since the last call; the sha256 whose decision may have changed.
