@@ -406,37 +406,32 @@ def test_an_interrupted_scan_keeps_what_it_has_and_leaves_nothing_running(folder
             yield done
 
     monkeypatch.setattr(folder_scan, "tqdm", interrupted)
-    started, start = [], crawl._start
-    monkeypatch.setattr(crawl, "_start", lambda *setup: started.append(start(*setup)) or started[-1])
+    started, start = [], crawl._worker
+    monkeypatch.setattr(crawl, "_worker", lambda options: started.append(start(options)) or started[-1])
     with pytest.raises(KeyboardInterrupt) as caught:
         scan(folder, cache_dir=tmp_path / "cache", workers=2)
     assert caught.traceback  # alive, as in a notebook, and with it every frame
-    assert len(started) == 2 and all(worker.process.poll() is not None for worker in started)
+    assert len(started) == 2 and not any(worker._processes for worker in started)
     assert _count(tmp_path / "cache") >= 40
 
 
-def deadly(requests, answers, options):
+def deadly(paths):
     """A worker whose decoder dies on some files and sleeps on others."""
-    plain = inspection.inspect
-
-    def inspect(path, **options):
+    for path in paths:
         if "deadly" in path:
             os._exit(139)
         if "endless" in path:
             time.sleep(1000)
-        return plain(path, **options)
-
-    inspection.inspect = inspect
-    _serve(requests, answers, options)
+    return _inspect_all(paths)
 
 
-_serve = inspection.serve_inspections
+_inspect_all = inspection.inspect_all
 
 
 def test_a_file_that_kills_or_holds_its_worker_costs_one_row(folder, monkeypatch):
     draw(folder / "neutral" / "deadly.png", 1)
     draw(folder / "neutral" / "endless.png", 2)
-    monkeypatch.setattr(crawl, "serve_inspections", deadly)
+    monkeypatch.setattr(crawl, "inspect_all", deadly)
     paths = sorted(str(path) for path in folder.rglob("*.png"))
     found = dict(crawl.inspect_files(paths, {}, workers=2, timeout=3))
     problems = {Path(paths[i]).name: row["problem"] for i, row in found.items() if row["problem"]}
@@ -460,20 +455,20 @@ def test_a_scan_leaves_the_main_module_of_other_threads_alone(folder):
 
 
 def test_a_worker_that_cannot_start_is_an_error_with_the_way_out(folder, monkeypatch):
-    monkeypatch.setattr(crawl, "_WORKER", "raise SystemExit(3)")
+    monkeypatch.setattr(crawl, "begin_inspecting", os._exit)
     with pytest.raises(RuntimeError, match=r"could not start.*workers=0 scans in this process"):
         scan(folder, workers=2)
 
 
 def test_what_a_decoder_prints_is_no_answer(folder, monkeypatch, capfd):
-    monkeypatch.setattr(crawl, "serve_inspections", chatty)
+    monkeypatch.setattr(crawl, "inspect_all", chatty)
     assert scan(folder, workers=1)["problem"].eq("").all()
-    assert "a warning in C" in capfd.readouterr().err
+    assert "a warning in C" in capfd.readouterr().out
 
 
-def chatty(requests, answers, options):
+def chatty(paths):
     os.write(1, b"a warning in C")
-    _serve(requests, answers, options)
+    return _inspect_all(paths)
 
 
 def test_an_unguarded_script_can_scan_in_parallel(folder, tmp_path):
