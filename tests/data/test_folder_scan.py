@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from nsfwlib import files
-from nsfwlib.data import crawl, duplicates, folder_scan, inspection, scan_cache
+from nsfwlib.data import crawl, duplicates, folder_scan, inspection, scan_cache, splits
 from nsfwlib.data.splits import assign_splits
 from nsfwlib.labels import current, journal
 
@@ -496,6 +496,21 @@ def test_splits_hold_groups_together_and_classes_in_proportion(rng):
     assert (result.groupby("group")["split"].nunique() == 1).all()
     shares = pd.crosstab(result["given_label"], result["split"], normalize="index")
     assert (shares - [0.2, 0.6, 0.2]).abs().to_numpy().max() < 0.06  # columns: test, train, val
+
+
+def test_groups_of_any_size_reach_each_split_with_the_wished_probability():
+    sizes = np.repeat(np.arange(1, 21), 6)
+    table = table_of(["a"] * sizes.sum(), groups=np.repeat(np.arange(len(sizes)), sizes))
+    first = np.cumsum(sizes) - sizes
+    drawn = []
+    for seed in range(200):
+        rows = table[["problem", "split", "group", "given_label", "sha256"]].copy()
+        splits._draw(rows, (0.7, 0.15, 0.15), seed)
+        drawn.append(rows["split"].to_numpy(str))
+    for split, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+        reached = (np.array(drawn) == split)[:, first].reshape(200, 20, 6)
+        assert np.abs(reached.mean(axis=(0, 2)) - share).max() < 0.02
+        assert np.abs((np.array(drawn) == split).mean(axis=1) - share).max() < 0.02
 
 
 def test_splits_depend_on_seed_and_content_not_on_the_order_of_rows(rng):
