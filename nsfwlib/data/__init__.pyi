@@ -32,6 +32,7 @@ from .hash_search import (
 from .images import (
     MAX_BYTES as MAX_BYTES,
     MAX_PIXELS as MAX_PIXELS,
+    MOST_PIXELS as MOST_PIXELS,
     REASONS as REASONS,
     ImageProblem as ImageProblem,
     blurred_thumbnail as blurred_thumbnail,

@@ -192,8 +192,13 @@ def png_without(data: bytes, names: tuple[bytes, ...]) -> bytes:
     return b"".join(kept)
 
 
+def gif_blocks(data: bytes) -> int:
+    """Where the blocks of a GIF begin, behind its header and colours."""
+    return 13 + _colour_table(data[10])
+
+
 def _check_gif(data: bytes) -> Container:
-    position = 13 + _colour_table(data[10])
+    position = gif_blocks(data)
     while position < len(data):
         block = data[position]
         if block == 0x3B:

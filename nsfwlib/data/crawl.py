@@ -111,7 +111,7 @@ def inspect_files(
             known = look_up(cache, stamp, [paths[i] for i in chunk])
             for i in chunk:
                 keys[i] = state_of(paths[i])
-                size_and_times, row = known.get(os.fsencode(paths[i]), (None, None))
+                size_and_times, row = known.get(paths[i], (None, None))
                 if size_and_times == tuple(keys[i]):
                     yield i, row
                 else:

@@ -23,7 +23,7 @@ from nsfwlib.data.duplicates import (
     is_blank,
     joined_pairs,
 )
-from nsfwlib.data.images import MAX_PIXELS
+from nsfwlib.data.images import MAX_PIXELS, MOST_PIXELS
 from nsfwlib.data.inspection import COLUMNS, THUMB, inspect
 from nsfwlib.data.layout import LAYOUTS, SPLIT_FOLDERS, layout_of, place, said_of
 from nsfwlib.data.scan_cache import read_thumbs
@@ -71,14 +71,14 @@ def scan(
         screen: a file of known-bad hashes, see `data.load_hashes`; matches are marked "screened".
         screen_kind: "sha256" or "pdq": what 64 digits are where the list does not say.
         screen_distance: bits by which a PDQ hash may differ.
-        max_pixels: as in `data.load_image`; `attrs["max_pixels"]` keeps it.
+        max_pixels: as in `data.load_image`, `MOST_PIXELS` or less; `attrs["max_pixels"]` keeps it.
         workers: processes, all cores if None; 0 scans in this process.
 
     Raises:
         FileNotFoundError: `data_dir`, or the list of hashes, does not exist.
         OSError: the cache cannot be written, or (TimeoutError) another scan holds it.
         ValueError: `data_dir` is a file, or empty, or has no class folders; `class_map` names none of them; `layout`
-            is none of those, or there are no splits.
+            is none of those, or there are no splits; `max_pixels` is too high.
     """
     data_dir = Path(data_dir)
     options: dict[str, Any] = {"max_pixels": max_pixels, "min_side": min_side}
@@ -86,6 +86,8 @@ def scan(
         options["screen"] = load_hashes(screen, kind=screen_kind, max_distance=screen_distance)
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}. Received: {layout!r}.")
+    if max_pixels > MOST_PIXELS:
+        raise ValueError(f"max_pixels must be {MOST_PIXELS:,} or less: what is read later. Received: {max_pixels:,}.")
     raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}), layout=layout)
     columns = {name: np.full(len(found), default, dtype=_dtype(default)) for name, default in _MEASURED.items()}
     todo = np.flatnonzero(found["problem"] == "")
@@ -103,7 +105,7 @@ def scan(
     table = pd.concat([found.drop(columns=["problem", "detail"]), rows], axis=1)
     table.insert(6, "source", _sources(table["path"], source))
     table.insert(7, "group", -1)
-    table.attrs |= {"data_dir": str(data_dir), "layout": found.attrs["layout"], "max_pixels": max_pixels}
+    table.attrs |= {"layout": found.attrs["layout"], "max_pixels": max_pixels}
     table.attrs["warnings"] = found.attrs["warnings"] + _find_warnings(table, class_folders)
     if screen is not None:
         table.attrs["warnings"].append({"name": "hash list", "message": options["screen"].in_force()})
@@ -243,18 +245,17 @@ def check_usable(table: pd.DataFrame) -> list[str]:
         ValueError: no usable labelled image at all, or only one class has any, or a name is one of `RESERVED`, or
             that of another class with `_max` behind it, which score tables use.
     """
-    where = table.attrs.get("data_dir", "the images table")
     usable = table[(table["problem"] == "") & (table["given_label"] != "")]
     classes = sorted(usable["given_label"].unique())
     if not classes:
         reasons = table.loc[table["problem"] != "", "problem"].value_counts().to_dict()
         raise ValueError(
-            f"No usable labelled image in {where}, among {len(table)} files {reasons}. "
+            f"No usable labelled image in the images table, among {len(table)} files {reasons}. "
             "The column `problem` says why each was left out."
         )
     if len(classes) == 1:
         raise ValueError(
-            f"Only one class in {where} has usable images: {classes[0]!r} ({len(usable)}). "
+            f"Only one class in the images table has usable images: {classes[0]!r} ({len(usable)}). "
             "A classifier needs at least two: add a folder with images of another class."
         )
     taken = [name for name in classes if name in RESERVED or name.removesuffix("_max") in set(classes) - {name}]
@@ -325,7 +326,6 @@ def group_duplicates(
 
 def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> Thumbs:
     contents, paths = table["sha256"].to_numpy(), table["path"].to_numpy()
-    limit = table.attrs.get("max_pixels", MAX_PIXELS)
 
     def read(positions: np.ndarray) -> np.ndarray:
         pictures = np.zeros((len(positions), THUMB, THUMB), dtype=np.uint8)
@@ -333,19 +333,19 @@ def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | 
             part = positions[start : start + 5000]
             cached = read_thumbs(cache_dir, contents[part]) if cache_dir is not None else {}
             for k, position in enumerate(part, start=start):
-                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position], limit)
+                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position])
                 pictures[k] = np.frombuffer(data, dtype=np.uint8).reshape(pictures.shape[1:])
         return pictures
 
     return read
 
 
-def _decode_thumb(data_dir: Path | None, path: str, max_pixels: int) -> bytes:
+def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
     if data_dir is None:
         raise ValueError(
             f"The thumbnail of {path} is not in the cache. Pass the cache_dir that `scan` was given, or data_dir."
         )
-    row = inspect(file_path(data_dir, path), max_pixels=max_pixels, min_side=1)
+    row = inspect(file_path(data_dir, path), max_pixels=MOST_PIXELS, min_side=1)
     if row["problem"]:
         raise ValueError(f"{path} could be read by the scan, and now is: {row['problem']}. Scan again.")
     return row["thumb"]

@@ -128,6 +128,8 @@ def test_the_reader_may_say_what_the_folders_are(tmp_path):
     assert said.startswith("Folders on top are read as splits: 'Eval' as test, 'dev' as val, 'train' as train.")
     assert 'pass layout="classes"' in said
     assert scan(tmp_path, layout="classes")["given_label"].tolist() == ["Eval", "dev", "train"]
+    with pytest.raises(ValueError, match="max_pixels must be 357,913,940 or less"):
+        scan(tmp_path / "dev", max_pixels=10**9)
     with pytest.raises(ValueError, match=r"layout must be one of auto, classes, splits\. Received: 'flat'"):
         scan(tmp_path, layout="flat")
     with pytest.raises(ValueError, match=r'layout="splits" expects train, val or test on top.*Received: neutral'):
@@ -194,7 +196,7 @@ def test_bad_data_dirs_are_named_with_the_way_out(tmp_path):
 def test_one_usable_class_is_not_enough(folder):
     for path in (folder / "sexy" / "deeper").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=rf"Only one class in {folder} .*'neutral' \(4\)"):
+    with pytest.raises(ValueError, match=r"Only one class in the images table .*'neutral' \(4\)"):
         folder_scan.check_usable(scan(folder))
     for path in (folder / "neutral").iterdir():
         path.write_bytes(b"")
@@ -366,6 +368,25 @@ def slow(path, **options):
 inspection.inspect = slow
 data.scan(Path(sys.argv[1]), cache_dir=Path(sys.argv[2]), progress=False, workers=0)
 """
+
+
+def test_the_cache_and_the_table_name_no_folder_of_their_owner(folder, tmp_path):
+    table = scan(folder, cache_dir=tmp_path / "cache")
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "cache").iterdir())
+    assert os.fsencode(tmp_path) not in kept and b"neutral" not in kept
+    assert str(tmp_path) not in repr(table.attrs)
+
+
+def test_a_cache_that_kept_the_paths_themselves_still_serves(folder, tmp_path, monkeypatch):
+    table = scan(folder, cache_dir=tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "scan.sqlite")) as cache:
+        plain = {scan_cache._key(path): os.fsencode(path) for path in map(str, folder.resolve().rglob("*.png"))}
+        for key, path in plain.items():
+            cache.execute("UPDATE files SET path = ? WHERE path = ?", [path, key])
+        cache.execute("PRAGMA user_version=0")
+        cache.commit()
+    monkeypatch.setattr(crawl, "inspect", None)
+    pd.testing.assert_frame_equal(scan(folder, cache_dir=tmp_path), table)
 
 
 def test_a_killed_scan_goes_on_where_it_stopped(tmp_path):
