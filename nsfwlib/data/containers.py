@@ -263,7 +263,7 @@ def _check_tiff(data: bytes) -> Container:
 def _check_jpeg2000(data: bytes) -> Container:
     start, end = 0, len(data)
     if data[4:8] == b"jP  ":
-        for kind, first, last in _boxes(data):
+        for kind, first, last in boxes(data):
             if last > len(data):
                 return Container("truncated", f"{len(data):,} of {last:,} bytes")
             if kind == b"jp2c":
@@ -280,7 +280,7 @@ def _check_jpeg2000(data: bytes) -> Container:
 
 def _check_boxes(data: bytes) -> Container:
     end = 0
-    for kind, _, last in _boxes(data):
+    for kind, _, last in boxes(data):
         if not re.fullmatch(rb"[\x20-\x7e\xa9]{4}", kind):
             return Container(flags=("trailing garbage",))
         if last > len(data):
@@ -289,7 +289,7 @@ def _check_boxes(data: bytes) -> Container:
     return Container(flags=_trailing(data, end))
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """ISO base media boxes of the top level: (kind, first byte of the content, end)."""
     position = 0
     while position + 8 <= len(data):

@@ -166,6 +166,28 @@ def test_a_png_with_megabytes_of_text_or_profile_is_read(name):
         assert inspection.inspect(data)["oddities"] == "metadata left out"
 
 
+def test_an_avif_with_two_tables_of_properties_is_read():
+    picture = reference().convert("RGBA")
+    picture.putalpha(Image.new("L", picture.size, 128))
+    data = encoded(picture, "AVIF", quality=90)
+    ipma, iloc = data.index(b"ipma") - 4, data.index(b"iloc") + 8
+    size, version, count = struct.unpack_from(">I4xII", data, ipma)
+    split = ipma + 16 + 3 + data[ipma + 18]  # behind the first picture's properties
+    tables = [
+        struct.pack(">I4sII", 16 + end - begin, b"ipma", version, 1) + data[begin:end]
+        for begin, end in ((ipma + 16, split), (split, ipma + size))
+    ]
+    odd = bytearray(data[:ipma] + b"".join(tables) + data[ipma + size :])
+    for name in (b"iprp", b"meta"):
+        place = odd.index(name) - 4
+        odd[place : place + 4] = (int.from_bytes(odd[place : place + 4]) + 16).to_bytes(4)
+    for item in range(count):
+        place = iloc + 4 + 14 * item + 6
+        odd[place : place + 4] = (int.from_bytes(odd[place : place + 4]) + 16).to_bytes(4)
+    np.testing.assert_array_equal(images.load_image(bytes(odd)), images.load_image(data))
+    assert inspection.inspect(bytes(odd))["oddities"] == "properties in two tables"
+
+
 def test_every_frame_of_an_animation_with_megabytes_of_text_is_read():
     import zlib
 
