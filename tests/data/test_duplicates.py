@@ -34,21 +34,21 @@ def test_near_pairs_are_those_that_comparing_all_finds(distance, seed, n):
     assert sorted(zip(left, right, strict=True)) == sorted(zip(*expected, strict=True))
 
 
-@pytest.mark.parametrize("crowded", [0, 8])
+@pytest.mark.parametrize("at_once", [100, 10**6])
 @pytest.mark.parametrize("distance", [0, 3, 7, 11, 15])
-def test_the_bands_find_every_pair_that_comparing_all_finds(distance, crowded, monkeypatch):
-    monkeypatch.setattr(hash_search, "_CROWDED", crowded)
+def test_the_bands_find_every_pair_that_comparing_all_finds(distance, at_once, monkeypatch):
+    monkeypatch.setattr(hash_search, "_AT_ONCE", at_once)
     hashes = random_hashes(3000)
     hashes[1500:] = np.concatenate([with_flips(hashes[k * 100 : k * 100 + 100], k) for k in range(15)])
     expected = hash_search.near_pairs(hashes, hashes, max_distance=distance)
-    plain = hash_search._compare
+    plain = hash_search._ranges
     compared = []
 
-    def counting(a, rows, b, columns, max_distance):
-        compared.append(len(rows) * len(columns))
-        return plain(a, rows, b, columns, max_distance)
+    def counting(first, last):
+        compared.append((last - first).sum())
+        return plain(first, last)
 
-    monkeypatch.setattr(hash_search, "_compare", counting)
+    monkeypatch.setattr(hash_search, "_ranges", counting)
     monkeypatch.setattr(hash_search, "_OUTRIGHT", 0)
     found = hash_search.near_pairs(hashes, hashes, max_distance=distance)
     np.testing.assert_array_equal(found, expected)
