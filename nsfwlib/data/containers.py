@@ -244,19 +244,7 @@ def _check_tiff(data: bytes) -> Container:
         return Container()
     directory = struct.unpack_from(order + "I", data, 4)[0]
     count = struct.unpack_from(order + "H", data, directory)[0]
-    fields = {}
-    for i in range(count):
-        tag, kind, number, _ = struct.unpack_from(order + "HHII", data, directory + 2 + 12 * i)
-        if tag in (273, 279, 324, 325) and kind in (3, 4):  # where strips or tiles start, and how long they are
-            form = f"{order}{number}{'H' if kind == 3 else 'I'}"
-            place = directory + 10 + 12 * i
-            if struct.calcsize(form) > 4:
-                place = struct.unpack_from(order + "I", data, place)[0]
-            fields[tag] = struct.unpack_from(form, data, place)
-    for starts, lengths in ((273, 279), (324, 325)):
-        ends = map(sum, zip(fields.get(starts, ()), fields.get(lengths, ()), strict=False))
-        if max(ends, default=0) > len(data):
-            return Container("truncated", "pixels lie behind the end of the file")
+    struct.unpack_from(f"{12 * count}x", data, directory + 2)
     return Container()
 
 

@@ -2,8 +2,6 @@
 
 import itertools
 
-import itertools
-
 import numpy as np
 
 FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides

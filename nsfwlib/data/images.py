@@ -1,6 +1,7 @@
 """What does this file show? One decoder for training, review and scoring: bytes in, RGB uint8 out."""
 
 import io
+import itertools
 import os
 import re
 import stat
@@ -251,6 +252,8 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
         image = Image.OPEN[kind][0](io.BytesIO(data), "")  # not Image.open, whose limit is the process's
         if kind == "TIFF":
             _skip_thumbnail(image)
+            if not container.reason and _end_of_pixels(image) > len(data):
+                container = Container("truncated", "pixels lie behind the end of the file")
         need = _memory(image, max_pixels)
     except _NOT_READ as error:
         if kind == "TIFF" and not container.reason:  # TIFF knows more kinds of pixels than Pillow does
@@ -284,6 +287,15 @@ def _skip_thumbnail(image: Image.Image) -> None:
             image.seek(page)
     except EOFError:
         image.seek(0)
+
+
+def _end_of_pixels(image: Image.Image) -> int:
+    """Where the strips and tiles of a TIFF's page end."""
+    tags = image.tag_v2
+    places = [
+        zip(tags.get(start, ()), tags.get(start + length, ()), strict=False) for start, length in ((273, 6), (324, 1))
+    ]
+    return max(map(sum, itertools.chain(*places)), default=0)
 
 
 def _memory(image: Image.Image, max_pixels: int) -> float:
