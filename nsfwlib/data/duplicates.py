@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from nsfwlib.data.hash_search import affordable_distance, near_pairs, safe_distance
-from nsfwlib.data.likeness import MIN_CORRELATION, aligned_likeness, quick_likeness
+from nsfwlib.data.likeness import MIN_CORRELATION, MIN_DETAIL, aligned_likeness, detail_likeness, quick_likeness
 
 MAX_DISTANCE = 16  # bits of 64: beyond it even the second look finds more chance than copies
 _FREEDOM = 0.02  # aligned strangers correlate that much better than strangers left in place
@@ -125,7 +125,11 @@ def confirmed_pairs(
     doubtful = doubtful[np.argsort(-alike[doubtful], kind="stable")][:_MAX_ALIGNED]
     compare(doubtful, aligned_likeness)
     alike[doubtful] -= _FREEDOM
-    return alike >= MIN_CORRELATION
+    likely = np.flatnonzero(alike >= MIN_CORRELATION)
+    compare(likely, detail_likeness)
+    same = np.zeros(len(left), dtype=bool)
+    same[likely] = alike[likely] >= MIN_DETAIL
+    return same
 
 
 def is_blank(images: pd.DataFrame) -> np.ndarray:
