@@ -10,6 +10,7 @@ from .duplicates import (
     MAX_DISTANCE as MAX_DISTANCE,
     confirmed_pairs as confirmed_pairs,
     feature_pairs as feature_pairs,
+    group_duplicates as group_duplicates,
     group_near_duplicates as group_near_duplicates,
     hubs as hubs,
     label_conflicts as label_conflicts,
@@ -17,7 +18,6 @@ from .duplicates import (
 )
 from .folder_scan import (
     check_usable as check_usable,
-    group_duplicates as group_duplicates,
     scan as scan,
     warnings_of as warnings_of,
 )

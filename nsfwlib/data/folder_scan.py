@@ -1,4 +1,4 @@
-"""What is in the folders? The images table, a row a file, and its near-duplicate groups."""
+"""What is in the folders? The images table, a row a file."""
 
 import contextlib
 import itertools
@@ -14,21 +14,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib.data.crawl import inspect_files, is_skipped, walk_files
-from nsfwlib.data.duplicates import (
-    MAX_DISTANCE,
-    Thumbs,
-    confirmed_pairs,
-    feature_pairs,
-    group_near_duplicates,
-    is_blank,
-    joined_pairs,
-)
 from nsfwlib.data.images import MAX_PIXELS, MOST_PIXELS
-from nsfwlib.data.inspection import COLUMNS, THUMB, inspect
+from nsfwlib.data.inspection import COLUMNS
 from nsfwlib.data.layout import LAYOUTS, SPLIT_FOLDERS, layout_of, place, said_of
-from nsfwlib.data.scan_cache import read_thumbs
 from nsfwlib.data.screening import LAW, load_hashes
-from nsfwlib.files import file_path, table_path
+from nsfwlib.files import table_path
 
 DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
 UNLABELLED = ("unlabelled", "unlabeled")
@@ -55,7 +45,7 @@ def scan(
 ) -> pd.DataFrame:
     """Read `<class>/**` or `<split>/<class>/**` → the images table, one row per file found, sorted by path.
 
-    Columns: path, given_label, split, sha256, phash, phash_mirror, source, group (-1, see `group_duplicates`),
+    Columns: path, given_label, split, sha256, phash, phash_mirror, source, group (-1, see `data.group_duplicates`),
     width, height, format, bytes, frames, problem ("" if usable, a key of `data.REASONS`, or "skipped: …"),
     detail, oddities (what excludes nothing, joined by "; "), brightness, contrast, sharpness, entropy,
     grey, transparent. `warnings_of` returns what a person should know.
@@ -266,86 +256,3 @@ def check_usable(table: pd.DataFrame) -> list[str]:
             f"other names, the folders may stay: class_map={{{renamed}}} (in notebook 01 the parameter class_map)."
         )
     return classes
-
-
-def group_duplicates(
-    table: pd.DataFrame,
-    *,
-    data_dir: Path | None = None,
-    cache_dir: Path | None = None,
-    features: np.ndarray | None = None,
-    max_distance: int = MAX_DISTANCE,
-    min_cosine: float = 0.95,
-) -> pd.Series:
-    """Near-duplicate groups of the images table → int64 Series "group" with its index; unusable rows get -1.
-
-    Byte-identical files always share a group. Others are joined by perceptual hash, mirror images
-    included, and confirmed by their thumbnails, which come from the scan's cache or are decoded anew;
-    without both, the hash alone decides, at a distance that is safe for a table of this size.
-
-    Args:
-        data_dir, cache_dir: as given to `scan`.
-        features: (N, D) bottleneck features in the table's order, NaN rows allowed. They propose pairs that
-            no hash recognises (crops, captions): nearest neighbours with a cosine of `min_cosine` or more,
-            confirmed by their thumbnails, too. A middle block (`mixed4`) recognises most.
-
-    Raises:
-        ValueError: features without data_dir or cache_dir, or of another length.
-    """
-    usable = table[table["problem"] == ""]
-    one_each = usable.drop_duplicates("sha256")
-    thumbs = None
-    if cache_dir is not None or data_dir is not None:
-        thumbs = _thumb_reader(one_each, data_dir, cache_dir)
-    blank = is_blank(one_each)
-    by_hash = group_near_duplicates(
-        one_each["phash"].to_numpy(),
-        mirrored=one_each["phash_mirror"].to_numpy(),
-        max_distance=max_distance,
-        thumbs=thumbs,
-        blank=blank,
-    )
-    if features is not None:
-        if thumbs is None or len(features) != len(table):
-            raise ValueError(
-                f"features must have one row a row of the table, {len(table)}, and need data_dir or cache_dir "
-                f"to confirm what they propose. Received: {len(features)} rows."
-            )
-        rows = np.asarray(features)[table.index.get_indexer(one_each.index)]
-        left, right = feature_pairs(np.where(blank[:, None], np.nan, rows), min_cosine=min_cosine)
-        alike = confirmed_pairs(left, right, thumbs)
-        everyone = np.arange(len(one_each))
-        first = pd.Series(everyone).groupby(by_hash).transform("first").to_numpy()
-        left, right = np.concatenate([left[alike], everyone]), np.concatenate([right[alike], first])
-        by_hash = joined_pairs(left, right, len(one_each))
-    by_content = pd.Series(by_hash, index=one_each["sha256"].to_numpy())
-    groups = pd.Series(-1, index=table.index, name="group", dtype=np.int64)
-    groups[usable.index] = usable["sha256"].map(by_content).astype(np.int64)
-    return groups
-
-
-def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> Thumbs:
-    contents, paths = table["sha256"].to_numpy(), table["path"].to_numpy()
-
-    def read(positions: np.ndarray) -> np.ndarray:
-        pictures = np.zeros((len(positions), THUMB, THUMB), dtype=np.uint8)
-        for start in range(0, len(positions), 5000):
-            part = positions[start : start + 5000]
-            cached = read_thumbs(cache_dir, contents[part]) if cache_dir is not None else {}
-            for k, position in enumerate(part, start=start):
-                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position])
-                pictures[k] = np.frombuffer(data, dtype=np.uint8).reshape(pictures.shape[1:])
-        return pictures
-
-    return read
-
-
-def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
-    if data_dir is None:
-        raise ValueError(
-            f"The thumbnail of {path} is not in the cache. Pass the cache_dir that `scan` was given, or data_dir."
-        )
-    row = inspect(file_path(data_dir, path), max_pixels=MOST_PIXELS, min_side=1)
-    if row["problem"]:
-        raise ValueError(f"{path} could be read by the scan, and now is: {row['problem']}. Scan again.")
-    return row["thumb"]

@@ -306,11 +306,11 @@ def test_purged_thumbnails_leave_the_disk_and_grouping_goes_on(folder, tmp_path)
     table = scan(folder, cache_dir=cache)
     (cache / "scan.sqlite.damaged").write_bytes(b"old")
     pixels = inspection.inspect(folder / "neutral" / "0.png")["thumb"]
-    before = folder_scan.group_duplicates(table, data_dir=folder, cache_dir=cache)
+    before = duplicates.group_duplicates(table, data_dir=folder, cache_dir=cache)
     assert scan_cache.purge_thumbnails(cache) == 8
     assert all(pixels[:64] not in file.read_bytes() for file in cache.iterdir())
     assert not (cache / "scan.sqlite.damaged").exists()
-    pd.testing.assert_series_equal(folder_scan.group_duplicates(table, data_dir=folder, cache_dir=cache), before)
+    pd.testing.assert_series_equal(duplicates.group_duplicates(table, data_dir=folder, cache_dir=cache), before)
 
 
 def test_a_damaged_cache_is_put_aside(folder, tmp_path):
@@ -649,7 +649,7 @@ def test_planted_near_duplicates_share_a_group_through_the_whole_path(folder, tm
     (folder / "sexy" / "broken.png").write_bytes(original.read_bytes()[:300])
     table = scan(folder, cache_dir=tmp_path / "cache")
     for where in ({"cache_dir": tmp_path / "cache"}, {"data_dir": folder}, {}):
-        table["group"] = folder_scan.group_duplicates(table, **where)
+        table["group"] = duplicates.group_duplicates(table, **where)
         by_path = table.set_index("path")["group"]
         family = by_path[["neutral/original.png", "sexy/small.jpg", "sexy/mirrored.jpg", "sexy/copy.png"]]
         assert family.nunique() == 1
@@ -668,15 +668,15 @@ def test_features_propose_what_no_hash_recognises(folder, tmp_path):
     table = scan(folder)
     features = np.random.default_rng(0).normal(size=(len(table), 16))
     pair = table.index[table["path"].isin(["neutral/whole.jpg", "sexy/crop.jpg"])]
-    apart = folder_scan.group_duplicates(table, data_dir=folder, max_distance=0)
+    apart = duplicates.group_duplicates(table, data_dir=folder, max_distance=0)
     assert apart[pair].nunique() == 2
     features[pair[1]] = features[pair[0]]
     features[table.index[table["path"] == "neutral/0.png"]] = features[pair[0]]  # alike in features alone
-    together = folder_scan.group_duplicates(table, data_dir=folder, max_distance=0, features=features)
+    together = duplicates.group_duplicates(table, data_dir=folder, max_distance=0, features=features)
     assert together[pair].nunique() == 1
     assert together.nunique() == apart.nunique() - 1
     with pytest.raises(ValueError, match="one row a row of the table"):
-        folder_scan.group_duplicates(table, data_dir=folder, features=features[:3])
+        duplicates.group_duplicates(table, data_dir=folder, features=features[:3])
 
 
 def test_nothing_here_loads_tensorflow():
