@@ -6,7 +6,8 @@ MIN_CORRELATION = 0.93  # from here on two thumbnails count as the same picture,
 MIN_DETAIL = 0.72  # and from here on two of the same outline, as all pie charts are
 _MIDDLE_MAY_LACK = 0.12  # of the correlation that the whole must reach
 _SAME_LEVELS = 3.0  # grey levels (RMS): closer than that, even plain middles agree
-_LOWER, _UPPER, _MIDDLE = slice(0, 26), slice(6, 32), slice(6, 26)  # rows without a caption below, above, both
+_PARTS = (slice(0, 32), slice(0, 26), slice(6, 32))  # rows: all, without a caption below, without one above
+_MIDDLE = slice(6, 26)  # without either
 
 
 def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -17,9 +18,8 @@ def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
     best = _correlations(a, b)
-    for scale in _ZOOMS:
+    for zoom in _ZOOMS:
         left = np.flatnonzero(best < MIN_CORRELATION)  # what is alike already needs no further try
-        zoom = _ZOOMS[scale]
         zoomed = _correlations(zoom @ a[left] @ zoom.T, b[left])
         best[left] = np.maximum.reduce([best[left], zoomed, _correlations(a[left], zoom @ b[left] @ zoom.T)])
     return best
@@ -35,14 +35,13 @@ def _zoom(scale: float) -> np.ndarray:
     return matrix
 
 
-_ZOOMS = {scale: _zoom(scale) for scale in (0.97, 0.94, 0.91, 0.88, 0.85)}
+_ZOOMS = [_zoom(scale) for scale in (0.97, 0.94, 0.91, 0.88, 0.85)]
 
 
 def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    parts = (slice(0, 32), slice(0, 26), slice(6, 32))
-    best = np.maximum.reduce([_correlation(a[:, part], b[:, part]) for part in parts])
+    best = np.maximum.reduce([_correlation(a[:, part], b[:, part]) for part in _PARTS])
     # The same white bar under two pictures correlates well: their middles must agree, too.
-    a, b = a[:, 6:26], b[:, 6:26]
+    a, b = a[:, _MIDDLE], b[:, _MIDDLE]
     difference = a - b
     difference -= difference.mean(axis=(1, 2), keepdims=True)
     flat = np.square(difference).mean(axis=(1, 2)) < _SAME_LEVELS**2
@@ -65,8 +64,7 @@ def aligned_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     normalised pictures (Lucas and Kanade 1981; Baker and Matthews, IJCV 2004), first blurred, then sharp.
     """
     moved, b, inside = _aligned(a, b)
-    parts = (slice(0, 32), _LOWER, _UPPER)
-    best = np.maximum.reduce([_weighted(moved[:, part], b[:, part], inside[:, part]) for part in parts])
+    best = np.maximum.reduce([_weighted(moved[:, part], b[:, part], inside[:, part]) for part in _PARTS])
     middle = _weighted(moved[:, _MIDDLE], b[:, _MIDDLE], inside[:, _MIDDLE])
     best = np.minimum(best, middle + _MIDDLE_MAY_LACK)
     return np.where(inside.mean(axis=(1, 2)) >= 0.6, best, np.float32(-1))
