@@ -149,7 +149,7 @@ def _run(
         while busy:
             done, _ = wait(busy, timeout=1, return_when=FIRST_COMPLETED)
             late = [future for future, (*_, deadline) in busy.items() if time.monotonic() > deadline]
-            for future in done or late:
+            for future in {*done, *late}:
                 worker, batch, _ = busy.pop(future)
                 if future.done() and not future.exception():
                     idle.append(worker)
