@@ -5,7 +5,7 @@
 features  images/s of the feature pass, decoding included, as a share of the fastest bare forward pass of that minute
 time      seconds to the same validation accuracy: ours, cold and warm, against a frozen backbone inside `fit`
 recipes   heads on frozen features: accuracy and log-loss on clean labels of test, as filed and with a fifth of the
-          labels of train and val wrong, three seeds of split and noise
+          labels of train and val wrong, on several splits
 stages    the same of stage 1 and of what is saved after stage 2, as filed, on each set
 memory    peak memory of the feature pass at 1 k, 10 k and 100 k images (small ones, a process each)
 
@@ -253,7 +253,7 @@ def logistic_head(
     return model.head_model(classifier).predict(x, verbose=0)
 
 
-def compare_recipes(sets: list[str], work_dir: Path, clip_art: Path) -> None:
+def compare_recipes(sets: list[str], seeds: int, work_dir: Path, clip_art: Path) -> None:
     rows, body = [], model.published_model()
     for name in sets:
         table, folder = picture_set(name, work_dir, clip_art)
@@ -262,7 +262,9 @@ def compare_recipes(sets: list[str], work_dir: Path, clip_art: Path) -> None:
         features = {block: values.astype(np.float32) for block, values in features.items()}
         classes = np.array(sorted(table["truth"].unique()))
         truth, filed = (pd.Index(classes).get_indexer(table[column]) for column in ("truth", "given_label"))
-        for seed, kind in ((seed, kind) for seed in range(3) for kind in ("as filed", "anywhere", "pairs", "clumps")):
+        for seed, kind in (
+            (seed, kind) for seed in range(seeds) for kind in ("as filed", "anywhere", "pairs", "clumps")
+        ):
             parts = split(table, seed)
             rng, is_test = np.random.default_rng(seed), parts["split"].eq("test").to_numpy()
             y = filed if kind == "as filed" else with_errors(truth, kind, features["mixed6"], rng)
@@ -350,6 +352,7 @@ if __name__ == "__main__":
     parser.add_argument("--tables", default="features,time,recipes,stages,memory")
     parser.add_argument("--sets", default="demo0,demo1,demo2,digits,clipart", help="of recipes and stages")
     parser.add_argument("--clip-art", type=Path, default=CLIP_ART, help="folder of openclipart-png")
+    parser.add_argument("--seeds", type=int, default=3, help="of recipes: splits and errors")
     parser.add_argument("--stage-epochs", type=int, default=2, help="of stage 2")
     parser.add_argument("--images-per-class", type=int, default=60)
     parser.add_argument("--work-dir", type=Path, default=Path("build/bench"))
@@ -368,7 +371,7 @@ if __name__ == "__main__":
     if "time" in chosen:
         compare_times(*pictures, options.epochs)
     if "recipes" in chosen:
-        compare_recipes(options.sets.split(","), options.work_dir, options.clip_art)
+        compare_recipes(options.sets.split(","), options.seeds, options.work_dir, options.clip_art)
     if "stages" in chosen:
         compare_stages(options.sets.split(","), options.work_dir, options.clip_art, options.stage_epochs)
     if "memory" in chosen:

@@ -36,7 +36,7 @@ Ready                A model that can score
 make_ready           A model by name, file or itself, loaded; converted to ONNX where that is of use
 Answer               What the model says of one file
 Files                Where the files lie: small enough to be sent to another machine
-hashed               Read and hash one file, decode nothing
+hashed               sha256 of one file, "" where it cannot be read; nothing is decoded
 stream_answers       One answer a file, in lists of about a batch
 decoded_batches      The same stream without a model: (positions, uint8 (b, size, size, 3), problems), batch by batch
 cluster_answers      `model.stream_answers` on the machines of a Ray cluster, in the order in which they are ready

@@ -148,8 +148,17 @@ def class_names(model: keras.Model) -> list[str]:
 
 
 def image_size(model: keras.Model) -> int:
-    """Side S in pixels of the square pictures that the model takes."""
-    return model.input_shape[1]
+    """Side S in pixels of the square pictures that the model takes.
+
+    Raises:
+        ValueError: it takes something else.
+    """
+    shape = model.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or not shape[1] or shape[3] != 3:
+        raise ValueError(
+            f"Expected a model of square RGB pictures (B, S, S, 3). Received: {model.name!r}, which takes {shape}."
+        )
+    return shape[1]
 
 
 def head_dense_layers(model: keras.Model) -> list[keras.layers.Layer]:
@@ -301,24 +310,6 @@ def _by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layer
 def layer_weights(layers: Sequence[keras.layers.Layer]) -> dict[str, list[list[np.ndarray]]]:
     """Weights of `layers`, by kind of layer, in the order of the layers' numbers."""
     return {kind: [layer.get_weights() for layer in some] for kind, some in _by_kind(layers).items()}
-
-
-def set_backbone_weights(model: keras.Model, weights: dict[str, list[list[np.ndarray]]]) -> None:
-    """Load the `layer_weights` of another backbone.
-
-    Raises:
-        ValueError: the weights belong to another architecture; nothing was loaded.
-    """
-    own = backbone_layers(model)
-    shapes = {kind: [[w.shape for w in layer.weights] for layer in layers] for kind, layers in own.items()}
-    if shapes != {kind: [[w.shape for w in arrays] for arrays in some] for kind, some in weights.items()}:
-        counts = [{kind: len(layers) for kind, layers in some.items()} for some in (own, weights)]
-        raise ValueError(
-            f"The weights are of another architecture. Expected layers {counts[0]}. Received: {counts[1]}."
-        )
-    for kind, layers in own.items():
-        for layer, arrays in zip(layers, weights[kind], strict=True):
-            layer.set_weights(arrays)
 
 
 def _number(layer: keras.layers.Layer) -> tuple[str, int]:

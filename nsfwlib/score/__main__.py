@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nsfwlib.data import MAX_PIXELS
+from nsfwlib.files import with_way_out
 from nsfwlib.score.run import PLACES, RUNTIMES, score, summary
 
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("\nInterrupted. The same command goes on from here.\n")
         return 130
     except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{with_way_out(error, '--out, --cache-dir and of temporary files')}\n")
         return 2
     if not quiet:
         sys.stderr.write(f"{summary(table)}\n{options['out']}\n")

@@ -130,8 +130,7 @@ def score(
             suspects = left_open(store, IN_FLIGHT * batch_size) if where == "local" else []
             add_files(store, rows)
             if suspects:
-                deadly = deadly_files(files, todo_of(store, suspects))
-                add_answers(store, deadly)
+                add_answers(store, deadly_files(files, todo_of(store, suspects)))
             found = answering(todo(store), skip=Known(store))
             _keep(store, found, progress, every=0 if suspects else COMMIT_SECONDS)
             write_scores(score_tables(store, names, scored_by), out)

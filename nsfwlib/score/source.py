@@ -142,5 +142,5 @@ def deadly_files(files: Files, suspects: Sequence[tuple[int, str]]) -> list[Answ
     for i, row in inspect_files(paths, {"max_pixels": files.max_pixels}):
         if row["problem"] in ("crashed the decoder", "took too long"):
             position, path = suspects[i]
-            found.append(Answer(position, hashed(files, path).sha256, 0, None, row["problem"], REASONS[row["problem"]]))
+            found.append(Answer(position, hashed(files, path), 0, None, row["problem"], REASONS[row["problem"]]))
     return found

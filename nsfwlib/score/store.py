@@ -114,8 +114,8 @@ class Known:
         query = "SELECT 1 FROM scores WHERE sha256 = ?"
         return self.store.execute(query, [bytes.fromhex(sha256)]).fetchone() is not None
 
-    def __len__(self) -> int:
-        return self.store.execute("SELECT COUNT(*) FROM scores").fetchone()[0]
+    def __iter__(self) -> Iterator[str]:
+        return (sha256.hex() for (sha256,) in self.store.execute("SELECT sha256 FROM scores"))
 
 
 def add_answers(store: sqlite3.Connection, answers: Sequence[Answer]) -> None:

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from tqdm.auto import tqdm
 
 from nsfwlib._tensorflow import keras
-from nsfwlib.data import MAX_PIXELS
+from nsfwlib.data import MAX_PIXELS, check_class_names
 from nsfwlib.labels import fit_head, group_codes, out_of_fold_probs, principal_features
 from nsfwlib.model import (
     Files,
@@ -212,6 +212,11 @@ def predict(
 
 
 def predictions_table(table: pd.DataFrame, pred_probs: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
-    """`path`, `split`, one column of probabilities a class: what `predictions.parquet` holds."""
+    """`path`, `split`, one column of probabilities a class: what `predictions.parquet` holds.
+
+    Raises:
+        ValueError: a class is called like a column; see `data.check_class_names`.
+    """
+    check_class_names(class_names)
     probabilities = pd.DataFrame(pred_probs, columns=list(class_names), index=table.index)
     return pd.concat([table[["path", "split"]], probabilities], axis=1).reset_index(drop=True)

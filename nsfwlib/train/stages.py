@@ -112,26 +112,25 @@ def fine_tune(
     before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
     if not len(done):
         save_whole(copy, work_dir / "epoch-000.weights.h5")
-    nan, kept = StopOnNaN(), Keep(work_dir, [before, *done.get("val_loss", [])], patience)
-    fitted = copy.fit(
+    nan, kept = StopOnNaN(), Keep(work_dir, before, done, patience)
+    copy.fit(
         train,
         validation_data=val,
         epochs=len(done) if kept.is_over() else epochs,
         initial_epoch=len(done),
         verbose=verbose,
         shuffle=False,
-        callbacks=[nan, keras.callbacks.CSVLogger(work_dir / "epochs.csv", append=True), kept],
+        callbacks=[nan, kept],
     )
-    history = pd.concat([done, history_table(fitted.history, "fine-tune", first=len(done) + 1)], ignore_index=True)
-    history["learning_rate"] = [float(schedule(epoch * steps)) for epoch in history["epoch"]]
-    history = pd.concat([history, _keep_best(copy, kept, val)], ignore_index=True)
+    average = _keep_best(copy, kept, val)
     if copy is not model:
         model.set_weights(copy.get_weights())
     freeze_backbone(model)
     nan.check(f"The best weights so far are in the model and in {kept.best()}.")
     if not keep:
         shutil.rmtree(work_dir)
-    return history
+    rates = [float(schedule(epoch * steps)) for epoch in kept.history["epoch"]]
+    return pd.concat([kept.history.assign(learning_rate=rates), average], ignore_index=True)
 
 
 def _keep_best(model: keras.Model, kept: Keep, val: tf.data.Dataset) -> pd.DataFrame:
@@ -141,7 +140,7 @@ def _keep_best(model: keras.Model, kept: Keep, val: tf.data.Dataset) -> pd.DataF
     ends = [_weights(model, file) for file in (first, tuned)]
     model.set_weights([(one + other) / 2 for one, other in zip(*ends, strict=True)])
     measured = model.evaluate(val, verbose=0, return_dict=True)
-    if not measured["loss"] < np.nanmin(kept.losses):
+    if not measured["loss"] < kept.losses().min():
         model.set_weights(ends[best != first])
     return history_table({f"val_{name}": [value] for name, value in measured.items()}, "average")
 

@@ -129,7 +129,7 @@ def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
     pd.testing.assert_frame_equal(table, local, rtol=1e-4, atol=1e-6)
 
 
-def test_resuming_hashes_over_the_cluster_and_computes_what_is_new_alone(
+def test_resuming_over_the_cluster_computes_what_is_new_alone(
     two_nodes, classifier, folder, tmp_path, local, monkeypatch
 ):
     out = tmp_path / "scores.parquet"
@@ -171,7 +171,7 @@ def test_a_cluster_that_refuses_us_says_that_it_may_want_a_token(classifier, fol
 
 
 def test_a_cluster_without_room_says_what_it_has(two_nodes, classifier, folder, tmp_path):
-    with pytest.raises(RuntimeError, match=r"no machine with room for an actor of .*'GPU': 8.*It has"):
+    with pytest.raises(RuntimeError, match=r"no machine with room for a worker of .*'GPU': 8.*It has"):
         on_ray(classifier, folder, tmp_path / "scores.parquet", cluster={"gpus": 8})
 
 
@@ -184,22 +184,35 @@ def test_a_failing_model_is_an_error_and_not_a_lost_machine(two_nodes, classifie
 def test_a_file_that_ends_every_worker_is_an_error_when_all_others_have_an_answer(two_nodes):
     import ray
 
-    @ray.remote(num_cpus=1)
-    class Deadly:
-        def hashes(self, work):
-            return []
+    @ray.remote(num_cpus=1, max_retries=2)
+    def deadly(work):
+        if (6, "x") in work:
+            os._exit(1)
+        return [stream.Answer(position, "", 0, None, "damaged", "") for position, _ in work]
 
-        def answers(self, work):
-            if (6, "x") in work:
-                os._exit(1)
-            return [stream.Answer(position, "", 0, None, "damaged", "") for position, _ in work]
-
-    parts = cluster._Parts(((i, "x") for i in range(40)), 4, ())
+    parts = ([(i + j, "x") for j in range(4)] for i in range(0, 40, 4))
     answered = []
-    with pytest.warns(UserWarning, match="given out again"), pytest.raises(RuntimeError, match="3 workers were lost"):
-        for answers in cluster._share(ray, parts, Deadly.remote, lambda: 1):
+    with pytest.raises(RuntimeError, match=r"4 files have no answer: each of 3 workers .* was lost"):
+        for answers in cluster._share(ray, parts, deadly.remote, lambda: 1):
             answered += [answer.position for answer in answers]
     assert sorted(answered) == [i for i in range(40) if not 4 <= i < 8]
+
+
+def test_a_process_of_the_cluster_loads_its_model_once(two_nodes, classifier, folder, tmp_path):
+    loads = tmp_path / "loads"
+
+    class Counted(stream.Files):
+        def read(self, path):
+            from nsfwlib.model.cluster import _forward
+
+            with loads.open("a") as file:
+                file.write(f"{os.getpid()} {_forward.cache_info().misses}\n")
+            return super().read(path)
+
+    work = [(i, f"{i:04}.png") for i in range(100)]
+    answers = cluster_answers(work, files=Counted(str(folder)), model=classifier, size=SIZE, batch_size=2, actors=1)
+    assert len([answer for part in answers for answer in part]) == 100
+    assert len(set(loads.read_text().splitlines())) == 1
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch):

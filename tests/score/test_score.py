@@ -498,7 +498,7 @@ from test_folder_scan import deadly
 from nsfwlib.data import crawl
 from nsfwlib.model import stream
 from nsfwlib.score import score
-crawl.serve_inspections = deadly
+crawl.inspect_all = deadly
 real = stream.load_picture
 
 def load(files, path, **options):
@@ -767,6 +767,17 @@ def test_a_model_that_answers_nan_ends_the_run(folder):
                                     lambda pixels: [np.full((len(pixels), 3), np.nan)], size=8))  # fmt: skip
 
 
+def test_a_decoder_that_never_returns_does_not_hold_the_process_at_its_end():
+    code = (
+        "import time; from nsfwlib.model import stream\n"
+        "stream.SECONDS, stream.load_picture = 0.2, lambda *args, **options: time.sleep(60)\n"
+        "stream.hashed = lambda files, path: ''\n"
+        "print([len(batch) for batch in stream.stream_answers([(0, 'x')], stream.Files(), None, size=8)])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "[1]\n", done.stderr
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_picture_that_holds_its_thread_is_a_row_and_the_others_do_not_wait_for_it(folder, monkeypatch, workers):
     held, real = threading.Event(), load_picture
@@ -839,6 +850,15 @@ def test_an_interrupt_of_the_command_says_how_to_go_on(model_file, folder, tmp_p
     monkeypatch.setattr(__main__, "score", interrupt)
     assert __main__.main([str(folder), "--out", str(tmp_path / "s.parquet")]) == 130
     assert "The same command goes on from here" in capsys.readouterr().err
+
+
+def test_a_full_disk_has_a_way_out_in_the_shell(folder, monkeypatch, capsys):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(__main__, "score", full)
+    assert __main__.main([str(folder)]) == 2
+    assert "No space left on device. Free space on the disks of --out, --cache-dir" in capsys.readouterr().err
 
 
 def test_asking_for_help_needs_no_tensorflow():

@@ -44,6 +44,15 @@ def moved(classifier, before):
     }
 
 
+def test_a_history_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
+    def full(self, target, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match=r"epochs\.csv could not be written \(No space left on device\).*Free space"):
+        keeping.Keep(tmp_path, 1.0, pd.DataFrame(), 2).on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
+
+
 def test_the_lower_a_stage_the_less_it_moves_and_batch_norm_and_what_is_frozen_never_do(data, tmp_path):
     classifier = lopsided(build())
     before = {layer.name: layer.get_weights() for layer in classifier.layers if layer.weights}
@@ -82,13 +91,13 @@ def test_the_mean_of_both_stages_is_kept_where_it_is_the_best(data, tmp_path, mo
 
 
 def test_training_stops_when_the_loss_has_not_been_lower_for_so_many_epochs(tmp_path):
-    kept = keeping.Keep(tmp_path, [0.5], patience=2)
+    kept = keeping.Keep(tmp_path, 0.5, pd.DataFrame(), patience=2)
     kept.set_model(type("Model", (), {"stop_training": False, "save_weights": lambda self, path: path.touch()})())
     for epoch, loss in enumerate([0.4, 0.6, 0.5]):
         assert not kept.model.stop_training
         kept.on_epoch_end(epoch, {"loss": 1.0, "val_loss": loss})
     assert kept.model.stop_training
-    assert sorted(file.name[:9] for file in tmp_path.iterdir()) == ["epoch-001", "epoch-002", "epoch-003"]
+    assert sorted(file.name[:9] for file in tmp_path.glob("*.h5")) == ["epoch-001", "epoch-002", "epoch-003"]
 
 
 def test_pictures_of_no_weight_teach_nothing(data, tmp_path):
@@ -183,7 +192,7 @@ def test_a_disk_too_full_for_an_epoch_is_named_with_the_way_out(tmp_path):
         def save_weights(self, path):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match=r"epoch-001\.weights\.h5.*No space left.*run again"):
+    with pytest.raises(OSError, match=r"epoch-001\.weights\.h5.*No space left.*Free space"):
         keeping.save_whole(Full(), tmp_path / "epoch-001.weights.h5")
     assert not list(tmp_path.iterdir())
 
