@@ -120,7 +120,9 @@ def _losses(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def _interval(losses: np.ndarray, counts: np.ndarray, group: np.ndarray) -> dict[str, float]:
-    mean, half = np.average(losses, weights=counts), 1.96 * losses.std() / np.sqrt(len(np.unique(group)))
+    """Mean of the losses, each as much as its row counts (1 on average), and its interval; groups are its units."""
+    mean = np.average(losses, weights=counts)
+    half = 1.96 * np.sqrt(np.mean((counts * (losses - mean)) ** 2) / (group.max() + 1))
     return {"log_loss": mean, "low": mean - half, "high": mean + half}
 
 

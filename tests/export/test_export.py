@@ -60,7 +60,7 @@ def small():
     body(pixels(24), training=True)  # BatchNorm learns its statistics
     made = classifier.with_head(body, NAMES, blocks=["lower", "upper"])
     features = np.concatenate(classifier.feature_model(made, ["lower", "upper"]).predict(pixels(24), verbose=0), axis=1)
-    made.get_layer("standardise").set_weights([features.mean(axis=0), features.var(axis=0) + 1e-6])
+    made.get_layer("standardise").set_weights([features.mean(axis=0), features.var(axis=0) + features.var()])
     (dense,) = classifier.head_dense_layers(made)
     logits = keras.Model(inputs, made.get_layer("logits").output).predict(pixels(24), verbose=0)
     spread = 4 / logits.std(axis=0)
