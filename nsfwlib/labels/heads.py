@@ -43,7 +43,7 @@ def fit_head(
         raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
     if C is None:
         x = principal_features(values, valid, seed)
-        C = out_of_fold_probs(x, codes, valid, len(classes), group_codes(groups, len(codes)), seed, weights)[1]
+        C = out_of_fold_probs(x, codes, valid, len(classes), group_codes(groups, len(codes)), seed, weights=weights)[1]
     names, counts = np.array(classes, object), None if weights is None else np.asarray(weights)[valid]
     return LinearHead(C=C, classes=classes).fit(values[valid], names[codes[valid]], counts)
 
@@ -107,6 +107,7 @@ def out_of_fold_probs(
     n_classes: int,
     groups: np.ndarray,
     seed: int,
+    *,
     weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss."""

@@ -99,7 +99,7 @@ def _block_head(
     """Out-of-fold log-probabilities (n, K) of one block's head, and the whole head's kernel (D, K) and bias (K,)."""
     codes, width, valid = targets.argmax(axis=1), targets.shape[1], np.ones(len(targets), bool)
     projected = principal_features(values, valid, seed)
-    probs, strength = out_of_fold_probs(projected, codes, valid, width, group, seed, counts)
+    probs, strength = out_of_fold_probs(projected, codes, valid, width, group, seed, weights=counts)
     head = fit_head(values, codes, classes=range(width), C=strength, weights=counts, seed=seed)
     return np.log(probs), *head.coefficients()
 
