@@ -49,7 +49,8 @@ def train_head(
         labels: N class names; missing ones are left out.
         splits: N of "train", "val", "test"; `test` is not looked at.
         groups: N near-duplicate groups; every row for itself by default.
-        weights: N numbers from 0: how much each training row counts, such as the probability that its label is right.
+        weights: N numbers from 0: how much each row counts, in the losses on `val` too, such as the chance that its
+            label is right.
         class_weight: "balanced" weighs classes by the inverse of their number, None does not.
         seed: of the folds.
 
@@ -68,7 +69,8 @@ def train_head(
     names, usable = names_of(model), labels.notna().to_numpy() & ~np.isnan(features[:, 0])
     rows = {split: np.flatnonzero(usable & splits.eq(split).to_numpy()) for split in ("train", "val")}
     targets, train = one_hot(labels, rows, names), rows["train"]
-    counts = row_weights(targets["train"], class_weight, None if weights is None else weights[train])
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights)
+    counts = row_weights(targets["train"], weights[train], class_weight)
     group = group_codes(None if groups is None else groups.iloc[train], len(train))
     blocks = {name: block_output(model, name).shape[-1] for name in head_blocks(model)}
     parts = np.split(features, np.cumsum(list(blocks.values()))[:-1], axis=1)
@@ -84,7 +86,8 @@ def train_head(
         chunks = np.array_split(rows[split], len(rows[split]) // SAMPLE + 1)
         answers = np.concatenate([features[chunk].astype(np.float32) @ kernel for chunk in chunks]) + bias
         right = answers.argmax(axis=1) == targets[split].argmax(axis=1)
-        record |= {f"{prefix}loss": _losses(answers, targets[split]).mean(), f"{prefix}accuracy": right.mean()}
+        loss = np.average(_losses(answers, targets[split]), weights=weights[rows[split]])
+        record |= {f"{prefix}loss": loss, f"{prefix}accuracy": right.mean()}
     history = pd.DataFrame([record | {"learning_rate": np.nan}])
     history.attrs["blocks"] = [
         {"block": name, **_interval(_losses(answers, targets["train"]), counts, group), "share": part}
@@ -150,16 +153,11 @@ def compile_classifier(model: keras.Model, optimizer: keras.Optimizer, label_smo
     model.compile(optimizer, loss=loss, metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")])
 
 
-def row_weights(targets: np.ndarray, kind: str | None, weights: np.ndarray | None = None) -> np.ndarray:
-    """How much each row of one-hot `targets` counts: `weights`, with "balanced" times the inverse of its class's share.
-
-    The mean is 1.
-    """
+def row_weights(targets: np.ndarray, weights: np.ndarray, kind: str | None = None) -> np.ndarray:
+    """How much each row of one-hot `targets` counts, 1 on average: `weights`, "balanced" by the sum of its class."""
     if kind not in (None, "balanced"):
         raise ValueError(f"class_weight must be 'balanced' or None. Received: {kind!r}.")
-    counts = np.ones(len(targets)) if weights is None else np.asarray(weights, float)
-    if kind:
-        counts = counts / (counts @ targets)[targets.argmax(axis=1)]
+    counts = weights / np.maximum(weights @ targets, 1e-9)[targets.argmax(axis=1)] if kind else weights
     return counts / counts.mean()
 
 

@@ -92,11 +92,13 @@ def fine_tune(
     usable = labels.notna().to_numpy() & table["problem"].eq("").to_numpy()
     rows = {split: np.flatnonzero(usable & table["split"].eq(split).to_numpy()) for split in ("train", "val")}
     targets = one_hot(labels, rows, class_names(model))
-    counts = row_weights(targets["train"], class_weight, None if weights is None else weights[rows["train"]])
+    weights = np.ones(len(table)) if weights is None else np.asarray(weights)
+    counts = [row_weights(targets["train"], weights[rows["train"]], class_weight)]
+    counts += [row_weights(targets["val"], weights[rows["val"]])]
     paths = {split: [file_path(data_dir, p) for p in table["path"].iloc[some]] for split, some in rows.items()}
     chosen = table.iloc[np.concatenate(list(rows.values()))]
     facts = [fine_tune_from, epochs, patience, batch_size, learning_rate, label_smoothing, augmented, seed]
-    facts += [hashlib.sha256(counts).hexdigest(), model_identity(model)]
+    facts += [hashlib.sha256(np.concatenate(counts)).hexdigest(), model_identity(model)]
     facts += [runs.fingerprint(chosen, labels.loc[chosen.index] + chosen["split"])]
     work_dir = Path(work_dir) / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     done = resumed(work_dir)
@@ -104,8 +106,8 @@ def fine_tune(
     seed_dropout(model, seed=seed)
     unfreeze_from(model, fine_tune_from)
     inputs = {"size": image_size(model), "batch_size": batch_size, "seed": seed}
-    train = picture_dataset(paths["train"], targets["train"], counts, shuffled=True, augmented=augmented, **inputs)
-    val = picture_dataset(paths["val"], targets["val"], **inputs)
+    train = picture_dataset(paths["train"], targets["train"], counts[0], shuffled=True, augmented=augmented, **inputs)
+    val = picture_dataset(paths["val"], targets["val"], counts[1], **inputs)
     steps = -(-len(paths["train"]) // batch_size)
     schedule = _schedule(learning_rate, epochs * steps)
     copy = _compiled_copy(model, schedule, label_smoothing)
@@ -213,7 +215,7 @@ def _schedule(learning_rate: float, steps: int) -> Callable[[int], tf.Tensor]:
 def picture_dataset(
     paths: Sequence[Path],
     targets: np.ndarray,
-    weights: np.ndarray | None = None,
+    weights: np.ndarray,
     *,
     size: int,
     batch_size: int,
@@ -221,8 +223,8 @@ def picture_dataset(
     augmented: bool = False,
     seed: int = 0,
 ) -> tf.data.Dataset:
-    """Batches (float32 RGB 0–255 (b, size, size, 3), one-hot (b, K), weights (b,) if any), decoded in parallel."""
-    answers = [tf.constant(each, tf.float32) for each in (targets, weights) if each is not None]
+    """Batches (float32 RGB 0–255 (b, size, size, 3), one-hot (b, K), weights (b,)), decoded in parallel."""
+    answers = [tf.constant(each, tf.float32) for each in (targets, weights)]
 
     def read(position: int) -> np.ndarray:
         try:

@@ -141,9 +141,9 @@ def test_rows_of_no_weight_teach_the_head_nothing(classifier, data, rng):
 
 def test_balanced_classes_count_the_same():
     targets = np.eye(2)[[0, 0, 0, 1]]
-    assert head.row_weights(targets, "balanced") @ targets == pytest.approx([2, 2])
+    assert head.row_weights(targets, np.ones(4), "balanced") @ targets == pytest.approx([2, 2])
     with pytest.raises(ValueError, match="class_weight must be 'balanced' or None"):
-        head.row_weights(targets, "even")
+        head.row_weights(targets, np.ones(4), "even")
 
 
 def test_a_block_counts_by_what_it_tells_of_rows_that_its_head_never_saw(data, classifier, rng):
