@@ -284,9 +284,9 @@ def compare_recipes(sets: list[str], seeds: int, work_dir: Path, clip_art: Path)
                 rows.append((name.rstrip("012"), kind, recipe, right.mean(), loss, time.perf_counter() - started))
     table = pd.DataFrame(rows, columns=["set", "errors", "recipe", "accuracy", "log-loss", "seconds"])
     runs = table.groupby(["set", "errors", "recipe"], sort=False)
-    half = 1.96 * runs[["accuracy", "log-loss"]].sem()
+    half = 1.96 * runs[["accuracy", "log-loss"]].sem().add_suffix(" ±")
     print("\nOn clean labels of test: mean, half of the 95 % interval over the runs")
-    print(runs.mean().join(half, rsuffix=" ±").join(runs.size().rename("runs")).round(3).to_string())
+    print(runs.mean().join(half).join(runs.size().rename("runs")).round(3).to_string())
 
 
 # ------------------------------------------------------------------------------------------------ stages
