@@ -22,10 +22,10 @@ from nsfwlib.model.classifier import (
     _checked_names,
     _escape,
     assemble,
+    backbone_layers,
     class_names as names_of,
+    copy_backbone,
     image_size as size_of,
-    layer_weights,
-    set_backbone_weights,
     set_rescaling,
 )
 from nsfwlib.model.legacy import checked_config, rebuilt
@@ -133,8 +133,7 @@ def build_classifier(
         load_backbone(classifier)
     elif weights not in (None, "imagenet"):
         source = load_model(Path(weights))
-        body = source.layers[: source.layers.index(source.get_layer(FEATURES))]
-        set_backbone_weights(classifier, layer_weights(body))
+        copy_backbone(classifier, backbone_layers(source))
         theirs = source.get_layer("rescaling")
         set_rescaling(classifier, theirs.scale, theirs.offset)
     return classifier
@@ -168,10 +167,14 @@ def _read(path: Path) -> keras.Model:
             f"There is no model file {path}. Train one with 02_fine_tune, or take the published one: model='published' "
             "to score, weights='nsfwjs' to train."
         )
-    if path.is_dir():
-        raise ValueError(_folder_advice(path))
+    if (path / "saved_model.pb").exists():
+        raise ValueError(
+            f"{path} is a SavedModel folder, which Keras 3 cannot load as a model. Load it with Keras 2 "
+            "(`pip install tf-keras`; `tf_keras.models.load_model(folder).save('model.h5')`) and give the `.h5` here, "
+            "or use it as it is with `keras.layers.TFSMLayer`."
+        )
     if not path.is_file():
-        raise ValueError(f"{path} is no regular file but a pipe or a device. Expected a `.keras` or `.h5` file.")
+        raise ValueError(f"{path} is no regular file but a folder, pipe or device. Expected a `.keras` or `.h5` file.")
     if not _is_hdf5(path) and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019. Received: another format.")
     config = checked_config(path) if _is_hdf5(path) else _checked_archive(path)
@@ -193,14 +196,11 @@ def _is_hdf5(path: Path) -> bool:
 
 def _check_sizes(path: Path, config: dict[str, Any]) -> None:
     """A ValueError where weights or layers would fill the memory: as stored, Keras' take a byte or more a number."""
-    stored = path.stat().st_size
     if _is_hdf5(path):
-        declared = _declared_bytes(path)
+        stored, declared = path.stat().st_size, _declared_bytes(path)
     else:
-        with zipfile.ZipFile(path) as archive:
-            stored = sum(part.file_size for part in archive.infolist())
-            with archive.open("model.weights.h5") as file:
-                declared = _declared_bytes(file)
+        with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:
+            stored, declared = sum(part.file_size for part in archive.infolist()), _declared_bytes(file)
     with ThreadPoolExecutor(1) as pool:  # what Keras remembers of these layers, it forgets with the thread
         parameters = pool.submit(_count_parameters, config).result()
     if max(declared, parameters) > stored:
@@ -231,27 +231,18 @@ def _checked_archive(path: Path) -> dict[str, Any]:
     `zipfile` reads no more of a part than it declares.
     """
     with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-    if any(part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for part in parts):
-        raise ValueError(f"{path} is compressed in a way that Keras does not use, so it was not opened. Save it anew.")
-    whole, limit = sum(part.file_size for part in parts), min(MOST_BYTES, max(64 << 20, 20 * path.stat().st_size))
-    if whole > limit:
-        raise ValueError(
-            f"{path} expands to {whole / 1e6:,.0f} MB, so it was not opened. At most {limit / 1e6:,.0f} MB is expected "
-            "of a file of its size. Save the model anew with Keras, which does not compress."
-        )
-    with zipfile.ZipFile(path) as archive:
+        parts, stored = archive.infolist(), (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if any(part.compress_type not in stored for part in parts):
+            raise ValueError(
+                f"{path} is compressed in a way that Keras does not use, so it was not opened. Save it anew."
+            )
+        whole, limit = sum(part.file_size for part in parts), min(MOST_BYTES, max(64 << 20, 20 * path.stat().st_size))
+        if whole > limit:
+            raise ValueError(
+                f"{path} expands to {whole / 1e6:,.0f} MB, so it was not opened. At most {limit / 1e6:,.0f} MB is "
+                "expected of a file of its size. Save the model anew with Keras, which does not compress."
+            )
         return json.loads(archive.read("config.json"))
-
-
-def _folder_advice(path: Path) -> str:
-    if (path / "saved_model.pb").exists():
-        return (
-            f"{path} is a SavedModel folder, which Keras 3 cannot load as a model. Load it with Keras 2 "
-            "(`pip install tf-keras`; `tf_keras.models.load_model(folder).save('model.h5')`) and give the `.h5` here, "
-            "or use it as it is with `keras.layers.TFSMLayer`."
-        )
-    return f"{path} is a folder. Expected a `.keras` or `.h5` file."
 
 
 def _checked_contract(model: keras.Model, path: Path) -> None:

@@ -13,10 +13,9 @@ import h5py
 from nsfwlib._tensorflow import keras
 from nsfwlib.model.classifier import (
     assemble,
+    copy_backbone,
     head_dense_layers,
     image_size,
-    layer_weights,
-    set_backbone_weights,
     set_rescaling,
 )
 from nsfwlib.model.published import CLASS_NAMES
@@ -100,7 +99,7 @@ def rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) -> 
         if backbone is None or head is None:
             raise ValueError("neither of those")
         new = assemble(names, backbone, head=head, size=image_size(old))
-        set_backbone_weights(new, layer_weights(body))
+        copy_backbone(new, body)
         for mine, theirs in zip(head_dense_layers(new), dense, strict=True):
             mine.set_weights(theirs.get_weights())
     except ValueError as error:

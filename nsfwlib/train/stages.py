@@ -71,8 +71,7 @@ def fine_tune(
         epochs: passes over the training images.
         batch_size: pictures a step.
         learning_rate: peak of SGD with momentum 0.9: a tenth of the steps of warm-up, then cosine decay.
-        label_smoothing: as in `train.train_head`.
-        class_weight: as in `train.train_head`.
+        label_smoothing: as in `train.train_head`, as is `class_weight`.
         augmented: see `augment`.
         stored_views: 0: every epoch augments anew, and computes the frozen lower part anew. V: the lower part is
             computed once for V augmentations of each training picture and kept on disk while this runs (444 KB a
@@ -118,7 +117,13 @@ def fine_tune(
         train = picture_dataset(paths["train"], targets["train"], shuffled=True, augmented=augmented, **inputs)
         val = picture_dataset(paths["val"], targets["val"], **inputs)
     steps = -(-len(paths["train"]) // batch_size)
-    schedule = _schedule(learning_rate, epochs * steps)
+    warm_up = max(1, epochs * steps // 10)
+    schedule = keras.optimizers.schedules.CosineDecay(  # Loshchilov and Hutter 2017
+        learning_rate / 10,
+        max(1, epochs * steps - warm_up),
+        warmup_target=learning_rate,
+        warmup_steps=warm_up,
+    )
     copy = _compiled_copy(trained, schedule, label_smoothing)
     before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
     if not len(done):
@@ -138,8 +143,7 @@ def fine_tune(
     with warnings.catch_warnings():  # the state of the optimizer, which is of no more use, does not match
         warnings.simplefilter("ignore", UserWarning)
         copy.load_weights(best)
-    if copy is not trained:
-        trained.set_weights(copy.get_weights())
+    trained.set_weights(copy.get_weights())
     freeze_backbone(model)
     nan.check(f"The best weights so far are in the model and in {best}.")
     if not keep:
@@ -152,32 +156,18 @@ def _compiled_copy(model: keras.Model, schedule: Callable[[int], tf.Tensor], lab
     strategy = _strategy()
     with strategy.scope():
         if isinstance(strategy, tf.distribute.MirroredStrategy):
-            model = in_half_precision(model, _training_policy())
+            # bfloat16 where every GPU has it in hardware (from Ampere on). float16 needs a scaled loss, and Keras'
+            # LossScaleOptimizer makes weights NaN under MirroredStrategy (3.15).
+            gpus = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+            modern = all(gpu.get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus)
+            model = in_half_precision(model, "mixed_bfloat16" if modern else "float32")
         compile_classifier(model, keras.optimizers.SGD(schedule, momentum=0.9), label_smoothing)
     return model
-
-
-def _training_policy() -> str:
-    """bfloat16 where every GPU has it in hardware (from Ampere on), else float32.
-
-    float16 needs a scaled loss, and Keras' LossScaleOptimizer makes weights NaN under MirroredStrategy (3.15).
-    """
-    gpus = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
-    modern = all(gpu.get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus)
-    return "mixed_bfloat16" if modern else "float32"
 
 
 def _strategy() -> tf.distribute.Strategy:
     gpus = tf.config.list_logical_devices("GPU")
     return tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
-
-
-def _schedule(learning_rate: float, steps: int) -> Callable[[int], tf.Tensor]:
-    """A tenth of the steps of warm-up, then cosine decay (Loshchilov and Hutter 2017)."""
-    warm_up = max(1, steps // 10)
-    return keras.optimizers.schedules.CosineDecay(
-        learning_rate / 10, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
-    )
 
 
 def picture_dataset(
@@ -292,8 +282,10 @@ def store_lower(
     start = file.stat().st_size // width if file.exists() else 0
     batches = decoded_batches(paths[start:], size=part.input_shape[1], batch_size=batch_size)
     options = {"total": len(paths), "initial": start, "desc": f"up to {block}", "unit": "img", "disable": not progress}
+    need, free = (len(paths) - start) * width, shutil.disk_usage(folder).free
     try:
-        _check_room(folder, (len(paths) - start) * width)
+        if need > free:
+            raise OSError(f"Expected {need / 1e9:.1f} GB of room in {folder}. Received: {free / 1e9:.1f} GB")
         with file.open("ab") as stored, tqdm(**options) as bar:
             stored.truncate(start * width)  # a kill may have cut the last one
             for positions, pixels, problems in batches:
@@ -311,9 +303,3 @@ def store_lower(
             f"what was computed stays in {folder}. Or use fewer stored views, or stored_views=0."
         ) from error
     return np.memmap(file, np.float16, "r", shape=(len(paths) * shape[0], *shape[1:]))
-
-
-def _check_room(folder: Path, need: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise OSError(f"Expected {need / 1e9:.1f} GB of room in {folder}. Received: {free / 1e9:.1f} GB")
