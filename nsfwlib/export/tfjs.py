@@ -43,7 +43,6 @@ def write_tfjs(
         model: raw RGB 0–255 (B, S, S, 3) → probabilities (B, K).
         quantised: store kernels as "uint8" or "uint16" with `min` and `scale` per tensor, a quarter or a half of the
             bytes; everything else stays float32, as variances of batch normalisation do not survive it.
-        metadata: kept as `userDefinedMetadata`.
 
     Raises:
         ValueError: the model holds a layer that TensorFlow.js does not have.

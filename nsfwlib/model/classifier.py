@@ -188,9 +188,7 @@ def last_block(model: keras.Model) -> str:
 
 def freeze_backbone(model: keras.Model) -> None:
     """Leave only the head trainable. Compile again afterwards."""
-    head = set(map(id, _head_layers(model)))
-    for layer in model.layers:
-        layer.trainable = id(layer) in head
+    unfreeze_from(model, FEATURES)
 
 
 def unfreeze_from(model: keras.Model, block: str) -> None:
@@ -228,11 +226,6 @@ def by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layers
         if layer.weights:
             kinds.setdefault(type(layer).__name__, []).append(layer)
     return kinds
-
-
-def layer_weights(layers: Sequence[keras.layers.Layer]) -> dict[str, list[list[np.ndarray]]]:
-    """Weights of `layers`, by kind of layer, in the order of the layers' numbers."""
-    return {kind: [layer.get_weights() for layer in some] for kind, some in by_kind(layers).items()}
 
 
 def copy_backbone(model: keras.Model, body: Sequence[keras.layers.Layer]) -> None:

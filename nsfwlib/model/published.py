@@ -55,23 +55,23 @@ def published_model(backbone: str = "InceptionV3") -> keras.Model:
     if backbone not in MODELS:
         raise ValueError(f"backbone must be one of {', '.join(MODELS)}. Received: {backbone!r}.")
     classifier = assemble(CLASS_NAMES, backbone)
-    weights = load_backbone(classifier)
+    weights = load_backbone(classifier, backbone)
     for layer, name in zip(head_dense_layers(classifier), ("dense_1", "dense_2", "dense_3"), strict=True):
         layer.set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
     return classifier
 
 
-def load_backbone(classifier: keras.Model) -> dict[str, np.ndarray]:
-    """Load the published backbone and its rescaling into a classifier; returns all published tensors."""
+def load_backbone(classifier: keras.Model, backbone: str) -> dict[str, np.ndarray]:
+    """Load the published backbone and its rescaling into a classifier of that kind; returns all published tensors."""
     from nsfwlib.model.classifier import backbone_layers, by_kind, set_rescaling
 
-    small = any(layer.name == "Conv1" for layer in classifier.layers)
-    _, weights = read_layers_model(fetch_package(), MODELS["MobileNetV2" if small else "InceptionV3"])
+    _, weights = read_layers_model(fetch_package(), MODELS[backbone])
     tensors = _by_layer(weights)
     numbered = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}  # InceptionV3's have no other names
     for kind, layers in by_kind(backbone_layers(classifier)).items():
         for i, layer in enumerate(layers):
-            layer.set_weights(tensors[layer.name if small else f"{numbered[kind]}_{i + 1}"])
+            name = f"{numbered[kind]}_{i + 1}" if backbone == "InceptionV3" else layer.name
+            layer.set_weights(tensors[name])
     set_rescaling(classifier, 1 / 255, 0.0)  # the scripts of 2019 divided by 255
     return weights
 
@@ -79,11 +79,10 @@ def load_backbone(classifier: keras.Model) -> dict[str, np.ndarray]:
 def _by_layer(weights: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
     """Tensors named "layer/weight" by layer, each in the order in which Keras keeps a layer's weights."""
     order = ("kernel", "depthwise_kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance")
-    layers: dict[str, dict[str, np.ndarray]] = {}
-    for name, values in weights.items():
-        layer, _, weight = name.rpartition("/")
-        layers.setdefault(layer, {})[weight] = values
-    return {layer: [some[weight] for weight in order if weight in some] for layer, some in layers.items()}
+    layers: dict[str, list[np.ndarray]] = {}
+    for name in sorted(weights, key=lambda name: order.index(name.rpartition("/")[2])):
+        layers.setdefault(name.rpartition("/")[0], []).append(weights[name])
+    return layers
 
 
 def fetch_package(*, cache_dir: Path | None = None) -> Path:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
-from nsfwlib.data import ImageProblem, load_image
 from nsfwlib.files import file_path
 from nsfwlib.model import (
     block_output,
@@ -68,8 +67,6 @@ def fine_tune(
         keep: leave that folder where it is, for the caller to clear once the model is saved: until then the same call
             finds its result there.
         fine_tune_from: last frozen block; BatchNorm stays frozen everywhere.
-        epochs: passes over the training images.
-        batch_size: pictures a step.
         learning_rate: peak of SGD with momentum 0.9: a tenth of the steps of warm-up, then cosine decay.
         label_smoothing: as in `train.train_head`, as is `class_weight`.
         augmented: see `augment`.
@@ -77,7 +74,6 @@ def fine_tune(
             computed once for V augmentations of each training picture and kept on disk while this runs (444 KB a
             picture and view at `mixed7`); an epoch draws one of them for each picture. Pays where epochs > V.
         seed: of order, augmentation and dropout.
-        verbose: as in Keras.
 
     Returns:
         One row an epoch, as from `train.train_head`.
@@ -118,11 +114,9 @@ def fine_tune(
         val = picture_dataset(paths["val"], targets["val"], **inputs)
     steps = -(-len(paths["train"]) // batch_size)
     warm_up = max(1, epochs * steps // 10)
+    decay = max(1, epochs * steps - warm_up)
     schedule = keras.optimizers.schedules.CosineDecay(  # Loshchilov and Hutter 2017
-        learning_rate / 10,
-        max(1, epochs * steps - warm_up),
-        warmup_target=learning_rate,
-        warmup_steps=warm_up,
+        learning_rate / 10, decay, warmup_target=learning_rate, warmup_steps=warm_up
     )
     copy = _compiled_copy(trained, schedule, label_smoothing)
     before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
@@ -180,30 +174,29 @@ def picture_dataset(
     augmented: bool = False,
     seed: int = 0,
 ) -> tf.data.Dataset:
-    """Batches (float32 RGB 0–255 (b, size, size, 3), one-hot (b, K)), decoded in parallel and never held together."""
-    targets = tf.constant(targets)
+    """Batches (float32 RGB 0–255 (b, size, size, 3), one-hot (b, K)), decoded ahead and never held together."""
+    rng = np.random.default_rng(seed)
 
-    def read(position: int) -> np.ndarray:
-        try:
-            return load_image(paths[position], size=size)
-        except ImageProblem as problem:
-            raise ValueError(f"{paths[position]} can no longer be read ({problem}). Scan again.") from problem
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        order = rng.permutation(len(paths)) if shuffled else np.arange(len(paths))
+        for positions, pixels in _decoded([paths[i] for i in order], size=size, batch_size=batch_size):
+            yield pixels, targets[order[positions]], rng.integers(2**31, size=2)
 
-    def load(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = tf.numpy_function(read, [position], tf.uint8)
-        return tf.ensure_shape(pixels, (size, size, 3)), targets[position]
+    def finished(pixels: tf.Tensor, target: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return augment(pixels, key) if augmented else tf.cast(pixels, tf.float32), target
 
-    order = tf.data.Dataset.range(len(paths))
-    order = order.shuffle(len(paths), seed=seed) if shuffled else order
-    batches = order.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
-    if augmented:
-        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
-        batches = tf.data.Dataset.zip(batches, seeds).map(
-            lambda batch, key: (augment(batch[0], key), batch[1]), num_parallel_calls=1
-        )
-    else:
-        batches = batches.map(lambda x, y: (tf.cast(x, tf.float32), y))
-    return batches.prefetch(2)
+    shapes = ((None, size, size, 3), tf.uint8), ((None, targets.shape[1]), tf.float32), ((2,), tf.int64)
+    stream = tf.data.Dataset.from_generator(batches, output_signature=tuple(tf.TensorSpec(*shape) for shape in shapes))
+    counted = stream.apply(tf.data.experimental.assert_cardinality(-(-len(paths) // batch_size)))
+    return counted.map(finished).prefetch(2)
+
+
+def _decoded(paths: Sequence[Path], **options: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions and pixels of `model.decoded_batches`, all of which must be readable."""
+    for positions, pixels, problems in decoded_batches(paths, **options):
+        if problems:
+            raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
+        yield positions, pixels
 
 
 def augment(
@@ -280,7 +273,7 @@ def store_lower(
     file, width, forward = folder / "views.f16", 2 * int(np.prod(shape)), compiled(part)
     folder.mkdir(parents=True, exist_ok=True)
     start = file.stat().st_size // width if file.exists() else 0
-    batches = decoded_batches(paths[start:], size=part.input_shape[1], batch_size=batch_size)
+    batches = _decoded(paths[start:], size=part.input_shape[1], batch_size=batch_size)
     options = {"total": len(paths), "initial": start, "desc": f"up to {block}", "unit": "img", "disable": not progress}
     need, free = (len(paths) - start) * width, shutil.disk_usage(folder).free
     try:
@@ -288,9 +281,7 @@ def store_lower(
             raise OSError(f"Expected {need / 1e9:.1f} GB of room in {folder}. Received: {free / 1e9:.1f} GB")
         with file.open("ab") as stored, tqdm(**options) as bar:
             stored.truncate(start * width)  # a kill may have cut the last one
-            for positions, pixels, problems in batches:
-                if problems:
-                    raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
+            for positions, pixels in batches:
                 drawn = [(seed + view, start + int(positions[0])) for view in range(views)]
                 seen = [augment(tf.constant(pixels), key).numpy() for key in drawn] or [pixels]
                 rows = np.stack([forward(some)[0] for some in seen], axis=1)
