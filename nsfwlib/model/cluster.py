@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from nsfwlib.model.runtime import Forward, open_onnx_file
+from nsfwlib.model.runtime import Forward, open_converted
 from nsfwlib.model.stream import EVERYTHING, Answer, Files, first_frame, mean_and_highest, stream_answers
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _forward(model: bytes, *, is_onnx: bool, blocks: Sequence[str] | None, runti
         path = Path(folder) / ("model.onnx" if is_onnx else "model.keras")
         path.write_bytes(model)
         if is_onnx:
-            return open_onnx_file(path, threads=threads)
+            return open_converted(path, threads=threads)
         from nsfwlib._tensorflow import keras, tf
         from nsfwlib.model.forward import forward_pass
 
