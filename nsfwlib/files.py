@@ -4,9 +4,12 @@ import contextlib
 import errno
 import hashlib
 import os
+import platform
 import re
+import shutil
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,14 +41,15 @@ def table_path(relative: str) -> str:
 def write_whole(path: Path) -> Iterator[Path]:
     """Where to write what takes the place of `path` at the end of the block, whole; after an error nothing has changed.
 
-    The name is that of `path`, in a folder of its own beside it: writers of one file do not meet, the last one wins.
+    The name is that of `path`, in a hidden folder of its own beside it: writers of one file do not meet, the last one
+    wins, and what a killed one left is cleared away by the next.
 
     Raises:
         OSError: the disk is full or the folder read-only; the message names the file and what to do.
     """
     path = Path(path)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        with _drafts(path) as folder:
             draft = Path(folder) / path.name
             yield draft
             draft.replace(path)
@@ -59,6 +63,16 @@ def write_whole(path: Path) -> Iterator[Path]:
         )
         told.errno = error.errno
         raise told from error
+
+
+def _drafts(path: Path) -> tempfile.TemporaryDirectory:
+    target = f".{zlib.crc32(os.fsencode(f'{platform.node()}/{path.name}')):08x}-"  # short, whatever the name
+    for left in path.parent.glob(f"{target}*"):
+        import psutil  # rarely needed
+
+        if not psutil.pid_exists(int(left.name.split("-")[1])):
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{target}{os.getpid()}-")
 
 
 def writable_folder(folder: Path, name: str) -> Path:
@@ -78,6 +92,13 @@ def writable_folder(folder: Path, name: str) -> Path:
             f"another {name}, free some room, or change its permissions."
         ) from error
     return folder
+
+
+def with_way_out(error: Exception, places: str) -> str:
+    """What an error says; where it is the operating system's own word, with what to do about the disks of `places`."""
+    if isinstance(error, OSError) and error.strerror and error.errno in _CLOSED:
+        return f"{error}. Free space on the disks of {places}, or make them writable, then try again."
+    return str(error)
 
 
 def read_text_table(path: Path) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 import argparse
 import ast
-import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,12 +12,15 @@ from typing import Any
 import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import LocalHandler, papermill_io
 
 from nsfwlib import runs
+from nsfwlib.files import with_way_out
 
 _CARRIED = Path(__file__).parent / "notebooks"  # in a wheel
 NOTEBOOKS = _CARRIED if _CARRIED.is_dir() else Path(__file__).parents[1] / "notebooks"
 _FOLDERS = ("data_dir", "run_dir", "cache_dir")
+_COPY = "copy:"  # papermill's scheme of what `_Copies` writes
 STEPS = ("01_explore_data", "02_fine_tune", "03_cleanse_labels", "04_analyse_errors")
 
 
@@ -54,21 +57,26 @@ def run_notebooks(
     values = {name: _own_folder(about) for those in own for name, about in those.items() if name in _FOLDERS} | values
     copies = runs.open_run(Path(run_dir).expanduser(), inside="notebooks") / "notebooks"
     for source in sources:
-        copy = copies / source.name
-        try:
-            papermill.execute_notebook(
-                _plain(source),
-                _plain(copy),
-                {name: value for name, value in values.items() if name in known[source]},
-                cwd=str(source.parent),
-                kernel_name="python3",
-                progress_bar={"desc": source.stem} if progress else False,
-                store_widget_state=False,  # it would hold every thumbnail
-            )
-        finally:
-            with contextlib.suppress(FileNotFoundError, ValueError):  # papermill was cut off
-                runs.write_json(runs.read_json(copy), copy)  # without the home folder's path, in outputs and all
+        papermill.execute_notebook(
+            _plain(source),
+            _COPY + _plain((copies / source.name).absolute()),
+            {name: value for name, value in values.items() if name in known[source]},
+            cwd=str(source.parent),
+            kernel_name="python3",
+            progress_bar={"desc": source.stem} if progress else False,
+            store_widget_state=False,  # it would hold every thumbnail
+        )
     return [copies / source.name for source in sources]
+
+
+class _Copies(LocalHandler):
+    """Executed copies as papermill saves them, cell by cell: whole, and without the home folder's path, always."""
+
+    def write(self, buf: str, path: str) -> None:
+        runs.write_json(json.loads(buf), Path(path.removeprefix(_COPY)))
+
+
+papermill_io.register(_COPY, _Copies())
 
 
 def _find(notebook: Path | str) -> Path:
@@ -126,12 +134,19 @@ def _head(metrics: dict[str, Any], when: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m nsfwlib.pipeline`: every parameter of the notebooks is an option."""
-    known: dict[str, dict] = {}
-    for step in STEPS:
-        for name, about in papermill.inspect_notebook(_plain(NOTEBOOKS / f"{step}.ipynb")).items():
-            known.setdefault(name, about)
-    parser = argparse.ArgumentParser(prog="python -m nsfwlib.pipeline", description=main.__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m nsfwlib.pipeline", description=main.__doc__, allow_abbrev=False, add_help=False
+    )
     parser.add_argument("--notebooks", nargs="+", default=list(STEPS), metavar="NAME", help="default: %(default)s")
+    named, _ = parser.parse_known_args(arguments)
+    known: dict[str, dict] = {}
+    try:
+        for notebook in named.notebooks:
+            known = papermill.inspect_notebook(_plain(_find(notebook))) | known
+        known.setdefault("run_dir", papermill.inspect_notebook(_plain(_find(STEPS[0])))["run_dir"])
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    parser.add_argument("-h", "--help", action="help", help="show this, with the parameters of these notebooks")
     for name, about in known.items():
         text = f"{about['help']} (default: {about['default']})".replace("%", "%%")
         option = {"dest": name, "type": _reader(about["default"]), "help": text, "metavar": "VALUE"}
@@ -149,8 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 1
     except (ValueError, OSError) as error:
-        way_out = f". Is there space in {run_dir}, and may it be written?" if getattr(error, "strerror", None) else ""
-        sys.stderr.write(f"{error}{way_out}\n")
+        sys.stderr.write(f"{with_way_out(error, str(run_dir))}\n")
         return 2
     if (run_dir / "metrics.json").exists():
         sys.stdout.write(f"\n{summary(run_dir).to_string()}\n")

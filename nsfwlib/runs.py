@@ -1,7 +1,6 @@
 """What does a run leave behind? Artefacts written whole, and a record of what made them."""
 
 import ast
-import errno
 import hashlib
 import itertools
 import json
@@ -9,16 +8,19 @@ import os
 import platform
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nsfwlib.files import file_hash, write_whole
+from nsfwlib.files import file_hash, with_way_out, writable_folder, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PACKAGES = ("nsfwlib", "tensorflow", "keras", "numpy", "pandas", "scikit-learn", "pillow")
 
@@ -29,16 +31,8 @@ def open_run(run_dir: Path, *, inside: str = "figures") -> Path:
     Raises:
         PermissionError: one of the two cannot be written.
     """
-    run_dir = Path(run_dir)
-    for folder in (run_dir, run_dir / inside):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise PermissionError(
-                f"run_dir must be a folder that can be written. Received: {folder.resolve()} ({error.strerror}). "
-                "Choose another run_dir, free space there, or change its permissions."
-            ) from error
+    run_dir = writable_folder(run_dir, "run_dir")
+    writable_folder(run_dir / inside, "run_dir")
     return run_dir
 
 
@@ -78,12 +72,21 @@ def read_table(run_dir: Path, name: str, *, made_by: str) -> pd.DataFrame:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
-    """Write a parquet file whole or not at all; its `attrs` do not name the home folder."""
+    """Write a table whole or not at all, as its suffix says.
+
+    `.parquet` keeps its `attrs`, without the path of the home folder; `.csv` has neither them nor the index.
+    """
     table = table.copy(deep=False)
     table.attrs = _spelled(table.attrs)
     with write_whole(path) as draft:
-        table.to_parquet(draft)
+        table.to_csv(draft, index=False) if Path(path).suffix == ".csv" else table.to_parquet(draft)
     return Path(path)
+
+
+def write_figure(drawn: "Axes | Figure", path: Path) -> None:
+    """Write a figure, or that of `drawn` Axes, as a picture whole or not at all."""
+    with write_whole(path) as draft:
+        drawn.figure.savefig(draft, dpi=150, bbox_inches="tight")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -258,10 +261,9 @@ def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: i
     last = trace
     while last.tb_next is not None:
         last = last.tb_next
-    shown = [f"{kind.__name__}: {error}"]
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        shown[0] += ". Free space on the disks of run_dir and cache_dir, then run this cell again."
-    elif not str(last.tb_frame.f_globals.get("__name__", "")).startswith("nsfwlib"):
+    told = with_way_out(error, "run_dir and cache_dir")
+    shown = [f"{kind.__name__}: {told}"]
+    if told == str(error) and not str(last.tb_frame.f_globals.get("__name__", "")).startswith("nsfwlib"):
         shown = shell.InteractiveTB.structured_traceback(kind, error, trace, tb_offset=tb_offset)
     shell._showtraceback(kind, error, shown)
     return shown

@@ -59,6 +59,29 @@ def test_processes_that_write_one_file_leave_one_whole_file(tmp_path):
     assert text == text[0] * 100_000 and list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
+def test_what_a_killed_writer_left_is_cleared_by_the_next_and_no_living_one_loses_its_draft(tmp_path):
+    code = (
+        "import os, signal, sys; from nsfwlib.files import write_whole\n"
+        "with write_whole(sys.argv[1]) as draft: draft.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path / "a"]).returncode == -9
+    (litter,) = tmp_path.iterdir()
+    with write_whole(tmp_path / "b") as other:
+        other.write_text("whole")
+        with write_whole(tmp_path / "b") as draft:
+            draft.write_text("draft")
+        assert litter.exists() and other.exists(), "another file's, and a living writer's"
+    with write_whole(tmp_path / "a") as draft:
+        draft.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_a_name_as_long_as_a_disk_allows_is_written_whole(tmp_path):
+    with write_whole(tmp_path / ("n" * 255)) as draft:
+        draft.write_text("whole")
+    assert (tmp_path / ("n" * 255)).read_text() == "whole"
+
+
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("start", ["", "\ufeff"])
 def test_a_table_is_read_as_text_however_a_spreadsheet_wrote_it(tmp_path, separator, start):

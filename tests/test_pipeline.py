@@ -81,10 +81,22 @@ def test_the_shell_command_names_a_parameter_that_no_notebook_has(capsys):
 def test_an_option_keeps_the_type_of_its_parameter(tmp_path, monkeypatch, option, value):
     monkeypatch.chdir(tmp_path)
     name = option.replace("-", "_")
-    source = notebook(tmp_path / "x {1}.ipynb", HEADER + f"{name} = 0", f"print(repr({name}))")
+    source = notebook(tmp_path / "x {1}.ipynb", HEADER + f"{name} = {type(value)()!r}", f"print(repr({name}))")
     assert pipeline.main(["--notebooks", str(source), "--run-dir", "run {v2}", f"--{option}", str(value)]) == 0
     expected = str(tmp_path / value) if option == "data-dir" else value
     assert text_of(tmp_path / "run {v2}" / "notebooks" / "x {1}.ipynb").strip() == repr(expected)
+
+
+def test_a_notebook_of_the_users_own_has_its_parameters_as_options(tmp_path, capsys):
+    source = notebook(
+        tmp_path / "own.ipynb", "mine: int = 0  # of this notebook alone\nrun_dir: str = '.'", "print(mine)"
+    )
+    command = ["--notebooks", str(source), "--run-dir", str(tmp_path / "run")]
+    assert pipeline.main([*command, "--mine", "7"]) == 0
+    assert text_of(tmp_path / "run" / "notebooks" / "own.ipynb").strip() == "7"
+    with pytest.raises(SystemExit):
+        pipeline.main([*command, "--seed", "1"])
+    assert "no parameter --seed 1; those there are: --mine, --run_dir" in capsys.readouterr().err
 
 
 def test_an_option_that_is_no_value_of_its_kind_is_a_sentence(capsys):
@@ -120,7 +132,17 @@ def test_a_full_disk_is_a_sentence_in_the_notebook_and_in_the_shell(tmp_path, ca
 
     monkeypatch.setattr(papermill, "execute_notebook", full)
     assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")]) == 2
-    assert f"No space left on device. Is there space in {tmp_path}/run" in capsys.readouterr().err
+    assert f"No space left on device. Free space on the disks of {tmp_path}/run" in capsys.readouterr().err
+
+
+def test_a_copy_of_a_run_that_is_under_way_does_not_name_the_home_folder(tmp_path, monkeypatch):
+    home = tmp_path / "alice"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    look = "from pathlib import Path; print('ali' + 'ce' in (Path(run_dir) / 'notebooks' / 'x.ipynb').read_text())"
+    source = notebook(home / "x.ipynb", HEADER, "print(run_dir)", look)
+    (copy,) = pipeline.run_notebooks([source], "~/run", progress=False)
+    assert text_of(copy) == "~/run\nFalse\n"
 
 
 def test_an_executed_copy_does_not_name_the_home_folder_and_runs_again(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import sys
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from nsfwlib import runs
 
@@ -158,3 +159,22 @@ def test_an_interrupted_write_leaves_the_old_table(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         runs.write_table(pd.DataFrame({"a": [2]}), path)
     assert pd.read_parquet(path)["a"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "writer"), [("history.csv", pd.DataFrame, "to_csv"), ("counts.png", Figure, "savefig")]
+)
+def test_a_history_and_a_figure_are_written_whole_or_not_at_all(tmp_path, monkeypatch, name, kind, writer):
+    write = runs.write_table if kind is pd.DataFrame else runs.write_figure
+    path = tmp_path / name
+    write(kind(), path)
+    old = path.read_bytes()
+
+    def fails(self, target, **options):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(kind, writer, fails)
+    with pytest.raises(OSError, match="disk full"):
+        write(kind(), path)
+    assert path.read_bytes() == old and [file.name for file in tmp_path.iterdir()] == [name]

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,23 +93,15 @@ def _decode(data: tf.Tensor, size: int) -> tf.Tensor:
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
 
 
-def _tflite(source: Source, folder: Path, **settings: Any) -> None:
+def _tflite(source: Source, folder: Path, precision: str = "float32") -> None:
     converter = tf.lite.TFLiteConverter.from_saved_model(str(source.saved), signature_keys=["serving_default"])
-    for name, value in settings.items():
-        setattr(converter, name, value)
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if precision == "int8":
+        converter.representative_dataset = lambda: ({"pixels": pixels[None]} for pixels in source.calibration)
     (folder / "model.tflite").write_bytes(converter.convert())
-
-
-def _tflite_float16(source: Source, folder: Path) -> None:
-    target = tf.lite.TargetSpec(supported_types=[tf.float16])
-    _tflite(source, folder, optimizations=[tf.lite.Optimize.DEFAULT], target_spec=target)
-
-
-def _tflite_int8(source: Source, folder: Path) -> None:
-    def representative() -> Iterator[dict[str, np.ndarray]]:
-        yield from ({"pixels": pixels[None]} for pixels in source.calibration)
-
-    _tflite(source, folder, optimizations=[tf.lite.Optimize.DEFAULT], representative_dataset=representative)
 
 
 def _onnx(source: Source, folder: Path) -> None:
@@ -137,10 +129,11 @@ FORMATS = {
     "savedmodel": Format(_savedmodel, open_savedmodel, _BY, 1e-4, "TensorFlow and TensorFlow Serving"),
     "tflite_float32": Format(_tflite, open_tflite, _BY, 1e-4, "phones"),
     "tflite_float16": Format(
-        _tflite_float16, open_tflite, _BY, 1e-2, "phones, half the size", "weights in half precision"
+        partial(_tflite, precision="float16"), open_tflite, _BY, 1e-2, "phones, half the size",
+        "weights in half precision",
     ),
     "tflite_int8": Format(
-        _tflite_int8, open_tflite, _CHANGED, 0.02, "phones, a quarter of the size, faster",
+        partial(_tflite, precision="int8"), open_tflite, _CHANGED, 0.02, "phones, a quarter of the size, faster",
         f"weights and activations in 8 bits, their ranges taken from the representative photographs: {_AGAIN}",
     ),
     "onnx": Format(_onnx, open_onnx, _BY, 1e-4, "ONNX Runtime", needs=("onnx", "onnxruntime", "tf2onnx")),

@@ -10,6 +10,7 @@ import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from nsfwlib.files import writable_folder
 from nsfwlib.model import PACKAGE, VERSION, run_tool
 
 _TFJS = "4.22.0"
@@ -26,7 +27,7 @@ class Answers(NamedTuple):
     milliseconds: np.ndarray  # float (N,), the first one with what is prepared once
 
 
-def install_nsfwjs(*, cache_dir: Path | None = None, timeout: float = 600) -> Path:
+def install_nsfwjs(*, cache_dir: Path | None = None) -> Path:
     """`node_modules` with nsfwjs and TensorFlow.js in `cache_dir` (default: the user's cache), fetched once by npm.
 
     About 350 MB. No install script runs.
@@ -36,21 +37,19 @@ def install_nsfwjs(*, cache_dir: Path | None = None, timeout: float = 600) -> Pa
     """
     folder = (user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)) / "nsfwjs-node"
     modules, done = folder / "node_modules", folder / "installed.json"
-    folder.mkdir(parents=True, exist_ok=True)
+    writable_folder(folder, "cache_dir")
     with FileLock(f"{folder}.lock"):
         if done.exists() and json.loads(done.read_text()) == list(PACKAGES):
             return modules
         command = ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder), *PACKAGES]
         (folder / "package.json").write_text('{"private": true}')
         problem = f"npm could not install {', '.join(PACKAGES)}. Check the network and the registry"
-        run_tool("npm", command, problem, timeout=timeout, cwd=folder)
+        run_tool("npm", command, problem, cwd=folder)
         done.write_text(json.dumps(PACKAGES))
     return modules
 
 
-def ask_nsfwjs(
-    model: Path | str, pictures: Sequence[np.ndarray], *, size: int, node_modules: Path, timeout: float = 600
-) -> Answers:
+def ask_nsfwjs(model: Path | str, pictures: Sequence[np.ndarray], *, size: int, node_modules: Path) -> Answers:
     """What nsfwjs answers, with the model in `model` loaded by `nsfwjs.load(url, {size})`.
 
     Args:
@@ -71,6 +70,6 @@ def ask_nsfwjs(
         model = model if model == "InceptionV3" else str(Path(model).absolute())
         command, problem = [str(_SCRIPT), model, str(size), "manifest.json"], f"nsfwjs did not answer with {model}"
         modules = str(Path(node_modules).absolute())
-        said = run_tool("node", command, problem, timeout=timeout, cwd=folder, NODE_PATH=modules)
+        said = run_tool("node", command, problem, cwd=folder, NODE_PATH=modules)
     answers = json.loads(said[said.rindex('{"backend"') :])
     return Answers(np.array(answers["probabilities"], np.float32), np.array(answers["milliseconds"]))

@@ -22,6 +22,7 @@ from nsfwlib.data import load_image, sniff
 from nsfwlib.demo import shipped_photographs
 from nsfwlib.export.formats import FORMATS, Source, preprocessing
 from nsfwlib.export.parity import compare_answers, measure_export, open_keras, picture_windows
+from nsfwlib.files import writable_folder
 from nsfwlib.model import class_names, image_size, model_identity
 
 PARITY_COLUMNS = (
@@ -36,7 +37,6 @@ def export(
     formats: Sequence[str] = tuple(FORMATS),
     *,
     pictures: Sequence[Path] | None = None,
-    representative: Sequence[Path] | None = None,
     views: int = 64,
     node_modules: Path | None = None,
     seed: int = 0,
@@ -50,10 +50,8 @@ def export(
         model: a classifier: raw RGB 0–255 (B, S, S, 3) → probabilities (B, K).
         out_dir: a folder that does not exist yet.
         formats: keys of `FORMATS`.
-        pictures: photographs to compare on, at least two, the first ones of more than `views`; by default those that
-            installed packages ship.
-        representative: photographs from which int8 takes the ranges of its numbers; by default every second one of
-            `pictures`, and the comparison then uses the others.
+        pictures: photographs like those it will see, at least two, by default those that installed packages ship: it is
+            compared on every second one, and int8 takes the ranges of its numbers from the others.
         views: how many pixel arrays to compare: the pictures, and windows of them.
         node_modules: as from `export.install_nsfwjs`: the web formats are asked through nsfwjs in Node, and timed.
             Without it their files are read back and run by Keras.
@@ -69,6 +67,7 @@ def export(
         ValueError: an unknown format, a model that does not take raw RGB, or an export outside its tolerance.
         FileExistsError: `out_dir` exists.
         ImportError: a format needs a package that is not installed.
+        PermissionError: the folder of `out_dir` cannot be written.
         RuntimeError: a converter failed.
     """
     names, out_dir = _checked_formats(formats), Path(out_dir)
@@ -81,10 +80,8 @@ def export(
     pictures = [Path(path) for path in (shipped_photographs() if pictures is None else pictures)]
     if len(pictures) < 2:
         raise ValueError(f"pictures must be two or more photographs. Received: {len(pictures)}.")
-    if representative is None:
-        pictures, representative = pictures[::2], pictures[1::2]
-    pictures, representative = pictures[:views], list(representative)[:views]
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    pictures, representative = pictures[::2][:views], pictures[1::2][:views]
+    writable_folder(out_dir.parent, "the folder of out_dir")
     with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}.") as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
@@ -114,15 +111,13 @@ def _checked_formats(formats: Sequence[str]) -> list[str]:
 
 
 def _check_model(model: keras.Model) -> None:
-    """Raw RGB in means: one square input of three channels, and its rescaling is the first layer."""
     class_names(model)
-    shape, first = model.input_shape, model.layers[1]
-    square = isinstance(shape, tuple) and len(shape) == 4 and shape[1] == shape[2] and shape[3] == 3 and shape[1]
-    if not square or not isinstance(first, keras.layers.Rescaling):
+    image_size(model)
+    first = model.layers[1]
+    if not isinstance(first, keras.layers.Rescaling):
         raise ValueError(
-            "Expected a model that takes raw RGB 0–255, (batch, S, S, 3), and rescales it in its first layer. "
-            f"Received: {model.name!r} with input {shape} and first layer {first.name!r}. Build it with "
-            "model.build_classifier."
+            "Expected a model that takes raw RGB 0–255 and rescales it in its first layer. "
+            f"Received: {model.name!r} with first layer {first.name!r}. Build it with model.build_classifier."
         )
 
 
@@ -187,8 +182,8 @@ def _check_tolerances(table: pd.DataFrame) -> None:
     if wrong:
         raise ValueError(
             f"An export must give the answers of the model on {table['pictures'].iloc[0]} pictures. Received: "
-            f"{'; '.join(wrong)}. Nothing was written. Leave the format out, or, for int8, give representative "
-            "photographs like those it will see."
+            f"{'; '.join(wrong)}. Nothing was written. Leave the format out, or, for int8, give pictures "
+            "like those it will see."
         )
 
 

@@ -32,6 +32,12 @@ from .forward import (
     model_identity as model_identity,
     onnx_file as onnx_file,
 )
+from .precision import (
+    PRECISIONS as PRECISIONS,
+    agreement as agreement,
+    choose_precision as choose_precision,
+    in_words as in_words,
+)
 from .published import (
     CLASS_NAMES as CLASS_NAMES,
     PACKAGE as PACKAGE,
@@ -52,5 +58,6 @@ from .stream import (
     Files as Files,
     decoded_batches as decoded_batches,
     hashed as hashed,
+    load_picture as load_picture,
     stream_answers as stream_answers,
 )

@@ -3,11 +3,15 @@
 The contract is `classifier`'s: raw RGB in, probabilities out, class names inside.
 """
 
+import json
 import os
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import h5py
 import numpy as np
 
 from nsfwlib._tensorflow import keras
@@ -19,11 +23,12 @@ from nsfwlib.model.classifier import (
     _escape,
     assemble,
     class_names as names_of,
+    image_size as size_of,
     layer_weights,
     set_backbone_weights,
     set_rescaling,
 )
-from nsfwlib.model.legacy import read_keras_2, rebuilt
+from nsfwlib.model.legacy import checked_config, rebuilt
 from nsfwlib.model.published import CLASS_NAMES, load_backbone, published_model
 
 MOST_BYTES = 4 << 30  # of an unpacked model file
@@ -49,19 +54,12 @@ def resolve_model(
     if isinstance(model, str) and model == "published":
         _check_same(CLASS_NAMES, class_names)
         return published_model()
-    if isinstance(model, str | os.PathLike) and not Path(model).exists():
-        raise FileNotFoundError(f'There is no model file {model}. Name a `.keras` file of a run, or "published".')
-    if class_names is None:
-        found = load_model(Path(model)) if isinstance(model, str | os.PathLike) else model
-        try:
-            names_of(found)
-        except ValueError as error:
-            raise ValueError(f"{error} Or pass class_names in the order of its outputs, and its rescaling.") from None
-        return found
     found = _load(model, class_names)
     try:
         own = names_of(found)
-    except ValueError:
+    except ValueError as error:
+        if class_names is None:
+            raise ValueError(f"{error} Or pass class_names in the order of its outputs, and its rescaling.") from None
         return _wrapped(found, class_names, rescaling)
     _check_same(own, class_names)
     return found
@@ -72,7 +70,7 @@ def _check_same(own: Sequence[str], class_names: Sequence[str] | None) -> None:
         raise ValueError(f"The model carries its class names: {', '.join(own)}. Received: {', '.join(class_names)}.")
 
 
-def _load(model: keras.Model | Path | str, class_names: Sequence[str]) -> keras.Model:
+def _load(model: keras.Model | Path | str, class_names: Sequence[str] | None) -> keras.Model:
     """A model of this kit or, where a file holds no such one, what Keras makes of it."""
     if not isinstance(model, str | os.PathLike):
         return model
@@ -85,19 +83,17 @@ def _load(model: keras.Model | Path | str, class_names: Sequence[str]) -> keras.
 
 def _wrapped(foreign: keras.Model, class_names: Sequence[str], rescaling: tuple[float, float]) -> keras.Model:
     """`foreign` between this kit's rescaling and named classes, after a look at what it answers."""
-    shape, names = foreign.input_shape, _checked_names(class_names)
-    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or not shape[1] or shape[3] != 3:
-        raise ValueError(f"Expected a model of square RGB pictures (B, S, S, 3). Received one of shape {shape}.")
+    size, names = size_of(foreign), _checked_names(class_names)
     if foreign.output_shape != (None, len(names)):
         raise ValueError(
             f"Expected {len(names)} probabilities, one for each of {', '.join(names)}. Received a model whose output "
             f"has the shape {foreign.output_shape}."
         )
-    inputs = keras.Input(shape[1:], name="rgb")
+    inputs = keras.Input((size, size, 3), name="rgb")
     x = foreign(keras.layers.Rescaling(*rescaling, name="rescaling")(inputs))
     label = ".".join([_CLASSES, *map(_escape, names)])
     wrapped = keras.Model(inputs, keras.layers.Identity(name=label, dtype="float32")(x), name="wrapped")
-    answer = wrapped(np.random.default_rng(0).integers(0, 256, (2, *shape[1:])).astype(np.float32), training=False)
+    answer = wrapped(np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.float32), training=False)
     sums = np.asarray(answer).sum(axis=1)
     if np.asarray(answer).min() < -1e-3 or not np.allclose(sums, 1, atol=1e-2):
         raise ValueError(f"Expected probabilities, which sum to 1. Received answers that sum to {sums.round(2)}.")
@@ -168,17 +164,19 @@ def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras
 def _read(path: Path) -> keras.Model:
     """What Keras makes of the file, once it is known to carry no code."""
     if not path.exists():
-        raise FileNotFoundError(f"There is no model file {path}. Train one with 02_fine_tune, or use weights='nsfwjs'.")
+        raise FileNotFoundError(
+            f"There is no model file {path}. Train one with 02_fine_tune, or take the published one: model='published' "
+            "to score, weights='nsfwjs' to train."
+        )
     if path.is_dir():
         raise ValueError(_folder_advice(path))
     if not path.is_file():
         raise ValueError(f"{path} is no regular file but a pipe or a device. Expected a `.keras` or `.h5` file.")
-    if _is_hdf5(path):
-        return read_keras_2(path)
-    if not zipfile.is_zipfile(path):
+    if not _is_hdf5(path) and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019. Received: another format.")
-    _check_archive(path)
+    config = checked_config(path) if _is_hdf5(path) else _checked_archive(path)
     try:
+        _check_sizes(path, config)
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds; the first line says which layer or part is at fault
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -193,8 +191,45 @@ def _is_hdf5(path: Path) -> bool:
         return file.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
-def _check_archive(path: Path) -> None:
-    """A ValueError where the archive would fill the memory; `zipfile` reads no more of a part than it declares."""
+def _check_sizes(path: Path, config: dict[str, Any]) -> None:
+    """A ValueError where weights or layers would fill the memory: as stored, Keras' take a byte or more a number."""
+    stored = path.stat().st_size
+    if _is_hdf5(path):
+        declared = _declared_bytes(path)
+    else:
+        with zipfile.ZipFile(path) as archive:
+            stored = sum(part.file_size for part in archive.infolist())
+            with archive.open("model.weights.h5") as file:
+                declared = _declared_bytes(file)
+    with ThreadPoolExecutor(1) as pool:  # what Keras remembers of these layers, it forgets with the thread
+        parameters = pool.submit(_count_parameters, config).result()
+    if max(declared, parameters) > stored:
+        raise ValueError(
+            f"it holds {stored / 1e6:,.1f} MB, of weights that would expand to {declared / 1e6:,.1f} MB and a network "
+            f"of {parameters / 1e6:,.1f} million numbers."
+        )
+
+
+def _declared_bytes(file: Path | BinaryIO) -> int:
+    """What the arrays of an HDF5 file take in memory, by their shapes."""
+    found = []
+    with h5py.File(file) as weights:
+        weights.visititems(lambda _, item: found.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
+    return sum(found)
+
+
+def _count_parameters(config: dict[str, Any]) -> int:
+    """Of the network that a configuration describes, without making room for any."""
+    network = keras.Sequential if config["class_name"] == "Sequential" else keras.Model  # Keras 2's have no module
+    with keras.StatelessScope(initialize_variables=False):
+        return network.from_config(config["config"]).count_params()
+
+
+def _checked_archive(path: Path) -> dict[str, Any]:
+    """The configuration in a `.keras`; a ValueError where the archive would fill the memory.
+
+    `zipfile` reads no more of a part than it declares.
+    """
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
     if any(part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for part in parts):
@@ -205,6 +240,8 @@ def _check_archive(path: Path) -> None:
             f"{path} expands to {whole / 1e6:,.0f} MB, so it was not opened. At most {limit / 1e6:,.0f} MB is expected "
             "of a file of its size. Save the model anew with Keras, which does not compress."
         )
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("config.json"))
 
 
 def _folder_advice(path: Path) -> str:
@@ -220,11 +257,10 @@ def _folder_advice(path: Path) -> str:
 def _checked_contract(model: keras.Model, path: Path) -> None:
     """A ValueError unless `model` has what the kit's functions rely on."""
     names_of(model)
-    names = {layer.name for layer in model.layers}
-    missing = [name for name in ("rescaling", FEATURES, "temperature") if name not in names]
-    shape = model.input_shape
-    if missing or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
+    size_of(model)
+    expected = ("rescaling", FEATURES, "temperature")
+    if missing := sorted({*expected} - {layer.name for layer in model.layers}):
         raise ValueError(
-            f"{path} is no classifier of this kit. Expected layers 'rescaling', '{FEATURES}' and 'temperature' and "
-            f"square RGB input. Received: input {shape}, without {', '.join(missing) or 'any missing layer'}."
+            f"{path} is no classifier of this kit. Expected layers {', '.join(expected)}. Received one without "
+            f"{', '.join(missing)}."
         )

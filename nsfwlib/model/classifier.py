@@ -110,8 +110,17 @@ def class_names(model: keras.Model) -> list[str]:
 
 
 def image_size(model: keras.Model) -> int:
-    """Side S in pixels of the square pictures that the model takes."""
-    return model.input_shape[1]
+    """Side S in pixels of the square pictures that the model takes.
+
+    Raises:
+        ValueError: it takes something else.
+    """
+    shape = model.input_shape
+    if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or not shape[1] or shape[3] != 3:
+        raise ValueError(
+            f"Expected a model of square RGB pictures (B, S, S, 3). Received: {model.name!r}, which takes {shape}."
+        )
+    return shape[1]
 
 
 def head_dense_layers(model: keras.Model) -> list[keras.layers.Layer]:

@@ -1,35 +1,33 @@
-"""How do many machines share the work? Ray runs one model an actor, each given files as it gets done with others.
+"""How do many machines share the work? Ray gives files to as many processes as there is room for, each with the model.
 
-Actors, whole machines or their results may be lost on the way. What had no answer then is given out again in the end,
-to the machines that are there by then; a lost actor is replaced where there is room.
+Processes, whole machines or their results may be lost on the way: Ray gives their files to others.
 """
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import itertools
 import logging
 import os
 import socket
 import tempfile
-import warnings
-from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
+from nsfwlib.model.precision import lowered_path
 from nsfwlib.model.runtime import Forward, open_converted
-from nsfwlib.model.stream import EVERYTHING, Answer, Files, first_frame, mean_and_highest, stream_answers
+from nsfwlib.model.stream import Answer, Files, first_frame, mean_and_highest, stream_answers
 
 if TYPE_CHECKING:
     import keras
 
-BATCHES = 4  # that an actor is given at a time; it has two such parts, which is what its loss may cost
+BATCHES = 4  # that a process is given at a time, which is what its loss may cost
+RETRIES = 2  # of files whose process was lost, perhaps by one of them
 STALLED_SECONDS = 600  # without any answer: a model that loads for longer than that is no model
 _TOKEN = (
     " If the cluster asks for a token, as those of Ray 2.59 and newer may, set RAY_AUTH_MODE=token, with its token in "
@@ -46,10 +44,11 @@ def cluster_answers(
     size: int,
     blocks: Sequence[str] | None = None,
     runtime: str = "auto",
+    precision: str = "float32",
     frames: int = 1,
     batch_size: int = 16,
     workers: int | None = None,
-    skip: Any = (),
+    skip: Iterable[str] = (),
     address: str | None = None,
     actors: int | None = None,
     cpus: float = 1,
@@ -60,34 +59,38 @@ def cluster_answers(
     Args:
         work: (position, path) of each file; every machine must reach it under that path.
         files: where they lie.
-        model: a classifier, or the ONNX file of one, with which actors start without TensorFlow; sent to them.
+        model: a classifier, or the converted file of one, which needs no TensorFlow; sent to each process once.
         size: side of its pictures.
         blocks: pooled features of these blocks in place of probabilities.
         runtime: as in `model.forward_pass`.
+        precision: "float32", "bfloat16" or "int8", of a converted file; it must be there, see `model.choose_precision`.
         frames: at most so many frames of an animation.
         batch_size: pictures a forward pass.
-        workers: threads that decode in each actor; as many as it has cores by default.
-        skip: sha256 of contents that need no answer. If there are any, files are hashed before they are decoded.
+        workers: threads that decode in each process; as many as it has cores by default.
+        skip: sha256 of contents that need no answer, as of this moment.
         address: of the cluster; by default `$RAY_ADDRESS`, or else the cores of this machine.
-        actors: models at a time; by default as many as the cluster has room for.
-        cpus: cores of each actor, for decoding and computing.
-        gpus: of each actor.
+        actors: processes at a time; by default as many as the cluster has room for.
+        cpus: cores of each of them, for decoding and computing.
+        gpus: of each of them.
 
     Raises:
         ImportError: Ray is not installed.
-        RuntimeError: the cluster cannot be reached, has no room for one actor, or no machine gives an answer.
+        RuntimeError: the cluster cannot be reached, has no room for one process, or no machine gives an answer.
     """
-    if files.filesystem is None:  # actors work in folders of their own
+    if files.filesystem is None:  # processes work in folders of their own
         files = replace(files, root=str(Path(files.root).absolute()))
     threads = max(1, int(cpus))
-    how = {"is_onnx": isinstance(model, Path), "blocks": blocks, "runtime": runtime, "threads": threads}
+    how = (isinstance(model, Path), tuple(blocks or ()), runtime, precision, threads)
     options = {"files": files, "size": size, "frames": frames, "batch_size": batch_size, "workers": workers or threads}
     options["reduce"] = first_frame if blocks else mean_and_highest
     with _connected(address) as ray:
-        sent = ray.put(model.read_bytes() if isinstance(model, Path) else _saved(model))
-        scorer = ray.remote(Scorer).options(num_cpus=cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
-        start, room = partial(scorer.remote, sent, how, options), partial(_room, ray, actors, cpus, gpus)
-        yield from _share(ray, _Parts(work, BATCHES * batch_size, skip), start, room)
+        sent = ray.put(_converted(model, precision) if isinstance(model, Path) else _saved(model))
+        # with max_calls=0 a process is used again, and its model with it; on a GPU each would end with its first part
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, max_calls=0, scheduling_strategy="SPREAD")
+        start = partial(task(_score).remote, [sent], how, ray.put(frozenset(skip)), options)
+        work = iter(work)
+        parts = iter(lambda: list(itertools.islice(work, BATCHES * batch_size)), [])
+        yield from _share(ray, parts, start, partial(_room, ray, actors, cpus, gpus))
 
 
 @contextlib.contextmanager
@@ -124,141 +127,89 @@ def _check_reachable(address: str) -> None:
 
 
 def _room(ray: Any, most: int | None, num_cpus: float, num_gpus: float) -> int:
-    """Actors that the machines of the cluster have room for at this moment, of at most so many."""
+    """Processes that the machines of the cluster have room for at this moment, of at most so many."""
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wants = {"CPU": num_cpus, "GPU": num_gpus}
     count = sum(int(min(node.get(kind, 0) / want for kind, want in wants.items() if want)) for node in alive)
     if not count:
         has = {kind: sum(node.get(kind, 0) for node in alive) for kind in wants}
-        raise RuntimeError(f"The Ray cluster has no machine with room for an actor of {wants}. It has {has} in all.")
+        raise RuntimeError(f"The Ray cluster has no machine with room for a worker of {wants}. It has {has} in all.")
     return min(most or count, count)
 
 
-class _Parts:
-    """What is to be done next: (method of `Scorer`, files). If there is something to skip, files are hashed first."""
-
-    def __init__(self, work: Iterable[tuple[int, str]], size: int, skip: Any) -> None:
-        self.work, self.size, self.skip = iter(work), size, skip
-        self.first = "hashes" if len(skip) else "answers"
-        self.unknown: Work = []  # hashed, and to be decoded
-        self.lost: list[tuple[int, str, Work]] = []  # in the order in which they were given
-
-    def take(self) -> tuple[str, Work] | None:
-        """The next part, if there is one at this moment.
-
-        What was lost comes in the end, what was given last first: an actor's first part may be what ended it, and
-        the cluster tells of the losses in any order.
-        """
-        if len(self.unknown) < self.size and (files := list(itertools.islice(self.work, self.size))):
-            return self.first, files
-        if self.unknown:
-            files, self.unknown = self.unknown[: self.size], self.unknown[self.size :]
-            return "answers", files
-        return self.lost.pop()[1:] if self.lost else None
-
-    def settle(self, method: str, files: Work, found: list[Answer]) -> list[Answer]:
-        """The answers among what was found; hashed files of unknown content become work to come."""
-        if method == "answers":
-            return found
-        known = [answer for answer in found if answer.problem or answer.sha256 in self.skip]
-        settled = {answer.position for answer in known}
-        self.unknown += [file for file in files if file[0] not in settled]
-        return known
-
-
-def _share(ray: Any, parts: _Parts, start: Callable[[], Any], room: Callable[[], int]) -> Iterator[list[Answer]]:
-    """Share the parts among actors, two at a time to each, and give their answers as they come."""
-    most = wanted = room()
-    actors, free, lost = [], deque(), 0
-    turns = itertools.count(1)
-    running: dict[Any, tuple[int, Any, str, Work]] = {}  # no file to an actor that starts
+def _share(
+    ray: Any, parts: Iterator[Work], start: Callable[[Work], Any], room: Callable[[], int]
+) -> Iterator[list[Answer]]:
+    """Share the parts among the processes that there is room for, and give their answers as they come."""
+    running: dict[Any, Work] = {}
+    lost: list[tuple[Work, Exception]] = []
     try:
         while True:
-            while len(actors) < wanted:
-                actors.append(start())
-                running[actors[-1].hashes.remote([])] = 0, actors[-1], "hashes", []
-            while free and (part := parts.take()):
-                actor, (method, files) = free.popleft(), part
-                running[getattr(actor, method).remote(files)] = next(turns), actor, method, files
-            if free and not any(files for *_, files in running.values()):
-                return
+            running |= {start(part): part for part in itertools.islice(parts, max(room() - len(running), 0))}
+            if not running:
+                break
             ready, _ = ray.wait(list(running), timeout=STALLED_SECONDS)
             if not ready:
                 raise RuntimeError(f"The Ray cluster gave no answer for {STALLED_SECONDS // 60} minutes.")
-            turn, actor, method, files = running.pop(ready[0])
+            files = running.pop(ready[0])
             try:
-                found = ray.get(ready[0])
+                yield ray.get(ready[0])
             except ray.exceptions.RayTaskError as error:  # another machine would fail, too
                 cause = f"{type(error.cause).__name__}: {error.cause}"
                 raise RuntimeError(f"A worker of the Ray cluster failed. {cause}") from error
             except ray.exceptions.RayError as error:
-                if actor in actors:
-                    actors.remove(actor)
-                    ray.kill(actor)
-                    free, lost = deque(other for other in free if other is not actor), lost + 1
-                if lost > 2 * most:
-                    last = str(error).strip().splitlines()[-1]
-                    raise RuntimeError(f"The Ray cluster gave no answer, {lost} workers were lost: {last}") from error
-                if files:
-                    bisect.insort(parts.lost, (turn, method, files))
-                    message = f"{len(files):,} files have no answer yet: a worker or its results were lost."
-                    warnings.warn(f"{message} They are given out again.", stacklevel=2)
-                wanted = room()
-            else:
-                if actor in actors:  # it may have answered before it was lost
-                    free.extend([actor] if files else [actor, actor])
-                if files:
-                    lost = 0
-                    yield parts.settle(method, files, found)
+                lost.append((files, error))
     finally:
         with contextlib.suppress(Exception):  # the cluster may be gone
-            for actor in actors:
-                ray.kill(actor)
+            for task in running:
+                ray.cancel(task, force=True)
+    if lost:
+        files, error = lost[0]
+        last = str(error).strip().splitlines()[-1]
+        raise RuntimeError(
+            f"{sum(len(some) for some, _ in lost):,} files have no answer: each of {1 + RETRIES} workers that were "
+            f"given them was lost, {files[0][1]} and its neighbours first: {last} All others have one."
+        ) from error
 
 
-def _saved(model: keras.Model) -> bytes:
+def _saved(model: keras.Model) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
-        return path.read_bytes()
+        return {path.name: path.read_bytes()}
 
 
-class Scorer:
-    """An actor: the stream, with a model that is loaded when it is first needed.
-
-    What fails in a method is an error of the call; what fails in the making of an actor would look like a lost one.
-    """
-
-    def __init__(self, model: bytes, how: dict[str, Any], options: dict[str, Any]) -> None:
-        self.load: Callable[[], Forward] | None = partial(_forward, model, **how)
-        self.options = options
-
-    def hashes(self, work: Work) -> list[Answer]:
-        """The sha256 of each file, without values."""
-        return self._answers(work, EVERYTHING, lambda pixels: [])
-
-    def answers(self, work: Work) -> list[Answer]:
-        """What the model says of each file."""
-        if self.load:
-            self.forward, self.load = self.load(), None
-        return self._answers(work, (), self.forward)
-
-    def _answers(self, work: Work, skip: Container[str], forward: Forward) -> list[Answer]:
-        return [a for batch in stream_answers(work, forward=forward, skip=skip, **self.options) for a in batch]
+def _converted(model: Path, precision: str) -> dict[str, bytes]:
+    path = lowered_path(model, precision)
+    return {f"model{ending}": path.with_suffix(ending).read_bytes() for ending in (".xml", ".bin")}
 
 
-def _forward(model: bytes, *, is_onnx: bool, blocks: Sequence[str] | None, runtime: str, threads: int) -> Forward:
+def _score(
+    sent: list[Any], how: tuple[Any, ...], skip: Container[str], options: dict[str, Any], work: Work
+) -> list[Answer]:
+    """A task: what the model says of each file. The model comes in a list, so that Ray does not unpack it each time."""
+    batches = stream_answers(work, forward=_forward(sent[0], *how), skip=skip, **options)
+    return [answer for batch in batches for answer in batch]
+
+
+@lru_cache(maxsize=1)  # a process may be used by several calls, one after the other
+def _forward(
+    sent: Any, is_converted: bool, blocks: tuple[str, ...], runtime: str, precision: str, threads: int
+) -> Forward:
+    import ray
+
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ("model.onnx" if is_onnx else "model.keras")
-        path.write_bytes(model)
-        if is_onnx:
-            return open_converted(path, threads=threads)
+        for name, content in ray.get(sent).items():
+            (Path(folder) / name).write_bytes(content)
+        if is_converted:
+            return open_converted(Path(folder) / "model.xml", threads=threads, bfloat16=precision == "bfloat16")
         from nsfwlib._tensorflow import keras, tf
         from nsfwlib.model.forward import forward_pass
 
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        for gpu in tf.config.list_physical_devices("GPU"):  # actors may share one
+        for gpu in tf.config.list_physical_devices("GPU"):  # processes may share one
             tf.config.experimental.set_memory_growth(gpu, True)
-        loaded = keras.models.load_model(path, compile=False, safe_mode=True)
-        return forward_pass(loaded, blocks, runtime=runtime, cache_dir=user_cache_path("nsfwlib"), threads=threads)
+        loaded = keras.models.load_model(Path(folder) / "model.keras", compile=False, safe_mode=True)
+        options = {"runtime": runtime, "cache_dir": user_cache_path("nsfwlib"), "threads": threads}
+        return forward_pass(loaded, blocks or None, **options)

@@ -11,7 +11,14 @@ from pathlib import Path
 import h5py
 
 from nsfwlib._tensorflow import keras
-from nsfwlib.model.classifier import assemble, head_dense_layers, layer_weights, set_backbone_weights, set_rescaling
+from nsfwlib.model.classifier import (
+    assemble,
+    head_dense_layers,
+    image_size,
+    layer_weights,
+    set_backbone_weights,
+    set_rescaling,
+)
 from nsfwlib.model.published import CLASS_NAMES
 
 # What a network of keras.applications with a head of dense layers is made of; a Lambda is not among them.
@@ -25,37 +32,30 @@ BACKBONES = {94: "InceptionV3", 35: "MobileNetV2"}  # by the number of Conv2D la
 HEADS = {3: "original", 1: "logistic"}  # by the number of dense layers
 
 
-def read_keras_2(path: Path) -> keras.Model:
-    """The model in an `.h5` file, as Keras loads it once every layer in it is known to carry no code.
+def checked_config(path: Path) -> dict:
+    """The configuration of the model in an `.h5` file, once every layer in it is known to carry no code.
 
     Raises:
         ValueError: a damaged file, weights without a model, or layers that carry code or are unknown here.
     """
-    strange = sorted({layer["class_name"] for layer in _layers(_config(path))} - PLAIN_LAYERS)
+    try:
+        with h5py.File(path) as file:
+            text = file.attrs.get("model_config")
+    except OSError as error:
+        raise ValueError(f"{path} is no HDF5 file, or a damaged one ({error}).") from error
+    if text is None:
+        raise ValueError(
+            f"{path} holds weights without a model. Expected a file that `model.save` wrote. Build the classifier with "
+            "model.build_classifier, load the weights with Keras, and save it as `.keras`."
+        )
+    config = json.loads(text)
+    strange = sorted({layer["class_name"] for layer in _layers(config)} - PLAIN_LAYERS)
     if strange:
         raise ValueError(
             f"{path} holds layers that can carry code or are unknown here ({', '.join(strange)}), so it was not "
             f"opened. Expected: {', '.join(sorted(PLAIN_LAYERS))}."
         )
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # whatever Keras' own checks say of a damaged file
-        raise ValueError(f"{path} could not be read as a Keras 2 model: {error}") from error
-
-
-def _config(path: Path) -> dict:
-    """The model's configuration, as text."""
-    try:
-        with h5py.File(path) as file:
-            config = file.attrs.get("model_config")
-    except OSError as error:
-        raise ValueError(f"{path} is no HDF5 file, or a damaged one ({error}).") from error
-    if config is None:
-        raise ValueError(
-            f"{path} holds weights without a model. Expected a file that `model.save` wrote. Build the classifier with "
-            "model.build_classifier, load the weights with Keras, and save it as `.keras`."
-        )
-    return json.loads(config)
+    return config
 
 
 def _layers(config: dict) -> Iterator[dict]:
@@ -94,13 +94,12 @@ def rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) -> 
     names = list(CLASS_NAMES if class_names is None else class_names)
     if len(names) != count:
         raise ValueError(f"class_names must be {count} names, one an output of {path}. Received: {names}.")
-    size = old.input_shape[1]
     backbone = BACKBONES.get(sum(type(layer) is keras.layers.Conv2D for layer in body))
     head = HEADS.get(len(dense))
     try:
         if backbone is None or head is None:
             raise ValueError("neither of those")
-        new = assemble(names, backbone, head=head, size=size)
+        new = assemble(names, backbone, head=head, size=image_size(old))
         set_backbone_weights(new, layer_weights(body))
         for mine, theirs in zip(head_dense_layers(new), dense, strict=True):
             mine.set_weights(theirs.get_weights())

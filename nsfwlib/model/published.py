@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PACKAGE, VERSION = "nsfwjs", "4.4.0"  # MIT licence
 INTEGRITY = "sha512-krC1fgeTLXtZwgdpKJ0jm7hqv0gTSRQQRL+FhOaxaJ9Wj92t42BO3csO2odwgTAgZgf2RvkwPtp0R8Aa7dc+MA=="
+SECONDS = 600  # for npm and node
 MODELS = {"InceptionV3": "inception_v3", "MobileNetV2": "mobilenet_v2"}  # folders in the package
 CLASS_NAMES = ("drawings", "hentai", "neutral", "porn", "sexy")  # the order of its outputs
 _TOKEN = re.compile(
@@ -85,7 +86,7 @@ def _by_layer(weights: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
     return {layer: [some[weight] for weight in order if weight in some] for layer, some in layers.items()}
 
 
-def fetch_package(*, cache_dir: Path | None = None, timeout: float = 600) -> Path:
+def fetch_package(*, cache_dir: Path | None = None) -> Path:
     """The npm package as a verified `.tgz` in `cache_dir` (default: the user's cache folder), fetched if need be.
 
     A damaged copy in the cache is fetched anew.
@@ -110,7 +111,7 @@ def fetch_package(*, cache_dir: Path | None = None, timeout: float = 600) -> Pat
                 f"could not fetch {PACKAGE}@{VERSION}. Check the network and the registry, or choose "
                 "weights='imagenet', a model file, or None"
             )
-            run_tool("npm", command, problem, timeout=timeout, cwd=folder)
+            run_tool("npm", command, problem, cwd=folder)
             fresh = Path(folder) / archive.name
             received = _integrity(fresh) if fresh.exists() else "no file"
             if received != INTEGRITY:
@@ -126,11 +127,11 @@ def _integrity(path: Path) -> str:
     return "sha512-" + base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
 
 
-def run_tool(name: str, arguments: Sequence[str], problem: str, *, timeout: float, cwd: Path | str, **env: str) -> str:
+def run_tool(name: str, arguments: Sequence[str], problem: str, *, cwd: Path | str, **env: str) -> str:
     """What "npm" or "node" prints, run in the folder `cwd` with `env` beside this process's environment.
 
     Raises:
-        RuntimeError: there is none, it fails, or takes longer than `timeout` seconds; begins with `problem`.
+        RuntimeError: there is none, it fails, or takes longer than ten minutes; begins with `problem`.
     """
     tool = find_tool(name)
     if tool is None:
@@ -139,9 +140,9 @@ def run_tool(name: str, arguments: Sequence[str], problem: str, *, timeout: floa
     # The wheel's npm is a script that starts `node`, which lies beside it and perhaps not on PATH.
     env = {**os.environ, **env, "PATH": os.pathsep.join([str(Path(tool).parent), os.environ.get("PATH", "")])}
     try:
-        done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=timeout, cwd=cwd, env=env)
+        done = subprocess.run([tool, *arguments], capture_output=True, text=True, timeout=SECONDS, cwd=cwd, env=env)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{problem}: no answer within {timeout:.0f} s.") from None
+        raise RuntimeError(f"{problem}: no answer within {SECONDS} s.") from None
     if done.returncode:
         raise RuntimeError(f"{problem}. It said:\n" + "\n".join(done.stderr.strip().splitlines()[-5:]))
     return done.stdout

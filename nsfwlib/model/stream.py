@@ -11,9 +11,10 @@ import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import TimeoutError as NotInTime
+from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,24 +93,25 @@ def _loaded_ahead(
     """Positions and pictures in batches, in the order of the work; options as in `load_picture`."""
     load, work = partial(load_picture, files, **options), iter(work)
     limit = SECONDS if files.filesystem is None else 10 * SECONDS
-    start = partial(ThreadPoolExecutor, workers or min(8, os.cpu_count() or 1), thread_name_prefix="decode")
-    pool, queue = start(), deque[tuple[int, str, Future[Picture]]]()
+    # of multiprocessing: its threads end with the process, even one that is held
+    start = partial(ThreadPool, workers or min(8, os.cpu_count() or 1))
+    pool, queue = start(), deque[tuple[int, str, AsyncResult[Picture]]]()
     batch: list[tuple[int, Picture]] = []
     count = 0
     try:
         while True:
             for position, path in itertools.islice(work, 3 * batch_size - len(queue)):
-                queue.append((position, path, pool.submit(load, path)))
+                queue.append((position, path, pool.apply_async(load, [path])))
             if not queue:
                 break
             position, path, loading = queue.popleft()
             try:
-                picture = loading.result(limit)  # all before it are done: it has a thread
-            except TimeoutError:  # a thread cannot be ended: it is left behind, others take what waits for it
-                picture = Picture(hashed(files, path).sha256, None, "took too long", f"more than {limit:g} seconds")
-                pool.shutdown(wait=False)
+                picture = loading.get(limit)  # all before it are done: it has a thread
+            except NotInTime:  # a thread cannot be ended: it is left behind, others take what is not done
+                picture = Picture(hashed(files, path), None, "took too long", f"more than {limit:g} seconds")
+                pool.terminate()
                 pool = start()
-                queue = deque((i, p, pool.submit(load, p) if other.cancel() else other) for i, p, other in queue)
+                queue = deque((i, p, o if o.ready() else pool.apply_async(load, [p])) for i, p, o in queue)
             batch.append((position, picture))
             count += 0 if picture.pixels is None else len(picture.pixels)
             if count >= batch_size or len(batch) >= 8 * batch_size:
@@ -118,7 +120,7 @@ def _loaded_ahead(
         if batch:
             yield batch
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.terminate()
 
 
 def _answer(batch: list[tuple[int, Picture]], forward: Forward, reduce: Reduce) -> list[Answer]:
@@ -210,14 +212,9 @@ def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Conta
         return Picture(sha256, None, problem.reason, problem.detail)
 
 
-class _Everything:
-    def __contains__(self, sha256: str) -> bool:
-        return True
-
-
-EVERYTHING = _Everything()  # as `skip`: files are read and hashed, and nothing is decoded
-
-
-def hashed(files: Files, path: str) -> Picture:
-    """Read and hash one file, decode nothing."""
-    return load_picture(files, path, size=1, frames=1, skip=EVERYTHING)
+def hashed(files: Files, path: str) -> str:
+    """sha256 of one file, "" where it cannot be read; nothing is decoded."""
+    try:
+        return hashlib.sha256(files.read(path)).hexdigest()
+    except ImageProblem:
+        return ""

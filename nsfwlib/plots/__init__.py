@@ -1,4 +1,5 @@
 """What do the numbers look like? One function a figure: numbers come in, Axes or Figure goes out.
+Where one takes `ax`, it draws there, else on a new figure.
 
 plot_counts            Images per class, stacked by split; those left out for a problem are hatched
 plot_problems          Number of images left out, by reason and class (`problem`, `given_label` of the images table)
@@ -21,7 +22,7 @@ plot_confusion_pair    Two confusion matrices side by side
 plot_score_histogram   How many files have which score, on a logarithmic count axis, with the thresholds of `points`
 plot_parity            Size, time and disagreement of each format, a panel each
 plot_noise_matrix      Which label was given to which class: estimated numbers of images, wrong ones shaded
-plot_scores            Suspicion of every label, most suspect first, with the cut and the number a person will look at
+plot_scores            Suspicion of every label, most suspect first, with the cut
 plot_history           Loss, accuracy and learning rate of all stages of training along one axis of epochs
 plot_learning_curve    Validation accuracy against the number of training images
 """

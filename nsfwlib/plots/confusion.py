@@ -31,7 +31,6 @@ def plot_confusion(
         normalise: show shares of the row (empty rows stay empty) instead of counts.
         intervals: (K, K, 2) low and high share of each cell, written under it.
         title: accuracy and number of images by default.
-        ax: where to draw; a new figure by default.
     """
     matrix = np.asarray(matrix)
     k = len(class_names)
@@ -64,7 +63,6 @@ def plot_confusion_pair(
     *,
     class_names: Sequence[str],
     titles: tuple[str, str] = ("Before", "After"),
-    normalise: bool = True,
     intervals: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> Figure:
     """Two confusion matrices side by side, each as `plot_confusion` draws it, accuracy added to its title."""
@@ -73,10 +71,7 @@ def plot_confusion_pair(
     for ax, matrix, name, bounds in zip(axes, (before, after), titles, intervals, strict=True):
         matrix = np.asarray(matrix)
         title = _confusion_title(matrix, np.issubdtype(matrix.dtype, np.integer))
-        plot_confusion(
-            matrix, class_names=class_names, normalise=normalise, intervals=bounds, ax=ax,
-            title=f"{name}\n{title}",
-        )  # fmt: skip
+        plot_confusion(matrix, class_names=class_names, intervals=bounds, title=f"{name}\n{title}", ax=ax)
     axes[1].set_ylabel("")
     return fig
 
@@ -87,7 +82,6 @@ def plot_incarnations(incarnations: pd.DataFrame, *, ax: Axes | None = None) -> 
 
     Args:
         incarnations: as from `evaluate.read_incarnations`.
-        ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (max(5, 1.3 * len(incarnations) + 1.5), 3.6))
     ax.set(ylabel="share of images right", title="Accuracy over incarnations")

@@ -34,7 +34,6 @@ def plot_counts(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Args:
         images: the images table (`given_label`, `split`, `problem`).
-        ax: where to draw; a new figure by default.
     """
     part = images["split"].where(images["problem"].eq(""), "left out").fillna("")
     counts = pd.crosstab(images["given_label"], part)
@@ -188,16 +187,12 @@ def plot_heat_maps(
 
 
 @styled
-def plot_feature_map(
-    xy: np.ndarray, labels: Sequence[str], *, marked: Sequence[bool] | None = None, ax: Axes | None = None
-) -> Axes:
+def plot_feature_map(xy: np.ndarray, labels: Sequence[str], *, ax: Axes | None = None) -> Axes:
     """Two-dimensional map of the features, one point an image.
 
     Args:
         xy: (N, 2) coordinates; distances mean little, neighbourhoods something.
         labels: (N,) class of each image.
-        marked: (N,) images to ring as suspected.
-        ax: where to draw; a new figure by default.
     """
     xy, labels = np.asarray(xy), np.asarray(labels).astype(str)
     ax = new_axes(ax, (6.4, 5))
@@ -205,10 +200,6 @@ def plot_feature_map(
     for name, look in class_looks(sorted(set(labels))).items():
         points = xy[labels == name]
         ax.scatter(*points.T, s=size, alpha=0.7, lw=0, label=f"{shown(name)} ({len(points):,})", **look)
-    if marked is not None:
-        points = xy[np.asarray(marked, dtype=bool)]
-        ring = {"facecolor": "none", "edgecolor": INK, "lw": 0.9}
-        ax.scatter(*points.T, s=size * 2.6, label=f"suspected ({len(points):,})", **ring)
     ax.set(xticks=[], yticks=[], xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)")
     ax.set_title(f"{len(xy):,} images by their features")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.5)

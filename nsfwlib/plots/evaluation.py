@@ -23,16 +23,17 @@ _FLOOR = 1e-8  # where the log scale of differences begins
 def plot_intervals(
     table: pd.DataFrame, *, xlabel: str = "share of images", title: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Estimates with their intervals below one another.
+    """Estimates with their intervals below one another, the first on top.
 
     Args:
         table: `name`, `value`, `low`, `high`, all shares.
         xlabel: what is shared.
-        title: of the figure.
-        ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (6.5, 1.1 + 0.42 * len(table)))
-    _estimates(ax, table, table["name"].map(shown))
+    _whiskers(ax, np.arange(len(table)), table, ("value", "low", "high"))
+    ax.set_yticks(np.arange(len(table)), table["name"].map(shown))
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.grid(axis="x", lw=0.4)
     for i, (value, high) in enumerate(zip(table["value"], table["high"], strict=True)):
         known = not np.isnan(value)
         ax.annotate(
@@ -56,17 +57,13 @@ def plot_class_scores(
         which: scores to show, in this order.
     """
     support = scores[scores["score"].eq("recall")].set_index("class")["support"]
-    names = [f"{shown(name)}  ({n:,})" for name, n in support.items()]
-    size = (2.7 * len(which) + 1, 1.2 + 0.4 * len(names))
+    size = (2.7 * len(which) + 1, 1.2 + 0.4 * len(support))
     fig, axes = plt.subplots(1, len(which), figsize=size, sharey=True, squeeze=False)
     for ax, score in zip(axes[0], which, strict=True):
         table = scores[scores["score"].eq(score)].set_index("class").reindex(support.index)
-        _estimates(ax, table, names)
-        for i in np.flatnonzero(table["value"].isna()):
-            ax.text(0.5, i, "no image", transform=ax.get_yaxis_transform(), ha="center", va="center", fontsize=8)
-        ax.set_title(score.capitalize())
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-    fig.supxlabel("share (with 95% interval)", fontsize=10)
+        table["name"] = [f"{name}  ({n:,})" for name, n in support.items()]
+        plot_intervals(table, xlabel="share", title=score.capitalize(), ax=ax)
+        ax.xaxis.set_major_locator(MaxNLocator(3))
     return fig
 
 
@@ -76,7 +73,6 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
 
     Args:
         tables: by name, such as "before temperature" and "after", each as from `evaluate.calibration_table`.
-        ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (5.2, 4.8))
     ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
@@ -105,8 +101,6 @@ def plot_precision_recall(
     Args:
         curve: `recall`, `precision`, `precision_low`, `precision_high`, as from `evaluate.threshold_curve`.
         points: operating points to mark, up to four (`wish`, `threshold`).
-        title: of the figure.
-        ax: where to draw; a new figure by default.
     """
     return _draw_curve(curve, "recall", "precision", points, title or "Precision and recall", ax)
 
@@ -180,18 +174,13 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series, *, uploads: int = 100_
 
 
 @styled
-def plot_slices(
-    slices: pd.DataFrame, *, top: int = 15, false_discoveries: float = 0.05, ax: Axes | None = None
-) -> Axes:
-    """Accuracy of the worst slices with intervals; filled where chance is an unlikely reason.
+def plot_slices(slices: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Accuracy of the 15 worst slices with intervals; filled where chance is an unlikely reason (`q` ≤ 0.05).
 
     Args:
         slices: as from `evaluate.accuracy_by_slice`.
-        top: how many of them to draw.
-        false_discoveries: slices with `q` up to this share are filled.
-        ax: where to draw; a new figure by default.
     """
-    table = slices[slices["p"].notna()].head(top).reset_index(drop=True)
+    table = slices[slices["p"].notna()].head(15).reset_index(drop=True)
     ax = new_axes(ax, (7.5, 1.3 + 0.34 * max(len(table), 1)))
     ax.set_title(f"{len(table)} worst of {len(slices)} slices")
     ax.set_xlabel("share of images right (with 95% interval)")
@@ -199,11 +188,11 @@ def plot_slices(
         note(ax, "no slice has enough images")
         return ax
     y = np.arange(len(table))
-    sure = table["q"].le(false_discoveries).to_numpy()
+    sure = table["q"].le(0.05).to_numpy()
     for part, look in ((sure, {"mfc": ACCENT, "color": ACCENT}), (~sure, {"mfc": "white", "color": DARK})):
         _whiskers(ax, y[part], table[part], ("accuracy", "low", "high"), **look)
     ax.plot(table["rest"], y, "|", color=INK, ms=12, label="all other images")
-    ax.plot([], [], "o", color=ACCENT, mfc=ACCENT, label=f"differs (q ≤ {false_discoveries:g})")
+    ax.plot([], [], "o", color=ACCENT, mfc=ACCENT, label="differs (q ≤ 0.05)")
     ax.plot([], [], "o", color=DARK, mfc="white", label="may be chance")
     ax.set_yticks(y, [f"{shown(f'{row.attribute}: {row.value}')}  ({row.images:,})" for row in table.itertuples()])
     ax.invert_yaxis()
@@ -252,7 +241,6 @@ def plot_score_histogram(score: pd.Series, *, points: pd.DataFrame | None = None
     Args:
         score: as from `unsafe_scores`.
         points: as from `operating_points`.
-        ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (8, 3.4))
     scored = score.dropna()
@@ -307,15 +295,6 @@ def _bars(ax: Axes, values: pd.Series, texts: Sequence[str], title: str) -> None
             text, (0, place), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
         )
     ax.set_title(title)
-
-
-def _estimates(ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
-    """Values with their intervals below one another, the first on top; rows without a value stay empty."""
-    _whiskers(ax, np.arange(len(table)), table, ("value", "low", "high"))
-    ax.set_yticks(np.arange(len(table)), names)
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    percent(ax.xaxis)
-    ax.grid(axis="x", lw=0.4)
 
 
 def _whiskers(ax: Axes, y: np.ndarray, table: pd.DataFrame, columns: Sequence[str], **look: str | float) -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, new_axes, note, plain_log_ticks, shown, styled
+from nsfwlib.plots.style import DARK, INK, LIGHT, new_axes, note, plain_log_ticks, shown, styled
 
 
 @styled
@@ -14,7 +14,6 @@ def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Args:
         noise: square table of numbers, rows given labels, columns the classes believed true.
-        ax: where to draw; a new figure by default.
     """
     values = noise.to_numpy(dtype=float)
     off = ~np.eye(len(noise), dtype=bool)
@@ -39,13 +38,11 @@ def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 @styled
-def plot_scores(issues: pd.DataFrame, *, budget: int | None = None, ax: Axes | None = None) -> Axes:
-    """Suspicion of every label, most suspect first, with the cut and the number a person will look at.
+def plot_scores(issues: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Suspicion of every label, most suspect first, with the cut.
 
     Args:
         issues: `score` (higher is more suspect) and `is_issue`, as from `labels.find_label_issues`.
-        budget: how many images will be reviewed; not drawn where unknown.
-        ax: where to draw; a new figure by default.
     """
     score = issues["score"].dropna().sort_values(ascending=False).to_numpy()
     cut = int(issues["is_issue"].sum())
@@ -60,10 +57,7 @@ def plot_scores(issues: pd.DataFrame, *, budget: int | None = None, ax: Axes | N
     if cut:
         ax.fill_between(rank[:cut], score[:cut], score.min(), color=LIGHT, lw=0, zorder=0)
         ax.axvline(cut, color=INK, ls="--", lw=1, label=f"suspected: {cut:,}")
-    if budget is not None:
-        ax.axvline(budget, color=ACCENT, lw=2, label=f"budget: {budget:,}")
+        ax.legend(loc="upper right")
     ax.set(xscale="log", xlim=(1, len(score)))
     plain_log_ticks(ax.xaxis)
-    if cut or budget is not None:
-        ax.legend(loc="upper right")
     return ax

@@ -59,7 +59,6 @@ def plot_learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Args:
         curve: one row a fit: `images`, `repeat`, `accuracy`, as from `train.learning_curve`.
-        ax: where to draw; a new figure by default.
     """
     ax = new_axes(ax, (5.5, 3.4))
     near = curve.groupby(curve.groupby("repeat").cumcount())[["images", "accuracy"]].mean().sort_values("images")

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nsfwlib.data import MAX_PIXELS
+from nsfwlib.files import with_way_out
+from nsfwlib.model import PRECISIONS, in_words
 from nsfwlib.score.run import PLACES, RUNTIMES, score, summary
 
 
@@ -21,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=Path("scores.parquet"), help=".parquet, .csv or .jsonl (%(default)s)"
     )
     parser.add_argument("--where", choices=PLACES, default="local", help="ray: the machines of a cluster")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="auto: ONNX Runtime where it is installed")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="auto: OpenVINO where it is installed")
+    least = "of the computing; auto: bfloat16 where the processor has it and the answers agree (default: %(default)s)"
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=least)
     parser.add_argument("--data-dir", type=Path, help="what the paths of a table are relative to")
     parser.add_argument("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
     rescaling = "of a foreign model: it is given rgb · SCALE + OFFSET (default: 1/255 and 0)"
@@ -52,9 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write("\nInterrupted. The same command goes on from here.\n")
         return 130
     except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{with_way_out(error, '--out, --cache-dir and of temporary files')}\n")
         return 2
     if not quiet:
+        if table.attrs.get("agreement"):
+            sys.stderr.write(f"Computed in {table.attrs['precision']}: {in_words(table.attrs['agreement'])}.\n")
         sys.stderr.write(f"{summary(table)}\n{options['out']}\n")
     return 0
 

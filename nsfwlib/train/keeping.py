@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from nsfwlib import runs
 from nsfwlib._tensorflow import keras
 from nsfwlib.files import write_whole
 from nsfwlib.train.head import history_table
@@ -28,9 +29,8 @@ def resumed(work_dir: Path) -> pd.DataFrame:
     if not epochs:
         log.unlink(missing_ok=True)
         return pd.DataFrame()
-    history = pd.read_csv(log)[:epochs].drop(columns="learning_rate", errors="ignore")
-    history.to_csv(log, index=False)
-    return history_table(history.drop(columns="epoch").to_dict("list"), "fine-tune")
+    kept = pd.read_csv(log)[:epochs].drop(columns=["stage", "epoch", "learning_rate"], errors="ignore")
+    return history_table(kept.to_dict("list"), "fine-tune")
 
 
 def _put_aside(file: Path) -> bool:
@@ -58,26 +58,20 @@ def _epoch(file: Path) -> int:
 
 def save_whole(model: keras.Model, path: Path) -> None:
     """Weights and the state of the optimizer, whole or not at all."""
-    try:
-        with write_whole(path) as draft:
-            model.save_weights(draft)
-    except OSError as error:
-        raise OSError(
-            f"The weights of an epoch could not be written to {path}: {error} Free some room and run again: the epochs "
-            "that are finished are kept."
-        ) from error
+    with write_whole(path) as draft:
+        model.save_weights(draft)
 
 
 class Keep(keras.callbacks.Callback):
-    """After each epoch its weights: the best ones stay, and the last two for a killed run to go on from.
+    """After each epoch its row of `history` and its weights: the best ones stay, and the last two to go on from.
 
-    `losses` on validation are those before training and after each epoch that is finished. An epoch counts as finished
-    when its weights are on disk.
+    `before` is the loss on validation before training, `history` that of the epochs that are finished. An epoch counts
+    as finished when its weights are on disk.
     """
 
-    def __init__(self, work_dir: Path, losses: list[float]) -> None:
+    def __init__(self, work_dir: Path, before: float, history: pd.DataFrame) -> None:
         super().__init__()
-        self.work_dir, self.losses = work_dir, losses
+        self.work_dir, self.before, self.history = work_dir, before, history
 
     def file(self, epoch: int) -> Path:
         """The weights after so many epochs."""
@@ -85,17 +79,20 @@ class Keep(keras.callbacks.Callback):
 
     def best(self) -> Path:
         """The weights of the lowest loss, the first of several."""
-        return self.file(int(np.argmin(np.nan_to_num(self.losses, nan=np.inf))))
+        losses = [self.before, *self.history.get("val_loss", [])]
+        return self.file(int(np.argmin(np.nan_to_num(losses, nan=np.inf))))
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Called by Keras."""
-        if len(self.losses) > 1:
+        if len(self.history):
             self.model.optimizer.build(self.model.trainable_variables)  # else its state would be left out
-            self.model.load_weights(self.file(len(self.losses) - 1))
+            self.model.load_weights(self.file(len(self.history)))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Called by Keras."""
-        self.losses.append(logs["val_loss"])
+        row = history_table({name: [value] for name, value in logs.items()}, "fine-tune", first=epoch + 1)
+        self.history = pd.concat([self.history, row], ignore_index=True)
+        runs.write_table(self.history, self.work_dir / "epochs.csv")
         if np.isfinite(logs["loss"]):  # else training ends here
             save_whole(self.model, self.file(epoch + 1))
             for file in {self.file(n) for n in range(epoch)} - {self.best()}:

@@ -30,7 +30,7 @@ from nsfwlib.model import (
     seed_dropout,
     unfreeze_from,
 )
-from nsfwlib.train.head import StopOnNaN, class_weights, compile_classifier, history_table, one_hot, rows_dataset
+from nsfwlib.train.head import StopOnNaN, class_weights, compile_classifier, one_hot, rows_dataset
 from nsfwlib.train.keeping import Keep, resumed, save_whole
 
 
@@ -107,7 +107,7 @@ def fine_tune(
             rows_dataset(
                 store_lower(model, fine_tune_from, some, work_dir / "lower" / split, views=views[split], seed=seed),
                 targets[split],
-                np.arange(max(views[split], 1) * len(some)).reshape(-1, len(some)),
+                np.arange(max(views[split], 1) * len(some)).reshape(len(some), -1).T,
                 shuffled=split == "train",
                 **inputs,
             )
@@ -123,15 +123,15 @@ def fine_tune(
     before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
     if not len(done):
         save_whole(copy, work_dir / "epoch-000.weights.h5")
-    nan, kept = StopOnNaN(), Keep(work_dir, [before, *done.get("val_loss", [])])
-    fitted = copy.fit(
+    nan, kept = StopOnNaN(), Keep(work_dir, before, done)
+    copy.fit(
         train,
         validation_data=val,
         epochs=epochs,
         initial_epoch=len(done),
         verbose=verbose,
         shuffle=False,
-        callbacks=[nan, keras.callbacks.CSVLogger(work_dir / "epochs.csv", append=True), kept],
+        callbacks=[nan, kept],
         class_weight=class_weights(targets["train"], class_weight),
     )
     best = kept.best()
@@ -142,11 +142,9 @@ def fine_tune(
         trained.set_weights(copy.get_weights())
     freeze_backbone(model)
     nan.check(f"The best weights so far are in the model and in {best}.")
-    history = pd.concat([done, history_table(fitted.history, "fine-tune", first=len(done) + 1)], ignore_index=True)
-    history["learning_rate"] = [float(schedule(epoch * steps)) for epoch in history["epoch"]]
     if not keep:
         shutil.rmtree(work_dir)
-    return history
+    return kept.history.assign(learning_rate=[float(schedule(epoch * steps)) for epoch in kept.history["epoch"]])
 
 
 def _compiled_copy(model: keras.Model, schedule: Callable[[int], tf.Tensor], label_smoothing: float) -> keras.Model:
@@ -277,44 +275,46 @@ def store_lower(
     seed: int = 0,
     progress: bool = True,
 ) -> np.ndarray:
-    """Output of `block` for each view of each picture: float16 (views · N, H, W, C), memory-mapped in `folder`.
+    """Output of `block` for each view of each picture: float16 (N · views, H, W, C), memory-mapped in `folder`.
 
-    All pictures in their first view come first, then all in the second; a view is an augmentation, and with views=0
+    All views of the first picture come first, then all of the second; a view is an augmentation, and with views=0
     there is one, the picture as it is. A killed pass goes on where it stopped; the caller gives each combination of
     weights, pictures and seed a folder of its own.
 
     Raises:
-        OSError: there is not enough room on the disk; nothing was written.
+        OSError: there is not enough room on the disk; what was computed before is kept.
         ValueError: a picture can no longer be read.
     """
     part = keras.Model(model.input, block_output(model, block))
-    shape = (max(views, 1), len(paths), *part.output_shape[1:])
+    shape = (max(views, 1), *part.output_shape[1:])  # of a picture
+    file, width, forward = folder / "rows.f16", 2 * int(np.prod(shape)), compiled(part)
     folder.mkdir(parents=True, exist_ok=True)
-    need, free = int(np.prod(shape)) * 2, shutil.disk_usage(folder).free
-    if not (folder / "done").exists() and need > free:
+    try:
+        with file.open("ab") as stored:
+            start = stored.tell() // width
+            stored.truncate(start * width)  # a kill may have cut the last one
+            _check_room(folder, (len(paths) - start) * width)
+            batches = decoded_batches(paths[start:], size=part.input_shape[1], batch_size=batch_size)
+            bar = tqdm(total=len(paths), initial=start, desc=f"up to {block}", unit="img", disable=not progress)
+            for positions, pixels, problems in batches:
+                if problems:
+                    raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
+                drawn = [(seed + view, start + int(positions[0])) for view in range(views)]
+                seen = [augment(tf.constant(pixels), key).numpy() for key in drawn] or [pixels]
+                rows = np.stack([forward(some)[0] for some in seen], axis=1)
+                stored.write(rows.astype(np.float16).tobytes())
+                stored.flush()
+                bar.update(len(positions))
+            bar.close()
+    except OSError as error:
         raise OSError(
-            f"Expected {need / 1e9:.1f} GB of room in {folder} for what lies before {block}. Received: "
-            f"{free / 1e9:.1f} GB. Use fewer stored views, or stored_views=0."
-        )
-    done, rows = _kept(folder / "done", bool, (len(paths),)), _kept(folder / "rows.f16", np.float16, shape)
-    todo, forward = np.flatnonzero(~done), compiled(part)
-    batches = decoded_batches([paths[i] for i in todo.tolist()], size=part.input_shape[1], batch_size=batch_size)
-    start, label = len(paths) - len(todo), f"up to {block}"
-    with tqdm(total=len(paths), initial=start, desc=label, unit="img", disable=not progress) as bar:
-        for positions, pixels, problems in batches:
-            if problems:
-                raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
-            chosen = todo[positions]
-            for view in range(len(rows)):
-                seen = augment(tf.constant(pixels), (seed + view, int(chosen[0]))).numpy() if views else pixels
-                rows[view, chosen] = forward(seen)[0]
-            rows.flush()  # before it counts as done
-            done[chosen] = True
-            bar.update(len(chosen))
-    return rows.reshape(-1, *shape[2:])
+            f"What lies before {block} could not be stored: {error.strerror or error} Free some room and run again: "
+            f"what was computed stays in {folder}. Or use fewer stored views, or stored_views=0."
+        ) from error
+    return np.memmap(file, np.float16, "r", shape=(len(paths) * shape[0], *shape[1:]))
 
 
-def _kept(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """The array in the file `path`, zeros where nothing was written yet."""
-    path.touch()
-    return np.memmap(path, dtype, "r+", shape=shape)
+def _check_room(folder: Path, need: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(f"Expected {need / 1e9:.1f} GB of room in {folder}. Received: {free / 1e9:.1f} GB.")

@@ -1,8 +1,11 @@
 import os
+import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -163,6 +166,50 @@ def test_an_archive_that_swells_is_refused_before_keras_sees_it(small, tmp_path,
     monkeypatch.setattr(keras.models, "load_model", None)
     with pytest.raises(ValueError, match=sentence):
         build.load_model(path)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_weights_that_swell_are_refused_before_keras_sees_them(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"bomb{suffix}"
+    dense = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+    dense.save(path)
+    weights = path
+    if suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            weights = Path(archive.extract("model.weights.h5", tmp_path))
+    with h5py.File(weights, "a") as file:
+        file.create_dataset("bomb", (1 << 35,), "f4", chunks=True, compression="gzip")
+    if suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in (parts | {"model.weights.h5": weights.read_bytes()}).items():
+                archive.writestr(name, content)
+    monkeypatch.setattr(keras.models, "load_model", None)
+    with pytest.raises(ValueError, match=r"bomb.* would expand to 137,4\d\d\.\d MB"):
+        build.load_model(path)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_network_larger_than_its_file_is_refused_before_it_is_built(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"vast{suffix}"
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(23), keras.layers.Dense(29)]).save(path)
+    if suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in parts.items():
+                archive.writestr(name, vast(content) if name == "config.json" else content)
+    else:
+        with h5py.File(path, "a") as file:
+            file.attrs["model_config"] = vast(file.attrs["model_config"].encode())
+    monkeypatch.setattr(keras.models, "load_model", None)
+    with pytest.raises(ValueError, match=r"a network of 6,67\d,\d+\.\d million numbers"):
+        build.load_model(path)
+
+
+def vast(config):
+    return re.sub(rb"\b23\b", b"23000000", config.replace(b'"units": 29', b'"units": 290000'))
 
 
 @pytest.mark.parametrize("name", ["a_a_b", "a_202e_b", "x" * 256, "a_110000_b"])

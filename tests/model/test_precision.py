@@ -105,5 +105,5 @@ def test_a_changed_int8_file_is_made_and_compared_anew(ready, monkeypatch):
 
 
 def test_an_unknown_precision_lists_those_there_are(ready):
-    with pytest.raises(ValueError, match="auto, float32, bfloat16, int8. Received: 'half'"):
+    with pytest.raises(ValueError, match=r"auto, float32, bfloat16, int8\. Received: 'half'"):
         ready.lowered("half", sample)

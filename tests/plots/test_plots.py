@@ -231,11 +231,11 @@ def test_noise_matrix_shades_only_what_is_wrong():
 # ── Suspicion ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_scores_fall_from_the_most_suspect_and_show_cut_and_budget():
+def test_scores_fall_from_the_most_suspect_and_show_the_cut():
     issues = pd.DataFrame({"score": [0.1, 0.9, np.nan, 0.5], "is_issue": [False, True, False, False]})
-    ax = plot_scores(issues, budget=2)
+    ax = plot_scores(issues)
     assert ax.lines[0].get_xydata().tolist() == [[1, 0.9], [2, 0.5], [3, 0.1]]
-    assert ticks(ax.get_legend().get_texts()) == ["suspected: 1", "budget: 2"]
+    assert ticks(ax.get_legend().get_texts()) == ["suspected: 1"]
 
 
 def test_scores_without_any_score_say_so():
@@ -243,10 +243,10 @@ def test_scores_without_any_score_say_so():
     assert texts(plot_scores(issues)) == ["no label was scored"]
 
 
-def test_feature_map_draws_each_class_and_rings_the_marked():
-    ax = data.plot_feature_map(np.arange(8.0).reshape(4, 2), ["a", "b", "a", "b"], marked=[False, True, False, False])
-    assert ticks(ax.get_legend().get_texts()) == ["a (2)", "b (2)", "suspected (1)"]
-    assert ax.collections[2].get_offsets().tolist() == [[2, 3]]
+def test_feature_map_draws_each_class():
+    ax = data.plot_feature_map(np.arange(8.0).reshape(4, 2), ["a", "b", "a", "b"])
+    assert ticks(ax.get_legend().get_texts()) == ["a (2)", "b (2)"]
+    assert ax.collections[1].get_offsets().tolist() == [[2, 3], [6, 7]]
 
 
 # ── Evaluation ──────────────────────────────────────────────────────────────────────────────────
@@ -273,7 +273,7 @@ def test_class_scores_have_a_panel_a_score_and_the_support():
 def test_class_scores_say_where_there_is_no_image():
     probs = np.tile([0.8, 0.1, 0.1], (40, 1))
     table = evaluate.scores(["drawings"] * 40, probs, class_names=NAMES, draws=20)
-    assert texts(evaluation.plot_class_scores(table, which=["recall"]).axes[0]) == ["no image", "no image"]
+    assert texts(evaluation.plot_class_scores(table, which=["recall"]).axes[0]) == ["100.0%", "unknown", "unknown"]
 
 
 def test_calibration_draws_only_bins_with_images():

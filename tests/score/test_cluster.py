@@ -2,8 +2,6 @@
 
 import os
 import threading
-from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -131,7 +129,7 @@ def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
     pd.testing.assert_frame_equal(table, local, rtol=1e-4, atol=1e-6)
 
 
-def test_resuming_hashes_over_the_cluster_and_computes_what_is_new_alone(
+def test_resuming_over_the_cluster_computes_what_is_new_alone(
     two_nodes, classifier, folder, tmp_path, local, monkeypatch
 ):
     out = tmp_path / "scores.parquet"
@@ -156,7 +154,7 @@ def test_a_converted_model_file_scores_over_the_cluster_without_keras(
     file = tmp_path / "model.keras"
     save_model(classifier, file)
     monkeypatch.setattr(cluster, "_saved", None)  # nothing of Keras' travels
-    table = on_ray(file, folder, tmp_path / "scores.parquet", cache_dir=tmp_path, runtime="onnxruntime")
+    table = on_ray(file, folder, tmp_path / "scores.parquet", cache_dir=tmp_path, runtime="openvino")
     pd.testing.assert_frame_equal(table, local, rtol=0, atol=1e-4)
 
 
@@ -173,7 +171,7 @@ def test_a_cluster_that_refuses_us_says_that_it_may_want_a_token(classifier, fol
 
 
 def test_a_cluster_without_room_says_what_it_has(two_nodes, classifier, folder, tmp_path):
-    with pytest.raises(RuntimeError, match=r"no machine with room for an actor of .*'GPU': 8.*It has"):
+    with pytest.raises(RuntimeError, match=r"no machine with room for a worker of .*'GPU': 8.*It has"):
         on_ray(classifier, folder, tmp_path / "scores.parquet", cluster={"gpus": 8})
 
 
@@ -186,64 +184,35 @@ def test_a_failing_model_is_an_error_and_not_a_lost_machine(two_nodes, classifie
 def test_a_file_that_ends_every_worker_is_an_error_when_all_others_have_an_answer(two_nodes):
     import ray
 
-    @ray.remote(num_cpus=1)
-    class Deadly:
-        def hashes(self, work):
-            return []
+    @ray.remote(num_cpus=1, max_retries=2)
+    def deadly(work):
+        if (6, "x") in work:
+            os._exit(1)
+        return [stream.Answer(position, "", 0, None, "damaged", "") for position, _ in work]
 
-        def answers(self, work):
-            if (6, "x") in work:
-                os._exit(1)
-            return [stream.Answer(position, "", 0, None, "damaged", "") for position, _ in work]
-
-    parts = cluster._Parts(((i, "x") for i in range(40)), 4, ())
+    parts = ([(i + j, "x") for j in range(4)] for i in range(0, 40, 4))
     answered = []
-    with pytest.warns(UserWarning, match="given out again"), pytest.raises(RuntimeError, match="3 workers were lost"):
-        for answers in cluster._share(ray, parts, Deadly.remote, lambda: 1):
+    with pytest.raises(RuntimeError, match=r"4 files have no answer: each of 3 workers .* was lost"):
+        for answers in cluster._share(ray, parts, deadly.remote, lambda: 1):
             answered += [answer.position for answer in answers]
     assert sorted(answered) == [i for i in range(40) if not 4 <= i < 8]
 
 
-class Call:
-    def __init__(self, worker, work):
-        self.work, self.lost = work, worker.gone or (6, "x") in work
-        worker.gone = self.lost
+def test_a_process_of_the_cluster_loads_its_model_once(two_nodes, classifier, folder, tmp_path):
+    loads = tmp_path / "loads"
 
+    class Counted(stream.Files):
+        def read(self, path):
+            from nsfwlib.model.cluster import _forward
 
-class LateNews:
-    """A cluster of one worker, lost when it gets to file 6, that tells of its losses in reversed order."""
+            with loads.open("a") as file:
+                file.write(f"{os.getpid()} {_forward.cache_info().misses}\n")
+            return super().read(path)
 
-    def __init__(self):
-        import ray
-
-        self.exceptions = ray.exceptions
-
-    def start(self):
-        worker = SimpleNamespace(gone=False)
-        worker.hashes = worker.answers = SimpleNamespace(remote=partial(Call, worker))
-        return worker
-
-    def wait(self, running, timeout):
-        answered = [call for call in running if call.work and not call.lost]
-        lost = [call for call in reversed(running) if call.lost]
-        return (answered + lost + running)[:1], []
-
-    def get(self, call):
-        if call.lost:
-            raise self.exceptions.RayError("lost")
-        return [stream.Answer(position, "", 0, None, "", "") for position, _ in call.work]
-
-    def kill(self, worker):
-        pass
-
-
-def test_files_beside_one_that_ends_workers_are_answered_in_whatever_order_losses_are_told():
-    ray, answered = LateNews(), []
-    parts = cluster._Parts(((i, "x") for i in range(40)), 4, ())
-    with pytest.warns(UserWarning, match="given out again"), pytest.raises(RuntimeError, match="3 workers were lost"):
-        for answers in cluster._share(ray, parts, ray.start, lambda: 1):
-            answered += [answer.position for answer in answers]
-    assert sorted(answered) == [i for i in range(40) if not 4 <= i < 8]
+    work = [(i, f"{i:04}.png") for i in range(100)]
+    answers = cluster_answers(work, files=Counted(str(folder)), model=classifier, size=SIZE, batch_size=2, actors=1)
+    assert len([answer for part in answers for answer in part]) == 100
+    assert len(set(loads.read_text().splitlines())) == 1
 
 
 def test_a_cluster_that_is_not_there_is_said_at_once(monkeypatch):

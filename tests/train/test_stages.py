@@ -46,6 +46,33 @@ def test_what_is_stored_is_what_the_lower_part_makes_of_the_pictures(data, tmp_p
     assert np.allclose(upper(rows.astype(np.float32)), classifier(pixels), atol=1e-3)
 
 
+def test_a_disk_that_fills_up_while_lower_parts_are_stored_is_a_sentence_and_the_pass_goes_on(data, tmp_path):
+    code = (
+        "import resource, sys\n"
+        "sys.path[:0] = sys.argv[1:3]\n"
+        "from pathlib import Path\n"
+        "from test_stages import FROM, build, stages\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try: stages.store_lower(build(), FROM, [Path(p) for p in sys.argv[4:]], Path(sys.argv[3]), batch_size=4)\n"
+        "except OSError as error: print(error)\n"
+    )
+    paths = [data[1] / p for p in data[0]["path"]]
+    tests = [str(folder) for folder in Path(__file__).parents[:2]]
+    done = subprocess.run([sys.executable, "-c", code, *tests, tmp_path, *paths], capture_output=True, text=True)
+    assert f"{FROM} could not be stored: File too large Free some room and run again" in done.stdout, done.stderr
+    whole = stages.store_lower(build(), FROM, paths, tmp_path, batch_size=4, progress=False)
+    assert len(whole) == len(paths) and np.abs(whole).reshape(len(paths), -1).max(axis=1).all()
+
+
+def test_a_history_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
+    def full(self, target, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match=r"epochs\.csv could not be written \(No space left on device\).*Free space"):
+        keeping.Keep(tmp_path, 1.0, pd.DataFrame()).on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
+
+
 def test_a_killed_pass_over_the_lower_part_goes_on_where_it_stopped(data, tmp_path, monkeypatch):
     classifier = build()
     paths = [data[1] / p for p in data[0]["path"]]
@@ -189,7 +216,7 @@ def test_a_disk_too_full_for_an_epoch_is_named_with_the_way_out(tmp_path):
         def save_weights(self, path):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match=r"epoch-001\.weights\.h5.*No space left.*run again"):
+    with pytest.raises(OSError, match=r"epoch-001\.weights\.h5.*No space left.*Free space"):
         keeping.save_whole(Full(), tmp_path / "epoch-001.weights.h5")
     assert not list(tmp_path.iterdir())
 
