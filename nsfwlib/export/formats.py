@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.export.parity import Runtime, open_onnx, open_savedmodel, open_tfjs, open_tflite
 from nsfwlib.export.tfjs import write_tfjs
@@ -117,6 +118,10 @@ def _onnx(source: Source, folder: Path) -> None:
     onnx.helper.set_model_props(document, {"class_names": json.dumps(source.class_names)})
     onnx.checker.check_model(document)
     onnx.save(document, folder / "model.onnx")
+    taken = {"size": source.size, "layout": "NHWC", "channels": "RGB", "scale": 1, "offset": 0, "softmax": True}
+    runs.write_json(
+        {"labels": source.class_names, **taken}, folder / "model.json"
+    )  # as `model.read_description` has it
 
 
 def _tfjs(source: Source, folder: Path, quantised: str | None = None) -> None:

@@ -32,6 +32,7 @@ model_identity       16 hex digits for everything that shapes an output: rescali
 Forward              RGB 0–255 (B, S, S, 3) → float32 arrays: what `forward_pass` returns
 Ready                A model that can score
 make_ready           A model by name, file or itself, loaded; converted to OpenVINO where that is of use
+read_description     What the JSON beside an ONNX file of others says
 PRECISIONS           What a converted model may compute in
 choose_precision     The precision in force for a converted model, and how its answers agree with float32
 agreement            How probabilities in lowered precision agree with the exact ones

@@ -25,6 +25,9 @@ from .features import (
     bottleneck_features as bottleneck_features,
     missing_rows as missing_rows,
 )
+from .foreign import (
+    read_description as read_description,
+)
 from .forward import (
     compiled as compiled,
     forward_pass as forward_pass,

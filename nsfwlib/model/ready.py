@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +19,11 @@ from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
 from nsfwlib import runs
-from nsfwlib.files import file_hash
+from nsfwlib.files import file_hash, writable_folder
+from nsfwlib.model.foreign import convert_onnx, read_description
 from nsfwlib.model.precision import Sample, choose_precision, open_lowered
 from nsfwlib.model.published import INTEGRITY, VERSION
-from nsfwlib.model.runtime import Forward, kept_hash, kept_path, openvino_usable, require_openvino
+from nsfwlib.model.runtime import Forward, keep_files, kept_hash, kept_path, openvino_usable, require_openvino
 
 if TYPE_CHECKING:
     import keras
@@ -87,7 +89,7 @@ def make_ready(
     """`resolve_model`, or what was noted of the same name or file when it was converted.
 
     Args:
-        model: as in `resolve_model`, as are `class_names`, `rescaling` and the errors.
+        model: as in `resolve_model`, or an `.onnx` file with a JSON beside it (see `model.read_description`), as are `class_names`, `rescaling` and the errors.
         runtime: "tensorflow" never converts; "openvino" and "auto" do what is given by name or file, on a CPU.
         cache_dir: where converted models are kept; the user's cache folder by default.
         progress: show that a model is being converted.
@@ -98,6 +100,8 @@ def make_ready(
     if runtime == "openvino":
         require_openvino()
     cache_dir = Path(cache_dir or user_cache_path("nsfwlib"))
+    if isinstance(model, str | os.PathLike) and Path(model).suffix == ".onnx":
+        return _foreign(Path(model), cache_dir)
     given_by_name = isinstance(model, str | os.PathLike) and (model == "published" or Path(model).is_file())
     convert = runtime != "tensorflow" and given_by_name and class_names is None and openvino_usable()
     note = cache_dir / "openvino" / f"{file_key(model)}.json" if convert else None
@@ -113,6 +117,19 @@ def make_ready(
         noted = {"class_names": ready.class_names, "size": ready.size, "identity": ready.identity}
         runs.write_json({**noted, "check": ready.check()}, note)
         ready = ready._replace(classifier=None)
+    return ready
+
+
+def _foreign(path: Path, cache_dir: Path) -> Ready:
+    described = read_description(path)
+    key = hashlib.sha256(f"{file_hash(path)} {json.dumps(described, sort_keys=True)}".encode()).hexdigest()
+    ready = Ready(described["labels"], described["size"], key[:16], cache_dir, None)
+    if not ready.file().exists():
+        writable_folder(ready.file().parent, "cache_dir")
+        with tempfile.TemporaryDirectory(dir=ready.file().parent) as scratch:
+            fresh = Path(scratch) / "model.xml"
+            convert_onnx(path, described, fresh)
+            keep_files(fresh, ready.file())
     return ready
 
 

@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m nsfwlib.score`: score a folder, a glob, files or a table; progress goes to standard error."""
     parser = argparse.ArgumentParser(prog="python -m nsfwlib.score", description=main.__doc__)
     parser.add_argument("source", nargs="+", help="a folder, a glob, files, a table with the column path, or a URL")
-    parser.add_argument("--model", default="published", help='a .keras file, or "published" (default: %(default)s)')
+    parser.add_argument("--model", default="published", help='a .keras or .onnx file, or "published" (%(default)s)')
     parser.add_argument(
         "--out", type=Path, default=Path("scores.parquet"), help=".parquet, .csv or .jsonl (%(default)s)"
     )

@@ -88,7 +88,8 @@ def score(
     the second copy of a file, not those of a finished table with `resume`.
 
     Args:
-        model: "published" (the 2019 InceptionV3), a `.keras` file, or a loaded model.
+        model: "published" (the 2019 InceptionV3), a `.keras` file, an `.onnx` file of anybody's with a JSON beside it
+            (see `model.read_description`), or a loaded model.
         source: a folder, a glob, a file, a list of files, a table with the column `path`, or a URL that fsspec knows.
         out: a .parquet, .csv or .jsonl file.
         where: "local", or "ray" for the machines of a cluster; the answers are the same.
