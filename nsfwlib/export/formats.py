@@ -119,9 +119,7 @@ def _onnx(source: Source, folder: Path) -> None:
     onnx.checker.check_model(document)
     onnx.save(document, folder / "model.onnx")
     taken = {"size": source.size, "layout": "NHWC", "channels": "RGB", "scale": 1, "offset": 0, "softmax": True}
-    runs.write_json(
-        {"labels": source.class_names, **taken}, folder / "model.json"
-    )  # as `model.read_description` has it
+    runs.write_json({"labels": source.class_names, **taken}, folder / "model.json")
 
 
 def _tfjs(source: Source, folder: Path, quantised: str | None = None) -> None:

@@ -73,7 +73,6 @@ def convert_onnx(path: Path, described: dict[str, Any], target: Path) -> None:
     model = openvino.Model([opset13.result(answer)], model.get_parameters())
     given = model.outputs[0].get_partial_shape()
     if given.rank.get_length() != 2 or given[1] != len(described["labels"]):
-        raise ValueError(
-            f"Expected {len(described['labels'])} numbers a picture, one a label. Received: shape {given}."
-        )
+        count = len(described["labels"])
+        raise ValueError(f"Expected {count} numbers a picture, one a label. Received: shape {given}.")
     openvino.save_model(model, target, compress_to_fp16=False)

@@ -89,7 +89,8 @@ def make_ready(
     """`resolve_model`, or what was noted of the same name or file when it was converted.
 
     Args:
-        model: as in `resolve_model`, or an `.onnx` file with a JSON beside it (see `model.read_description`), as are `class_names`, `rescaling` and the errors.
+        model: as in `resolve_model`, or an `.onnx` file with a JSON beside it (see `model.read_description`), as are
+            `class_names`, `rescaling` and the errors.
         runtime: "tensorflow" never converts; "openvino" and "auto" do what is given by name or file, on a CPU.
         cache_dir: where converted models are kept; the user's cache folder by default.
         progress: show that a model is being converted.
