@@ -26,6 +26,7 @@ def forward_pass(
     outputs: Sequence[str] | None = None,
     *,
     runtime: str = "auto",
+    bfloat16: bool = False,
     cache_dir: Path | None = None,
     threads: int | None = None,
 ) -> Forward:
@@ -36,8 +37,9 @@ def forward_pass(
     Args:
         model: a classifier.
         outputs: names of blocks, pooled to (B, D_block); by default the probabilities (B, K) alone.
-        runtime: "tensorflow", "openvino" (the extra of that name), or "auto": on a CPU OpenVINO where it is installed
-            and `cache_dir` is given, else TensorFlow.
+        runtime: "tensorflow", "openvino" (the extra of that name), or "auto": on a CPU OpenVINO where `cache_dir`
+            has the converted model already, else TensorFlow, which is as fast in float32.
+        bfloat16: compute in it; OpenVINO's alone, see `model.has_bfloat16`.
         cache_dir: where the converted model is kept, by identity of the weights; converting takes ten seconds. Without
             it the file is temporary.
         threads: of OpenVINO; as many as there are cores by default.
@@ -48,10 +50,11 @@ def forward_pass(
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}. Received: {runtime!r}.")
-    if runtime == "openvino" or (runtime == "auto" and cache_dir is not None and openvino_usable()):
+    there = cache_dir is not None and openvino_usable() and _kept(model, outputs, cache_dir).exists()
+    if runtime == "openvino" or bfloat16 or (runtime == "auto" and there):
         with tempfile.TemporaryDirectory() as scratch:
             path = converted(model, outputs, cache_dir=Path(scratch) if cache_dir is None else cache_dir)
-            return open_converted(path, outputs or ("probabilities",), threads=threads)
+            return open_converted(path, outputs or ("probabilities",), threads=threads, bfloat16=bfloat16)
     part = feature_model(model, outputs) if outputs else model
     return compiled(in_half_precision(part) if tf.config.list_physical_devices("GPU") else part)
 
@@ -94,6 +97,11 @@ def in_half_precision(model: keras.Model, policy: str = "mixed_float16") -> kera
     return half
 
 
+def _kept(model: keras.Model, outputs: Sequence[str] | None, cache_dir: Path) -> Path:
+    names = list(outputs or ("probabilities",))
+    return kept_path(cache_dir, [model_identity(model, name if outputs else None) for name in names], names)
+
+
 def converted(model: keras.Model, outputs: Sequence[str] | None = None, *, cache_dir: Path) -> Path:
     """`model` as OpenVINO reads it, in `cache_dir`; if it is not there it is converted, and compared with the model.
 
@@ -102,8 +110,7 @@ def converted(model: keras.Model, outputs: Sequence[str] | None = None, *, cache
         ValueError: the converted model gives other answers; it is not kept.
         PermissionError: `cache_dir` cannot be written.
     """
-    names = list(outputs or ("probabilities",))
-    path = kept_path(cache_dir, [model_identity(model, name if outputs else None) for name in names], names)
+    path = _kept(model, outputs, cache_dir)
     if not path.exists():
         openvino = require_openvino()
         writable_folder(path.parent, "cache_dir")

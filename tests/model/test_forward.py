@@ -105,10 +105,16 @@ def out_of_memory(*arguments, **options):
     raise MemoryError("bad allocation")
 
 
-def test_auto_is_tensorflow_where_nothing_can_be_kept(classifier, pixels, monkeypatch):
+def test_auto_is_tensorflow_where_nothing_was_converted(classifier, pixels, tmp_path, monkeypatch):
     monkeypatch.setattr(forward, "_graph", None)
     expected = classifier.predict(pixels.astype(np.float32), verbose=0)
-    assert np.allclose(forward_pass(classifier)(pixels)[0], expected, atol=1e-5)
+    assert np.allclose(forward_pass(classifier, cache_dir=tmp_path)(pixels)[0], expected, atol=1e-5)
+
+
+def test_features_in_bfloat16_are_near_those_in_float32_and_kept_apart(classifier, pixels, tmp_path):
+    exact, lowered = (forward_pass(classifier, ["out_relu"], bfloat16=b, cache_dir=tmp_path)(pixels)[0] for b in (0, 1))
+    assert not np.array_equal(exact, lowered), "nothing was computed in bfloat16"
+    assert np.linalg.norm(exact - lowered) < 0.05 * np.linalg.norm(exact)
 
 
 def test_half_precision_keeps_the_published_features_to_a_hundredth_and_the_weights_as_they_were():
