@@ -8,6 +8,9 @@ MAX_DISTANCE           Bits of 64: beyond it even the second look finds more cha
 ImageProblem           A file that cannot be used
 scan                   Read `<class>/**` or `<split>/<class>/**` → the images table
 warnings_of            The named warnings of a scan → columns name, message
+DECISION_WORDS         What a line of the journal says but a class
+may_be_class           Whether a class of this name can be told from a decision, however a person writes it
+check_class_names      A ValueError for names that tables or the journal use themselves
 check_usable           The classes that can be trained on, sorted
 layout_of              How the folders of an images table are read: "classes" (class/…) or "splits" (split/class/…)
 group_duplicates       Near-duplicate groups of the images table → int64 Series "group" with its index

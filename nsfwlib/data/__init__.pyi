@@ -16,8 +16,11 @@ from .duplicates import (
     leaks as leaks,
 )
 from .folder_scan import (
+    DECISION_WORDS as DECISION_WORDS,
+    check_class_names as check_class_names,
     check_usable as check_usable,
     group_duplicates as group_duplicates,
+    may_be_class as may_be_class,
     scan as scan,
     warnings_of as warnings_of,
 )

@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ from nsfwlib.files import file_path, table_path
 DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
 UNLABELLED = ("unlabelled", "unlabeled")
 _COLUMNS = "path sha256 split group frames given_label label predicted problem detail scored_by decision"
-_WORDS = "keep drop unsure escalate undo"
-RESERVED = frozenset(f"{_COLUMNS} {_WORDS}".split())  # no class is called so: a class is a column, and a decision
+DECISION_WORDS = ("keep", "drop", "unsure", "escalate", "undo", "redo")  # what a line of the journal says but a class
+RESERVED = frozenset({*_COLUMNS.split(), *DECISION_WORDS})  # no class is called so: a class is a column, and a decision
 OUTSIDE = "skipped: not in a class folder"
 
 
@@ -257,14 +257,28 @@ def check_usable(table: pd.DataFrame) -> list[str]:
             f"Only one class in {where} has usable images: {classes[0]!r} ({len(usable)}). "
             "A classifier needs at least two: add a folder with images of another class."
         )
-    taken = [name for name in classes if name in RESERVED or name.removesuffix("_max") in set(classes) - {name}]
+    check_class_names(classes)
+    return classes
+
+
+def may_be_class(name: str) -> bool:
+    """Whether a class of this name can be told from a decision, however a person writes it."""
+    return name.casefold() not in ("", *DECISION_WORDS) and name == name.strip().strip("\"'`")
+
+
+def check_class_names(classes: Sequence[str]) -> None:
+    """A ValueError for names that tables or the journal use themselves, in which a class is a column and a word."""
+    taken = [
+        name
+        for name in classes
+        if name in RESERVED or not may_be_class(name) or name.removesuffix("_max") in set(classes) - {name}
+    ]
     if taken:
         renamed = ", ".join(f"{name!r}: {'class ' + name!r}" for name in taken)
         raise ValueError(
             f"Classes are called like a column of a table, or like a decision: {', '.join(taken)}. Scan again with "
             f"other names, the folders may stay: class_map={{{renamed}}} (in notebook 01 the parameter class_map)."
         )
-    return classes
 
 
 def group_duplicates(

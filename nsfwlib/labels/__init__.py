@@ -19,7 +19,7 @@ journal_in_use       The journal that notebook 03 wrote to: that of the simulate
 read_journal         All lines of the journal in the order written
 append_decisions     Write lines at the end of the journal; they are on disk when this returns
 check_writable       Find out before anybody decides whether the journal can be written
-may_be_class         Whether a class of this name can be told from a decision
+refuse_class         A ValueError for a decision in force that is none of these classes; names the record
 decisions_in_force   The decisions in force, one row a picture (`sha256`): columns `IN_FORCE`
 standing             The lines of these kinds whose action is not undone, in the order written
 new_action           A name for lines that are decided, and undone, in one go

@@ -27,9 +27,9 @@ from .journal import (
     append_decisions as append_decisions,
     check_writable as check_writable,
     decisions_in_force as decisions_in_force,
-    may_be_class as may_be_class,
     new_action as new_action,
     read_journal as read_journal,
+    refuse_class as refuse_class,
     standing as standing,
 )
 from .neighbours import (

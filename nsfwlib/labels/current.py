@@ -1,27 +1,36 @@
 """Which label is in force? The given one, or what a person decided last."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from nsfwlib import runs
+from nsfwlib.labels.journal import ACTIONS, decisions_in_force, refuse_class
 
 
-def current_labels(table: pd.DataFrame, journal: Path | pd.DataFrame | None) -> pd.Series:
+def current_labels(
+    table: pd.DataFrame, journal: Path | pd.DataFrame | None, *, new_classes: Collection[str] = ()
+) -> pd.Series:
     """Given labels with decisions applied → Series with the table's index; NA where a row is out.
 
     Out are rows with a problem, without any label, and those dropped or escalated. "keep" and "unsure"
     leave the given label. A decision belongs to content: it applies to every row of that `sha256`.
+
+    Raises:
+        ValueError: a decision in force on these pictures is a class that no folder of the table has and `new_classes`
+            does not name, such as a slip of the pen; says which record.
     """
     labels = table["given_label"].where((table["problem"] == "") & (table["given_label"] != ""))
     if journal is None:
         return labels.rename("label")
-    if not isinstance(journal, pd.DataFrame):
-        from nsfwlib.labels.journal import decisions_in_force
-
-        journal = decisions_in_force(journal)
-    decided = table["sha256"].map(journal.set_index("sha256")["decision"])
+    lines = journal if isinstance(journal, pd.DataFrame) else decisions_in_force(journal)
+    decided = table["sha256"].map(lines.set_index("sha256")["decision"])
     decided = decided.where(table["problem"] == "")
+    known = {*ACTIONS, *table["given_label"], *new_classes}
+    unknown = decided[decided.notna() & ~decided.isin(known)]
+    if len(unknown):
+        refuse_class(journal, table.loc[unknown.index[0], "sha256"], unknown.iloc[0], known - {*ACTIONS, ""})
     changed = decided.notna() & ~decided.isin(["keep", "unsure"])
     labels = labels.mask(changed, decided)
     return labels.mask(decided.isin(["drop", "escalate"])).rename("label")

@@ -165,7 +165,8 @@ def _up_to_date(table: pd.DataFrame, decided: pd.Series, data_dir: Path, state: 
     rows["scanned"] = rows["path"]
     rows["decision"] = rows["sha256"].where(rows["sha256"] != "").map(decided).astype(object).fillna("")
     moved = {_table_path(op["src"], data_dir): op["dst"] for op in state.placed.values() if op["how"] == "move"}
-    rows["label"] = current_labels(table, decided.rename("decision").rename_axis("sha256").reset_index()).array
+    lines = decided.rename("decision").rename_axis("sha256").reset_index()
+    rows["label"] = current_labels(table, lines, new_classes=decided.unique()).array  # a plan shows a new folder
     rows["path"] = [_follow(path, moved, data_dir) for path in rows["path"]] if moved else rows["path"]
     rows = rows.drop_duplicates("path", ignore_index=True)
     rows.attrs["depth"] = int(layout_of(table) == "splits")  # at which part of a path the class folder stands

@@ -326,7 +326,7 @@ def judge_labels(
         The label issues beside `path`, `sha256`, `split`, `group`, in the order of `table`, most columns as from
         `labels.find_label_issues`; and out-of-sample probabilities (N, K).
     """
-    current = current_labels(table, journal)
+    current = current_labels(table, journal, new_classes=class_names)
     decided = decisions_in_force(journal)
     firm = decided.loc[decided["decision"].isin(["keep", *class_names]), "sha256"]
     options = {"classes": list(class_names), "groups": table["group"], "seed": seed}

@@ -19,7 +19,9 @@ look never is: it only measures agreement, and where it differs somebody has to 
 | `seconds` | looked at, as far as it was measured |
 """
 
+import itertools
 import os
+import sys
 import tempfile
 import uuid
 import warnings
@@ -27,31 +29,30 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
 
+from nsfwlib.data import DECISION_WORDS, may_be_class
 from nsfwlib.labels.records import (
-    BOM,
     COLUMNS,
     encode,
     fsync_folder,
     locked,
     mended,
     records_of,
-    whole_bytes,
+    whole,
     write_and_sync,
 )
 
 IN_FORCE = ("sha256", "path", "given_label", "decision", "reviewer", "time", "suggested", "score")
 LABELLING = ("decision", "resolution")  # the kinds of lines that give a label
-MARKS = ("undo", "redo")
-ACTIONS = ("keep", "drop", "unsure", "escalate")  # what a decision says besides a class
-WORDS = {"", *ACTIONS, *MARKS}  # no class may be called like one of these, in whatever case
-_KIND, _DECISION = COLUMNS.index("kind"), COLUMNS.index("decision")
+ACTIONS, MARKS = DECISION_WORDS[:4], DECISION_WORDS[4:]  # what a decision says besides a class; what takes it back
+_KIND, _SHA256, _DECISION = (COLUMNS.index(name) for name in ("kind", "sha256", "decision"))
+_REPEATED = [COLUMNS.index(name) for name in ("reviewer", "kind", "given_label", "decision", "suggested")]
+BLOCK = 50_000  # lines that are text at once; a table of a million is an eighth of its text
 _TIMES: dict[str, Any] = {"utc": True, "format": "ISO8601", "errors": "coerce"}
-Said = tuple[str, str, Any]  # kind, action, and what was said
 
 
 def new_action() -> str:
@@ -89,7 +90,8 @@ def check_writable(path: Path) -> None:
     """
     folder = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     with _explained(path):
-        tempfile.TemporaryFile(dir=folder).close()  # the lock lies beside the journal
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:  # the lock lies beside the journal
+            write_and_sync(file, bytes(4096))  # a full disk takes a name, but nothing inside
         if os.path.lexists(path):
             Path(path).open("ab").close()
 
@@ -104,8 +106,9 @@ def _explained(path: Path) -> Iterator[None]:
             raise
         raise OSError(
             error.errno,
-            f"The journal {path} cannot be written: {error.strerror}. This decision was not taken, those before are "
-            "safe. Free some space, change the permissions of the file and its folder, or name another journal_file.",
+            f"The journal {path} cannot be written: {error.strerror}. What was decided before is safe, nothing "
+            "more was taken. Free some space, change the permissions of the file and its folder, or name another "
+            "journal_file.",
         ) from error
 
 
@@ -113,7 +116,7 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
         delimiter, last = mended(path) if path.exists() else (",", "")
-        # Time never runs backwards in a file, whatever the clocks of its writers say: see `in_order_of_time`.
+        # Time never runs backwards in a file, whatever the clocks of its writers say: see `_by_time`.
         now = max(datetime.now(UTC).isoformat(), last)
         filled = {"time": now, "kind": "decision", "action": new_action()}
         lines = [_line({**filled, **row}) for row in rows]
@@ -143,11 +146,13 @@ def read_journal(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: the file is not such a journal, or a decision no such word; says which line.
     """
-    path, torn = Path(path), b""
+    path = Path(path)
     if not path.exists():
         return _frame([])
-    data, delimiter, torn = whole_bytes(path)
-    table = _frame(in_order_of_time(path, list(lines_of(path, data, delimiter))))
+    source, size, delimiter, torn = whole(path)
+    lines = lines_of(path, source, delimiter, size)
+    blocks = iter(lambda: list(itertools.islice(lines, BLOCK)), [])
+    table = _by_time(path, pd.concat([_frame([]), *map(_frame, blocks)], ignore_index=True))
     table.attrs["torn"] = torn.decode("utf-8", "replace")
     return table
 
@@ -171,15 +176,9 @@ def standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
 
     An action is undone when its last mark is `undo`; `redo` puts it back where it was.
     """
-    are_marks = lines["kind"].isin(MARKS)
-    marks = dict(lines.loc[are_marks, ["action", "kind"]].to_numpy())
-    rows = zip(lines["kind"], lines["action"], range(len(lines)), strict=True)
-    return lines.iloc[[row for _, _, row in stands(rows, kinds, marks)]]
-
-
-def stands(lines: Iterable[Said], kinds: Collection[str], marks: Mapping[str, str]) -> list[Said]:
-    """The rule, for tables and sessions alike: which of these lines stand, by the last mark of each action."""
-    return [line for line in lines if line[0] in kinds and marks.get(line[1]) != "undo"]
+    marks = lines[lines["kind"].isin(MARKS)].drop_duplicates("action", keep="last")
+    undone = marks.loc[marks["kind"] == "undo", "action"]
+    return lines[lines["kind"].isin(kinds) & ~lines["action"].isin(undone)]
 
 
 def _line(row: Mapping[str, Any]) -> list[str]:
@@ -195,15 +194,19 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
-def lines_of(path: Path, data: bytes, delimiter: str, *, header: bool = True) -> Iterator[list[str]]:
-    """The journal's lines in these bytes, which hold whole records."""
-    for number, line in enumerate(records_of(data.removeprefix(BOM), delimiter), start=1):
+def lines_of(
+    path: Path, source: bytes | Path, delimiter: str, size: int = sys.maxsize, *, header: bool = True
+) -> Iterator[list[str]]:
+    """The journal's lines in this source, which holds whole records."""
+    for number, line in enumerate(records_of(source, delimiter, size), start=1):
         if len(line) != len(COLUMNS):
             raise ValueError(
                 f"{path}: record {number} should have {len(COLUMNS)} fields. Received {len(line)}: {line!r}. "
                 "Mend that line by hand, or restore the file from a copy."
             )
         if not header or number > 1:
+            for i in _REPEATED:  # of a million lines, these few words are held once
+                line[i] = sys.intern(line[i])
             _check_word(path, line, f"record {number}: ")
             yield line
 
@@ -218,23 +221,33 @@ def _check_word(path: Path, line: Sequence[str], where: str = "") -> None:
         )
 
 
-def may_be_class(name: str) -> bool:
-    """Whether a class of this name can be told from a decision, however a person writes it."""
-    return name.casefold() not in WORDS and name == name.strip().strip("\"'`")
+def refuse_class(journal: Path | pd.DataFrame, sha256: str, word: str, classes: Collection[str]) -> NoReturn:
+    """A ValueError for a decision in force that is none of these classes; names the record where a file has it."""
+    where = "the decisions"
+    if not isinstance(journal, pd.DataFrame):
+        source, size, delimiter, _ = whole(Path(journal))
+        lines = enumerate(lines_of(Path(journal), source, delimiter, size), start=2)
+        said = (sha256, word)
+        where = f"{journal}: record {max(n for n, line in lines if (line[_SHA256], line[_DECISION]) == said)}"
+    raise ValueError(
+        f"{where}: decision should be one of the classes {', '.join(sorted(classes))}, or {', '.join(ACTIONS)}. "
+        f"Received: {word!r}, a class that no folder has. Correct that word in the file or decide the picture again; "
+        f"if it is meant, make a folder {word!r} with a picture, or pass new_classes=[{word!r}]."
+    )
 
 
-def in_order_of_time(path: Path, lines: list[list[str]]) -> list[list[str]]:
+def _by_time(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """The lines by time where the file has them otherwise: after a merge an older decision may stand last."""
-    times = pd.to_datetime(pd.Series([line[0] for line in lines], dtype=object), **_TIMES).ffill()
+    times = table["time"].ffill()
     if times.is_monotonic_increasing or times.dropna().is_monotonic_increasing:
-        return lines
+        return table
     first = int(np.flatnonzero(times.diff() < pd.Timedelta(0))[0])
     warnings.warn(
         f"{path}: times run backwards at record {first + 2}, as after a merge of two copies. Its lines are read in the "
         "order of their times, so that the later decision is in force.",
         stacklevel=3,
     )
-    return [lines[row] for row in times.argsort(kind="stable")]
+    return table.iloc[times.argsort(kind="stable")].reset_index(drop=True)
 
 
 def _frame(lines: list[list[str]]) -> pd.DataFrame:

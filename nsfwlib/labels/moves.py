@@ -34,7 +34,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib.files import file_path
-from nsfwlib.labels.journal import fsync_folder, locked
+from nsfwlib.labels.records import fsync_folder, locked
 
 LOCK_SECONDS = 5
 _HEADER = {"nsfwlib": "move log", "version": 1}

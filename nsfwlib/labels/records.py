@@ -4,10 +4,13 @@ import csv
 import io
 import os
 import re
+import sys
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import filelock
 
@@ -28,10 +31,25 @@ def encode(lines: Iterable[Iterable[str]], delimiter: str) -> bytes:
     return out.getvalue().encode("utf-8", "surrogateescape")
 
 
-def records_of(data: bytes, delimiter: str) -> Iterator[list[str]]:
-    """Records as they stand in these bytes; a csv.Error where quotes do not fit."""
-    text = io.TextIOWrapper(io.BytesIO(data), "utf-8", "surrogateescape", newline="")
-    return (line for line in csv.reader(text, delimiter=delimiter, strict=True) if line)
+def records_of(source: bytes | Path, delimiter: str, size: int = sys.maxsize) -> Iterator[list[str]]:
+    """Records in these bytes, or in the first `size` bytes of this file, which is never held as a whole.
+
+    Raises:
+        csv.Error: quotes do not fit, or the last record has no end.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        yield from filter(None, csv.reader(_text(file, size), delimiter=delimiter, strict=True))
+
+
+def _text(file: BinaryIO, size: int) -> Iterator[str]:
+    if file.read(len(BOM)) != BOM:
+        file.seek(0)
+    size, line = size - file.tell(), b"\n"
+    while following := file.readline(size):
+        size, line = size - len(following), following
+        yield line.decode("utf-8", "surrogateescape")
+    if not line.endswith(b"\n"):
+        raise csv.Error("the last record has no end")
 
 
 @contextmanager
@@ -80,39 +98,38 @@ def mended(path: Path, *, tail: int = 65536) -> tuple[str, str]:
         file.seek(max(0, size - tail))
         *_, last, after = (b"\n" + file.read()).split(b"\n")
     if size == 0 or (after == b"" and re.match(rb'"\w', last) and is_whole(last + b"\n", delimiter)):
-        lines = list(records_of(last, delimiter))
+        lines = deque(records_of(last + b"\n", delimiter))
     else:
         _set_damage_aside(path, delimiter)
-        lines = list(records_of(path.read_bytes(), delimiter))
+        lines = deque(records_of(path, delimiter), maxlen=1)
     last_time = lines[-1][0] if lines else ""
     return delimiter, last_time if re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", last_time) else ""
 
 
-def whole_bytes(path: Path) -> tuple[bytes, str, bytes]:
-    """The journal's whole records, its delimiter, and what was damaged and has been set aside."""
-    data = path.read_bytes()
-    delimiter = _delimiter(path, data[:4096])
-    if is_whole(data, delimiter):
-        return data, delimiter, b""
+def whole(path: Path) -> tuple[bytes | Path, int, str, bytes]:
+    """Where the journal's whole records are, up to which byte, its delimiter, and what was damaged and is set aside."""
+    with path.open("rb") as file:
+        delimiter, size = _delimiter(path, file.read(4096)), os.fstat(file.fileno()).st_size
+    if is_whole(path, delimiter, size):
+        return path, size, delimiter, b""
     try:
         with locked(path):  # whoever is writing a line has finished it by now
             torn = _set_damage_aside(path, delimiter)
-            return path.read_bytes(), delimiter, torn
+            return path, path.stat().st_size, delimiter, torn
     except TimeoutError:
         raise
     except OSError:  # a journal that may only be read: leave the file as it is
-        whole, torn, _ = _sifted(data, delimiter)
-        return whole, delimiter, torn
+        kept, torn, _ = _sifted(path.read_bytes(), delimiter)
+        return kept, len(kept), delimiter, torn
 
 
-def is_whole(data: bytes, delimiter: str, *, n: int | None = None) -> bool:
-    """Whether these bytes are records from the first to the last; with `n`, that many of that many fields."""
+def is_whole(source: bytes | Path, delimiter: str, size: int = sys.maxsize, *, n: int | None = None) -> bool:
+    """Whether these are records from the first to the last; with `n`, that many of that many fields."""
     try:
-        fields = [len(line) for line in records_of(data, delimiter)]
+        fields = [len(line) for line in records_of(source, delimiter, size)]
     except csv.Error:
         return False
-    ends = not data or data.endswith(b"\n")
-    return ends and (n is None or fields == n * [len(COLUMNS)])
+    return n is None or fields == n * [len(COLUMNS)]
 
 
 def _sifted(data: bytes, delimiter: str, *, reach: int = 8) -> tuple[bytes, bytes, int]:
@@ -123,35 +140,35 @@ def _sifted(data: bytes, delimiter: str, *, reach: int = 8) -> tuple[bytes, byte
     """
     found = {match.start() for match in re.finditer(rb'^(?:"\w|\d{1,4}[-./]\d)', data, re.M)}
     starts = sorted(found | {0, data.rfind(b"\n") + 1, len(data)})
-    whole, damaged, first, i = [], [], 0, 0
+    kept, damaged, first, i = [], [], 0, 0
     while i < len(starts) - 1:
         ends = range(i + 1, min(i + 1 + reach, len(starts)))
         pieces = ((end, data[starts[i] : starts[end]]) for end in ends)
         good = (end for end, piece in pieces if is_whole(piece, delimiter, n=None if end == i + 1 else 1))
         end = next(good, None)
         piece = data[starts[i] : starts[end or i + 1]]
-        (damaged if end is None else whole).append(piece)
+        (damaged if end is None else kept).append(piece)
         first = first or (end is None) * (data[: starts[i]].count(b"\n") + 1)
         i = end or i + 1
-    return b"".join(whole), b"".join(damaged), first
+    return b"".join(kept), b"".join(damaged), first
 
 
 def _set_damage_aside(path: Path, delimiter: str) -> bytes:
     path = path.resolve()  # what a link leads to is replaced, not the link
-    data = path.read_bytes()
-    if is_whole(data, delimiter):
+    if is_whole(path, delimiter):
         return b""
-    whole, torn, line = _sifted(data, delimiter)
+    data = path.read_bytes()
+    kept, torn, line = _sifted(data, delimiter)
     aside = path.with_name(path.name + ".torn")
     with aside.open("ab", buffering=0) as out:
         write_and_sync(out, torn + b"\n")
-    if data.startswith(whole):
+    if data.startswith(kept):
         with path.open("rb+", buffering=0) as file:
-            file.truncate(len(whole))
+            file.truncate(len(kept))
             os.fsync(file.fileno())
     else:
         with write_whole(path) as draft, draft.open("xb", buffering=0) as file:
-            write_and_sync(file, whole)
+            write_and_sync(file, kept)
     warnings.warn(
         f"{path}: line {line} was unfinished, as a killed program leaves it, or damaged. It was moved to {aside.name} "
         f"({len(torn)} bytes), all others stay; decide that picture again.",

@@ -1,16 +1,16 @@
 """What is in force in a journal as it grows? In memory, by the rule of `journal`, read on from where it ended."""
 
+import io
 import itertools
-import sys
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
+from nsfwlib.labels.journal import LABELLING, MARKS, lines_of, read_journal
+from nsfwlib.labels.records import COLUMNS, is_whole, whole
 
-from nsfwlib.labels.journal import IN_FORCE, LABELLING, MARKS, Said, in_order_of_time, lines_of, stands
-from nsfwlib.labels.records import COLUMNS, is_whole, whole_bytes
+_ENDING = 256  # bytes that tell whether a file is still the one that was read
 
 
 class _Backwards(Exception):
@@ -20,37 +20,62 @@ class _Backwards(Exception):
 class Replay:
     """What is in force in a journal as it grows, in memory; the rule is that of `in_force`.
 
-    `decisions` maps sha256 to the decision in force, `looks` to this reviewer's own second look, `resolutions` to what
-    ended a disagreement; `escalated` to the line that did it. `done` and `undone` are this reviewer's actions, last
-    one last, so that undo and redo go on where an earlier sitting ended; `seconds` is the time looked at.
+    `done` and `undone` hold this reviewer's actions, last one last, so that undo and redo go on where an earlier
+    sitting ended; `seconds` is the time looked at, by all.
 
     Args:
-        lines: of a journal, as from `read_journal`; or None, and `catch_up` reads them.
         path: the journal that `catch_up` follows.
         reviewer: whose actions and second looks these are.
     """
 
-    def __init__(self, lines: pd.DataFrame | None = None, *, path: Path = Path(), reviewer: str = "") -> None:
+    def __init__(self, path: Path, *, reviewer: str = "") -> None:
         self.path, self.reviewer = Path(path), reviewer
-        self._start_anew()
-        if lines is not None:
-            self.feed(lines.to_dict("records"))
-
-    def _start_anew(self) -> None:
-        self.decisions: dict[str, str] = {}
-        self.looks: dict[str, str] = {}
-        self.resolutions: dict[str, str] = {}
-        self.escalated: dict[str, Mapping[str, Any]] = {}
-        self.done: list[str] = []
-        self.undone: list[str] = []
+        self.done: dict[str, None] = {}
+        self.undone: dict[str, None] = {}
         self.seconds = 0.0
-        self._said: dict[str, tuple[Said, ...]] = {}  # by sha256
-        self._contents: dict[str, tuple[str, ...]] = {}  # by action
+        # What was said, a list each: a million lines as tuples would take three times the memory.
+        self._kinds: list[str] = []
+        self._actions: list[str] = []
+        self._contents: list[str] = []
+        self._words: list[str] = []
+        self._before: list[int] = []  # where the same content was spoken of before, or -1
+        self._last: dict[str, int] = {}  # where it was last
         self._marks: dict[str, str] = {}  # the last one of each action
-        self._escalations: dict[tuple[str, str], Mapping[str, Any]] = {}  # by sha256 and action
+        self._escalations: dict[int, dict[str, Any]] = {}
         self._seen: tuple[int, ...] = ()  # the file's inode, size and time when it was read last
-        self._end, self._last = 0, b""  # up to which byte, and what stands before it
+        self._end, self._ending = 0, b""  # up to which byte, and what stands before it
         self._time, self._delimiter = "", ","  # of the last line, of the file
+
+    def decision(self, sha256: str, kinds: Collection[str] = LABELLING) -> str:
+        """What the last line of these kinds that stands says of this content; "" if there is none.
+
+        Of second looks, only this reviewer's own are known.
+        """
+        place = self._standing(sha256, kinds)
+        return self._words[place] if place >= 0 else ""
+
+    def _standing(self, sha256: str, kinds: Collection[str]) -> int:
+        place = self._last.get(sha256, -1)
+        while place >= 0 and (self._kinds[place] not in kinds or self._marks.get(self._actions[place]) == "undo"):
+            place = self._before[place]
+        return place
+
+    def unknown(self, contents: Collection[str], known: Collection[str]) -> tuple[str, str] | None:
+        """The first of these contents whose decision in force is none of the known words, and that word."""
+        if set(self._words).issubset(known):
+            return None
+        decided = ((content, self.decision(content)) for content in contents)
+        return next((pair for pair in decided if pair[1] and pair[1] not in known), None)
+
+    def escalated(self) -> dict[str, Mapping[str, Any]]:
+        """The contents that may not be shown → the line that said so, by column."""
+        lines = self._escalations.items()
+        return {line["sha256"]: line for place, line in lines if self._standing(line["sha256"], LABELLING) == place}
+
+    def concerned(self, actions: set[str]) -> dict[str, None]:
+        """The contents that these actions speak of."""
+        spoken = map(actions.__contains__, self._actions)  # all of it, at the speed of C
+        return dict.fromkeys(itertools.compress(self._contents, spoken))
 
     def catch_up(self) -> Collection[str]:
         """Read what was written to the journal since the last call; the sha256 whose decision may have changed.
@@ -72,9 +97,9 @@ class Replay:
             return ()
         changed = self._read_on()
         if changed is None:
-            fresh = Replay(path=self.path, reviewer=self.reviewer)
+            fresh = Replay(self.path, reviewer=self.reviewer)
             fresh._read_all()  # where that fails, it fails again at the next call
-            changed = {**self._said, **fresh._said}.keys()
+            changed = {**self._last, **fresh._last}.keys()
             vars(self).update(vars(fresh))
         else:
             self._seen = seen
@@ -85,96 +110,81 @@ class Replay:
         if not self._end:
             return None
         with self.path.open("rb") as file:
-            file.seek(self._end - len(self._last))
-            before, data = file.read(len(self._last)), file.read()
-        if before != self._last or not is_whole(data, self._delimiter):
+            file.seek(self._end - len(self._ending))
+            before, data = file.read(len(self._ending)), file.read()
+        if before != self._ending or not is_whole(data, self._delimiter):
             return None
         lines = list(lines_of(self.path, data, self._delimiter, header=False))
         times = [time for time in (self._time, *(line[0] for line in lines)) if time]
         if times != sorted(times):
             return None
-        self._end, self._last = self._end + len(data), (self._last + data)[-256:]
-        return self._feed(lines)
+        self._end, self._ending = self._end + len(data), (self._ending + data)[-_ENDING:]
+        return self._take(self._in_order(lines))
 
     def _read_all(self) -> None:
-        data, delimiter, _ = whole_bytes(self.path)
+        source, size, delimiter, _ = whole(self.path)
         status = self.path.stat()
         try:
-            self._feed(lines_of(self.path, data, delimiter), in_order=True)
+            self._take(self._in_order(lines_of(self.path, source, delimiter, size)))
         except _Backwards:
-            self._start_anew()
-            self._feed(in_order_of_time(self.path, list(lines_of(self.path, data, delimiter))))
-        self._delimiter, self._end, self._last = delimiter, len(data), data[-256:]
-        if status.st_size == len(data):
+            vars(self).update(vars(Replay(self.path, reviewer=self.reviewer)))
+            self._take(read_journal(self.path).itertuples(index=False, name=None))
+        self._delimiter, self._end = delimiter, size
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            file.seek(max(0, size - _ENDING))
+            self._ending = file.read(min(size, _ENDING))
+        if status.st_size == size:
             self._seen = (status.st_ino, status.st_size, status.st_mtime_ns)
 
-    def _feed(self, lines: Iterable[list[str]], *, in_order: bool = False) -> Collection[str]:
-        return self.feed(self._dated(lines, in_order))
-
-    def _dated(self, lines: Iterable[list[str]], in_order: bool) -> Iterator[Mapping[str, Any]]:
+    def _in_order(self, lines: Iterable[list[str]]) -> Iterator[list[str]]:
         for line in lines:
-            if in_order and line[0] and line[0] < self._time:
+            if line[0] and line[0] < self._time:
                 raise _Backwards
             self._time = line[0] or self._time
-            yield dict(zip(COLUMNS, line, strict=True))
+            yield line
 
-    def feed(self, lines: Iterable[Mapping[str, Any]]) -> Collection[str]:
+    def _take(self, lines: Iterable[Sequence[Any]]) -> Collection[str]:
         """Take in more lines; returns the sha256 whose decision may have changed."""
-        actions = {}
-        for action, together in itertools.groupby(lines, lambda line: line["action"]):
-            contents = self._take(action, list(together))
-            self._contents[action] = (*self._contents.get(action, ()), *contents)
-            actions[action] = True
-        changed = {sha256: True for action in actions for sha256 in self._contents[action]}
-        for sha256 in changed:
-            self._settle(sha256)
-        return changed.keys()
-
-    def _take(self, action: str, lines: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Note lines of one action; the contents they speak of."""
-        contents = []
+        first, marked = len(self._words), set()
         for line in lines:
-            kind, own = line["kind"], line["reviewer"] == self.reviewer
+            _, reviewer, kind, action, sha256, _, _, decision, _, _, seconds = line
+            own = reviewer == self.reviewer
             if kind in MARKS:
                 self._marks[action] = kind
+                marked.add(action)
             elif kind in LABELLING or (kind == "second" and own):  # nobody's second look is another's business
-                sha256, decision = line["sha256"], sys.intern(line["decision"])
-                self._said[sha256] = (*self._said.get(sha256, ()), (sys.intern(kind), action, decision))
-                contents.append(sha256)
                 if decision == "escalate":
-                    self._escalations[sha256, action] = {name: line[name] for name in IN_FORCE}
+                    self._escalations[len(self._words)] = dict(zip(COLUMNS, line, strict=True))
+                self._before.append(self._last.get(sha256, -1))
+                self._last[sha256] = len(self._words)
+                columns = (self._kinds, self._actions, self._contents, self._words)
+                for column, value in zip(columns, (kind, action, sha256, decision), strict=True):
+                    column.append(value)
             else:
                 continue
-            self.seconds += np.nan_to_num(float(line["seconds"] or 0))
+            self.seconds += _number(seconds)
             if own:
                 self._note(kind, action)
-        return contents
-
-    def _settle(self, sha256: str) -> None:
-        """Find anew what is in force on one content."""
-        results = ((self.decisions, LABELLING), (self.looks, ("second",)), (self.resolutions, ("resolution",)))
-        for result, kinds in results:
-            last = stands(self._said[sha256], kinds, self._marks)[-1:]
-            result.pop(sha256, None)
-            result.update((sha256, decision) for _, _, decision in last)
-            if kinds == LABELLING:
-                self.escalated.pop(sha256, None)
-                escalated = [action for _, action, decision in last if decision == "escalate"]
-                self.escalated.update((sha256, self._escalations[sha256, action]) for action in escalated)
+        changed = dict.fromkeys(self._contents[first:])
+        return {**changed, **self.concerned(marked)} if marked else changed
 
     def _note(self, kind: str, action: str) -> None:
         """What this reviewer can undo and redo after this line."""
-        if kind in MARKS:
-            source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
-            if source[-1:] == [action]:  # nearly always, and there may be a million of them
-                target.append(source.pop())
-            elif action in source:
-                source.remove(action)
-                target.append(action)
-        elif action not in self.done[-1:]:
-            self.done.append(action)
+        if kind not in MARKS:
             self.undone.clear()
+            self.done.pop(action, None)
+            self.done[action] = None
+            return
+        source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
+        if action in source:
+            del source[action]
+            target[action] = None
 
-    def concerned(self, action: str) -> tuple[str, ...]:
-        """The contents that an action speaks of."""
-        return self._contents.get(action, ())
+
+def _number(text: Any) -> float:
+    """Seconds as any writer of a journal puts them; 0 for what is no number."""
+    try:
+        value = float(str(text).replace(",", "."))
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0

@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nsfwlib.data import may_be_class
 from nsfwlib.evaluate import jeffreys
 from nsfwlib.labels import (
     ACTIONS,
+    LABELLING,
     Replay,
     append_decisions,
     check_probs,
     check_writable,
     decisions_in_force,
-    may_be_class,
     new_action,
+    refuse_class,
 )
 from nsfwlib.review.pages import (
     REQUIRED,
@@ -114,8 +116,12 @@ class ReviewSession:
         self._note_classes(queue)
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
-        self._replay = Replay(path=self.journal, reviewer=reviewer)
+        self._replay = Replay(self.journal, reviewer=reviewer)
         self._replay.catch_up()
+        known = {*self.class_names, *self.images["given_label"]} - {""}
+        unknown = self._replay.unknown(labels_of.index, {*known, *ACTIONS})
+        if unknown:
+            refuse_class(self.journal, *unknown, known)
         decided = queue["sha256"].map(self.decision) != ""
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
@@ -133,10 +139,10 @@ class ReviewSession:
         return len(self._pages)
 
     def page(self, *numbers: int) -> pd.DataFrame:
-        """The rows of a page (or of several, one after the other) in the order shown, and four columns more.
+        """The rows of a page (or of several, one after the other) in the order shown, and three columns more.
 
         decision: what is in force ("" = nothing); conflict: exact copies lie under two labels, so "keep" is refused;
-        alike: how many of the rows belong to its near-duplicate group; escalated: see `is_escalated`.
+        alike: how many of the rows belong to its near-duplicate group.
         """
         positions = [self.page_rows(i) for i in numbers]
         rows = self.queue.iloc[np.concatenate([np.arange(0), *positions])].reset_index(drop=True)
@@ -144,7 +150,6 @@ class ReviewSession:
         rows["conflict"] = rows["sha256"].isin(self._conflicting)
         groups = rows["group"] if "group" in rows else rows["path"]
         rows["alike"] = groups.map(groups.value_counts()).fillna(1).astype(int)
-        rows["escalated"] = [self.is_escalated(path) for path in rows["path"]]
         return rows
 
     def page_of(self, path: str) -> int:
@@ -184,11 +189,10 @@ class ReviewSession:
 
         In mode "second" this reviewer's own second look, in mode "disagreement" the resolution; an escalation always.
         """
-        replay = self._replay
-        if replay.decisions.get(sha256) == "escalate":
-            return "escalate"
-        shown = {"second": replay.looks, "disagreement": replay.resolutions}.get(self.mode, replay.decisions)
-        return shown.get(sha256, "")
+        said = self._replay.decision(sha256)
+        if said == "escalate" or self.mode not in ("second", "disagreement"):
+            return said
+        return self._replay.decision(sha256, [MODES[self.mode]])
 
     def classes_of(self, path: str) -> set[str]:
         """The classes that a picture may show, blind or not: whoever avoids a class is spared it.
@@ -196,9 +200,8 @@ class ReviewSession:
         All that anybody filed, suggested, answered or decided, for it or a near-duplicate.
         """
         sha256, _, group = self._known.get(path, ("", "", ""))
-        replay = self._replay
-        said = (replay.decisions, replay.looks, replay.resolutions)
-        decided = {words.get(content, "") for content in self._contents_of.get(group, [sha256]) for words in said}
+        contents, kinds = self._contents_of.get(group, [sha256]), (LABELLING, ["second"], ["resolution"])
+        decided = {self._replay.decision(content, kind) for content in contents for kind in kinds}
         return (self._classes_of.get(group, set()) | decided) - {"", *ACTIONS}
 
     def why_hidden(self, path: str, hidden: Collection[str] = ()) -> str:
@@ -287,7 +290,7 @@ class ReviewSession:
 
     def escalated(self) -> pd.DataFrame:
         """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
-        lines = self._replay.escalated.values()
+        lines = self._replay.escalated().values()
         table = pd.DataFrame(list(lines), columns=["path", "given_label", "reviewer", "time"])
         return table.assign(time=pd.to_datetime(table["time"], utc=True, format="ISO8601", errors="coerce"))
 
@@ -387,8 +390,9 @@ class ReviewSession:
         for sha256 in contents:
             for row in self._rows_of.get(sha256, ()):
                 self._outcome[row] = self._outcome_of(self.decision(sha256), self._filed[row])
-        if self._replay.escalated.keys() != self._escalated:
-            self._escalated = set(self._replay.escalated)
+        escalated = set(self._replay.escalated())
+        if escalated != self._escalated:
+            self._escalated = escalated
             self._escalated_groups = set(self.images.loc[self.images["sha256"].isin(self._escalated), "group"])
 
     def _outcome_of(self, decision: str, filed: str) -> int:
@@ -440,9 +444,9 @@ class ReviewSession:
         actions = self._replay.done if kind == "undo" else self._replay.undone
         if not actions:
             return []
-        action = actions[-1]
+        action = next(reversed(actions))
         self._write([{"kind": kind, "action": action, "reviewer": self.reviewer}])
-        contents = dict.fromkeys(self._replay.concerned(action))
+        contents = self._replay.concerned({action})
         rows = [self._rows_of[sha256][0] for sha256 in contents if sha256 in self._rows_of]
         return self.queue["path"].iloc[rows].tolist()
 

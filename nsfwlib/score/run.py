@@ -9,7 +9,6 @@ written at the end: memory is flat, a broken file is a row, an interrupt or a ki
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import sqlite3
 import time
@@ -36,10 +35,12 @@ from nsfwlib.score.store import (
     begun_with,
     check_columns,
     count_files,
+    left_open,
     open_store,
     read_scores,
     score_tables,
     todo,
+    todo_of,
     work_file,
     write_scores,
 )
@@ -137,16 +138,16 @@ def score(
     about = {"precision": ready.precision, "agreement": ready.agreement or {}}
     options = {"size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
     answering = _answering(where, files, ready, runtime, options, cluster or {})
-    was_cut_off = where == "local" and work_file(out).exists()
     try:
         with contextlib.closing(open_store(out, scored_by, discard=overwrite)) as store:
             if resume and out.exists():
                 add_finished(store, out, names, scored_by)
+            suspects = left_open(store, IN_FLIGHT * batch_size) if where == "local" else []
             add_files(store, rows)
-            if was_cut_off:  # perhaps by one of the files that come first now
-                add_answers(store, deadly_files(files, list(itertools.islice(todo(store), IN_FLIGHT * batch_size))))
+            if suspects:
+                add_answers(store, deadly_files(files, todo_of(store, suspects)))
             found = answering(todo(store), skip=Known(store))
-            _keep(store, found, progress, every=0 if was_cut_off else COMMIT_SECONDS)
+            _keep(store, found, progress, every=0 if suspects else COMMIT_SECONDS)
             write_scores(score_tables(store, names, scored_by, about), out)
     except (sqlite3.Error, OSError) as error:
         raise _disk_error(error, out) from error

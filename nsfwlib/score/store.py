@@ -107,6 +107,18 @@ def todo(store: sqlite3.Connection) -> Iterator[tuple[int, str]]:
         last = rows[-1][0]
 
 
+def left_open(store: sqlite3.Connection, count: int) -> list[str]:
+    """Paths of the first files, at most so many, that an earlier call had no answer for."""
+    query = "SELECT path FROM files WHERE NOT done ORDER BY position LIMIT ?"
+    return [path for (path,) in store.execute(query, [count])]
+
+
+def todo_of(store: sqlite3.Connection, paths: Sequence[str]) -> list[tuple[int, str]]:
+    """(position, path) of those of `paths` that are to be scored."""
+    query = "SELECT position, path FROM files WHERE NOT done AND path IN (SELECT value FROM json_each(?))"
+    return store.execute(query, [json.dumps(list(paths))]).fetchall()
+
+
 class Known:
     """The contents that are scored, as a container of sha256."""
 

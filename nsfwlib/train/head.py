@@ -8,7 +8,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib._tensorflow import keras, tf
-from nsfwlib.data import MAX_PIXELS
+from nsfwlib.data import MAX_PIXELS, check_class_names
 from nsfwlib.model import (
     Files,
     class_names as names_of,
@@ -207,6 +207,11 @@ def predict(
 
 
 def predictions_table(table: pd.DataFrame, pred_probs: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
-    """`path`, `split`, one column of probabilities a class: what `predictions.parquet` holds."""
+    """`path`, `split`, one column of probabilities a class: what `predictions.parquet` holds.
+
+    Raises:
+        ValueError: a class is called like a column; see `data.check_class_names`.
+    """
+    check_class_names(class_names)
     probabilities = pd.DataFrame(pred_probs, columns=list(class_names), index=table.index)
     return pd.concat([table[["path", "split"]], probabilities], axis=1).reset_index(drop=True)

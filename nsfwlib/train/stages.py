@@ -287,15 +287,15 @@ def store_lower(
     """
     part = keras.Model(model.input, block_output(model, block))
     shape = (max(views, 1), *part.output_shape[1:])  # of a picture
-    file, width, forward = folder / "rows.f16", 2 * int(np.prod(shape)), compiled(part)
+    file, width, forward = folder / "views.f16", 2 * int(np.prod(shape)), compiled(part)
     folder.mkdir(parents=True, exist_ok=True)
+    start = file.stat().st_size // width if file.exists() else 0
+    batches = decoded_batches(paths[start:], size=part.input_shape[1], batch_size=batch_size)
+    options = {"total": len(paths), "initial": start, "desc": f"up to {block}", "unit": "img", "disable": not progress}
     try:
-        with file.open("ab") as stored:
-            start = stored.tell() // width
+        _check_room(folder, (len(paths) - start) * width)
+        with file.open("ab") as stored, tqdm(**options) as bar:
             stored.truncate(start * width)  # a kill may have cut the last one
-            _check_room(folder, (len(paths) - start) * width)
-            batches = decoded_batches(paths[start:], size=part.input_shape[1], batch_size=batch_size)
-            bar = tqdm(total=len(paths), initial=start, desc=f"up to {block}", unit="img", disable=not progress)
             for positions, pixels, problems in batches:
                 if problems:
                     raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
@@ -305,10 +305,9 @@ def store_lower(
                 stored.write(rows.astype(np.float16).tobytes())
                 stored.flush()
                 bar.update(len(positions))
-            bar.close()
     except OSError as error:
         raise OSError(
-            f"What lies before {block} could not be stored: {error.strerror or error} Free some room and run again: "
+            f"What lies before {block} could not be stored: {error.strerror or error}. Free some room and run again: "
             f"what was computed stays in {folder}. Or use fewer stored views, or stored_views=0."
         ) from error
     return np.memmap(file, np.float16, "r", shape=(len(paths) * shape[0], *shape[1:]))
@@ -317,4 +316,4 @@ def store_lower(
 def _check_room(folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise OSError(f"Expected {need / 1e9:.1f} GB of room in {folder}. Received: {free / 1e9:.1f} GB.")
+        raise OSError(f"Expected {need / 1e9:.1f} GB of room in {folder}. Received: {free / 1e9:.1f} GB")

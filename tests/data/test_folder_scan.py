@@ -207,7 +207,7 @@ def test_classes_called_like_a_column_or_a_decision_are_refused_with_a_way_out(f
     from nsfwlib.score.store import FIXED
 
     assert {*ACTIONS, *FIXED, "undo"} <= folder_scan.RESERVED
-    for name in ("predicted", "keep", "sexy_max"):
+    for name in ("predicted", "keep", "Undo", "redo", "sexy_max"):
         draw(folder / name / "a.png", 5)
         with pytest.raises(ValueError, match=rf"decision: {name}\. .*class_map={{'{name}': 'class {name}'}}"):
             folder_scan.check_usable(scan(folder))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from nsfwlib.labels import journal, records
+from nsfwlib.labels.current import current_labels
 from nsfwlib.labels.replay import Replay
 
 NASTY = [
@@ -26,6 +27,10 @@ NASTY = [
 
 def row(sha="a" * 64, decision="keep", **more):
     return {"sha256": sha, "path": "porn/a.jpg", "given_label": "porn", "decision": decision, **more}
+
+
+def words(replay):
+    return {sha: word for sha in "abcd" if (word := replay.decision(sha))}
 
 
 def test_a_missing_journal_reads_as_an_empty_table(tmp_path):
@@ -142,7 +147,9 @@ def test_replay_equals_the_state_after_a_cut_at_any_byte(tmp_path_factory, steps
     expected = simple_replay(steps)
     lines = journal.read_journal(path)
     assert dict(journal.in_force(lines)[["sha256", "decision"]].to_numpy()) == expected
-    assert Replay(lines).decisions == expected
+    replay = Replay(path)
+    replay.catch_up()
+    assert words(replay) == expected
 
 
 def test_a_torn_journal_that_may_only_be_read_is_read_without_its_tail(tmp_path, monkeypatch):
@@ -260,9 +267,9 @@ def test_what_spreadsheets_write_is_read_and_written_on(tmp_path, delimiter, bom
     lines = journal.read_journal(path)
     assert lines["sha256"].tolist() == ["a", "b", "c", "d"] and lines["path"][0] == "a,;\n2.jpg"
     assert lines["score"][0] == 0.5 and not path.with_name("decisions.csv.torn").exists()
-    replay = Replay(path=path)
+    replay = Replay(path)
     replay.catch_up()
-    assert replay.decisions == {"a": "keep", "b": "drop", "c": "keep", "d": "keep"}
+    assert words(replay) == {"a": "keep", "b": "drop", "c": "keep", "d": "keep"}
 
 
 @pytest.mark.parametrize("word", ["Keep", ' "b"', "ESCALATE", "keep ", "undo", "", "'porn'"])
@@ -274,7 +281,7 @@ def test_a_word_that_is_neither_decision_nor_class_is_refused_by_its_line(tmp_pa
         journal.append_decisions(path, row("d", word))
     assert path.read_bytes() == before
     path.write_bytes(before.replace(b'"drop"', b'"' + word.replace('"', '""').encode() + b'"'))
-    for read in (journal.decisions_in_force, lambda path: Replay(path=path).catch_up()):
+    for read in (journal.decisions_in_force, lambda path: Replay(path).catch_up()):
         with pytest.raises(ValueError, match="record 4: decision should be one of keep, drop, unsure, escalate"):
             read(path)
 
@@ -285,10 +292,10 @@ def test_after_a_merge_the_later_decision_is_in_force_and_a_warning_says_so(tmp_
     journal.append_decisions(path, [row(sha, word, time=f"2026-01-0{day}T00:00:00+00:00") for sha, word, day in days])
     with pytest.warns(UserWarning, match="times run backwards at record 5"):
         assert dict(journal.decisions_in_force(path)[["sha256", "decision"]].to_numpy()) == {"a": "drop", "b": "drop"}
-    replay = Replay(path=path)
+    replay = Replay(path)
     with pytest.warns(UserWarning, match="times run backwards"):
         replay.catch_up()
-    assert replay.decisions == {"a": "drop", "b": "drop"}
+    assert words(replay) == {"a": "drop", "b": "drop"}
 
 
 @pytest.mark.filterwarnings("error")
@@ -302,36 +309,47 @@ def test_a_writer_whose_clock_is_behind_is_not_overruled(tmp_path, monkeypatch):
 
 def test_a_session_reads_on_where_it_stopped_and_anew_where_the_file_is_another(tmp_path):
     path = tmp_path / "decisions.csv"
-    replay = Replay(path=path)
+    replay = Replay(path)
     assert not replay.catch_up()
     journal.append_decisions(path, row("a"))
     assert [*replay.catch_up()] == ["a"]
     journal.append_decisions(path, [row("b", "drop"), row("c", "porn")])
     assert [*replay.catch_up()] == ["b", "c"] and not replay.catch_up()
     path.write_bytes(path.read_bytes().replace(b'"porn"', b'"sexy"').replace(b'"drop"', b'"cats"'))
-    assert {*replay.catch_up()} == {"a", "b", "c"} and replay.decisions == {"a": "keep", "b": "cats", "c": "sexy"}
+    assert {*replay.catch_up()} == {"a", "b", "c"} and words(replay) == {"a": "keep", "b": "cats", "c": "sexy"}
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b'"cats"', b'"Drop"'))
     for _ in range(2):
         with pytest.raises(ValueError, match="Received: 'Drop'"):
             replay.catch_up()
-    assert replay.decisions == {"a": "keep", "b": "cats", "c": "sexy"}
+    assert words(replay) == {"a": "keep", "b": "cats", "c": "sexy"}
     path.write_bytes(whole)
     half = records.encode([["2999-01-01T00:00:00+00:00", *["x"] * 10]], ",")
     with path.open("ab") as file:
         file.write(half[:20])
     with pytest.warns(UserWarning, match="unfinished"):
         replay.catch_up()
-    assert replay.decisions == {"a": "keep", "b": "cats", "c": "sexy"}
+    assert words(replay) == {"a": "keep", "b": "cats", "c": "sexy"}
 
 
 def test_two_spellings_of_a_journal_share_one_lock_and_a_link_stays_one(tmp_path):
     path, link = tmp_path / "decisions.csv", tmp_path / "link.csv"
     two_hundred(path)
     link.symlink_to(path)
-    with records.locked(path), pytest.raises(TimeoutError), journal.locked(link, 0.1):
+    with records.locked(path), pytest.raises(TimeoutError), records.locked(link, 0.1):
         pass
     path.write_bytes(path.read_bytes().replace(b"keep", b'ke"ep', 1))
     with pytest.warns(UserWarning, match="damaged"):
         assert len(journal.read_journal(link)) == 199
     assert link.is_symlink() and len(journal.read_journal(path)) == 199
+
+
+def test_a_slip_of_the_pen_is_no_class_and_its_record_is_named(tmp_path):
+    path = tmp_path / "decisions.csv"
+    table = pd.DataFrame({"sha256": ["a", "b"], "given_label": ["porn", "sexy"], "problem": ["", ""]})
+    journal.append_decisions(path, [row("a", "sexy"), row("elsewhere", "cats"), row("b", "pron")])
+    with pytest.raises(ValueError, match=r"record 4: decision should be one of the classes porn, sexy.*'pron'"):
+        current_labels(table, path)
+    assert current_labels(table, path, new_classes=["pron"]).tolist() == ["sexy", "pron"]
+    journal.append_decisions(path, row("b", "porn"))
+    assert current_labels(table, path).tolist() == ["sexy", "porn"]

@@ -595,3 +595,19 @@ def test_a_class_may_be_called_anything_else(queue, path):
     names = ["path", "split", "keeper", "it's", "=1+1", "$x$", "Porn"]
     ReviewSession(queue, path, class_names=names).decide(queue["path"][0], "=1+1")
     assert in_force(path) == {queue["sha256"][0]: "=1+1"}
+
+
+def test_a_session_is_not_opened_on_a_decision_that_is_a_class_of_nobody(queue, path):
+    ReviewSession(queue, path, class_names=["cat", "dgo"]).decide(queue["path"][0], "dgo")
+    with pytest.raises(ValueError, match=r"record 2: decision should be one of the classes .*'dgo'"):
+        open_session(queue, path)
+
+
+def test_a_full_disk_is_found_when_the_session_opens(queue, path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal, "write_and_sync", full)
+    with pytest.raises(OSError, match=r"decisions.csv cannot be written: No space left on device.*Free some space"):
+        open_session(queue, path)
+    assert not path.exists()

@@ -188,3 +188,9 @@ def test_predictions_come_in_the_order_of_the_table_with_nan_for_what_cannot_be_
     pixels = np.stack([images.load_image(folder / p, size=SIZE) for p in asked["path"][:-1]])
     assert np.allclose(found[:-1], classifier.predict(pixels, verbose=0), atol=1e-5)
     assert np.isnan(found[-1]).all()
+
+
+def test_a_class_called_like_a_column_of_the_predictions_is_refused():
+    table = pd.DataFrame({"path": ["a.jpg"], "split": ["val"]})
+    with pytest.raises(ValueError, match="called like a column of a table, or like a decision: split"):
+        head.predictions_table(table, np.ones((1, 2)) / 2, ["cat", "split"])

@@ -1,6 +1,7 @@
 """What fine-tuning survives: kills, losses that are no number, full disks, several devices."""
 
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -47,20 +48,18 @@ def test_what_is_stored_is_what_the_lower_part_makes_of_the_pictures(data, tmp_p
 
 
 def test_a_disk_that_fills_up_while_lower_parts_are_stored_is_a_sentence_and_the_pass_goes_on(data, tmp_path):
-    code = (
-        "import resource, sys\n"
-        "sys.path[:0] = sys.argv[1:3]\n"
-        "from pathlib import Path\n"
-        "from test_stages import FROM, build, stages\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "try: stages.store_lower(build(), FROM, [Path(p) for p in sys.argv[4:]], Path(sys.argv[3]), batch_size=4)\n"
-        "except OSError as error: print(error)\n"
-    )
-    paths = [data[1] / p for p in data[0]["path"]]
-    tests = [str(folder) for folder in Path(__file__).parents[:2]]
-    done = subprocess.run([sys.executable, "-c", code, *tests, tmp_path, *paths], capture_output=True, text=True)
-    assert f"{FROM} could not be stored: File too large Free some room and run again" in done.stdout, done.stderr
-    whole = stages.store_lower(build(), FROM, paths, tmp_path, batch_size=4, progress=False)
+    classifier, paths = build(), [data[1] / p for p in data[0]["path"]]
+    options = {"batch_size": 4, "progress": False}
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, unlimited[1]))
+    try:
+        with pytest.raises(
+            OSError, match=rf"{FROM} could not be stored: File too large\. Free some room and run again"
+        ):
+            stages.store_lower(classifier, FROM, paths, tmp_path, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    whole = stages.store_lower(classifier, FROM, paths, tmp_path, **options)
     assert len(whole) == len(paths) and np.abs(whole).reshape(len(paths), -1).max(axis=1).all()
 
 
