@@ -517,7 +517,7 @@ from test_folder_scan import deadly
 from nsfwlib.data import crawl
 from nsfwlib.model import stream
 from nsfwlib.score import score
-crawl.serve_inspections = deadly
+crawl.inspect_all = deadly
 real = stream.load_picture
 
 def load(files, path, **options):
