@@ -13,6 +13,7 @@ import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
+from traitlets.config import Config
 
 from nsfwlib import runs
 from nsfwlib.files import with_way_out
@@ -65,6 +66,7 @@ def run_notebooks(
             kernel_name="python3",
             progress_bar={"desc": source.stem} if progress else False,
             store_widget_state=False,  # it would hold every thumbnail
+            config=Config(KernelManager={} if os.name == "nt" else {"transport": "ipc"}),  # TCP is for all to read
         )
     return [copies / source.name for source in sources]
 
