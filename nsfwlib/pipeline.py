@@ -70,6 +70,7 @@ def run_notebooks(
             cwd=str(source.parent),
             kernel_name="python3",
             prepare_only=prepare,
+            iopub_timeout=120,  # seconds that a busy machine may take to pass on what a cell shows
             progress_bar={"desc": source.stem} if progress else False,
             store_widget_state=False,  # it would hold every thumbnail
             config=Config(KernelManager={} if os.name == "nt" else {"transport": "ipc"}),  # TCP is for all to read
