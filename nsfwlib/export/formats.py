@@ -1,5 +1,6 @@
 """Which formats are there, how is each written, and what must an application give it?"""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -68,6 +69,11 @@ class Format(NamedTuple):
     limits: str = ""  # what was given up for a smaller file
     needs: tuple[str, ...] = ()
     web: bool = False  # for nsfwjs, which divides by 255 itself
+
+    def missing(self) -> str:
+        """What to install before it can be written; "" where nothing is missing."""
+        absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
+        return f"needs {', '.join(absent)}: pip install 'nsfwlib[onnx]'" if absent else ""
 
 
 def _savedmodel(source: Source, folder: Path) -> None:
