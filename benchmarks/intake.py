@@ -2,13 +2,17 @@
 
 python benchmarks/intake.py [scan] [memory] [grouping] [recall] [features]
     [--images 1000] [--files 1000 10000] [--hashes 1e4 1e5]
+python benchmarks/intake.py corpus --corpus folder    (any folder of test images, for example Pillow's Tests/images)
 """
 
 import argparse
+import base64
+import collections
 import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -285,6 +289,65 @@ def feature_recall(n: int = 70, blocks: tuple[str, ...] = ("mixed4", "mixed6", "
     return pd.DataFrame(rows).set_index(["block", "pairs"])
 
 
+SHOW = """async encoded => {
+  const bytes = Uint8Array.from(atob(encoded), character => character.charCodeAt(0));
+  const image = new Image();
+  image.src = URL.createObjectURL(new Blob([bytes]));
+  try { await image.decode(); } catch { return ""; }
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0);
+  return canvas.toDataURL("image/png").split(",")[1];
+}"""
+
+
+def shown_by_chromium(paths: list[Path]) -> Iterator[np.ndarray | None]:
+    """What Chromium paints of each file on white; None where it paints nothing."""
+    from playwright.sync_api import Error, sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for path in paths:
+            page = browser.new_page()
+            try:
+                painted = page.evaluate(SHOW, base64.b64encode(path.read_bytes()).decode())
+            except Error:  # too large for its canvas
+                painted = ""
+            page.close()
+            yield np.asarray(Image.open(io.BytesIO(base64.b64decode(painted))).convert("RGB")) if painted else None
+
+
+def against_chromium(folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """What is refused and why, and where the picture differs from the one that Chromium shows."""
+    from nsfwlib import data
+
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size < 20_000_000)
+    rows = pd.DataFrame([row for _, row in sorted(data.inspect_files(list(map(str, paths)), {"min_side": 1}))])
+    rows["path"] = [path.relative_to(folder).as_posix() for path in paths]
+    rows["kind"] = [data.sniff(path.read_bytes())[0] if path.stat().st_size else "empty" for path in paths]
+    images = rows[rows["kind"].ne("not an image") & rows["kind"].ne("empty")].copy()
+    compared = collections.Counter()
+    for i, theirs in zip(images.index, shown_by_chromium([paths[i] for i in images.index]), strict=True):
+        images.loc[i, "Chromium"] = "shows" if theirs is not None else "refuses"
+        if theirs is None or images.loc[i, "problem"]:
+            continue
+        ours = data.load_image(paths[i])
+        compared[images.loc[i, "kind"]] += 1
+        same_size = ours.shape == theirs.shape
+        images.loc[i, "difference"] = np.abs(ours.astype(int) - theirs).mean() if same_size else np.inf
+    images["reason"] = images["problem"].where(images["problem"].ne(""), "read")
+    yield "Files by format and what became of them", pd.crosstab(images["kind"], [images["reason"], images["Chromium"]])
+    refused = images[images["problem"].ne("")]
+    columns = ["kind", "reason", "detail", "Chromium", "path"]
+    yield "Refused", refused.sort_values(["Chromium", "kind", "reason"])[columns].set_index("kind")
+    far = images[images["difference"].gt(4)].sort_values("difference", ascending=False)
+    title = f"Mean difference above 4 grey levels, of {sum(compared.values())} that both show"
+    yield title, far[["kind", "difference", "oddities", "path"]].set_index("kind")
+
+
 def measured(*job: object) -> dict:
     """Run a job of `work` in a process of its own → its result, seconds and peak memory."""
     done = subprocess.run(
@@ -330,11 +393,14 @@ def tables(options: argparse.Namespace) -> Iterator[tuple[str, pd.DataFrame]]:
         yield "Near-duplicates found, by edit", recall()
     if "features" in chosen:
         yield "What bottleneck features add, by edit", feature_recall()
+    if "corpus" in chosen:
+        yield from against_chromium(options.corpus)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", choices=["scan", "memory", "grouping", "recall", "features", []])
+    parser.add_argument("parts", nargs="*", choices=["scan", "memory", "grouping", "recall", "features", "corpus", []])
+    parser.add_argument("--corpus", type=Path, default=Path("tests"), help="a folder of test images")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--files", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--hashes", type=float, nargs="+", default=[1e4, 1e5])

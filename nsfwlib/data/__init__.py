@@ -4,6 +4,7 @@ SPLITS                 train, val and test, in this order
 REASONS                Why a file is left out → what that means, in a sentence
 MAX_BYTES              Files larger than that are not read
 MAX_PIXELS             Pictures of more are not decoded, unless one says so
+MOST_PIXELS            What one may say at most
 MAX_DISTANCE           Bits of 64: beyond it even the second look finds more chance than copies
 ImageProblem           A file that cannot be used
 scan                   Read `<class>/**` or `<split>/<class>/**` → the images table

@@ -10,6 +10,7 @@ from .duplicates import (
     MAX_DISTANCE as MAX_DISTANCE,
     confirmed_pairs as confirmed_pairs,
     feature_pairs as feature_pairs,
+    group_duplicates as group_duplicates,
     group_near_duplicates as group_near_duplicates,
     hubs as hubs,
     label_conflicts as label_conflicts,
@@ -19,7 +20,6 @@ from .folder_scan import (
     DECISION_WORDS as DECISION_WORDS,
     check_class_names as check_class_names,
     check_usable as check_usable,
-    group_duplicates as group_duplicates,
     may_be_class as may_be_class,
     scan as scan,
     warnings_of as warnings_of,
@@ -35,6 +35,7 @@ from .hash_search import (
 from .images import (
     MAX_BYTES as MAX_BYTES,
     MAX_PIXELS as MAX_PIXELS,
+    MOST_PIXELS as MOST_PIXELS,
     REASONS as REASONS,
     ImageProblem as ImageProblem,
     blurred_thumbnail as blurred_thumbnail,

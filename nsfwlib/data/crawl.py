@@ -2,25 +2,24 @@
 
 import collections
 import contextlib
-import dataclasses
 import itertools
 import os
-import pickle
-import queue
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
 import numpy as np
 
-from nsfwlib.data.inspection import COLUMNS, inspect, serve_inspections
+# multiprocessing's workers would import the caller's script again, endlessly if it is unguarded.
+from joblib.externals.loky import ProcessPoolExecutor
+
+from nsfwlib.data.inspection import COLUMNS, begin_inspecting, inspect, inspect_all
 from nsfwlib.data.scan_cache import look_up, open_cache, stamp_of, state_of, store_row
 
 LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 _BATCH = 16  # files a worker gets at a time
+_START = 300.0  # seconds that a worker may take to start on a busy machine
 _PASSING = {"missing", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
 
 
@@ -112,7 +111,7 @@ def inspect_files(
             known = look_up(cache, stamp, [paths[i] for i in chunk])
             for i in chunk:
                 keys[i] = state_of(paths[i])
-                size_and_times, row = known.get(os.fsencode(paths[i]), (None, None))
+                size_and_times, row = known.get(paths[i], (None, None))
                 if size_and_times == tuple(keys[i]):
                     yield i, row
                 else:
@@ -131,111 +130,53 @@ def inspect_files(
             cache.commit()
 
 
-# All that a worker runs: one of multiprocessing's would import the caller's script again, endlessly if unguarded.
-_WORKER = """
-import os, pickle, sys
-requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-os.dup2(2, 1)  # what a decoder prints is no answer
-sys.path[:] = pickle.load(requests)
-serve, options = pickle.load(requests)
-serve(requests, answers, options)
-"""
-
-
-@dataclasses.dataclass(eq=False)
-class _Worker:
-    process: subprocess.Popen
-    deadline: float
-    batch: list[tuple[int, str]] = dataclasses.field(default_factory=list)
-    ready: bool = False
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.batch) or not self.ready
+Batch = list[tuple[int, str]]
 
 
 def _run(
     work: Iterable[tuple[int, str]], total: int, options: dict, *, workers: int | None, timeout: float
 ) -> Iterator[tuple[int, dict]]:
     if workers == 0:
-        for i, path in work:
-            yield i, inspect(path, **options)
+        yield from ((i, inspect(path, **options)) for i, path in work)
         return
     work = iter(work)
-    again: list[tuple[int, str]] = []  # files of a lost worker, to be tried one by one
-    answers: queue.SimpleQueue = queue.SimpleQueue()
-    crew = [_start(options, answers) for _ in range(min(workers or os.cpu_count() or 1, -(-total // _BATCH)))]
+    again: list[Batch] = []  # files of a lost worker, to be tried one by one
+    idle: list[ProcessPoolExecutor] = []
+    busy: dict[Future, tuple[ProcessPoolExecutor, Batch, float]] = {}
     try:
-        while True:
-            for worker in crew:
-                if not worker.busy:
-                    _hand(worker, [again.pop()] if again else list(itertools.islice(work, _BATCH)), timeout)
-            if not any(worker.busy for worker in crew):
-                return
-            lost = {}
-            with contextlib.suppress(queue.Empty):
-                worker, rows = answers.get(timeout=1)
-                if worker in crew and rows is None:
-                    lost[worker] = "crashed the decoder"
-                elif worker in crew:  # and not one that was given up before it answered
-                    batch, worker.batch, worker.ready = worker.batch, [], True
-                    yield from zip((i for i, _ in batch), rows, strict=True)
-            if answers.empty():
-                late = [worker for worker in crew if worker.busy and time.monotonic() > worker.deadline]
-                lost = dict.fromkeys(late, "took too long") | lost
-            for worker, reason in lost.items():
-                yield from _bury(worker, reason, again)
-                crew[crew.index(worker)] = _start(options, answers)
+        for _ in range(min(workers or os.cpu_count() or 1, -(-total // _BATCH))):
+            _hand(_worker(options), [], busy, timeout=_START)
+        while busy:
+            done, _ = wait(busy, timeout=1, return_when=FIRST_COMPLETED)
+            late = [future for future, (*_, deadline) in busy.items() if time.monotonic() > deadline]
+            for future in {*done, *late}:
+                worker, batch, _ = busy.pop(future)
+                if future.done() and not future.exception():
+                    idle.append(worker)
+                    yield from zip((i for i, _ in batch), future.result(), strict=True)
+                    continue
+                worker.shutdown(kill_workers=True)
+                if not batch:
+                    raise RuntimeError("A worker of the scan could not start. workers=0 scans in this process.")
+                _hand(_worker(options), [], busy, timeout=_START)
+                if len(batch) > 1:
+                    again += [[file] for file in batch]
+                else:
+                    reason = "crashed the decoder" if future in done else "took too long"
+                    yield batch[0][0], {**COLUMNS, "problem": reason, "thumb": b""}
+            while idle and (batch := again.pop() if again else list(itertools.islice(work, _BATCH))):
+                _hand(idle.pop(), batch, busy, timeout=timeout)
     finally:
-        for worker in crew:
-            _stop(worker)
+        for worker in [*idle, *(worker for worker, *_ in busy.values())]:
+            worker.shutdown(kill_workers=True)
 
 
-def _start(options: dict, answers: queue.SimpleQueue) -> _Worker:
-    process = subprocess.Popen([sys.executable, "-c", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    worker = _Worker(process, time.monotonic() + 300)
-    _send(worker, sys.path)
-    _send(worker, (serve_inspections, options))
-    threading.Thread(target=_listen, args=(worker, answers), daemon=True).start()
-    return worker
+def _worker(options: dict) -> ProcessPoolExecutor:
+    """A process of its own, so that its end costs no other's files."""
+    return ProcessPoolExecutor(1, initializer=begin_inspecting, initargs=(options,))
 
 
-def _send(worker: _Worker, message: object) -> None:
-    with contextlib.suppress(OSError):  # it ended, which `_listen` tells
-        pickle.dump(message, worker.process.stdin)
-        worker.process.stdin.flush()
-
-
-def _listen(worker: _Worker, answers: queue.SimpleQueue) -> None:
-    """Put what a worker answers into the queue, and None once it has ended."""
-    with contextlib.suppress(EOFError, pickle.UnpicklingError), worker.process.stdout as said:
-        while True:
-            answers.put((worker, pickle.load(said)))
-    answers.put((worker, None))
-
-
-def _hand(worker: _Worker, batch: list[tuple[int, str]], timeout: float) -> None:
-    worker.batch, worker.deadline = batch, time.monotonic() + timeout
-    if batch:
-        _send(worker, [path for _, path in batch])
-
-
-def _bury(worker: _Worker, reason: str, again: list[tuple[int, str]]) -> Iterator[tuple[int, dict]]:
-    _stop(worker)
-    if not worker.ready:
-        raise RuntimeError(
-            f"A worker of the scan could not start (exit code {worker.process.returncode}). "
-            "workers=0 scans in this process."
-        )
-    if len(worker.batch) > 1:
-        again += worker.batch
-    else:
-        for i, _ in worker.batch:
-            yield i, {**COLUMNS, "problem": reason, "thumb": b""}
-
-
-def _stop(worker: _Worker) -> None:
-    worker.process.kill()
-    worker.process.wait()
-    with contextlib.suppress(OSError):
-        worker.process.stdin.close()
+def _hand(worker: ProcessPoolExecutor, batch: Batch, busy: dict, *, timeout: float) -> None:
+    """Give a worker its next files; none at all make it start."""
+    future = worker.submit(inspect_all, [path for _, path in batch])
+    busy[future] = worker, batch, time.monotonic() + timeout

@@ -1,6 +1,7 @@
 """Which pictures are the same, or nearly? Exact copies, near-duplicate groups, leaks between splits."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from nsfwlib.data.hash_search import affordable_distance, near_pairs, safe_distance
-from nsfwlib.data.likeness import MIN_CORRELATION, aligned_likeness, quick_likeness
+from nsfwlib.data.images import MOST_PIXELS
+from nsfwlib.data.inspection import THUMB, inspect
+from nsfwlib.data.likeness import MIN_CORRELATION, MIN_DETAIL, aligned_likeness, detail_likeness, quick_likeness
+from nsfwlib.data.scan_cache import read_thumbs
+from nsfwlib.files import file_path
 
 MAX_DISTANCE = 16  # bits of 64: beyond it even the second look finds more chance than copies
 _FREEDOM = 0.02  # aligned strangers correlate that much better than strangers left in place
@@ -16,6 +21,89 @@ _HOPELESS = 0.35  # correlation below which aligning two thumbnails is not tried
 _MAX_ALIGNED = 200_000  # pairs, the likeliest first: about a millisecond each
 _PLAIN = 0.02  # contrast (standard deviation, 0–1) below which a picture is blank: its hash is noise
 Thumbs = Callable[[np.ndarray], np.ndarray]  # positions (P,) → grey thumbnails (P, 32, 32)
+
+
+def group_duplicates(
+    table: pd.DataFrame,
+    *,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    features: np.ndarray | None = None,
+    max_distance: int = MAX_DISTANCE,
+    min_cosine: float = 0.95,
+) -> pd.Series:
+    """Near-duplicate groups of the images table → int64 Series "group" with its index; unusable rows get -1.
+
+    Byte-identical files always share a group. Others are joined by perceptual hash, mirror images
+    included, and confirmed by their thumbnails, which come from the scan's cache or are decoded anew;
+    without both, the hash alone decides, at a distance that is safe for a table of this size.
+
+    Args:
+        data_dir, cache_dir: as given to `scan`.
+        features: (N, D) bottleneck features in the table's order, NaN rows allowed. They propose pairs that
+            no hash recognises (crops, captions): nearest neighbours with a cosine of `min_cosine` or more,
+            confirmed by their thumbnails, too. A middle block (`mixed4`) recognises most.
+
+    Raises:
+        ValueError: features without data_dir or cache_dir, or of another length.
+    """
+    usable = table[table["problem"] == ""]
+    one_each = usable.drop_duplicates("sha256")
+    thumbs = None
+    if cache_dir is not None or data_dir is not None:
+        thumbs = _thumb_reader(one_each, data_dir, cache_dir)
+    blank = is_blank(one_each)
+    by_hash = group_near_duplicates(
+        one_each["phash"].to_numpy(),
+        mirrored=one_each["phash_mirror"].to_numpy(),
+        max_distance=max_distance,
+        thumbs=thumbs,
+        blank=blank,
+    )
+    if features is not None:
+        if thumbs is None or len(features) != len(table):
+            raise ValueError(
+                f"features must have one row a row of the table, {len(table)}, and need data_dir or cache_dir "
+                f"to confirm what they propose. Received: {len(features)} rows."
+            )
+        rows = np.asarray(features)[table.index.get_indexer(one_each.index)]
+        left, right = feature_pairs(np.where(blank[:, None], np.nan, rows), min_cosine=min_cosine)
+        alike = confirmed_pairs(left, right, thumbs)
+        everyone = np.arange(len(one_each))
+        first = pd.Series(everyone).groupby(by_hash).transform("first").to_numpy()
+        left, right = np.concatenate([left[alike], everyone]), np.concatenate([right[alike], first])
+        by_hash = joined_pairs(left, right, len(one_each))
+    by_content = pd.Series(by_hash, index=one_each["sha256"].to_numpy())
+    groups = pd.Series(-1, index=table.index, name="group", dtype=np.int64)
+    groups[usable.index] = usable["sha256"].map(by_content).astype(np.int64)
+    return groups
+
+
+def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> Thumbs:
+    contents, paths = table["sha256"].to_numpy(), table["path"].to_numpy()
+
+    def read(positions: np.ndarray) -> np.ndarray:
+        pictures = np.zeros((len(positions), THUMB, THUMB), dtype=np.uint8)
+        for start in range(0, len(positions), 5000):
+            part = positions[start : start + 5000]
+            cached = read_thumbs(cache_dir, contents[part]) if cache_dir is not None else {}
+            for k, position in enumerate(part, start=start):
+                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position])
+                pictures[k] = np.frombuffer(data, dtype=np.uint8).reshape(pictures.shape[1:])
+        return pictures
+
+    return read
+
+
+def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
+    if data_dir is None:
+        raise ValueError(
+            f"The thumbnail of {path} is not in the cache. Pass the cache_dir that `scan` was given, or data_dir."
+        )
+    row = inspect(file_path(data_dir, path), max_pixels=MOST_PIXELS, min_side=1)
+    if row["problem"]:
+        raise ValueError(f"{path} could be read by the scan, and now is: {row['problem']}. Scan again.")
+    return row["thumb"]
 
 
 def group_near_duplicates(
@@ -125,7 +213,11 @@ def confirmed_pairs(
     doubtful = doubtful[np.argsort(-alike[doubtful], kind="stable")][:_MAX_ALIGNED]
     compare(doubtful, aligned_likeness)
     alike[doubtful] -= _FREEDOM
-    return alike >= MIN_CORRELATION
+    likely = np.flatnonzero(alike >= MIN_CORRELATION)
+    compare(likely, detail_likeness)
+    same = np.zeros(len(left), dtype=bool)
+    same[likely] = alike[likely] >= MIN_DETAIL
+    return same
 
 
 def is_blank(images: pd.DataFrame) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is in the folders? The images table, a row a file, and its near-duplicate groups."""
+"""What is in the folders? The images table, a row a file."""
 
 import contextlib
 import itertools
@@ -14,21 +14,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib.data.crawl import inspect_files, is_skipped, walk_files
-from nsfwlib.data.duplicates import (
-    MAX_DISTANCE,
-    Thumbs,
-    confirmed_pairs,
-    feature_pairs,
-    group_near_duplicates,
-    is_blank,
-    joined_pairs,
-)
-from nsfwlib.data.images import MAX_PIXELS
-from nsfwlib.data.inspection import COLUMNS, THUMB, inspect
+from nsfwlib.data.images import MAX_PIXELS, MOST_PIXELS
+from nsfwlib.data.inspection import COLUMNS
 from nsfwlib.data.layout import LAYOUTS, SPLIT_FOLDERS, layout_of, place, said_of
-from nsfwlib.data.scan_cache import read_thumbs
 from nsfwlib.data.screening import LAW, load_hashes
-from nsfwlib.files import file_path, table_path
+from nsfwlib.files import table_path
 
 DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
 UNLABELLED = ("unlabelled", "unlabeled")
@@ -55,7 +45,7 @@ def scan(
 ) -> pd.DataFrame:
     """Read `<class>/**` or `<split>/<class>/**` → the images table, one row per file found, sorted by path.
 
-    Columns: path, given_label, split, sha256, phash, phash_mirror, source, group (-1, see `group_duplicates`),
+    Columns: path, given_label, split, sha256, phash, phash_mirror, source, group (-1, see `data.group_duplicates`),
     width, height, format, bytes, frames, problem ("" if usable, a key of `data.REASONS`, or "skipped: …"),
     detail, oddities (what excludes nothing, joined by "; "), brightness, contrast, sharpness, entropy,
     grey, transparent. `warnings_of` returns what a person should know.
@@ -71,14 +61,14 @@ def scan(
         screen: a file of known-bad hashes, see `data.load_hashes`; matches are marked "screened".
         screen_kind: "sha256" or "pdq": what 64 digits are where the list does not say.
         screen_distance: bits by which a PDQ hash may differ.
-        max_pixels: as in `data.load_image`; `attrs["max_pixels"]` keeps it.
+        max_pixels: as in `data.load_image`, `MOST_PIXELS` or less; `attrs["max_pixels"]` keeps it.
         workers: processes, all cores if None; 0 scans in this process.
 
     Raises:
         FileNotFoundError: `data_dir`, or the list of hashes, does not exist.
         OSError: the cache cannot be written, or (TimeoutError) another scan holds it.
         ValueError: `data_dir` is a file, or empty, or has no class folders; `class_map` names none of them; `layout`
-            is none of those, or there are no splits.
+            is none of those, or there are no splits; `max_pixels` is too high.
     """
     data_dir = Path(data_dir)
     options: dict[str, Any] = {"max_pixels": max_pixels, "min_side": min_side}
@@ -86,6 +76,8 @@ def scan(
         options["screen"] = load_hashes(screen, kind=screen_kind, max_distance=screen_distance)
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}. Received: {layout!r}.")
+    if max_pixels > MOST_PIXELS:
+        raise ValueError(f"max_pixels must be {MOST_PIXELS:,} or less: what is read later. Received: {max_pixels:,}.")
     raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}), layout=layout)
     columns = {name: np.full(len(found), default, dtype=_dtype(default)) for name, default in _MEASURED.items()}
     todo = np.flatnonzero(found["problem"] == "")
@@ -103,7 +95,7 @@ def scan(
     table = pd.concat([found.drop(columns=["problem", "detail"]), rows], axis=1)
     table.insert(6, "source", _sources(table["path"], source))
     table.insert(7, "group", -1)
-    table.attrs |= {"data_dir": str(data_dir), "layout": found.attrs["layout"], "max_pixels": max_pixels}
+    table.attrs |= {"layout": found.attrs["layout"], "max_pixels": max_pixels}
     table.attrs["warnings"] = found.attrs["warnings"] + _find_warnings(table, class_folders)
     if screen is not None:
         table.attrs["warnings"].append({"name": "hash list", "message": options["screen"].in_force()})
@@ -243,18 +235,17 @@ def check_usable(table: pd.DataFrame) -> list[str]:
         ValueError: no usable labelled image at all, or only one class has any, or a name is one of `RESERVED`, or
             that of another class with `_max` behind it, which score tables use.
     """
-    where = table.attrs.get("data_dir", "the images table")
     usable = table[(table["problem"] == "") & (table["given_label"] != "")]
     classes = sorted(usable["given_label"].unique())
     if not classes:
         reasons = table.loc[table["problem"] != "", "problem"].value_counts().to_dict()
         raise ValueError(
-            f"No usable labelled image in {where}, among {len(table)} files {reasons}. "
+            f"No usable labelled image in the images table, among {len(table)} files {reasons}. "
             "The column `problem` says why each was left out."
         )
     if len(classes) == 1:
         raise ValueError(
-            f"Only one class in {where} has usable images: {classes[0]!r} ({len(usable)}). "
+            f"Only one class in the images table has usable images: {classes[0]!r} ({len(usable)}). "
             "A classifier needs at least two: add a folder with images of another class."
         )
     check_class_names(classes)
@@ -279,87 +270,3 @@ def check_class_names(classes: Sequence[str]) -> None:
             f"Classes are called like a column of a table, or like a decision: {', '.join(taken)}. Scan again with "
             f"other names, the folders may stay: class_map={{{renamed}}} (in notebook 01 the parameter class_map)."
         )
-
-
-def group_duplicates(
-    table: pd.DataFrame,
-    *,
-    data_dir: Path | None = None,
-    cache_dir: Path | None = None,
-    features: np.ndarray | None = None,
-    max_distance: int = MAX_DISTANCE,
-    min_cosine: float = 0.95,
-) -> pd.Series:
-    """Near-duplicate groups of the images table → int64 Series "group" with its index; unusable rows get -1.
-
-    Byte-identical files always share a group. Others are joined by perceptual hash, mirror images
-    included, and confirmed by their thumbnails, which come from the scan's cache or are decoded anew;
-    without both, the hash alone decides, at a distance that is safe for a table of this size.
-
-    Args:
-        data_dir, cache_dir: as given to `scan`.
-        features: (N, D) bottleneck features in the table's order, NaN rows allowed. They propose pairs that
-            no hash recognises (crops, captions): nearest neighbours with a cosine of `min_cosine` or more,
-            confirmed by their thumbnails, too. A middle block (`mixed4`) recognises most.
-
-    Raises:
-        ValueError: features without data_dir or cache_dir, or of another length.
-    """
-    usable = table[table["problem"] == ""]
-    one_each = usable.drop_duplicates("sha256")
-    thumbs = None
-    if cache_dir is not None or data_dir is not None:
-        thumbs = _thumb_reader(one_each, data_dir, cache_dir)
-    blank = is_blank(one_each)
-    by_hash = group_near_duplicates(
-        one_each["phash"].to_numpy(),
-        mirrored=one_each["phash_mirror"].to_numpy(),
-        max_distance=max_distance,
-        thumbs=thumbs,
-        blank=blank,
-    )
-    if features is not None:
-        if thumbs is None or len(features) != len(table):
-            raise ValueError(
-                f"features must have one row a row of the table, {len(table)}, and need data_dir or cache_dir "
-                f"to confirm what they propose. Received: {len(features)} rows."
-            )
-        rows = np.asarray(features)[table.index.get_indexer(one_each.index)]
-        left, right = feature_pairs(np.where(blank[:, None], np.nan, rows), min_cosine=min_cosine)
-        alike = confirmed_pairs(left, right, thumbs)
-        everyone = np.arange(len(one_each))
-        first = pd.Series(everyone).groupby(by_hash).transform("first").to_numpy()
-        left, right = np.concatenate([left[alike], everyone]), np.concatenate([right[alike], first])
-        by_hash = joined_pairs(left, right, len(one_each))
-    by_content = pd.Series(by_hash, index=one_each["sha256"].to_numpy())
-    groups = pd.Series(-1, index=table.index, name="group", dtype=np.int64)
-    groups[usable.index] = usable["sha256"].map(by_content).astype(np.int64)
-    return groups
-
-
-def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> Thumbs:
-    contents, paths = table["sha256"].to_numpy(), table["path"].to_numpy()
-    limit = table.attrs.get("max_pixels", MAX_PIXELS)
-
-    def read(positions: np.ndarray) -> np.ndarray:
-        pictures = np.zeros((len(positions), THUMB, THUMB), dtype=np.uint8)
-        for start in range(0, len(positions), 5000):
-            part = positions[start : start + 5000]
-            cached = read_thumbs(cache_dir, contents[part]) if cache_dir is not None else {}
-            for k, position in enumerate(part, start=start):
-                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position], limit)
-                pictures[k] = np.frombuffer(data, dtype=np.uint8).reshape(pictures.shape[1:])
-        return pictures
-
-    return read
-
-
-def _decode_thumb(data_dir: Path | None, path: str, max_pixels: int) -> bytes:
-    if data_dir is None:
-        raise ValueError(
-            f"The thumbnail of {path} is not in the cache. Pass the cache_dir that `scan` was given, or data_dir."
-        )
-    row = inspect(file_path(data_dir, path), max_pixels=max_pixels, min_side=1)
-    if row["problem"]:
-        raise ValueError(f"{path} could be read by the scan, and now is: {row['problem']}. Scan again.")
-    return row["thumb"]

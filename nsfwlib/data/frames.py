@@ -3,11 +3,13 @@
 import contextlib
 import io
 import time
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import GifImagePlugin, Image, PngImagePlugin
 
 from nsfwlib.data.colour import to_rgb
+from nsfwlib.data.containers import gif_blocks
 from nsfwlib.data.images import DAMAGED_ANIMATION, HIDDEN_DEFAULT, MAX_PIXELS, Decoded, decode, to_array
 from nsfwlib.data.rescue import LEFT_OUT, rescued
 
@@ -34,18 +36,19 @@ def load_frames(data: bytes, *, size: int, frames: int, max_pixels: int = MAX_PI
         return np.stack(found), ""
     if LEFT_OUT in decoded.flags:
         data = rescued(data, decoded.format)[0]
+    first = int(HIDDEN_DEFAULT in decoded.flags)
+    if decoded.format == "GIF":
+        data, first = _on_nothing(data, (decoded.width, decoded.height)), 1
     with Image.OPEN[decoded.format][0](io.BytesIO(data), "") as animation:
-        count = _frames_before_damage(animation, decoded, begun + SECONDS / 2)
+        count = _frames_before_damage(animation, first, decoded, begun + SECONDS / 2)
         reach = max(1, min(count, FRAME_PIXELS // (decoded.width * decoded.height)))
         wanted = np.unique(np.linspace(0, reach - 1, min(frames, reach)).round().astype(int))[1:].tolist()
-        for number in wanted if decoded.format == "AVIF" else range(1, reach):  # AVIF alone reaches a frame by itself
+        for number in wanted if decoded.format == "AVIF" else range(reach):  # AVIF alone reaches a frame by itself
             if time.monotonic() > begun + SECONDS:
                 reach = number
                 break
             try:
-                animation.seek(number + (HIDDEN_DEFAULT in decoded.flags))
-                if decoded.format == "WEBP":  # it would decode all that it passes with the next frame that is wanted
-                    animation.load()
+                _go_to(animation, number + first)
                 if number in wanted:
                     found.append(to_array(to_rgb(animation.copy(), [])[0], size))
             except Exception as error:  # as in data.decode: decoders raise many kinds
@@ -55,13 +58,36 @@ def load_frames(data: bytes, *, size: int, frames: int, max_pixels: int = MAX_PI
     return np.stack(found), "; ".join(said)
 
 
-def _frames_before_damage(animation: Image.Image, decoded: Decoded, deadline: float) -> int:
+def _on_nothing(data: bytes, size: tuple[int, int]) -> bytes:
+    """A GIF after a clear first frame: Pillow takes what no frame covers for one of the first one's colours."""
+    clear = Image.new("P", size)
+    clear.putpalette([255, 255, 254])  # not grey, else Pillow composes no colours on it
+    frame = GifImagePlugin.getdata(clear, transparency=0, include_color_table=True, disposal=1)
+    start = gif_blocks(data)
+    return b"".join([data[:start], *frame, data[start:]])
+
+
+def _go_to(animation: Any, number: int) -> None:
+    """Go to a frame; what Pillow is to put in its place afterwards is set right, as browsers have it."""
+    animation.seek(number)
+    if animation.format == "GIF" and animation.disposal_method == 2:
+        left, top, right, bottom = animation.dispose_extent  # becomes clear, not of the background's colour
+        animation.dispose = Image.core.fill("RGBA", (right - left, bottom - top), (0, 0, 0, 0))
+    elif animation.format == "PNG" and animation.dispose_op == PngImagePlugin.Disposal.OP_PREVIOUS:
+        before = animation.im.copy()
+        animation.load()
+        animation._prev_im = before  # Pillow has painted over its own
+    elif animation.format == "WEBP":  # it would decode all that it passes with the next frame that is wanted
+        animation.load()
+
+
+def _frames_before_damage(animation: Image.Image, first: int, decoded: Decoded, deadline: float) -> int:
     """How many frames there are; of a damaged animation, how many come before the damage, as far as there is time."""
     if DAMAGED_ANIMATION not in decoded.flags:
         return decoded.frames
     count, most = 1, max(1, FRAME_PIXELS // (decoded.width * decoded.height))
     with contextlib.suppress(Exception):
         while count < most and time.monotonic() < deadline:
-            animation.seek(count)
+            animation.seek(count + first)
             count += 1
     return count

@@ -1,12 +1,13 @@
 """Which perceptual hashes are near one another, and how near may still be chance? Exact search in Hamming distance."""
 
+import itertools
+
 import numpy as np
 
 FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides
-_CROWDED = 8  # hashes a bucket: from here on a bucket at a time is faster than a flip at a time
+_AT_ONCE = 4_000_000  # candidates that are compared at once: some 100 MB
 _OUTRIGHT = 1e9  # pairs that are compared one by one: seconds
 _NONE = np.empty(0, dtype=np.int64)
-Buckets = tuple[np.ndarray, np.ndarray]  # positions sorted by key, and where each key's begin
 
 
 def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1, seed: int = 0) -> int:
@@ -66,7 +67,7 @@ def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.n
     within d bits agree within d // 4 bits in one band at least, so only such buckets are compared.
     """
     if len(a) * len(b) <= _OUTRIGHT or max_distance > 15:
-        found = [_compare(a, np.arange(len(a)), b, np.arange(len(b)), max_distance)]
+        found = [_compare(a, b, max_distance)]
     else:
         found = [_band_pairs(a, b, band, max_distance) for band in range(4)]
     if a is b:
@@ -77,62 +78,39 @@ def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.n
     return left, right
 
 
-def _compare(
-    a: np.ndarray, rows: np.ndarray, b: np.ndarray, columns: np.ndarray, max_distance: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (of `rows` in a, of `columns` in b) whose hashes are near, in blocks of a few megabytes."""
-    block = max(1, 2_000_000 // max(len(columns), 1))
-    others = b[columns]
+def _compare(a: np.ndarray, b: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in a and b whose hashes are near, outright, in blocks of a few megabytes."""
+    block = max(1, 2_000_000 // max(len(b), 1))
     left, right = [_NONE], [_NONE]
-    for start in range(0, len(rows), block):
-        part = rows[start : start + block]
-        near = np.bitwise_count(a[part, None] ^ others[None, :]) <= max_distance
-        if near.any():
-            i, j = np.nonzero(near)
-            left.append(part[i])
-            right.append(columns[j])
+    for start in range(0, len(a), block):
+        i, j = np.nonzero(np.bitwise_count(a[start : start + block, None] ^ b[None, :]) <= max_distance)
+        left.append(start + i)
+        right.append(j)
     return np.concatenate(left), np.concatenate(right)
 
 
 def _band_pairs(a: np.ndarray, b: np.ndarray, band: int, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs within `max_distance` bits that agree in a band within a quarter of them: one flip of its key at a time."""
     keys = np.arange(1 << 16)
     flips = keys[np.bitwise_count(keys.astype(np.uint16)) <= max_distance // 4]
-    (order_a, starts_a), (order_b, starts_b) = buckets = _buckets(a, band), _buckets(b, band)
-    if len(b) < _CROWDED << 16:
-        return _flip_by_flip(a, b, *buckets, flips, max_distance)
-    found = [(_NONE, _NONE)]
-    for key in np.flatnonzero(np.diff(starts_a)):
-        near = key ^ flips
-        if a is b:  # each pair of buckets once
-            near = near[near >= key]
-        first, last = starts_b[near], starts_b[near + 1]
-        columns = order_b[_ranges(first, last)]
-        if len(columns):
-            rows = order_a[starts_a[key] : starts_a[key + 1]]
-            found.append(_compare(a, rows, b, columns, max_distance))
-    left, right = zip(*found, strict=True)
-    return np.concatenate(left), np.concatenate(right)
-
-
-def _flip_by_flip(
-    a: np.ndarray, b: np.ndarray, of_a: Buckets, of_b: Buckets, flips: np.ndarray, max_distance: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """As the loop over buckets, for buckets of a few hashes: all of a's against b's, one flip of the key at a time."""
-    (order_a, starts_a), (order_b, starts_b) = of_a, of_b
+    (order_a, starts_a), (order_b, starts_b) = _buckets(a, band), _buckets(b, band)
     sorted_a, sorted_b = a[order_a], b[order_b]
-    keys = np.repeat(np.arange(1 << 16), np.diff(starts_a))  # of each of the sorted a
+    keys = np.repeat(keys, np.diff(starts_a))  # of each of the sorted a
     left, right = [], []
     for flip in flips:
         first, last = starts_b[keys ^ flip], starts_b[(keys ^ flip) + 1]
-        i = np.repeat(np.arange(len(a)), last - first)
-        j = _ranges(first, last)
-        near = np.bitwise_count(sorted_a[i] ^ sorted_b[j]) <= max_distance
-        left.append(order_a[i[near]])
-        right.append(order_b[j[near]])
+        passed = np.cumsum(last - first)
+        cuts = np.searchsorted(passed, np.arange(_AT_ONCE, passed[-1], _AT_ONCE))
+        for start, end in itertools.pairwise(np.unique([0, *cuts, len(a)])):
+            i = np.repeat(np.arange(start, end), (last - first)[start:end])
+            j = _ranges(first[start:end], last[start:end])
+            near = np.bitwise_count(sorted_a[i] ^ sorted_b[j]) <= max_distance
+            left.append(order_a[i[near]])
+            right.append(order_b[j[near]])
     return np.concatenate(left), np.concatenate(right)
 
 
-def _buckets(hashes: np.ndarray, band: int) -> Buckets:
+def _buckets(hashes: np.ndarray, band: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions sorted by one band's 16 bits, and where each of the 65,536 buckets starts."""
     bits = np.unpackbits(hashes.view(np.uint8).reshape(-1, 8), axis=1)
     # Every fourth bit, staggered by row: low and high frequencies in each band keep the buckets even.

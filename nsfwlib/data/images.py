@@ -1,6 +1,7 @@
 """What does this file show? One decoder for training, review and scoring: bytes in, RGB uint8 out."""
 
 import io
+import itertools
 import os
 import re
 import stat
@@ -33,6 +34,7 @@ REASONS = {
     "screened": "its hash is on the list of known-bad hashes",
 }
 MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a GiB as RGB; JPEGs of four times as many are halved
+MOST_PIXELS = 4 * MAX_PIXELS  # that a scan may be told to admit: what reads its pictures need not be told
 MAX_BYTES = 1 << 30
 _HIDDEN_SIDE = 24  # pixels on the long side that a blurred thumbnail is made of
 _BYTES_A_PIXEL = 12  # that decoding may take: with `MAX_PIXELS`, 1 GiB
@@ -67,7 +69,7 @@ class Decoded(NamedTuple):
 
 
 def load_image(
-    source: Source, *, size: int | tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+    source: Source, *, size: int | tuple[int, int] | None = None, max_pixels: int = MOST_PIXELS
 ) -> np.ndarray:
     """Decode a file or its bytes → uint8 (H, W, 3), upright, sRGB, on white.
 
@@ -79,7 +81,8 @@ def load_image(
         size: (height, width), or one number for both: Pillow BILINEAR on the decoded picture, stretched.
         max_pixels: limit, checked from the header before anything is decoded. So is the memory that decoding takes:
             12 bytes for each of them, which heavy decoders (WebP, JPEG 2000) reach first. A JPEG may have four times
-            as many, as those of some phones do; above it, the decoder halves its sides.
+            as many; above it, or above `MAX_PIXELS` as those of some phones are, the decoder halves its sides. The
+            default trusts that a scan or a scoring run, whose own is `MAX_PIXELS`, has let the picture in.
 
     Raises:
         ImageProblem: whatever is wrong with the file; `.reason` is a key of `REASONS`.
@@ -101,7 +104,7 @@ def blurred_thumbnail(
     size: int = 96,
     blur: float = 4.0,
     grey: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = MOST_PIXELS,
 ) -> np.ndarray:
     """A small, blurred picture for display → uint8 (h, w, 3), at most `size` on the long side.
 
@@ -208,7 +211,7 @@ def _decode(data: bytes, max_pixels: int, at_least: int | None, name: str) -> De
         frames -= 1
     size = image.size
     wanted = size if at_least is None else (at_least, at_least)
-    if size[0] * size[1] > max_pixels:
+    if size[0] * size[1] > min(max_pixels, MAX_PIXELS):
         wanted = min(wanted[0], size[0] // 2), min(wanted[1], size[1] // 2)
     if wanted != size:
         image.draft(None, wanted)
@@ -249,6 +252,8 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
         image = Image.OPEN[kind][0](io.BytesIO(data), "")  # not Image.open, whose limit is the process's
         if kind == "TIFF":
             _skip_thumbnail(image)
+            if not container.reason and _end_of_pixels(image) > len(data):
+                container = Container("truncated", "pixels lie behind the end of the file")
         need = _memory(image, max_pixels)
     except _NOT_READ as error:
         if kind == "TIFF" and not container.reason:  # TIFF knows more kinds of pixels than Pillow does
@@ -284,13 +289,22 @@ def _skip_thumbnail(image: Image.Image) -> None:
         image.seek(0)
 
 
+def _end_of_pixels(image: Image.Image) -> int:
+    """Where the strips and tiles of a TIFF's page end."""
+    tags = image.tag_v2
+    places = [
+        zip(tags.get(start, ()), tags.get(start + length, ()), strict=False) for start, length in ((273, 6), (324, 1))
+    ]
+    return max(map(sum, itertools.chain(*places)), default=0)
+
+
 def _memory(image: Image.Image, max_pixels: int) -> float:
     """Bytes that decoding and converting take at their peak, from the header alone."""
     pixels = image.width * image.height
     kept = 1 if image.mode in ("1", "L", "P") else 4
     wide, clear = 4 * (image.mode in ("I", "F")), 2 * image.has_transparency_data  # copies of values and alpha
     each = kept + 4 + wide + clear + _DECODING.get(str(image.format), 0)
-    need = each * min(pixels, max_pixels)  # above that, it is a JPEG and halved
+    need = each * (min(pixels, max_pixels, MAX_PIXELS) if image.format in ("JPEG", "MPO") else pixels)  # else halved
     if image.info.get("progressive"):  # all coefficients at once, 2 bytes each
         areas = [across * down for _, across, down, _ in image.layer]
         need += 2 * pixels * sum(areas) / max(areas)

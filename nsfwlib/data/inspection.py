@@ -1,12 +1,9 @@
 """What is worth knowing about one file? Hashes, measures and oddities, in one read and one decode."""
 
-import contextlib
 import hashlib
 import os
-import pickle
 import signal
 import warnings
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -158,13 +155,16 @@ def _sign_bits(frequencies: np.ndarray) -> int:
     return int.from_bytes(np.packbits(values > median).tobytes())
 
 
-def serve_inspections(requests: BinaryIO, answers: BinaryIO, options: dict) -> None:
-    """A worker of the scan: pickled lists of paths in, lists of rows out, until the other side hangs up."""
+_options: dict = {}  # of a worker
+
+
+def begin_inspecting(options: dict) -> None:
+    """Make this process a worker of the scan, with the keyword arguments of `inspect`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
     warnings.simplefilter("ignore")  # what Pillow warns of is in the rows
-    answer: list[dict] = []  # a greeting: it can begin
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            pickle.dump(answer, answers)
-            answers.flush()
-            answer = [inspect(path, **options) for path in pickle.load(requests)]
+    _options.update(options)
+
+
+def inspect_all(paths: list[str]) -> list[dict]:
+    """A worker's rows of these files."""
+    return [inspect(path, **_options) for path in paths]

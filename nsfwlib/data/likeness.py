@@ -2,10 +2,12 @@
 
 import numpy as np
 
-MIN_CORRELATION = 0.93  # from here on two thumbnails count as the same picture
+MIN_CORRELATION = 0.93  # from here on two thumbnails count as the same picture,
+MIN_DETAIL = 0.72  # and from here on two of the same outline, as all pie charts are
 _MIDDLE_MAY_LACK = 0.12  # of the correlation that the whole must reach
 _SAME_LEVELS = 3.0  # grey levels (RMS): closer than that, even plain middles agree
-_LOWER, _UPPER, _MIDDLE = slice(0, 26), slice(6, 32), slice(6, 26)  # rows without a caption below, above, both
+_PARTS = (slice(0, 32), slice(0, 26), slice(6, 32))  # rows: all, without a caption below, without one above
+_MIDDLE = slice(6, 26)  # without either
 
 
 def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -16,9 +18,8 @@ def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
     best = _correlations(a, b)
-    for scale in _ZOOMS:
+    for zoom in _ZOOMS:
         left = np.flatnonzero(best < MIN_CORRELATION)  # what is alike already needs no further try
-        zoom = _ZOOMS[scale]
         zoomed = _correlations(zoom @ a[left] @ zoom.T, b[left])
         best[left] = np.maximum.reduce([best[left], zoomed, _correlations(a[left], zoom @ b[left] @ zoom.T)])
     return best
@@ -34,14 +35,13 @@ def _zoom(scale: float) -> np.ndarray:
     return matrix
 
 
-_ZOOMS = {scale: _zoom(scale) for scale in (0.97, 0.94, 0.91, 0.88, 0.85)}
+_ZOOMS = [_zoom(scale) for scale in (0.97, 0.94, 0.91, 0.88, 0.85)]
 
 
 def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    parts = (slice(0, 32), slice(0, 26), slice(6, 32))
-    best = np.maximum.reduce([_correlation(a[:, part], b[:, part]) for part in parts])
+    best = np.maximum.reduce([_correlation(a[:, part], b[:, part]) for part in _PARTS])
     # The same white bar under two pictures correlates well: their middles must agree, too.
-    a, b = a[:, 6:26], b[:, 6:26]
+    a, b = a[:, _MIDDLE], b[:, _MIDDLE]
     difference = a - b
     difference -= difference.mean(axis=(1, 2), keepdims=True)
     flat = np.square(difference).mean(axis=(1, 2)) < _SAME_LEVELS**2
@@ -57,23 +57,49 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return product / np.sqrt(np.maximum(norms, (a.shape[1] * 32) ** 2))
 
 
-def aligned_likeness(a: np.ndarray, b: np.ndarray, *, steps: tuple[int, int] = (4, 4)) -> np.ndarray:
+def aligned_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Likeness after the best affine alignment of each pair → float32 (P,); -1 where it overlaps by less than 60 %.
 
     For crops off the centre, stretched copies and small turns. Gauss-Newton on the squared difference of the
     normalised pictures (Lucas and Kanade 1981; Baker and Matthews, IJCV 2004), first blurred, then sharp.
     """
-    a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
-    moves = np.zeros((len(a), 6), dtype=np.float32)
-    for count, (source, target) in zip(steps, ((_blur(a), _blur(b)), (a, b)), strict=True):
-        for _ in range(count):
-            moves = _improved(moves, source, target)
-    moved, _, _, inside = _sample(a, moves)
-    parts = (slice(0, 32), _LOWER, _UPPER)
-    best = np.maximum.reduce([_weighted(moved[:, part], b[:, part], inside[:, part]) for part in parts])
+    moved, b, inside = _aligned(a, b)
+    best = np.maximum.reduce([_weighted(moved[:, part], b[:, part], inside[:, part]) for part in _PARTS])
     middle = _weighted(moved[:, _MIDDLE], b[:, _MIDDLE], inside[:, _MIDDLE])
     best = np.minimum(best, middle + _MIDDLE_MAY_LACK)
     return np.where(inside.mean(axis=(1, 2)) >= 0.6, best, np.float32(-1))
+
+
+def detail_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Likeness of what fills the middle, piece by piece → float32 (P,): the better of as they lie and aligned.
+
+    The correlation of the whole is that of the outline, where it is strong: a disc on white, the frame of a window.
+    """
+    a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
+    best = _in_pieces(a, b, np.ones_like(a))
+    left = np.flatnonzero(best < MIN_DETAIL)
+    best[left] = np.maximum(best[left], _in_pieces(*_aligned(a[left], b[left])))
+    return best
+
+
+def _in_pieces(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The mean correlation of pieces of 4 × 4 that show anything; 1 where hardly any does."""
+    a, b, weight = (x[:, 8:24, 4:28].reshape(-1, 4, 4, 6, 4).swapaxes(2, 3).reshape(-1, 4, 4) for x in (a, b, weight))
+    (_, spread_a), (_, spread_b) = _normalised(a, weight), _normalised(b, weight)
+    shows = (np.maximum(spread_a, spread_b).ravel() >= _SAME_LEVELS) & (weight.sum(axis=(1, 2)) > 8)
+    alike, shows = np.where(shows, _weighted(a, b, weight), 0).reshape(-1, 24), shows.reshape(-1, 24).sum(axis=1)
+    return np.where(shows < 4, 1, alike.sum(axis=1) / np.maximum(shows, 1)).astype(np.float32)
+
+
+def _aligned(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """a moved onto b, b, and where a has something to show there: float32 (P, 32, 32) each."""
+    a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
+    moves = np.zeros((len(a), 6), dtype=np.float32)
+    for source, target in ((_blur(a), _blur(b)), (a, b)):
+        for _ in range(4):
+            moves = _improved(moves, source, target)
+    moved, _, _, inside = _sample(a, moves)
+    return moved, b, inside
 
 
 _Y, _X = np.mgrid[:32, :32].astype(np.float32)
@@ -87,9 +113,9 @@ def _improved(moves: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     weight = inside * _FITTED
     moved, spread = _normalised(moved, weight)
     target, _ = _normalised(b, weight)
-    missing = ((target - moved) * weight).reshape(len(a), -1, 1)
+    missing = ((target - moved) * weight).reshape(len(a), 1024, 1)
     slopes = np.stack([slope_x / spread, slope_y / spread], axis=1)[:, :, None] * _BASIS
-    slopes = (slopes * weight[:, None, None]).reshape(len(a), 6, -1)
+    slopes = (slopes * weight[:, None, None]).reshape(len(a), 6, 1024)
     normal = slopes @ slopes.transpose(0, 2, 1)
     damping = np.trace(normal, axis1=1, axis2=2) * 1e-3 + 1e-3
     normal += damping[:, None, None] * np.eye(6, dtype=np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from simplejpeg import decode_jpeg
 
-from nsfwlib.data.containers import png_without
+from nsfwlib.data.containers import boxes, png_without
 
 _END = b"\xff\xd9"
 LEFT_OUT = "metadata left out"
@@ -61,6 +61,26 @@ def _bmp(data: bytes) -> tuple[bytes, str]:
     return (_as_png(Image.fromarray(np.dstack(channels))), "bit fields") if len(channels) > 2 else (b"", "")
 
 
+def _avif(data: bytes) -> tuple[bytes, str]:
+    """Two tables of which property is whose, where the decoder knows one: joined, and everything else in its place."""
+    start = data.index(b"iprp") - 4
+    end = start + int.from_bytes(data[start : start + 4])
+    inside = [(kind, data[start + first : start + 8 + last]) for kind, first, last in boxes(data[start + 8 : end])]
+    tables = [box[8:] for kind, box in inside if kind == b"ipma"]
+    others = b"".join(box for kind, box in inside if kind != b"ipma")
+    if len(tables) < 2 or len({table[:4] for table in tables}) > 1:
+        return b"", ""
+    count = sum(int.from_bytes(table[4:8]) for table in tables)
+    joined = _box(b"ipma", tables[0][:4] + count.to_bytes(4) + b"".join(table[8:] for table in tables))
+    properties = _box(b"iprp", others + joined)
+    spare = _box(b"free", bytes(end - start - len(properties) - 8))
+    return data[:start] + properties + spare + data[end:], "properties in two tables"
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return (8 + len(content)).to_bytes(4) + kind + content
+
+
 def mend_tiles(image: Image.Image) -> None:
     """Planes of 16-bit samples, which Pillow would read as bytes."""
     tags = getattr(image, "tag_v2", {})
@@ -93,4 +113,9 @@ def _as_png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-_SECOND: dict[str, Callable[[bytes], tuple[bytes, str]]] = {"JPEG": _jpeg, "PNG": _png, "BMP": _bmp}
+_SECOND: dict[str, Callable[[bytes], tuple[bytes, str]]] = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "BMP": _bmp,
+    "AVIF": _avif,
+}

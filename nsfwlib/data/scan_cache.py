@@ -80,7 +80,18 @@ def _prepared(file: Path | str) -> sqlite3.Connection:
     columns = ", ".join(f'"{name}"' for name in ("path", "stamp", "size", "mtime", "ctime", *_STORED))
     cache.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}, PRIMARY KEY (path, stamp)) WITHOUT ROWID")
     cache.execute("CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, thumb BLOB)")
+    if cache.execute("PRAGMA user_version").fetchone() == (0,):  # of a version that kept the paths themselves
+        cache.create_function("digest", 1, _key)
+        cache.execute("PRAGMA secure_delete=ON")
+        cache.execute("UPDATE OR REPLACE files SET path = digest(path)")
+        cache.execute("PRAGMA user_version=1")
+        cache.commit()
     return cache
+
+
+def _key(path: str | bytes) -> bytes:
+    """What stands for a path: the cache tells nobody's folders, nor what lies in them."""
+    return hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
 
 
 def stamp_of(options: dict) -> str:
@@ -98,13 +109,14 @@ def state_of(path: str) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def look_up(cache: sqlite3.Connection, stamp: str, paths: list[str]) -> dict[bytes, tuple[tuple, dict]]:
+def look_up(cache: sqlite3.Connection, stamp: str, paths: list[str]) -> dict[str, tuple[tuple, dict]]:
     """What is kept of these paths: path → (size and times, row)."""
+    of = {_key(path): path for path in paths}
     marks = ",".join("?" * len(paths))
     names = ", ".join(f'"{name}"' for name in _STORED)
     query = f"SELECT path, size, mtime, ctime, {names} FROM files WHERE stamp = ? AND path IN ({marks})"
-    found = cache.execute(query, [stamp, *map(os.fsencode, paths)])
-    return {path: ((size, mtime, ctime), _unpack(values)) for path, size, mtime, ctime, *values in found}
+    found = cache.execute(query, [stamp, *of])
+    return {of[key]: ((size, mtime, ctime), _unpack(values)) for key, size, mtime, ctime, *values in found}
 
 
 def _unpack(values: Sequence) -> dict:
@@ -121,7 +133,7 @@ def store_row(cache: sqlite3.Connection, stamp: str, path: str, state: Sequence[
     """Keep one row, and its thumbnail by content."""
     values = [row[name] - (row[name] >> 63 << 64) if name in _SIGNED else row[name] for name in _STORED]
     marks = ",".join("?" * (5 + len(values)))
-    record = [os.fsencode(path), stamp, *map(int, state), *values]
+    record = [_key(path), stamp, *map(int, state), *values]
     cache.execute(f"INSERT OR REPLACE INTO files VALUES ({marks})", record)
     if row["thumb"]:
         cache.execute("INSERT OR IGNORE INTO thumbs VALUES (?, ?)", [row["sha256"], row["thumb"]])

@@ -18,8 +18,9 @@ def assign_splits(
     fractions: Sequence[float] = (0.7, 0.15, 0.15),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Fill `split` with train, val and test: whole groups, stratified by class → a new table.
+    """Fill `split` with train, val and test: whole groups, stratified by class and size → a new table.
 
+    A group of any size reaches each split with its share's probability; a class of few groups is in all splits first.
     The draw depends on the seed and the contents alone, not on the order of rows. Rows with a problem get "".
     Unlabelled pictures go to train, where a person may label them. Splits that the folders gave are kept, leaks
     included (see `data.leaks`); where they gave train and test alone, val is drawn from train.
@@ -136,38 +137,50 @@ def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[dict]:
 
 
 def _draw(rows: pd.DataFrame, fractions: Sequence[float], seed: int, *, known: pd.Series | None = None) -> None:
-    """Fill `split` where it is "" and the row is usable and new: group by group, the neediest split first."""
+    """Fill `split` where it is "" and the row is usable and new, a whole group at a time."""
     new = (rows["problem"] == "") & (rows["split"] == "")
     if known is not None:
         new &= known.isna()
     votes = rows[new].groupby(["group", "given_label"]).size().sort_values(ascending=False, kind="stable")
     labels = votes.reset_index().drop_duplicates("group").set_index("group")["given_label"]
-    contents = rows[new].groupby("group")["sha256"].agg(["min", "size"])
-    contents["order"] = [hashlib.sha256(f"{seed} {key}".encode()).digest() for key in contents["min"]]
+    groups = rows[new].groupby("group")["sha256"].agg(["min", "size"])
+    groups["lot"] = [_lot(seed, content) for content in groups["min"]]
     counts = rows[(rows["problem"] == "") & (rows["split"] != "")].groupby(["given_label", "split"]).size()
-    chosen: dict[int, str] = {}
-    for label, members in contents.groupby(labels.reindex(contents.index)):
-        held = [int(counts.get((label, split), 0)) for split in SPLITS]
-        members = members.sort_values("order")
-        # Unlabelled pictures go to train: test is never reviewed, so there they would stay unlabelled.
-        picks = _deal(members["size"].tolist(), list(fractions), held) if label else ["train"] * len(members)
-        chosen |= dict(zip(members.index, picks, strict=True))
-    rows.loc[new, "split"] = rows.loc[new, "group"].map(chosen)
+    picks = pd.Series(SPLITS[0], index=groups.index)  # unlabelled ones stay there: test is never reviewed
+    for label, members in groups.groupby(labels.reindex(groups.index)):
+        members = members.sort_values(["size", "lot"])
+        if label:
+            held = [int(counts.get((label, split), 0)) for split in SPLITS]
+            starts = [_lot(seed, split, label, members["min"].min()) for split in SPLITS]
+            picks[members.index] = np.array(SPLITS)[_deal(members["lot"].to_numpy(), fractions, starts, held)]
+    rows.loc[new, "split"] = rows.loc[new, "group"].map(picks)
 
 
-def _deal(sizes: list[int], fractions: list[float], held: list[int]) -> list[str]:
-    """Each group in turn goes to the split that lacks most; no split stays empty if there are groups for all."""
-    picks = []
-    total = sum(held)
-    held = list(held)
-    for size in sizes:
-        total += size
-        lacking = [share * total - have if share else -np.inf for share, have in zip(fractions, held, strict=True)]
-        pick = int(np.argmax(lacking))
-        held[pick] += size
-        picks.append(pick)
+def _lot(*key: object) -> float:
+    """A number from 0 to 1 that depends on the key alone."""
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, key)).encode()).digest()[:8]) / 2**64
+
+
+def _deal(lots: np.ndarray, fractions: Sequence[float], starts: Sequence[float], held: Sequence[int]) -> np.ndarray:
+    """Splits (0, 1, 2) of a class' groups, which come in order of size.
+
+    Systematic sampling (Madow and Madow 1944): each group reaches a split with the wished probability, and among
+    groups of about the same size each split gets its share to within one group.
+
+    Args:
+        lots: 0–1, who moves where a class of few groups left a split empty: no split stays so if there are enough.
+        starts: 0–1, for each split.
+        held: pictures of this class that each split has already.
+    """
+    picks = np.zeros(len(lots), dtype=int)
+    for split in (2, 1):
+        free = np.flatnonzero(picks == 0)
+        share = fractions[split] / max(1 - sum(fractions[split + 1 :]), 1e-12)
+        passed = np.floor(starts[split] + share * np.arange(len(free) + 1))
+        picks[free[np.diff(passed) > 0]] = split
     for split in range(3):
-        if fractions[split] and not held[split] and picks.count(0) > 1:
-            last = len(picks) - 1 - picks[::-1].index(0)
-            picks[last] = split
-    return [SPLITS[pick] for pick in picks]
+        if fractions[split] and not held[split] and split not in picks:
+            sizes = np.bincount(picks, minlength=3) + np.asarray(held)
+            spare = np.flatnonzero((sizes[picks] > 1) | (picks > split))
+            picks[spare[np.argsort(lots[spare])][:1]] = split
+    return picks

@@ -1,5 +1,6 @@
 """Which formats are there, how is each written, and what must an application give it?"""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.export.parity import Runtime, open_onnx, open_savedmodel, open_tfjs, open_tflite
 from nsfwlib.export.tfjs import write_tfjs
@@ -61,6 +63,11 @@ class Format(NamedTuple):
     needs: tuple[str, ...] = ()
     web: bool = False  # for nsfwjs, which divides by 255 itself
 
+    def missing(self) -> str:
+        """What to install before it can be written; "" where nothing is missing."""
+        absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
+        return f"needs {', '.join(absent)}: pip install 'nsfwlib[onnx]'" if absent else ""
+
 
 def _savedmodel(source: Source, folder: Path) -> None:
     shutil.copytree(source.saved, folder, dirs_exist_ok=True)
@@ -110,6 +117,8 @@ def _onnx(source: Source, folder: Path) -> None:
     onnx.helper.set_model_props(document, {"class_names": json.dumps(source.class_names)})
     onnx.checker.check_model(document)
     onnx.save(document, folder / "model.onnx")
+    taken = {"size": source.size, "layout": "NHWC", "channels": "RGB", "scale": 1, "offset": 0, "softmax": True}
+    runs.write_json({"labels": source.class_names, **taken}, folder / "model.json")
 
 
 def _tfjs(source: Source, folder: Path, quantised: str | None = None) -> None:

@@ -4,7 +4,6 @@ Every format takes 8-bit RGB at the model's size; only nsfwjs, which divides by 
 that step. An export that disagrees with the Keras model by more than its tolerance is an error and leaves no file.
 """
 
-import importlib.util
 import json
 import logging
 import tempfile
@@ -105,9 +104,8 @@ def _checked_formats(formats: Sequence[str]) -> list[str]:
     if unknown or not names:
         raise ValueError(f"formats must be some of {', '.join(FORMATS)}. Received: {', '.join(map(str, unknown))!r}.")
     for name in names:
-        missing = [package for package in FORMATS[name].needs if importlib.util.find_spec(package) is None]
-        if missing:
-            raise ImportError(f"The format {name} needs {', '.join(missing)}. Run: pip install 'nsfwlib[onnx]'")
+        if missing := FORMATS[name].missing():
+            raise ImportError(f"The format {name} {missing}")
     return names
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nsfwlib.data import MAX_BYTES, MAX_PIXELS, ImageProblem, load_frames, read_bytes
+from nsfwlib.data import MAX_BYTES, MAX_PIXELS, MOST_PIXELS, ImageProblem, load_frames, read_bytes
 from nsfwlib.files import file_path, table_path
 from nsfwlib.model.runtime import Forward
 
@@ -78,7 +78,8 @@ def decoded_batches(
     Positions are of the pictures that could be read; `problems` names the others.
     """
     work = ((i, table_path(os.fspath(path))) for i, path in enumerate(paths))
-    for batch in _loaded_ahead(work, Files(), size=size, frames=1, batch_size=batch_size, workers=workers, skip=()):
+    files = Files(max_pixels=MOST_PIXELS)  # the scan has let them in
+    for batch in _loaded_ahead(work, files, size=size, frames=1, batch_size=batch_size, workers=workers, skip=()):
         good = [(i, picture.pixels) for i, picture in batch if picture.pixels is not None]
         pixels = np.concatenate([p for _, p in good]) if good else np.empty((0, size, size, 3), np.uint8)
         problems = [f"{paths[i]}: {ImageProblem(p.problem, p.detail)}" for i, p in batch if p.pixels is None]

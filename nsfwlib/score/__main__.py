@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nsfwlib.data import MAX_PIXELS
 from nsfwlib.files import with_way_out
+from nsfwlib.model import PRECISIONS, in_words
 from nsfwlib.score.run import PLACES, RUNTIMES, score, summary
 
 
@@ -17,12 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m nsfwlib.score`: score a folder, a glob, files or a table; progress goes to standard error."""
     parser = argparse.ArgumentParser(prog="python -m nsfwlib.score", description=main.__doc__)
     parser.add_argument("source", nargs="+", help="a folder, a glob, files, a table with the column path, or a URL")
-    parser.add_argument("--model", default="published", help='a .keras file, or "published" (default: %(default)s)')
+    parser.add_argument("--model", default="published", help='a .keras or .onnx file, or "published" (%(default)s)')
     parser.add_argument(
         "--out", type=Path, default=Path("scores.parquet"), help=".parquet, .csv or .jsonl (%(default)s)"
     )
     parser.add_argument("--where", choices=PLACES, default="local", help="ray: the machines of a cluster")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="auto: ONNX Runtime where it is installed")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="auto: OpenVINO where it is installed")
+    least = "of the computing; auto: bfloat16 where the processor has it and the answers agree (default: %(default)s)"
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=least)
     parser.add_argument("--data-dir", type=Path, help="what the paths of a table are relative to")
     parser.add_argument("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
     rescaling = "of a foreign model: it is given rgb · SCALE + OFFSET (default: 1/255 and 0)"
@@ -56,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{with_way_out(error, '--out, --cache-dir and of temporary files')}\n")
         return 2
     if not quiet:
+        if table.attrs.get("agreement"):
+            sys.stderr.write(f"Computed in {table.attrs['precision']}: {in_words(table.attrs['agreement'])}.\n")
         sys.stderr.write(f"{summary(table)}\n{options['out']}\n")
     return 0
 

@@ -34,21 +34,21 @@ def test_near_pairs_are_those_that_comparing_all_finds(distance, seed, n):
     assert sorted(zip(left, right, strict=True)) == sorted(zip(*expected, strict=True))
 
 
-@pytest.mark.parametrize("crowded", [0, 8])
+@pytest.mark.parametrize("at_once", [100, 10**6])
 @pytest.mark.parametrize("distance", [0, 3, 7, 11, 15])
-def test_the_bands_find_every_pair_that_comparing_all_finds(distance, crowded, monkeypatch):
-    monkeypatch.setattr(hash_search, "_CROWDED", crowded)
+def test_the_bands_find_every_pair_that_comparing_all_finds(distance, at_once, monkeypatch):
+    monkeypatch.setattr(hash_search, "_AT_ONCE", at_once)
     hashes = random_hashes(3000)
     hashes[1500:] = np.concatenate([with_flips(hashes[k * 100 : k * 100 + 100], k) for k in range(15)])
     expected = hash_search.near_pairs(hashes, hashes, max_distance=distance)
-    plain = hash_search._compare
+    plain = hash_search._ranges
     compared = []
 
-    def counting(a, rows, b, columns, max_distance):
-        compared.append(len(rows) * len(columns))
-        return plain(a, rows, b, columns, max_distance)
+    def counting(first, last):
+        compared.append((last - first).sum())
+        return plain(first, last)
 
-    monkeypatch.setattr(hash_search, "_compare", counting)
+    monkeypatch.setattr(hash_search, "_ranges", counting)
     monkeypatch.setattr(hash_search, "_OUTRIGHT", 0)
     found = hash_search.near_pairs(hashes, hashes, max_distance=distance)
     np.testing.assert_array_equal(found, expected)
@@ -162,6 +162,53 @@ def test_edited_photographs_are_found_and_different_ones_kept_apart():
         groups = grouped([*originals, *map(edit, originals)])
         assert (groups[:n] == groups[n:]).mean() >= share
         assert len(np.unique(groups[:n])) == n  # no two originals joined
+
+
+def pie_chart(draw, generator):
+    angles = np.cumsum([0, *generator.dirichlet([3] * generator.integers(3, 8))]) * 360
+    for k, colour in zip(
+        range(len(angles) - 1), ("navy", "orange", "green", "red", "purple", "brown", "pink"), strict=False
+    ):
+        draw.pieslice((50, 50, 350, 350), angles[k], angles[k + 1], fill=colour, outline="white")
+
+
+def bar_chart(draw, generator):
+    draw.line((40, 20, 40, 350, 380, 350), fill="black", width=2)
+    for left in range(60, 360, 50):
+        draw.rectangle((left, int(generator.integers(40, 330)), left + 30, 349), fill="navy")
+
+
+def document(draw, generator):
+    for y in range(30, 370, 12):
+        lengths = np.cumsum(generator.integers(8, 40, 20))
+        for left, right in zip([0, *lengths], lengths, strict=False):
+            if right < 346:
+                draw.rectangle((30 + left, y, 24 + right, y + 5), fill="black")
+
+
+def screenshot(draw, generator):
+    draw.rectangle((0, 0, 400, 30), fill="navy")
+    draw.rectangle((0, 30, 100, 400), fill="silver")
+    for y in range(50, 50 + 25 * generator.integers(4, 12), 25):
+        draw.rectangle((120, y, 120 + int(generator.integers(60, 260)), y + 10), fill="black")
+
+
+def meme(draw, generator):
+    for x, y in np.ndindex(5, 4):
+        fill = tuple(generator.integers(0, 255, 3).tolist())
+        draw.rectangle((x * 80, 60 + y * 70, x * 80 + 79, 129 + y * 70), fill=fill)
+    draw.rectangle((60, 20, 340 - int(generator.integers(0, 100)), 45), fill="black")
+    draw.rectangle((60, 360, 340 - int(generator.integers(0, 100)), 385), fill="black")
+
+
+@pytest.mark.parametrize("drawn", [pie_chart, bar_chart, document, screenshot, meme])
+def test_graphics_of_one_layout_are_no_copies_of_one_another(drawn):
+    pictures = [Image.new("RGB", (400, 400), "white") for _ in range(12)]
+    for seed, picture in enumerate(pictures):
+        drawn(ImageDraw.Draw(picture), np.random.default_rng(seed))
+    groups = grouped([*pictures, *(picture.resize((200, 200)) for picture in pictures)])
+    assert (groups[:12] == groups[12:]).all()  # true copies are
+    assert len(np.unique(groups)) >= 11
 
 
 def test_likeness_is_one_for_copies_and_low_for_strangers(rng):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from nsfwlib import files
-from nsfwlib.data import crawl, duplicates, folder_scan, inspection, scan_cache
+from nsfwlib.data import crawl, duplicates, folder_scan, inspection, scan_cache, splits
 from nsfwlib.data.splits import assign_splits
 from nsfwlib.labels import current, journal
 
@@ -128,6 +128,8 @@ def test_the_reader_may_say_what_the_folders_are(tmp_path):
     assert said.startswith("Folders on top are read as splits: 'Eval' as test, 'dev' as val, 'train' as train.")
     assert 'pass layout="classes"' in said
     assert scan(tmp_path, layout="classes")["given_label"].tolist() == ["Eval", "dev", "train"]
+    with pytest.raises(ValueError, match="max_pixels must be 357,913,940 or less"):
+        scan(tmp_path / "dev", max_pixels=10**9)
     with pytest.raises(ValueError, match=r"layout must be one of auto, classes, splits\. Received: 'flat'"):
         scan(tmp_path, layout="flat")
     with pytest.raises(ValueError, match=r'layout="splits" expects train, val or test on top.*Received: neutral'):
@@ -194,7 +196,7 @@ def test_bad_data_dirs_are_named_with_the_way_out(tmp_path):
 def test_one_usable_class_is_not_enough(folder):
     for path in (folder / "sexy" / "deeper").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=rf"Only one class in {folder} .*'neutral' \(4\)"):
+    with pytest.raises(ValueError, match=r"Only one class in the images table .*'neutral' \(4\)"):
         folder_scan.check_usable(scan(folder))
     for path in (folder / "neutral").iterdir():
         path.write_bytes(b"")
@@ -304,11 +306,11 @@ def test_purged_thumbnails_leave_the_disk_and_grouping_goes_on(folder, tmp_path)
     table = scan(folder, cache_dir=cache)
     (cache / "scan.sqlite.damaged").write_bytes(b"old")
     pixels = inspection.inspect(folder / "neutral" / "0.png")["thumb"]
-    before = folder_scan.group_duplicates(table, data_dir=folder, cache_dir=cache)
+    before = duplicates.group_duplicates(table, data_dir=folder, cache_dir=cache)
     assert scan_cache.purge_thumbnails(cache) == 8
     assert all(pixels[:64] not in file.read_bytes() for file in cache.iterdir())
     assert not (cache / "scan.sqlite.damaged").exists()
-    pd.testing.assert_series_equal(folder_scan.group_duplicates(table, data_dir=folder, cache_dir=cache), before)
+    pd.testing.assert_series_equal(duplicates.group_duplicates(table, data_dir=folder, cache_dir=cache), before)
 
 
 def test_a_damaged_cache_is_put_aside(folder, tmp_path):
@@ -368,6 +370,25 @@ data.scan(Path(sys.argv[1]), cache_dir=Path(sys.argv[2]), progress=False, worker
 """
 
 
+def test_the_cache_and_the_table_name_no_folder_of_their_owner(folder, tmp_path):
+    table = scan(folder, cache_dir=tmp_path / "cache")
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "cache").iterdir())
+    assert os.fsencode(tmp_path) not in kept and b"neutral" not in kept
+    assert str(tmp_path) not in repr(table.attrs)
+
+
+def test_a_cache_that_kept_the_paths_themselves_still_serves(folder, tmp_path, monkeypatch):
+    table = scan(folder, cache_dir=tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "scan.sqlite")) as cache:
+        plain = {scan_cache._key(path): os.fsencode(path) for path in map(str, folder.resolve().rglob("*.png"))}
+        for key, path in plain.items():
+            cache.execute("UPDATE files SET path = ? WHERE path = ?", [path, key])
+        cache.execute("PRAGMA user_version=0")
+        cache.commit()
+    monkeypatch.setattr(crawl, "inspect", None)
+    pd.testing.assert_frame_equal(scan(folder, cache_dir=tmp_path), table)
+
+
 def test_a_killed_scan_goes_on_where_it_stopped(tmp_path):
     for i in range(120):
         draw(tmp_path / "data" / "neutral" / f"{i}.png", i)
@@ -406,37 +427,32 @@ def test_an_interrupted_scan_keeps_what_it_has_and_leaves_nothing_running(folder
             yield done
 
     monkeypatch.setattr(folder_scan, "tqdm", interrupted)
-    started, start = [], crawl._start
-    monkeypatch.setattr(crawl, "_start", lambda *setup: started.append(start(*setup)) or started[-1])
+    started, start = [], crawl._worker
+    monkeypatch.setattr(crawl, "_worker", lambda options: started.append(start(options)) or started[-1])
     with pytest.raises(KeyboardInterrupt) as caught:
         scan(folder, cache_dir=tmp_path / "cache", workers=2)
     assert caught.traceback  # alive, as in a notebook, and with it every frame
-    assert len(started) == 2 and all(worker.process.poll() is not None for worker in started)
+    assert len(started) == 2 and not any(worker._processes for worker in started)
     assert _count(tmp_path / "cache") >= 40
 
 
-def deadly(requests, answers, options):
+def deadly(paths):
     """A worker whose decoder dies on some files and sleeps on others."""
-    plain = inspection.inspect
-
-    def inspect(path, **options):
+    for path in paths:
         if "deadly" in path:
             os._exit(139)
         if "endless" in path:
             time.sleep(1000)
-        return plain(path, **options)
-
-    inspection.inspect = inspect
-    _serve(requests, answers, options)
+    return _inspect_all(paths)
 
 
-_serve = inspection.serve_inspections
+_inspect_all = inspection.inspect_all
 
 
 def test_a_file_that_kills_or_holds_its_worker_costs_one_row(folder, monkeypatch):
     draw(folder / "neutral" / "deadly.png", 1)
     draw(folder / "neutral" / "endless.png", 2)
-    monkeypatch.setattr(crawl, "serve_inspections", deadly)
+    monkeypatch.setattr(crawl, "inspect_all", deadly)
     paths = sorted(str(path) for path in folder.rglob("*.png"))
     found = dict(crawl.inspect_files(paths, {}, workers=2, timeout=3))
     problems = {Path(paths[i]).name: row["problem"] for i, row in found.items() if row["problem"]}
@@ -460,20 +476,20 @@ def test_a_scan_leaves_the_main_module_of_other_threads_alone(folder):
 
 
 def test_a_worker_that_cannot_start_is_an_error_with_the_way_out(folder, monkeypatch):
-    monkeypatch.setattr(crawl, "_WORKER", "raise SystemExit(3)")
+    monkeypatch.setattr(crawl, "begin_inspecting", os._exit)
     with pytest.raises(RuntimeError, match=r"could not start.*workers=0 scans in this process"):
         scan(folder, workers=2)
 
 
 def test_what_a_decoder_prints_is_no_answer(folder, monkeypatch, capfd):
-    monkeypatch.setattr(crawl, "serve_inspections", chatty)
+    monkeypatch.setattr(crawl, "inspect_all", chatty)
     assert scan(folder, workers=1)["problem"].eq("").all()
-    assert "a warning in C" in capfd.readouterr().err
+    assert "a warning in C" in capfd.readouterr().out
 
 
-def chatty(requests, answers, options):
+def chatty(paths):
     os.write(1, b"a warning in C")
-    _serve(requests, answers, options)
+    return _inspect_all(paths)
 
 
 def test_an_unguarded_script_can_scan_in_parallel(folder, tmp_path):
@@ -501,6 +517,21 @@ def test_splits_hold_groups_together_and_classes_in_proportion(rng):
     assert (result.groupby("group")["split"].nunique() == 1).all()
     shares = pd.crosstab(result["given_label"], result["split"], normalize="index")
     assert (shares - [0.2, 0.6, 0.2]).abs().to_numpy().max() < 0.06  # columns: test, train, val
+
+
+def test_groups_of_any_size_reach_each_split_with_the_wished_probability():
+    sizes = np.repeat(np.arange(1, 21), 6)
+    table = table_of(["a"] * sizes.sum(), groups=np.repeat(np.arange(len(sizes)), sizes))
+    first = np.cumsum(sizes) - sizes
+    drawn = []
+    for seed in range(200):
+        rows = table[["problem", "split", "group", "given_label", "sha256"]].copy()
+        splits._draw(rows, (0.7, 0.15, 0.15), seed)
+        drawn.append(rows["split"].to_numpy(str))
+    for split, share in (("train", 0.7), ("val", 0.15), ("test", 0.15)):
+        reached = (np.array(drawn) == split)[:, first].reshape(200, 20, 6)
+        assert np.abs(reached.mean(axis=(0, 2)) - share).max() < 0.02
+        assert np.abs((np.array(drawn) == split).mean(axis=1) - share).max() < 0.02
 
 
 def test_splits_depend_on_seed_and_content_not_on_the_order_of_rows(rng):
@@ -618,7 +649,7 @@ def test_planted_near_duplicates_share_a_group_through_the_whole_path(folder, tm
     (folder / "sexy" / "broken.png").write_bytes(original.read_bytes()[:300])
     table = scan(folder, cache_dir=tmp_path / "cache")
     for where in ({"cache_dir": tmp_path / "cache"}, {"data_dir": folder}, {}):
-        table["group"] = folder_scan.group_duplicates(table, **where)
+        table["group"] = duplicates.group_duplicates(table, **where)
         by_path = table.set_index("path")["group"]
         family = by_path[["neutral/original.png", "sexy/small.jpg", "sexy/mirrored.jpg", "sexy/copy.png"]]
         assert family.nunique() == 1
@@ -637,15 +668,15 @@ def test_features_propose_what_no_hash_recognises(folder, tmp_path):
     table = scan(folder)
     features = np.random.default_rng(0).normal(size=(len(table), 16))
     pair = table.index[table["path"].isin(["neutral/whole.jpg", "sexy/crop.jpg"])]
-    apart = folder_scan.group_duplicates(table, data_dir=folder, max_distance=0)
+    apart = duplicates.group_duplicates(table, data_dir=folder, max_distance=0)
     assert apart[pair].nunique() == 2
     features[pair[1]] = features[pair[0]]
     features[table.index[table["path"] == "neutral/0.png"]] = features[pair[0]]  # alike in features alone
-    together = folder_scan.group_duplicates(table, data_dir=folder, max_distance=0, features=features)
+    together = duplicates.group_duplicates(table, data_dir=folder, max_distance=0, features=features)
     assert together[pair].nunique() == 1
     assert together.nunique() == apart.nunique() - 1
     with pytest.raises(ValueError, match="one row a row of the table"):
-        folder_scan.group_duplicates(table, data_dir=folder, features=features[:3])
+        duplicates.group_duplicates(table, data_dir=folder, features=features[:3])
 
 
 def test_nothing_here_loads_tensorflow():

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus import encoded, reference
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import GifImagePlugin, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from nsfwlib.data import images, inspection
 from nsfwlib.data.frames import load_frames
@@ -135,6 +135,19 @@ def test_halving_is_decoding_at_half_the_size_and_the_limit_may_be_raised():
         load_frames(png, size=8, frames=1, max_pixels=30_000)
 
 
+def test_what_a_raised_limit_let_in_is_read_by_all_that_follows(tmp_path):
+    from nsfwlib.model import decoded_batches
+
+    file = tmp_path / "large.png"
+    Image.new("1", (9500, 9500), 1).save(file, compress_level=1)
+    assert inspection.inspect(file)["problem"] == "too many pixels"
+    assert inspection.inspect(file, max_pixels=10**8)["problem"] == ""
+    assert (images.load_image(file, size=2) == 255).all()
+    assert images.blurred_thumbnail(file).shape == (96, 96, 3)
+    _, pixels, problems = next(decoded_batches([file], size=2))
+    assert (pixels == 255).all() and not problems
+
+
 def png_with(name, content):
     import zlib
 
@@ -153,6 +166,28 @@ def test_a_png_with_megabytes_of_text_or_profile_is_read(name):
         assert inspection.inspect(data)["oddities"] == "metadata left out"
 
 
+def test_an_avif_with_two_tables_of_properties_is_read():
+    picture = reference().convert("RGBA")
+    picture.putalpha(Image.new("L", picture.size, 128))
+    data = encoded(picture, "AVIF", quality=90)
+    ipma, iloc = data.index(b"ipma") - 4, data.index(b"iloc") + 8
+    size, version, count = struct.unpack_from(">I4xII", data, ipma)
+    split = ipma + 16 + 3 + data[ipma + 18]  # behind the first picture's properties
+    tables = [
+        struct.pack(">I4sII", 16 + end - begin, b"ipma", version, 1) + data[begin:end]
+        for begin, end in ((ipma + 16, split), (split, ipma + size))
+    ]
+    odd = bytearray(data[:ipma] + b"".join(tables) + data[ipma + size :])
+    for name in (b"iprp", b"meta"):
+        place = odd.index(name) - 4
+        odd[place : place + 4] = (int.from_bytes(odd[place : place + 4]) + 16).to_bytes(4)
+    for item in range(count):
+        place = iloc + 4 + 14 * item + 6
+        odd[place : place + 4] = (int.from_bytes(odd[place : place + 4]) + 16).to_bytes(4)
+    np.testing.assert_array_equal(images.load_image(bytes(odd)), images.load_image(data))
+    assert inspection.inspect(bytes(odd))["oddities"] == "properties in two tables"
+
+
 def test_every_frame_of_an_animation_with_megabytes_of_text_is_read():
     import zlib
 
@@ -163,6 +198,46 @@ def test_every_frame_of_an_animation_with_megabytes_of_text_is_read():
     shown, said = load_frames(data, size=8, frames=3)
     assert (shown.shape, said) == ((3, 8, 8, 3), "")
     assert shown[2, 0, 0].tolist() == [0, 0, 255]
+
+
+PATCHES = {(5, 5, 20, 20): 1, (10, 10, 30, 25): 2, (0, 0, 10, 10): 3, (25, 3, 38, 12): 1}
+PALETTE = [(0, 0, 0), (255, 0, 0), (0, 200, 0), (0, 0, 255)]  # the background's comes first
+
+
+def composed(disposal):
+    """What browsers show of `PATCHES`, one after the other on nothing."""
+    canvas, shown = Image.new("RGB", (40, 30), "white"), []
+    for box, colour in PATCHES.items():
+        before = canvas.copy()
+        canvas.paste(PALETTE[colour], box)
+        shown.append(np.asarray(canvas.resize((20, 20), Image.Resampling.BILINEAR)))
+        if disposal == "background":
+            canvas.paste("white", box)
+        canvas = before if disposal == "previous" else canvas
+    return np.stack(shown)
+
+
+@pytest.mark.parametrize(("code", "disposal"), list(enumerate(["", "keep", "background", "previous"])))
+def test_later_frames_of_a_gif_lie_on_nothing_where_none_covers_the_canvas(code, disposal):
+    data = b"GIF89a" + struct.pack("<HHBBB", 40, 30, 0x81, 0, 0) + bytes(sum(PALETTE, ()))
+    for (left, top, right, bottom), colour in PATCHES.items():
+        frame = Image.new("P", (right - left, bottom - top), colour)
+        frame.putpalette(sum(PALETTE, ()))
+        frame.encoderinfo = {}
+        data += b"!\xf9\x04" + bytes([code << 2, 9, 0, 0, 0]) + b"".join(GifImagePlugin.getdata(frame, (left, top)))
+    shown, said = load_frames(data + b";", size=20, frames=4)
+    np.testing.assert_array_equal(shown, composed(disposal))
+    assert not said
+
+
+@pytest.mark.parametrize(("code", "disposal"), list(enumerate(["keep", "background", "previous"])))
+def test_frames_of_an_apng_are_composed_as_browsers_do(code, disposal):
+    frames = [Image.new("RGBA", (40, 30)) for _ in PATCHES]
+    for frame, (box, colour) in zip(frames, PATCHES.items(), strict=True):
+        frame.paste(PALETTE[colour], box)
+    options = {"save_all": True, "append_images": frames[1:], "disposal": code, "blend": 1}
+    shown, _ = load_frames(encoded(frames[0], "PNG", **options), size=20, frames=4)
+    np.testing.assert_array_equal(shown, composed(disposal))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
