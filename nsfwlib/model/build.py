@@ -274,10 +274,14 @@ def _checked_config(path: Path) -> dict:
             f"{path} holds weights without a model. Expected a file that `model.save` wrote. Build the classifier with "
             "model.build_classifier, load the weights with Keras, and save it as `.keras`."
         )
-    parts: list[dict] = []  # of the configuration, those in nested models and wrappers included
-    config = json.loads(text, object_hook=lambda part: parts.append(part) or part)
-    strange = sorted({part["class_name"] for part in parts if "class_name" in part and _is_layer(part)} - _PLAIN_LAYERS)
-    if strange:
+    names: set[str] = set()  # of all layers, those in nested models and wrappers included
+
+    def note(part: dict) -> dict:
+        names.update([part["class_name"]] if "class_name" in part and _is_layer(part) else [])
+        return part
+
+    config = json.loads(text, object_hook=note)
+    if strange := sorted(names - _PLAIN_LAYERS):
         raise ValueError(
             f"{path} holds layers that can carry code or are unknown here ({', '.join(strange)}), so it was not "
             f"opened. Expected: {', '.join(sorted(_PLAIN_LAYERS))}."
