@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from scipy.stats import false_discovery_control
 from sklearn import metrics as reference
 
-from nsfwlib.evaluate import confusion, intervals, metrics, slices, thresholds
+from nsfwlib.evaluate import calibration, confusion, intervals, metrics, slices, thresholds
 from nsfwlib.evaluate.audit import (
     audit_plan,
     audited_accuracy,
@@ -269,7 +269,7 @@ def test_calibration_error_of_an_honest_model_is_small_and_of_a_boastful_one_is_
     honest = np.clip(rng.beta(8, 2, size=20_000), 0.5, 1)
     probs = np.stack([honest, 1 - honest], axis=1)
     labels = np.where(rng.random(20_000) < honest, "a", "b")
-    boastful = metrics.apply_temperature(probs, 0.3)
+    boastful = calibration.apply_temperature(probs, 0.3)
     errors = [
         metrics.scores(labels, p, class_names=["a", "b"], draws=2).set_index("score").loc["calibration error", "value"]
         for p in (probs, boastful)
@@ -279,7 +279,7 @@ def test_calibration_error_of_an_honest_model_is_small_and_of_a_boastful_one_is_
 
 def test_calibration_error_is_the_weighted_gap_of_its_bins():
     labels, probs = made_up()
-    table = metrics.calibration_table(labels, probs, class_names=NAMES).dropna()
+    table = calibration.calibration_table(labels, probs, class_names=NAMES).dropna()
     gaps = (table["accuracy"] - table["confidence"]).abs()
     error = by_score(labels, probs).loc[("calibration error", ""), "value"]
     assert error == pytest.approx(np.average(gaps, weights=table["count"]), abs=1e-12)
@@ -297,21 +297,21 @@ def test_interval_of_the_calibration_error_reaches_zero_for_an_honest_model():
 
 def test_fitted_temperature_undoes_a_known_one():
     labels, probs = made_up(5000)
-    sharpened = metrics.apply_temperature(probs, 0.5)
-    found = metrics.fit_temperature(labels, np.log(sharpened), class_names=NAMES)
-    own = metrics.fit_temperature(labels, np.log(probs), class_names=NAMES)
+    sharpened = calibration.apply_temperature(probs, 0.5)
+    found = calibration.fit_temperature(labels, np.log(sharpened), class_names=NAMES)
+    own = calibration.fit_temperature(labels, np.log(probs), class_names=NAMES)
     assert found == pytest.approx(2 * own, rel=0.02)
 
 
 @given(st.floats(0.05, 20), st.integers(0, 1000))
 def test_temperature_never_changes_the_top_class(temperature, seed):
     _, probs = made_up(50, seed=seed, sharpness=1)
-    assert (metrics.apply_temperature(probs, temperature).argmax(1) == probs.argmax(1)).all()
+    assert (calibration.apply_temperature(probs, temperature).argmax(1) == probs.argmax(1)).all()
 
 
 def test_temperature_needs_validation_rows():
     with pytest.raises(ValueError, match="keep T = 1"):
-        metrics.fit_temperature([], np.zeros((0, 5)), class_names=NAMES)
+        calibration.fit_temperature([], np.zeros((0, 5)), class_names=NAMES)
 
 
 # ── Thresholds ──────────────────────────────────────────────────────────────────────────────────
