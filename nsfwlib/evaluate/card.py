@@ -100,9 +100,9 @@ def write_card(
 
 def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     """A table for people: each number with its interval as one text, such as "0.912 (0.88–0.94)"."""
-    shown = table.copy()
+    shown, only = table.copy(), "accuracy" if "accuracy" in table else "value"
     for name in table:
-        pair = ["low", "high"] if name in ("value", "accuracy") else [f"{name}_low", f"{name}_high"]
+        pair = ["low", "high"] if name == only else [f"{name}_low", f"{name}_high"]
         if set(pair) <= set(table):
             rows = table[[name, *pair]].astype(float).itertuples(index=False)
             shown[name] = [

@@ -21,7 +21,7 @@ from nsfwlib.labels import group_codes
 STAKES = 0.99 * 0.5 ** np.arange(6)  # shares of the largest bet that cannot ruin; the larger, the likelier
 STARTS = (0.0, 0.01, 0.05)  # shares of safe rows flagged where the tests of a precision begin, each at its part of risk
 FEW = 60  # thresholds tried for a precision and for costs
-MOST = 2.0**24  # so many times as many rows: no number of them helps
+TIMES = 1.1 ** np.arange(1, 175)  # how many times as many pictures are thought of
 
 
 class Judged(NamedTuple):
@@ -184,16 +184,8 @@ def _furthest(granted: Callable[[int], bool], steps: np.ndarray, starts: np.ndar
 
 def _times_needed(granted: Callable[[float], bool]) -> float:
     """How many times as many pictures would grant it, to a tenth; infinite where no number would."""
-    high = 2.0
-    while not granted(high):
-        high *= 2
-        if high > MOST:
-            return np.inf
-    low = high / 2
-    for _ in range(4):
-        middle = (low + high) / 2
-        low, high = (low, middle) if granted(middle) else (middle, high)
-    return high
+    found = bisect.bisect_left(TIMES, True, key=granted)
+    return TIMES[found] if found < len(TIMES) else np.inf
 
 
 def _needed(times: float, kind: str, sides: tuple[int, int]) -> str:
@@ -229,8 +221,9 @@ def review_band(
     """
     unsafe, score = units.unsafe, units.score
     sides = ((prevalence, unsafe), (1 - prevalence, ~unsafe))
-    steps = np.r_[np.inf, np.unique(score)[::-1]]
+    steps = np.unique(score)[::-1]
     if costs is not None:
+        steps = np.r_[np.inf, steps]
         steps = steps[np.unique(np.linspace(0, len(steps) - 1, FEW).astype(int))]
         flagged = [sum(p * rate_bound(score >= t, side, units, risk=None) for p, side in sides) for t in steps]
         missed = [rate_bound(score < t, unsafe, units, risk=risk) for t in steps]
@@ -242,13 +235,17 @@ def review_band(
         return steps[low], steps[high], "" if risk else "Least cost on validation."
     half = None if risk is None else risk / 2
     high, note = promised_threshold(units, "fpr", wrongly_blocked, prevalence=prevalence, risk=half)
-    high = np.inf if np.isnan(high) else high
-
-    def full(threshold: float) -> bool:
-        band = (score >= threshold) & (score < high)
-        bounds = [rate_bound(band, side, units, risk=half and half / 2) for _, side in sides]
-        return sum(p * bound for (p, _), bound in zip(sides, bounds, strict=True)) > capacity
-
+    high, note = (np.inf, f"Nothing is blocked unseen. {note}") if np.isnan(high) else (high, note)
     steps = steps[steps < high]
-    fits = bisect.bisect_left(steps, True, key=full)
-    return (steps[fits - 1] if fits else high), high, note
+
+    def fits(threshold: float, times: float = 1.0) -> bool:
+        band, load = (score >= threshold) & (score < high), 0.0
+        for share, side in sides:
+            load += share * rate_bound(band, side, units, risk=half and half / 2, times=times)
+        return load <= capacity
+
+    reached = bisect.bisect_left(steps, True, key=lambda threshold: not fits(threshold))
+    if reached:
+        return steps[reached - 1], high, note
+    times = _times_needed(lambda k: fits(steps[0], k)) if len(steps) else np.inf
+    return np.nan, np.nan, _needed(times, "reviewed", (int(unsafe.sum()), int((~unsafe).sum())))

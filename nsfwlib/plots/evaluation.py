@@ -186,9 +186,9 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series, *, uploads: int = 100_
     right.margins(x=0.3)
     right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     right.set(xlabel=f"images expected in {uploads:,} uploads (with 95% interval)")
-    share = "–" if np.isnan(point["precision"]) else f"{point['precision']:.1%}"
-    spread = f"{point['precision_low']:.1%} to {point['precision_high']:.1%}"
-    right.set_title(f"{100 * point['prevalence']:.4g}% of uploads unsafe: precision {share} ({spread})", fontsize=10)
+    share = "{precision:.1%} ({precision_low:.1%} to {precision_high:.1%})".format(**point)
+    share = "–" if np.isnan(point["precision"]) else share
+    right.set_title(f"{100 * point['prevalence']:.4g}% of uploads unsafe: precision {share}", fontsize=10)
     return fig
 
 
