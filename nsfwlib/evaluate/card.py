@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nsfwlib.files import write_whole
@@ -87,7 +88,8 @@ def write_card(
         f"## Scores on {split}, with 95 % intervals", _WORTH[split],
         _table(with_intervals(scores.drop(columns="note", errors="ignore"))),
         f"## Operating points, chosen on validation, reported on {split}",
-        "A wish without a threshold cannot be promised with 95 % confidence; the note says what it would take.",
+        "Each keeps its wish with 95 % confidence, unless the note says that this cannot be promised: then the "
+        "threshold is the one that just grants it on validation, elsewhere a coin toss.",
         _table(with_intervals(points)),
         "## Worst slices", _table(with_intervals(slices.head(10))),
         "## Training", _table(facts.to_frame(), index=True),
@@ -102,13 +104,11 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     """A table for people: each number with its interval as one text, such as "0.912 (0.88–0.94)"."""
     shown, only = table.copy(), "accuracy" if "accuracy" in table else "value"
     for name in table:
-        pair = ["low", "high"] if name == only else [f"{name}_low", f"{name}_high"]
-        if set(pair) <= set(table):
-            rows = table[[name, *pair]].astype(float).itertuples(index=False)
-            shown[name] = [
-                "" if pd.isna(value) else f"{value:,.3g} ({low:,.3g}–{high:,.3g})" for value, low, high in rows
-            ]
-            shown = shown.drop(columns=pair)
+        ends = ["low", "high"] if name == only else [f"{name}_low", f"{name}_high"]
+        if set(ends) <= set(table):
+            rows = table[[name, *ends]].astype(float).itertuples(index=False)
+            shown[name] = ["" if pd.isna(row[0]) else "{} ({}–{})".format(*map(_cell, row)) for row in rows]
+            shown = shown.drop(columns=ends)
     return shown
 
 
@@ -124,7 +124,7 @@ def _table(frame: pd.DataFrame, *, index: bool = False) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:,.3g}"
+        return "" if pd.isna(value) else f"{value:,.0f}" if 1000 <= abs(value) < np.inf else f"{value:.3g}"
     return "" if value is None else _text(value)
 
 

@@ -131,12 +131,14 @@ def _bootstrapped_scores(
     values = [*losses.mean(axis=1), _macro_f1(sums.sum(axis=1)[2 : 2 + 2 * k], 0), *ranks]
     kinds = [("log-loss", ""), ("Brier score", ""), ("macro F1", "")]
     kinds += [(name, class_names[c]) for c in present for name in RANKINGS]
-    table = pd.DataFrame(kinds, columns=["score", "class"]).assign(value=values, low=low, high=np.maximum(high, values))
-    others = [(name, class_names[c]) for c in range(k) if c not in present for name in RANKINGS]
-    rest = pd.DataFrame(others, columns=["score", "class"]).assign(value=np.nan, low=0.0, high=1.0)
-    one = pd.DataFrame([{"score": "calibration error", "class": "", "value": error, "low": span[0], "high": span[1]}])
+    table = pd.DataFrame(
+        {"value": values, "low": low, "high": np.maximum(high, values)}, pd.MultiIndex.from_tuples(kinds)
+    )
+    table.loc[("calibration error", ""), :] = error, *span
+    kinds += [("calibration error", ""), *((name, other) for other in class_names for name in RANKINGS)]
+    table = table.reindex(list(dict.fromkeys(kinds))).fillna({"low": 0.0, "high": 1.0})
     support = dict(zip(["", *class_names], [n, *truth.sum(axis=0).astype(int)], strict=True))
-    table = pd.concat([part for part in (table, one, rest) if len(part)], ignore_index=True)
+    table = table.rename_axis(["score", "class"]).reset_index()
     return table.assign(support=table["class"].map(support))
 
 

@@ -67,16 +67,17 @@ def checked(rows: Judged) -> Judged:
 def independent_units(rows: Judged, *, seed: int = 0) -> Judged:
     """Rows in which a near-duplicate group counts as one picture, `groups` telling which rows belong together.
 
-    Without weights one row of each group is drawn; audited rows share out the weight of theirs.
+    Where all count equally, one row of each group is drawn; otherwise the rows of a group share its weight.
     """
     codes = group_codes(rows.groups, len(rows.score))
-    if rows.weights is not None:
-        rows = rows._replace(weights=np.asarray(rows.weights) / np.bincount(codes)[codes])
-    units = checked(rows)
-    if rows.weights is None:
+    alike = rows.weights is None or len(set(np.nan_to_num(np.asarray(rows.weights, dtype=float)))) == 1
+    if alike:
         order = np.random.default_rng(seed).permutation(len(codes))
         drawn = order[np.unique(codes[order], return_index=True)[1]]
+        units = checked(rows._replace(weights=None))
         units = Judged(*(column[drawn] for column in units))
+    else:
+        units = checked(rows._replace(weights=np.asarray(rows.weights) / np.bincount(codes)[codes]))
     return units._replace(groups=np.unique(units.groups, return_inverse=True)[1])
 
 
@@ -245,7 +246,7 @@ def review_band(
         return load <= capacity
 
     reached = bisect.bisect_left(steps, True, key=lambda threshold: not fits(threshold))
-    if reached:
-        return steps[reached - 1], high, note
+    if reached or risk is None:
+        return (steps[reached - 1] if reached else high), high, note
     times = _times_needed(lambda k: fits(steps[0], k)) if len(steps) else np.inf
     return np.nan, np.nan, _needed(times, "reviewed", (int(unsafe.sum()), int((~unsafe).sum())))

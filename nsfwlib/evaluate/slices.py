@@ -113,9 +113,11 @@ def accuracy_by_slice(
     simultaneous = 1 - (1 - level) / max(tested.sum(), 1)
     found = share_interval(right, groups, among=among, weights=weight, level=simultaneous)
     kinds = pd.factorize(np.zeros(len(right)) if classes is None else np.asarray(classes))[0]
-    cells = np.array([_by_class(right[part], kinds[part], weight[part], kinds.max(initial=0) + 1) for part in among])
-    cells = cells.reshape(-1, 2, 2, kinds.max(initial=0) + 1)
-    mass = np.array([weight[part].sum() for part in among])
+    k = kinds.max(initial=0) + 1
+    cells = np.array(
+        [[np.bincount(kinds[part], some[part], minlength=k) for some in (weight * right, weight)] for part in among]
+    ).reshape(-1, 2, 2, k)  # slice, inside and outside, right and all, class
+    mass = cells[:, :, 1].sum(axis=-1).ravel()
     table = pd.DataFrame(list(slices), columns=["attribute", "value"]).assign(
         images=found.rows[::2], accuracy=found.value[::2], low=found.low[::2], high=found.high[::2],
         rest=[_standardised(inside, outside) for inside, outside in cells], p=np.nan, q=np.nan,
@@ -127,11 +129,6 @@ def accuracy_by_slice(
     table["note"] = np.where(tested, "", f"fewer than {minimum} images here or elsewhere: no conclusion")
     order = table.assign(few=~tested).sort_values(["few", "accuracy", "q"], kind="stable").index
     return table.loc[order].reset_index(drop=True)
-
-
-def _by_class(right: np.ndarray, kinds: np.ndarray, weight: np.ndarray, k: int) -> np.ndarray:
-    """(2, K) what right answers and all answers of each class weigh."""
-    return np.stack([np.bincount(kinds, part, minlength=k) for part in (weight * right, weight)])
 
 
 def _standardised(inside: np.ndarray, outside: np.ndarray) -> float:

@@ -90,19 +90,13 @@ def at_threshold(
     between them. Recall and false-positive rate are taken to hold at the deployment's prevalence, that is, safe and
     unsafe uploads there to be like those measured.
 
-    Args:
-        unsafe: bool (N,), the truth.
-        score: (N,), higher is more unsafe.
+    Args, others as in `threshold_curve`:
         threshold: from here on a picture is flagged.
         prevalence: shares of unsafe uploads, in [0, 1].
         review_from: from here on up to `threshold` a person looks; by default nobody does.
         costs: of a missed, a wrongly flagged and a reviewed picture.
-        groups: (N,) near-duplicate group of each row.
-        weights: (N,) as in `threshold_curve`.
         uploads: to which counts refer.
-        level: of the intervals.
-        draws: of the distributions.
-        seed: of the draws.
+        draws: of the distributions, from `seed`.
 
     Returns:
         `prevalence`, `threshold`, `review_from`; `recall` (share of unsafe pictures that do not pass), `fpr` (share
@@ -124,7 +118,8 @@ def at_threshold(
         rng.beta(part.hits[:, None] + 0.5, (part.worth - part.hits)[:, None] + 0.5, (2, draws))
         for part in (held, certain)
     ]
-    some[1] = some[1] if low < threshold else np.ones((2, 1))  # whatever is stopped is flagged
+    if low == threshold or np.isinf(threshold):  # whatever is stopped is flagged, or nothing ever is
+        some[1] = np.full((2, 1), float(np.isfinite(threshold)))
     point = held.value, alarm.value / np.where(held.value > 0, held.value, 1)
     table = pd.DataFrame({"prevalence": prevalence, "threshold": threshold, "review_from": low})
     for i, (name, found) in enumerate((("recall", held), ("fpr", alarm))):
@@ -144,18 +139,14 @@ def expected_counts(
 ) -> dict[str, np.ndarray]:
     """What to expect of so many uploads, by Bayes' rule: the numbers of `at_threshold`.
 
-    Args:
-        stopped: (2, …) shares of the unsafe and of the safe pictures that do not pass.
-        certain: (2, …) shares of those that are flagged without a person.
-        prevalence: share of unsafe uploads.
-        uploads: how many.
-        costs: of a missed, a wrongly flagged and a reviewed picture.
+    `stopped` are the shares (2, …) of the unsafe and of the safe pictures that do not pass, `certain` those of them
+    that are flagged without a person.
     """
     unsafe, safe = uploads * prevalence, uploads * (1 - prevalence)
     held = unsafe * stopped[0], safe * stopped[1]
     found, alarms = held[0] * certain[0], held[1] * certain[1]
     counts = {"flagged": found + alarms, "false_alarms": alarms, "missed": unsafe - held[0]}
-    counts["reviewed"] = held[0] + held[1] - found - alarms
+    counts["reviewed"] = held[0] * (1 - certain[0]) + held[1] * (1 - certain[1])
     counts["precision"] = found / np.where(found + alarms > 0, found + alarms, np.nan)
     return counts | {"cost": costs[0] * counts["missed"] + costs[1] * alarms + costs[2] * counts["reviewed"]}
 

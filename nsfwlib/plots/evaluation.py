@@ -92,7 +92,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
         xlim=(0, 1.02), ylim=(0, 1.02), title="Calibration (larger marks: more images)",
     )  # fmt: skip
     percent(ax.xaxis, ax.yaxis)
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 

@@ -190,7 +190,7 @@ def test_published_matrices_stand_beside_the_same_classes_only():
 def test_the_explorer_answers_its_sliders(rng):
     unsafe = rng.random(200) < 0.5
     explorer = grid.threshold_explorer(unsafe, np.clip(unsafe * 0.4 + rng.random(200) * 0.6, 0, 1))
-    threshold, prevalence, picture = explorer.children
+    threshold, prevalence, review_from, picture = explorer.children
     seen = {bytes(picture.value)}
     threshold.value = 0.7
     seen.add(bytes(picture.value))
