@@ -56,11 +56,9 @@ def checked(rows: Judged) -> Judged:
             f"Expected unsafe as bool, score and weights as numbers of one length. Received: {unsafe.dtype} "
             f"{unsafe.shape}, {score.shape} and {weight.shape}."
         )
-    if not np.isfinite(score).all() or (weight < 0).any():
-        raise ValueError(
-            f"Expected finite scores and no negative weights. Received: {(~np.isfinite(score)).sum():,} NaN or "
-            f"infinite scores, {(weight < 0).sum():,} negative weights."
-        )
+    for name, bad in (("NaN or infinite scores", ~np.isfinite(score)), ("negative weights", weight < 0)):
+        if bad.any():
+            raise ValueError(f"Expected finite scores, no weight below 0. Received: {bad.sum():,} {name}.")
     return Judged(*(column[weight > 0] for column in (unsafe, score, weight, group_codes(rows.groups, len(score)))))
 
 
@@ -167,11 +165,9 @@ def promised_threshold(
 
 def _keeps(kind: str, wish: float, recall: np.ndarray, fpr: np.ndarray, prevalence: float) -> np.ndarray:
     """Whether these rates keep the wish; a precision is that of Bayes' rule at the prevalence."""
-    if kind == "recall":
-        return recall >= wish
-    if kind == "fpr":
-        return fpr <= wish
-    return (1 - wish) * prevalence * recall >= wish * (1 - prevalence) * fpr
+    if kind == "precision":
+        return (1 - wish) * prevalence * recall >= wish * (1 - prevalence) * fpr
+    return recall >= wish if kind == "recall" else fpr <= wish
 
 
 def _furthest(granted: Callable[[int], bool], steps: np.ndarray, starts: np.ndarray) -> int:
@@ -240,10 +236,8 @@ def review_band(
     steps = steps[steps < high]
 
     def fits(threshold: float, times: float = 1.0) -> bool:
-        band, load = (score >= threshold) & (score < high), 0.0
-        for share, side in sides:
-            load += share * rate_bound(band, side, units, risk=half and half / 2, times=times)
-        return load <= capacity
+        band, options = (score >= threshold) & (score < high), {"risk": half and half / 2, "times": times}
+        return sum(share * rate_bound(band, side, units, **options) for share, side in sides) <= capacity
 
     reached = bisect.bisect_left(steps, True, key=lambda threshold: not fits(threshold))
     if reached or risk is None:

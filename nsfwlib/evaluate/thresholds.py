@@ -114,10 +114,8 @@ def at_threshold(
     alarm = share_interval(flagged, members, among=among, **options)
     certain = share_interval(flagged, members, among=[side & stopped for side in among], **options)
     rng = np.random.default_rng(seed)
-    some = [
-        rng.beta(part.hits[:, None] + 0.5, (part.worth - part.hits)[:, None] + 0.5, (2, draws))
-        for part in (held, certain)
-    ]
+    counts = [(part.hits[:, None] + 0.5, (part.worth - part.hits)[:, None] + 0.5) for part in (held, certain)]
+    some = [rng.beta(*pair, (2, draws)) for pair in counts]
     if low == threshold or np.isinf(threshold):  # whatever is stopped is flagged, or nothing ever is
         some[1] = np.full((2, 1), float(np.isfinite(threshold)))
     point = held.value, alarm.value / np.where(held.value > 0, held.value, 1)
