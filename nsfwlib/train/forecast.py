@@ -75,6 +75,8 @@ def learning_curve(
 ) -> pd.DataFrame:
     """What would more data gain? Validation accuracy of a logistic head on growing shares of the training images.
 
+    Each fit has the regularisation that suits its own number of images.
+
     Args:
         features: float (N, D); rows with NaN are left out.
         labels: N class names; missing ones are left out.
