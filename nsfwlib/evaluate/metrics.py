@@ -36,9 +36,9 @@ def scores(
 
     Accuracy, recall, precision and F1 have Jeffreys intervals on effective counts (F1 through the share
     TP / (TP + FP + FN), of which it is a rising function); balanced accuracy averages draws from the recalls; all
-    others have Bayesian bootstrap intervals by group, those of average precision, AUROC and macro F1 with one more
-    group ranked last or wrong, that of the calibration error allowing for its bias: the gaps of 15 equal-width bins
-    (Guo et al., On Calibration of Modern Neural Networks, 2017) err upwards on few images.
+    others have Bayesian bootstrap intervals by group, towards the bad with one more group that is ranked last, wrong,
+    or as bad as the worst; that of the calibration error allows for its bias: the gaps of 15 equal-width bins (Guo et
+    al., On Calibration of Modern Neural Networks, 2017) err upwards on few images.
 
     Args:
         labels: (N,) class of each row.
@@ -116,17 +116,19 @@ def _bootstrapped_scores(
     present = [c for c in range(k) if 0 < truth[:, c].sum() < n]
     curves = [_ThresholdBins(truth[:, c] > 0, probs[:, c]) for c in present]
     one_more = (np.bincount(members).astype(float) ** 2).sum() / n
-    replicates = []
+    pairs, chance = [], []  # of scores for their low and high ends, of gaps
     for weight in bootstrap_weights(members, draws, rng):
         extra, total = one_more * rng.standard_exponential(weight.shape[1]), weight.sum(axis=0)
-        means = sums @ weight / total
-        macro = _macro_f1(means[2 : 2 + 2 * k], 2 * extra / total / k)
-        replicates.append(
-            np.vstack([means[:2], macro, *(curve.ranking(weight, extra) for curve in curves), means[-15:]])
-        )
-    replicates = np.hstack(replicates)
-    error, *span = _calibration_interval(gaps.sum(axis=1) / n, replicates[-15:], level)
-    low, high = np.quantile(replicates[:-15], tails(level), axis=1)
+        means, ranks = sums @ weight / total, [curve.ranking(weight, extra) for curve in curves]
+        macro = [_macro_f1(means[2 : 2 + 2 * k], more) for more in (2 * extra / total / k, 0)]
+        loss = means[:2], (means[:2] * total + extra * losses.max(axis=1)[:, None]) / (total + extra)
+        pairs.append([np.vstack([loss[i], macro[i], *(rank[i] for rank in ranks)]) for i in range(2)])
+        chance.append(means[-15:])
+    error, *span = _calibration_interval(gaps.sum(axis=1) / n, np.hstack(chance), level)
+    low, high = (
+        np.quantile(np.hstack(part), end, axis=1)
+        for part, end in zip(zip(*pairs, strict=True), tails(level), strict=True)
+    )
     ranks = [rank(truth[:, c], probs[:, c]) for c in present for rank in (average_precision_score, roc_auc_score)]
     values = [*losses.mean(axis=1), _macro_f1(sums.sum(axis=1)[2 : 2 + 2 * k], 0), *ranks]
     kinds = [("log-loss", ""), ("Brier score", ""), ("macro F1", "")]
@@ -182,17 +184,18 @@ class _ThresholdBins:
         self.positive.eliminate_zeros()
 
     def ranking(self, weight: np.ndarray, extra: np.ndarray) -> np.ndarray:
-        """(2, B) RANKINGS under row weights (N, B), with one more positive of weight extra (B,) ranked last.
+        """(2, 2, B) RANKINGS under row weights (N, B), first with one more positive of weight extra (B,) ranked last.
 
         Rows ranked last are rare and decide how bad it can get: without one more, the interval misses them.
         """
         rows, hits = ((part @ weight).astype(np.float64) for part in (self.all, self.positive))
         total, found = rows.cumsum(axis=0), hits.cumsum(axis=0)
         last = extra * (found[-1] + extra) / (total[-1] + extra)
-        precision = (hits * found / total).sum(axis=0) + last
+        precision = (hits * found / total).sum(axis=0)
         passed, negatives = total - found, total[-1] - found[-1]  # a hit outranks those not passed, half of its equals
         wins = (hits * (negatives - passed + (rows - hits) / 2)).sum(axis=0) / negatives
-        return np.stack([precision, wins]) / (found[-1] + extra)
+        more = np.stack([precision + last, wins]) / (found[-1] + extra)
+        return np.stack([more, np.stack([precision, wins]) / found[-1]])
 
 
 def confidence_bins(probs: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:

@@ -201,7 +201,7 @@ def test_bootstrapped_rankings_with_equal_weights_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     positive, score = rng.random(500) < 0.3, rng.integers(20, size=500) / 20
     curve = metrics._ThresholdBins(positive, score)
-    found = curve.ranking(np.ones((500, 1), np.float32), np.zeros(1))[:, 0]
+    found = curve.ranking(np.ones((500, 1), np.float32), np.ones(1))[1, :, 0]
     expected = [rank(positive, score) for rank in (reference.average_precision_score, reference.roc_auc_score)]
     assert found == pytest.approx(expected, abs=1e-6)
 
@@ -209,7 +209,7 @@ def test_bootstrapped_rankings_with_equal_weights_are_those_of_scikit_learn():
 def test_the_bootstrap_of_rankings_adds_one_positive_that_is_ranked_last():
     rng = np.random.default_rng(0)
     positive, score = rng.random(300) < 0.3, rng.random(300)
-    found = metrics._ThresholdBins(positive, score).ranking(np.ones((300, 1), np.float32), np.ones(1))[:, 0]
+    found = metrics._ThresholdBins(positive, score).ranking(np.ones((300, 1), np.float32), np.ones(1))[0, :, 0]
     more = np.r_[positive, True], np.r_[score, -1.0]
     expected = [rank(*more) for rank in (reference.average_precision_score, reference.roc_auc_score)]
     assert found == pytest.approx(expected, abs=1e-6)
