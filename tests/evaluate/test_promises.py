@@ -6,7 +6,6 @@ import pytest
 from scipy.stats import norm
 
 from nsfwlib.evaluate import promises, thresholds
-from nsfwlib.evaluate.audit import draw_audit
 
 APART = 2.8  # standard deviations between safe and unsafe scores, so that true rates are known
 
@@ -141,12 +140,12 @@ def test_dear_misses_send_more_to_a_person_and_dear_reviews_less():
 
 
 def test_verdicts_of_an_audit_stand_for_those_nobody_asked_for():
-    rng = np.random.default_rng(0)
-    labels, predicted = rng.choice(["a", "b"], 500), rng.choice(["a", "b"], 500)
-    audit = draw_audit(labels, predicted, rng.random(500), agreements=40)
-    audit = audit.assign(path=[f"{i}.jpg" for i in range(500)], group=np.arange(500))
-    verdict = np.where(audit["picked"], labels, None)
-    verdict[np.flatnonzero(audit["picked"])[:3]] = "drop"
+    stratum = np.repeat(["disagreement", "agreement"], [20, 480])
+    order = np.r_[np.arange(20), np.arange(480)]
+    audit = pd.DataFrame({"stratum": stratum, "order": order, "picked": order < 40, "group": np.arange(500)})
+    audit["path"] = [f"{i}.jpg" for i in range(500)]
+    verdict = np.where(audit["picked"], "a", None)
+    verdict[0] = "drop"
     rows = promises.audited_rows(audit, verdict, class_names=["a", "b"])
-    assert 450 < rows["weight"].sum() < 500 and (rows["weight"] > 0).sum() == audit["picked"].sum() - 3
-    assert isinstance(rows, pd.DataFrame) and rows.index[0] == "0.jpg"
+    assert rows["weight"].sum() == pytest.approx(499) and rows["weight"]["0.jpg"] == 0
+    assert rows["weight"]["1.jpg"] == 1 and rows["weight"]["20.jpg"] == 12 and rows["weight"]["499.jpg"] == 0
