@@ -1,4 +1,5 @@
 from .audit import (
+    audit_weights as audit_weights,
     audited_accuracy as audited_accuracy,
     audited_confusion as audited_confusion,
     draw_audit as draw_audit,
@@ -14,8 +15,14 @@ from .audit_files import (
     label_errors as label_errors,
     load_audit as load_audit,
 )
+from .calibration import (
+    apply_temperature as apply_temperature,
+    calibration_table as calibration_table,
+    fit_temperature as fit_temperature,
+)
 from .card import (
     held_out as held_out,
+    with_intervals as with_intervals,
     write_card as write_card,
 )
 from .confusion import (
@@ -36,11 +43,13 @@ from .intervals import (
     tails as tails,
 )
 from .metrics import (
-    apply_temperature as apply_temperature,
-    calibration_table as calibration_table,
     compare as compare,
-    fit_temperature as fit_temperature,
+    log_losses as log_losses,
     scores as scores,
+)
+from .promises import (
+    Judged as Judged,
+    audited_rows as audited_rows,
 )
 from .robustness import (
     baseline_answers as baseline_answers,

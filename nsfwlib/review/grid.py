@@ -530,24 +530,31 @@ def threshold_explorer(
     score: np.ndarray,
     *,
     groups: Sequence[int] | None = None,
+    weights: Sequence[float] | None = None,
     threshold: float = 0.5,
     prevalence: float = 0.01,
+    review_from: float = 1.0,
     uploads: int = 100_000,
 ) -> ipywidgets.VBox:
-    """Sliders for threshold and prevalence over the curves and the expected counts; drawn anew as they move."""
-    curve = threshold_curve(unsafe, score, groups=groups)
+    """Sliders for both thresholds and prevalence over the curves and the expected counts; drawn anew as they move.
+
+    From `review_from` up to `threshold` a person looks; arguments as in `evaluate.at_threshold`.
+    """
+    curve = threshold_curve(unsafe, score, groups=groups, weights=weights)
     wide = {"layout": {"width": "420px"}, "style": {"description_width": "80px"}, "continuous_update": False}
     sliders = [
         ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **wide),
         ipywidgets.FloatLogSlider(prevalence, min=-4, max=-0.3, step=0.1, description="prevalence", **wide),
+        ipywidgets.FloatSlider(review_from, min=0, max=1, step=0.01, description="a person from", **wide),
     ]
     # An image widget: an output widget would keep headless runs waiting.
     picture = ipywidgets.Image(format="png")
 
     def draw(_: Any = None) -> None:
         point = at_threshold(
-            unsafe, score, sliders[0].value, prevalence=sliders[1].value, groups=groups, uploads=uploads, draws=1000
-        )
+            unsafe, score, sliders[0].value, prevalence=sliders[1].value, review_from=sliders[2].value,
+            groups=groups, weights=weights, uploads=uploads, draws=1000,
+        )  # fmt: skip
         figure, png = plot_threshold(curve, point.iloc[0], uploads=uploads), io.BytesIO()
         figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
         plt.close(figure)
