@@ -76,13 +76,9 @@ def with_control_pages(
     rest = np.setdiff1d(np.arange(len(queue)), drawn)
     ranked = [rest[page] for page in make_pages(queue.iloc[rest], page_size=page_size)]
     controls = [drawn[start : start + page_size] for start in range(0, len(drawn), page_size)]
-    mixed: list[np.ndarray] = []
-    flags: list[bool] = []
-    for i in range(0, max(len(ranked), len(controls) * every), every):
-        mixed += ranked[i : i + every] + controls[:1]
-        flags += [False] * len(ranked[i : i + every]) + [True] * len(controls[:1])
-        controls = controls[1:]
-    return mixed, flags
+    places = [(i // every, False) for i in range(len(ranked))] + [(i, True) for i in range(len(controls))]
+    order = sorted(range(len(places)), key=places.__getitem__)  # a control page after `every` ranked ones
+    return [(ranked + controls)[i] for i in order], [places[i][1] for i in order]
 
 
 def check_queue(queue: pd.DataFrame, *, test_may_enter: bool) -> None:
