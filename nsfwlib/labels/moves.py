@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -33,7 +32,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib.files import file_path
+from nsfwlib.files import file_hash, file_path
 from nsfwlib.labels.records import fsync_folder, locked
 
 LOCK_SECONDS = 5
@@ -56,11 +55,10 @@ _SENTENCES = {
 
 def carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> pd.DataFrame:
     """Do what `plan` says (columns as in `labels.COLUMNS`) → the plan with `done`, and why not in `reason`."""
-    todo, steps = plan[plan["action"] != "unchanged"], []
-    for row in todo.itertuples():
-        how = "move" if row.action == "drop" else row.action
-        src, dst = file_path(data_dir, row.path), file_path(data_dir, row.target)
-        steps.append({"id": uuid.uuid4().hex, "how": how, "src": src, "dst": dst, "sha256": row.sha256})
+    todo = plan[plan["action"] != "unchanged"]
+    steps = todo[["action", "sha256"]].rename(columns={"action": "how"}).replace("drop", "move").to_dict("records")
+    for op, path, target in zip(steps, todo["path"], todo["target"], strict=True):
+        op |= {"id": uuid.uuid4().hex, "src": file_path(data_dir, path), "dst": file_path(data_dir, target)}
     ends = {folder for op in steps for end in ("src", "dst") for folder in op[end].parents}
     changed = [folder for folder in ends - set(log.times) if folder.is_relative_to(data_dir) and folder.is_dir()]
     if changed:
@@ -123,7 +121,7 @@ def _unfit(op: dict) -> str:
     status = src.stat()
     if not stat.S_ISREG(status.st_mode):
         return "is no regular file"
-    if _sha256(src) != op["sha256"]:
+    if file_hash(src) != op["sha256"]:
         return "its bytes are not those that were decided on: scan and decide again"
     op["was"] = _identity(status)
     op.setdefault("mtime_ns", status.st_mtime_ns)
@@ -174,7 +172,7 @@ def _copy(src: Path, part: Path, op: dict) -> None:
         os.fsync(target.fileno())
     shutil.copystat(src, part)
     os.utime(part, ns=(part.stat().st_atime_ns, op["mtime_ns"]))
-    if _sha256(part) != op["sha256"]:
+    if file_hash(part) != op["sha256"]:
         raise OSError(errno.EIO, "the copy differs from the original")
 
 
@@ -209,12 +207,8 @@ def _arrived(op: dict) -> bool:
         return False
     if how == "link":
         return dst.is_symlink() and dst.readlink() == src
-    there = dst.lstat()
-    if "copied" in op:
-        return _identity(there) == op["copied"]
-    if how == "copy":
-        return False
-    return os.path.samestat(src.lstat(), there) if os.path.lexists(src) else there.st_ino == op["was"][0]
+    there = _identity(dst.lstat())
+    return there == op["copied"] if "copied" in op else how == "move" and there[0] == op["was"][0]
 
 
 def undoing(op: dict) -> dict:
@@ -232,11 +226,6 @@ def _part(op: dict) -> Path:
 
 def _identity(status: os.stat_result) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _make_folders(log: Log, folder: Path) -> None:
