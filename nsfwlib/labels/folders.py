@@ -179,33 +179,31 @@ def _plan_moves(rows: pd.DataFrame, data_dir: Path, goal: Path) -> pd.DataFrame:
     taken: set[str] = set()
     steps = []
     for row in rows.itertuples():
-        p = row.path.split("/")
+        p, drops = row.path.split("/"), row.decision == "drop"
         here = p[depth] if len(p) > depth + 1 else ""
-        why = _why_not_moved(row, class_of.get(here, here))
-        if not why and row.path.startswith(dropped):
-            why = "dropped before: roll_back brings it back"
+        why = _why_not_moved(row, class_of.get(here, here), dropped)
         if why:
             steps.append(("unchanged", "", why))
             continue
         folder = folder_of.get(row.decision, row.decision)
-        wanted = dropped + row.path if row.decision == "drop" else "/".join([*p[:depth], folder, *p[depth + 1 :]])
+        wanted = dropped + row.path if drops else "/".join([*p[:depth], folder, *p[depth + 1 :]])
         target, note = _free_name(wanted, here, data_dir, taken)
-        if row.decision != "drop" and folder not in class_of:
+        if not drops and folder not in class_of:
             note += "; a new folder"
-        action = "drop" if row.decision == "drop" else "move"
-        steps.append((action, target, f"decided: {row.decision}{note}"))
+        steps.append(("drop" if drops else "move", target, f"decided: {row.decision}{note}"))
     return _as_plan(rows, steps)
 
 
-def _why_not_moved(row: Any, label: str) -> str:
+def _why_not_moved(row: Any, label: str, dropped: str) -> str:
     """Why a file that lies in the folder of `label` stays there, "" if it is to move."""
-    if row.decision in _STAYS:
+    drops = row.decision == "drop"
+    if row.decision in _STAYS or row.problem == "screened" or (row.problem and not drops):
         return row.problem or _STAYS[row.decision]
-    if row.decision == "drop":
-        return row.problem if row.problem == "screened" else ""
-    if row.problem or row.decision == label:
-        return row.problem or "lies in the folder of its class"
-    return "" if _is_folder_name(row.decision) else f"{row.decision!r} cannot be the name of a class folder"
+    if row.decision == label:
+        return "lies in the folder of its class"
+    if not drops and not _is_folder_name(row.decision):
+        return f"{row.decision!r} cannot be the name of a class folder"
+    return "dropped before: roll_back brings it back" if row.path.startswith(dropped) else ""
 
 
 def _plan_export(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: Log) -> pd.DataFrame:

@@ -8,7 +8,7 @@ The move log has one JSON object a line. A step is in the log, and the log on di
 | `{"copied": [ino, size, mtime_ns]}` | across file systems: the copy is on disk, verified, under a temporary name |
 | `{"done": id}`, `{"failed": id, "why"}` | how it ended |
 | `{"mkdir"}`, `{"rmdir"}` | folders made for it, and removed again |
-| `{"times": {folder: mtime_ns}}`, `{"restored"}` | how old folders were before anything; everything is as before |
+| `{"times": [[folder, mtime_ns]]}`, `{"restored"}` | how old folders were before anything; everything is as before |
 
 One step is under way at a time, and from the log and the disk one can tell how far it got. So after a kill the next
 call first brings that step to one of its two ends. Paths below the log's folder are relative to it.
@@ -62,7 +62,7 @@ def carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> p
     ends = {folder for op in steps for end in ("src", "dst") for folder in op[end].parents}
     changed = [folder for folder in ends - set(log.times) if folder.is_relative_to(data_dir) and folder.is_dir()]
     if changed:
-        append(log, {"times": {folder: folder.stat().st_mtime_ns for folder in changed}})
+        append(log, {"times": [(folder, folder.stat().st_mtime_ns) for folder in changed]})
     reasons = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=object)
     failed = reasons[reasons != ""]
     plan["done"] = plan.index.isin(todo.index.difference(failed.index))
@@ -93,8 +93,10 @@ def _do(op: dict, log: Log) -> str:
     why = _unfit(op)
     if why:
         return why
-    if op["dst"]:
-        _make_folders(log, op["dst"].parent)
+    folders = op["dst"].parents if op["dst"] else ()
+    for missing in [folder for folder in reversed(folders) if not os.path.lexists(folder)]:
+        append(log, {"mkdir": missing})
+        missing.mkdir()
     append(log, op, sync=True)
     try:
         _act(op, log)
@@ -228,12 +230,6 @@ def _identity(status: os.stat_result) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
-def _make_folders(log: Log, folder: Path) -> None:
-    for missing in reversed([f for f in (folder, *folder.parents) if not os.path.lexists(f)]):
-        append(log, {"mkdir": missing})
-        missing.mkdir()
-
-
 def _sentence(error: OSError) -> str:
     return _SENTENCES.get(error.errno, error.strerror or str(error))
 
@@ -270,7 +266,7 @@ class Log:
         elif "rmdir" in line:
             self.folders.remove(line["rmdir"])
         elif "times" in line:
-            self.times = line["times"] | self.times
+            self.times = dict(line["times"]) | self.times
         elif "restored" in line:
             self.times = {}
 
@@ -305,7 +301,7 @@ def read(path: Path) -> Log:
         paths = [name for name in ("src", "dst", "mkdir", "rmdir", "leads_to") if line.get(name)]
         line |= {name: log.folder / line[name] for name in paths}
         if "times" in line:
-            line["times"] = {log.folder / name: mtime_ns for name, mtime_ns in line["times"].items()}
+            line["times"] = [(log.folder / name, mtime_ns) for name, mtime_ns in dict(line["times"]).items()]
         log.take(line)
     return log
 
@@ -316,8 +312,7 @@ def append(log: Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
     def name(path: Path) -> str:
         return str(path.relative_to(log.folder) if path.is_relative_to(log.folder) else path)
 
-    times = {name(folder): mtime_ns for folder, mtime_ns in line.get("times", {}).items()}
-    data = (json.dumps(line | {"times": times} if times else line, default=name) + "\n").encode()
+    data = (json.dumps(line, default=name) + "\n").encode()
     size = os.fstat(log.fd).st_size
     try:
         while data:
