@@ -28,7 +28,6 @@ from nsfwlib.files import file_path, spreadsheet_safe
 from nsfwlib.plots import plot_threshold
 from nsfwlib.review.session import ReviewSession
 
-HERE = Path(__file__).parent
 THUMBNAIL, REVEALED = 192, 640  # pixels on the long side
 LUMA = np.array([0.299, 0.587, 0.114])
 BLIND_TITLES = {
@@ -80,10 +79,9 @@ class PictureStore:
 class PageView(anywidget.AnyWidget):
     """The page in the browser (`grid.js`): it asks and is answered by messages, and its state holds no picture."""
 
-    _esm = HERE / "grid.js"
-    _css = HERE / "grid.css"
+    _esm = Path(__file__).with_name("grid.js")
+    _css = Path(__file__).with_name("grid.css")
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    advance = traitlets.Bool(True).tag(sync=True)
     blind = traitlets.Bool(False).tag(sync=True)
     guidelines = traitlets.Unicode("").tag(sync=True)
 
@@ -97,12 +95,10 @@ class ReviewGrid(ipywidgets.VBox):
         blur: radius of the blur in pixels of a 192 px thumbnail.
         grey: 0 = as coloured as the picture, 1 = grey.
         hidden: classes whose pictures are not shown at all, whether given or suggested.
-        advance: whether a decision moves on to the next picture.
         guidelines: a Markdown file with your own definition of the classes, shown by `h`.
         neighbours: path → table with the columns path, given_label, similarity (see `labels.nearest`).
         rescore: session → table for `ReviewSession.rerank`; adds the button "Re-rank".
         break_minutes: after so many minutes of work comes a reminder; 0 = never.
-        export_to: CSV file for the button "Export"; by default beside the journal.
     """
 
     def __init__(
@@ -113,22 +109,19 @@ class ReviewGrid(ipywidgets.VBox):
         blur: float = 6.0,
         grey: float = 1.0,
         hidden: Collection[str] = (),
-        advance: bool = True,
         guidelines: Path | None = None,
         neighbours: Callable[[str], pd.DataFrame] | None = None,
         rescore: Callable[[ReviewSession], pd.DataFrame] | None = None,
         break_minutes: float = 25.0,
-        export_to: Path | None = None,
     ) -> None:
         self.session, self.store = session, PictureStore(data_dir)
         self.neighbours, self.rescore, self.break_seconds = neighbours, rescore, 60 * break_minutes
-        self.export_to = Path(export_to or session.journal.with_name(session.journal.stem + "_in_force.csv"))
         self.screen, self.revealed = [session.first_open_page()], 0
         self._contents: dict[str, str] = {}
         self._worked = self._since_break = 0.0
         self._last_seen = time.monotonic()
         rules = _rendered(guidelines) if guidelines else ""
-        self.view = PageView(classes=session.class_names, advance=advance, blind=session.blind, guidelines=rules)
+        self.view = PageView(classes=session.class_names, blind=session.blind, guidelines=rules)
         self._inbox = InOrder(self._handle)
         self.view.on_msg(self._on_message)
         self.escalated = ipywidgets.Accordion([ipywidgets.HTML()], layout={"display": "none"})
@@ -393,9 +386,10 @@ class ReviewGrid(ipywidgets.VBox):
         self._send_page()
 
     def _export(self) -> None:
-        table = self.session.decisions()
-        spreadsheet_safe(table).to_csv(self.export_to, index=False, errors="surrogateescape")
-        self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {self.export_to}")
+        table, journal = self.session.decisions(), self.session.journal
+        path = journal.with_name(f"{journal.stem}_in_force.csv")
+        spreadsheet_safe(table).to_csv(path, index=False, errors="surrogateescape")
+        self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {path}")
 
     def _work(self, message: Message) -> float:
         seconds, now = float(message.get("seconds") or 0.0), time.monotonic()
@@ -492,9 +486,8 @@ def threshold_explorer(
     groups: Sequence[int] | None = None,
     threshold: float = 0.5,
     prevalence: float = 0.01,
-    uploads: int = 100_000,
 ) -> ipywidgets.VBox:
-    """Sliders for threshold and prevalence over the curves and the expected counts; drawn anew as they move."""
+    """Sliders for threshold and prevalence over the curves and the counts in 100,000; drawn anew as they move."""
     curve = threshold_curve(unsafe, score, groups=groups)
     wide = {"layout": {"width": "420px"}, "style": {"description_width": "80px"}, "continuous_update": False}
     sliders = [
@@ -505,10 +498,9 @@ def threshold_explorer(
     picture = ipywidgets.Image(format="png")
 
     def draw(_: Any = None) -> None:
-        point = at_threshold(
-            unsafe, score, sliders[0].value, prevalence=sliders[1].value, groups=groups, uploads=uploads, draws=1000
-        )
-        figure, png = plot_threshold(curve, point.iloc[0], uploads=uploads), io.BytesIO()
+        at, share = (slider.value for slider in sliders)
+        point = at_threshold(unsafe, score, at, prevalence=share, groups=groups, draws=1000)
+        figure, png = plot_threshold(curve, point.iloc[0]), io.BytesIO()
         figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
         plt.close(figure)
         picture.value = png.getvalue()

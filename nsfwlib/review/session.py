@@ -95,9 +95,7 @@ class ReviewSession:
             probs = check_probs(pred_probs, len(queue), len(self.class_names), gaps=True)
             self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
         self.images = known_images(queue, images)
-        self._filed_under, self._group_of = (
-            dict(zip(self.images["path"], self.images[name], strict=True)) for name in ("given_label", "group")
-        )
+        self._group_of = dict(zip(self.images["path"], self.images["group"], strict=True))
         self._contents_of: dict[Any, set[str]] = defaultdict(set)  # by group, for what is hidden is hidden by group
         self._classes_of: dict[Any, set[str]] = defaultdict(set)
         for _, sha256, filed, group in self.images.itertuples(index=False, name=None):
@@ -161,10 +159,10 @@ class ReviewSession:
 
     def pages(self) -> pd.DataFrame:
         """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
-        starts, decided = [page[0] for page in self._pages], self._outcome != OPEN
-        count = np.add.reduceat(decided.astype(int), starts) if starts else []
-        errors = np.add.reduceat(self._p_error * ~decided, starts) if starts else []
-        return self._page_table.assign(decided=count, expected_errors=errors)
+        is_open = self._outcome == OPEN
+        n_open, errors = (np.bincount(self._page_of, of, self.n_pages) for of in (is_open, self._p_error * is_open))
+        decided = self._page_table["rows"] - n_open.astype(int)
+        return self._page_table.assign(decided=decided, expected_errors=errors)
 
     def first_open_page(self) -> int:
         """The first page with a row that nobody has decided; the last page when all are, 0 when there is none."""
@@ -226,12 +224,9 @@ class ReviewSession:
         choices = [*self.class_names, *ACTIONS]
         if decision not in choices:
             raise ValueError(f"decision must be one of {choices}. Received: {decision!r}")
-        if decision == "keep" and self.blind:
-            raise ValueError("No label is shown here, so 'keep' says nothing: give the picture a class.")
-        if decision == "keep" and self.queue["sha256"].iloc[row] in self._conflicting:
-            raise ValueError(
-                "Exact copies of this picture lie under two labels, so 'keep' says nothing: give it a class."
-            )
+        if decision == "keep" and (self.blind or self.queue["sha256"].iloc[row] in self._conflicting):
+            why = "No label is shown here" if self.blind else "Exact copies of this picture lie under two labels"
+            raise ValueError(f"{why}, so 'keep' says nothing: give the picture a class.")
         self._decide([row], decision, seconds)
 
     def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float | None = None) -> pd.DataFrame:
@@ -298,16 +293,15 @@ class ReviewSession:
         seconds looked at, all reviewers and sittings together.
         """
         count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
-        is_open = self._outcome == OPEN
-        pages_open = np.bincount(self._page_of[is_open], minlength=self.n_pages)
+        pages = self.pages()
         return {
             "rows": len(self.queue),
             "decided": len(self.queue) - count["open"],
             "pages": self.n_pages,
-            "pages_done": int((pages_open == 0).sum()),
+            "pages_done": int((pages["decided"] == pages["rows"]).sum()),
             **{name: count[name] for name in OUTCOMES[1:-1]},
             "errors_found": count["relabelled"] + count["drop"],
-            "expected_left": float(self._p_error[is_open].sum()),
+            "expected_left": float(pages["expected_errors"].sum()),
             "seconds": self._replay.seconds,
         }
 
@@ -338,10 +332,8 @@ class ReviewSession:
         self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
         self._position = pd.Index(self.queue["path"])
         self._p_error = error_probability(self.queue)
-        self._rows_of: dict[str, list[int]] = {}
-        for row, sha256 in enumerate(self.queue["sha256"]):
-            self._rows_of.setdefault(sha256, []).append(row)
-        self._filed = self.queue["path"].map(self._filed_under).to_numpy(object)
+        self._rows_of: dict[str, np.ndarray] = self.queue.groupby("sha256").indices
+        self._filed = self.images.set_index("path")["given_label"].loc[self._position].to_numpy(object)
         self._note_classes(self.queue)
         self._sync(self._rows_of)
 
