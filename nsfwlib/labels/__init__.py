@@ -22,7 +22,6 @@ check_writable       Find out before anybody decides whether the journal can be 
 refuse_class         A ValueError for a decision in force that is none of these classes; names the record
 decisions_in_force   The decisions in force, one row a picture (`sha256`): columns `IN_FORCE`
 standing             The lines of these kinds whose action is not undone, in the order written
-new_action           A name for lines that are decided, and undone, in one go
 Replay               What is in force in a journal as it grows, in memory
 apply_decisions      Plan, and with `dry_run=False` carry out, what the decisions mean for the folders
 roll_back            Undo all that this log says was done, last step first

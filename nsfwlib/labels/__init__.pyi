@@ -27,7 +27,6 @@ from .journal import (
     append_decisions as append_decisions,
     check_writable as check_writable,
     decisions_in_force as decisions_in_force,
-    new_action as new_action,
     read_journal as read_journal,
     refuse_class as refuse_class,
     standing as standing,

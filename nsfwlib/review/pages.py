@@ -59,12 +59,6 @@ def _descending_with_groups_together(rows: np.ndarray, p: np.ndarray, queue: pd.
     return rows[np.argsort(leader.to_numpy(), kind="stable")]
 
 
-def draw_control(queue: pd.DataFrame, n: int, *, seed: int = 0) -> np.ndarray:
-    """Positions of `n` rows drawn at random, the same ones whatever the order of the rows."""
-    by_content = np.argsort(queue["sha256"].to_numpy(str), kind="stable")
-    return by_content[np.random.default_rng(seed).permutation(len(queue))[:n]]
-
-
 def with_control_pages(
     queue: pd.DataFrame, page_size: int, every: int, seed: int
 ) -> tuple[list[np.ndarray], list[bool]]:
@@ -72,17 +66,14 @@ def with_control_pages(
     pages = make_pages(queue, page_size=page_size)
     if not every or not pages:
         return pages, [False] * len(pages)
-    drawn = draw_control(queue, page_size * (len(pages) // (every + 1)), seed=seed)
+    by_content = np.argsort(queue["sha256"].to_numpy(str), kind="stable")  # the same draw whatever the order of rows
+    drawn = by_content[np.random.default_rng(seed).permutation(len(queue))[: page_size * (len(pages) // (every + 1))]]
     rest = np.setdiff1d(np.arange(len(queue)), drawn)
     ranked = [rest[page] for page in make_pages(queue.iloc[rest], page_size=page_size)]
     controls = [drawn[start : start + page_size] for start in range(0, len(drawn), page_size)]
-    mixed: list[np.ndarray] = []
-    flags: list[bool] = []
-    for i in range(0, max(len(ranked), len(controls) * every), every):
-        mixed += ranked[i : i + every] + controls[:1]
-        flags += [False] * len(ranked[i : i + every]) + [True] * len(controls[:1])
-        controls = controls[1:]
-    return mixed, flags
+    places = [(i // every, False) for i in range(len(ranked))] + [(i, True) for i in range(len(controls))]
+    order = sorted(range(len(places)), key=places.__getitem__)  # a control page after `every` ranked ones
+    return [(ranked + controls)[i] for i in order], [places[i][1] for i in order]
 
 
 def check_queue(queue: pd.DataFrame, *, test_may_enter: bool) -> None:

@@ -1,5 +1,7 @@
 """Several reviewers: blind second looks, kappa, disagreements and who has the last word."""
 
+import uuid
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +29,7 @@ def make_table(n=40, *, group_size=1, split="train"):
 
 
 def line(content, decision, who, kind="decision", given="cat", action=None):
-    action = action or journal.new_action()
+    action = action or uuid.uuid4().hex
     return {
         "sha256": content, "decision": decision, "reviewer": who, "kind": kind, "given_label": given, "action": action,
     }  # fmt: skip
