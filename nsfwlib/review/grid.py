@@ -487,20 +487,13 @@ def threshold_explorer(
     weights: Sequence[float] | None = None,
     threshold: float = 0.5,
     prevalence: float = 0.01,
-<<<<<<< HEAD
     review_from: float = 1.0,
-    uploads: int = 100_000,
 ) -> ipywidgets.VBox:
-    """Sliders for both thresholds and prevalence over the curves and the expected counts; drawn anew as they move.
+    """Sliders for both thresholds and prevalence over the curves and the counts in 100,000; drawn anew as they move.
 
     From `review_from` up to `threshold` a person looks; arguments as in `evaluate.at_threshold`.
     """
     curve = threshold_curve(unsafe, score, groups=groups, weights=weights)
-=======
-) -> ipywidgets.VBox:
-    """Sliders for threshold and prevalence over the curves and the counts in 100,000; drawn anew as they move."""
-    curve = threshold_curve(unsafe, score, groups=groups)
->>>>>>> part-labels
     wide = {"layout": {"width": "420px"}, "style": {"description_width": "80px"}, "continuous_update": False}
     sliders = [
         ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **wide),
@@ -511,17 +504,11 @@ def threshold_explorer(
     picture = ipywidgets.Image(format="png")
 
     def draw(_: Any = None) -> None:
-<<<<<<< HEAD
         point = at_threshold(
             unsafe, score, sliders[0].value, prevalence=sliders[1].value, review_from=sliders[2].value,
-            groups=groups, weights=weights, uploads=uploads, draws=1000,
+            groups=groups, weights=weights, draws=1000,
         )  # fmt: skip
-        figure, png = plot_threshold(curve, point.iloc[0], uploads=uploads), io.BytesIO()
-=======
-        at, share = (slider.value for slider in sliders)
-        point = at_threshold(unsafe, score, at, prevalence=share, groups=groups, draws=1000)
         figure, png = plot_threshold(curve, point.iloc[0]), io.BytesIO()
->>>>>>> part-labels
         figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
         plt.close(figure)
         picture.value = png.getvalue()
