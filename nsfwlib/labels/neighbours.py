@@ -21,18 +21,25 @@ class Neighbours(NamedTuple):
     valid: np.ndarray  # bool (N,), rows whose features are finite
 
 
-def find_neighbours(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups: np.ndarray, k: int = 20) -> Neighbours:
-    """The k nearest by cosine. Normalises `x` in place; a vote decays with the distance over its median."""
+def find_neighbours(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups: np.ndarray, k: int) -> Neighbours:
+    """The k nearest by cosine, in that order. Normalises `x` in place; a vote decays with distance over its median."""
     usable = np.flatnonzero(valid & (codes != UNLABELLED))
     if not len(usable):
         return Neighbours(np.zeros((len(x), 1), np.int32), np.zeros((len(x), 1), np.float32), valid)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     search = _nearest if len(usable) <= EXACT_ROWS else _nearest_approximately
     similar, indices = search(x, usable, groups, min(k, len(usable)))
+    order = np.argsort(-similar, axis=1, kind="stable")
+    similar, indices = np.take_along_axis(similar, order, 1), np.take_along_axis(indices, order, 1)
     found = similar > -1.5
     distance = np.where(found, 1 - similar, 0)
     width = max(np.median(distance[found]), EPS) if found.any() else 1.0
     return Neighbours(indices, np.exp(-distance / width) * found, valid)
+
+
+def closest(near: Neighbours, k: int) -> Neighbours:
+    """The first k of them."""
+    return near._replace(indices=near.indices[:, :k], votes=near.votes[:, :k])
 
 
 def vote(
