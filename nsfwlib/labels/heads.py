@@ -232,7 +232,7 @@ def encode(labels: Any, classes: Sequence[Hashable] | None) -> tuple[np.ndarray,
     values = pd.Series(np.asarray(labels, object)) if not isinstance(labels, pd.Series) else labels
     values = values.astype(object).reset_index(drop=True)
     empty = values.isna() | (values == "")
-    names = list(values[~empty].unique() if classes is None else classes)
+    names = list(values[~empty].unique()) if classes is None else list(classes)
     if len({isinstance(name, str) for name in names}) > 1:
         raise ValueError(f"Expected labels of one type. Received: {names[:9]}. Convert all of them to text.")
     names = sorted(names) if classes is None else names

@@ -1,13 +1,12 @@
 """Which labels are wrong? Ranks every row by how much likelier another class is than the given one.
 
-Each block of features gets members that never saw the row they judge: an out-of-fold logistic head, another on
-features that let it bend, and the votes of the ten and of the twenty nearest neighbours outside its near-duplicate
-group. A mixture weighs them, half alike, half by the likelihood of the given labels. The neighbours then vote once
-more, not with their given labels but with what this mixture and the noise between the classes make of them. Bayes'
-rule turns the mixture and the given label into the score; the confident joint cuts.
+Each block of features gets members that never saw the row they judge: an out-of-fold logistic head, another that may
+bend, and the votes of the nearest neighbours outside its near-duplicate group, ten and twenty. A mixture weighs them.
+The neighbours then vote once more, not with their given labels but with what this mixture and the noise between the
+classes make of them. Bayes' rule turns the result and the given label into the score; the confident joint cuts.
 
-On `benchmarks/label_issues.py` this is blind to one kind of error: a whole sub-kind of pictures filed under another
-class (AP .46 of 1), which its neighbours and every head that learns from it confirm.
+It is blind to one kind of error: a whole sub-kind of pictures under another class (AP .46 on the benchmark, of 1),
+which its neighbours and every head that learns from it confirm.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -33,15 +32,13 @@ from nsfwlib.labels.heads import (
     valid_rows,
 )
 from nsfwlib.labels.journal import decisions_in_force
-from nsfwlib.labels.neighbours import closest, find_neighbours, vote
+from nsfwlib.labels.neighbours import find_neighbours, vote
 from nsfwlib.labels.noise import (
     TINY_CLASS,
-    balanced,
     calibrated,
-    class_scale,
     confident_joint,
+    corrected,
     distributions,
-    heed_groups,
     labelled_rows,
     noise_matrix,
     noise_rates,
@@ -49,7 +46,6 @@ from nsfwlib.labels.noise import (
     posterior,
 )
 
-NEIGHBOURS = (10, 20)
 SHUFFLES = 20  # of the labels, to learn what chance alone would explain
 Features = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
@@ -70,7 +66,7 @@ def find_label_issues(
         labels: N given labels; "" or a missing value means unlabelled. A Series' index is kept.
         pred_probs: (N, K) **out-of-sample** probabilities, columns in the order of `classes`.
         features: one (N, D) array or several (a list or a dict of them), not fine-tuned on these labels.
-            With `pred_probs` as well, every member votes.
+            With `pred_probs` as well, their logarithms are one more.
         classes: the K class names in order; by default the sorted given labels.
         groups: N near-duplicate group ids; members never judge one another. Missing: a group of its own.
         trusted: N booleans, rows that a person confirmed: they train the members and are never flagged.
@@ -79,10 +75,8 @@ def find_label_issues(
     Returns:
         One row a label, in input order: `given`, `suggested` (the likeliest other class; for an unlabelled
         row the likeliest, for one that cannot be judged its own), `score` (-1 … 1, higher = more suspect; NaN for
-        unlabelled rows and rows that cannot be judged), `p_given` and `p_suggested` (the probability that the given
-        label is right, and that the suggested one is; 1 - `p_given` adds up to the number of errors expected, see
-        `noise.calibrated`), `is_issue` (the default cut: as many as the confident joint counts), `note` (empty, or
-        why the row is special).
+        unlabelled rows and rows that cannot be judged), `p_given` and `p_suggested` (how likely each is right; see
+        `noise.calibrated`), `is_issue` (as many as the confident joint counts), `note` (empty, or why it is special).
 
     Raises:
         ValueError: lengths differ, a label is not in `classes`, `trusted` is not boolean, features are no numbers or
@@ -94,8 +88,8 @@ def find_label_issues(
         raise ValueError("Expected pred_probs or features. Received neither: pass one of them.")
     probs = None if pred_probs is None else distributions(pred_probs, len(codes), len(classes))
     if features is not None:
-        others = [] if probs is None else [probs]
-        probs = _estimate(codes, others, features, len(classes), groups, trusted, seed)
+        more = {} if probs is None else {"pred_probs": np.log(probs)}
+        probs = _estimate(codes, _blocks(features) | more, len(classes), groups, trusted, seed)
     table = _judge(codes, probs, groups, trusted, seed)
     names = np.array([*classes, ""], object)
     table.insert(0, "given", names[codes])
@@ -115,14 +109,13 @@ def out_of_sample_probs(
 ) -> np.ndarray:
     """Class probabilities of each row from members that never saw its label: (N, K), rows sum to 1.
 
-    Arguments as in `find_label_issues`, which ranks these just as it ranks the features they come from.
-    NaN are rows without one valid block of features, and those of a class that is one near-duplicate group. In the
-    neighbours' second vote a row's own label has no vote; what is left of it is its share in the heads that helped
-    to judge its neighbours.
+    Arguments as in `find_label_issues`, which ranks these just as it ranks the features they come from. NaN are rows
+    without one valid block, and those of a class that is one near-duplicate group. In the neighbours' second vote a
+    row's own label has no vote; what is left of it is its share in the heads that helped to judge its neighbours.
     """
     codes, classes = encode(labels, classes)
     groups, trusted = group_codes(groups, len(codes)), _flags(trusted, len(codes))
-    return _estimate(codes, [], features, len(classes), groups, trusted, seed)
+    return _estimate(codes, _blocks(features), len(classes), groups, trusted, seed)
 
 
 def _flags(flags: Any, n: int) -> np.ndarray:
@@ -136,62 +129,48 @@ def _flags(flags: Any, n: int) -> np.ndarray:
 
 
 def _estimate(
-    codes: np.ndarray,
-    members: list[np.ndarray],
-    features: Features,
-    n_classes: int,
-    groups: np.ndarray,
-    trusted: np.ndarray,
-    seed: int,
+    codes: np.ndarray, blocks: dict[str, np.ndarray], k: int, groups: np.ndarray, trusted: np.ndarray, seed: int
 ) -> np.ndarray:
     """Mixture of all members and of the neighbours' second vote: (N, K), NaN where nobody can judge."""
-    heads, near = list(members), []
-    for name, block in _blocks(features):
+    heads, near = [], []
+    for name, block in blocks.items():
         if block.ndim != 2 or len(block) != len(codes):
             raise ValueError(
                 f"Expected features {name} of shape ({len(codes)}, D), a row a label. Received shape {block.shape}."
             )
         valid = valid_rows(block)
         x = principal_features(block, valid, seed)
-        heads.append(out_of_fold_probs(x, codes, valid, n_classes, groups, seed)[0])
+        heads.append(out_of_fold_probs(x, codes, valid, k, groups, seed)[0])
         x = bent_features(x, valid, seed)
-        heads.append(out_of_fold_probs(x, codes, valid, n_classes, groups, seed, strengths=BENT_STRENGTHS)[0])
+        heads.append(out_of_fold_probs(x, codes, valid, k, groups, seed, strengths=BENT_STRENGTHS)[0])
         x = principal_features(block, valid, seed, standardise=False)
-        found = find_neighbours(x, codes, valid, groups, max(NEIGHBOURS))
-        near += [closest(found, k) for k in NEIGHBOURS]
-    given = np.eye(n_classes + 1, dtype=np.float32)[codes, :n_classes]
+        near += find_neighbours(x, codes, valid, groups)
+    given = np.eye(k + 1, dtype=np.float32)[codes, :k]
     votes = [vote(some, given) for some in near]
     weights = _weights([*heads, *votes], codes)
     first = _mix([*heads, *votes], weights)
     of_votes = weights[len(heads) :]
-    scale, noise = class_scale(codes, first), noise_rates(confident_joint(codes, first))
+    noise = noise_rates(confident_joint(codes, first))
     second = np.full_like(first, np.nan)
     fold = group_folds(np.where(np.isfinite(first[:, 0]), codes, UNLABELLED), groups, seed)
-    for k in range(FOLDS):
-        # What the neighbours of fold k believe must not rest on the votes of fold k.
-        votes = [vote(some, given, fold != k) for some in near]
-        beliefs = posterior(codes, balanced(_mix([*heads, *votes], weights), scale), noise)
-        sure = trusted & (codes != UNLABELLED)
-        beliefs[sure] = given[sure]
-        beliefs = np.nan_to_num(beliefs.astype(np.float32))
-        rows = np.flatnonzero(fold == k)
+    for own in range(FOLDS):
+        # What the neighbours of a fold believe must not rest on the votes of that fold.
+        votes = [vote(some, given, fold != own) for some in near]
+        beliefs = posterior(codes, _mix([*heads, *votes], weights), noise, trusted)
+        beliefs, rows = np.nan_to_num(beliefs.astype(np.float32)), np.flatnonzero(fold == own)
         second[rows] = _mix([vote(some, beliefs, rows=rows) for some in near], of_votes)
-    share = of_votes.sum() / weights.sum() / 2
-    mixed = np.where(np.isfinite(second), (1 - share) * first + share * second, first)
+    mixed = first + of_votes.sum() / 2 * np.where(np.isfinite(second), second - first, 0)
     mixed[_in_one_group(codes, groups)] = np.nan
     return mixed
 
 
-def _blocks(features: Features) -> list[tuple[str, np.ndarray]]:
-    if isinstance(features, Mapping):
-        blocks = [(str(name), np.asarray(block)) for name, block in features.items()]
-    elif isinstance(features, (list, tuple)) and len(features) and np.ndim(features[0]) == 2:
-        blocks = [(str(i), np.asarray(block)) for i, block in enumerate(features)]
-    else:
-        blocks = [("", np.asarray(features))]
-    if not blocks:
+def _blocks(features: Features) -> dict[str, np.ndarray]:
+    if not isinstance(features, Mapping):
+        several = isinstance(features, (list, tuple)) and len(features) and np.ndim(features[0]) == 2
+        features = dict(enumerate(features)) if several else {"": features}
+    if not features:
         raise ValueError("Expected at least one block of features. Received an empty dict. Fill it, or leave it out.")
-    return blocks
+    return {str(name): np.asarray(block) for name, block in features.items()}
 
 
 def _weights(members: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
@@ -199,11 +178,11 @@ def _weights(members: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
 
     By likelihood alone, the member that follows a misfiled sub-kind most closely would win: .40 for .46 AP on those.
     """
-    known = np.logical_and.reduce([np.isfinite(member[:, 0]) for member in members])
-    rows = np.flatnonzero(known & (codes != UNLABELLED))
-    alike = weights = np.full(len(members), 1 / len(members))
+    rows = np.flatnonzero(codes != UNLABELLED)
     likelihood = np.stack([member[rows, codes[rows]] for member in members])
-    for _ in range(100 if len(rows) else 0):
+    likelihood = likelihood[:, np.isfinite(likelihood).all(axis=0)]
+    alike = weights = np.full(len(members), 1 / len(members))
+    for _ in range(100 if likelihood.size else 0):
         share = likelihood * weights[:, None]
         weights = (share / share.sum(axis=0)).mean(axis=1)
     return (alike + weights) / 2
@@ -226,9 +205,9 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     rows, labelled, judged = np.arange(n), codes != UNLABELLED, np.isfinite(probs[:, 0])
     size, lonely = np.bincount(codes[labelled], minlength=k), _in_one_group(codes, groups)
     blind = not _says_something(codes, probs, seed)
-    joint = np.diag(size.astype(float)) if blind else confident_joint(codes, probs)
-    corrected = heed_groups(codes, balanced(probs, class_scale(codes, probs)), joint, groups)
-    others = posterior(codes, corrected, noise_rates(joint))
+    rates = noise_rates(np.diag(size) if blind else confident_joint(codes, probs))
+    p = corrected(codes, probs, rates, groups)
+    others = posterior(codes, p, rates)
     others[~judged] = 0
     own = np.where(labelled, others[rows, codes], np.nan)
     others[rows[labelled], codes[labelled]] = -1
@@ -236,9 +215,8 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     # Equal margins come in a seeded order, not in that of the folders.
     tie = np.random.default_rng(seed).random(n) * 1e-9
     score = np.where(judged, np.maximum(others.max(axis=1, initial=-1), 0) - own + tie, np.nan)
+    p = calibrated(codes, p, rates, trusted, seed)
     doubtful = np.where(trusted, UNLABELLED, codes)
-    p = calibrated(codes, corrected, joint, ~trusted, seed)
-    p[trusted & labelled] = np.eye(k)[codes[trusted & labelled]]
     eligible = labelled_rows(doubtful, probs)
     expected = 0 if blind else round(off_diagonal(confident_joint(doubtful, probs)))
     flagged = np.zeros(n, bool)
