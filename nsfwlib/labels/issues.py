@@ -5,7 +5,7 @@ bend, and the votes of the nearest neighbours outside its near-duplicate group, 
 The neighbours then vote once more, not with their given labels but with what this mixture and the noise between the
 classes make of them. Bayes' rule turns the result and the given label into the score; the confident joint cuts.
 
-It is blind to one kind of error: a whole sub-kind of pictures under another class (AP .46 on the benchmark, of 1),
+It is blind to one kind of error: a whole sub-kind of pictures under another class (AP .47 on the benchmark, of 1),
 which its neighbours and every head that learns from it confirm.
 """
 

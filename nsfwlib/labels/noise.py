@@ -67,7 +67,7 @@ def noise_rates(joint: np.ndarray) -> np.ndarray:
     """P(given | true), (K, K) indexed [given, true], from counts of given against true.
 
     A prior of PRIOR_ROWS rows a class holds where there are few: errors are as frequent as among all, and fall on
-    the other classes by their size. Knowing that errors run from one class to another is worth .2 AP where they do.
+    the other classes by their size. Knowing that errors run from one class to another is worth .16 AP where they do.
     """
     sizes = joint.sum(axis=1, keepdims=True)
     rate = max(off_diagonal(joint) / max(joint.sum(), EPS), LEAST_RATE)
@@ -89,7 +89,7 @@ def calibrated(codes: np.ndarray, probs: np.ndarray, rates: np.ndarray, trusted:
 
     Members that learned from wrong labels doubt too much: the exponent that sharpens them and the rates (from `rates`
     on, by EM) are those that make the given labels likeliest. On the benchmark that expects 1.0 times the errors where
-    labels are wrong anywhere, .6 times of confused pairs, a fifth at boundaries, none of a misfiled sub-kind.
+    labels are wrong anywhere, .6 times of confused pairs, a fifth at boundaries and of misfiled sub-kinds.
     """
     rows = sampled(labelled_rows(np.where(trusted, UNLABELLED, codes), probs), SAMPLE, seed)
     y, given, best, chosen = codes[rows], np.eye(len(rates))[codes[rows]], -np.inf, (SHARPNESS[0], rates)
