@@ -18,7 +18,6 @@ from .issues import (
     estimated_errors as estimated_errors,
     find_label_issues as find_label_issues,
     judge_labels as judge_labels,
-    noise_matrix as noise_matrix,
     out_of_sample_probs as out_of_sample_probs,
 )
 from .journal import (
@@ -34,4 +33,5 @@ from .journal import (
 from .neighbours import (
     nearest as nearest,
 )
+from .noise import noise_matrix as noise_matrix
 from .replay import Replay as Replay
