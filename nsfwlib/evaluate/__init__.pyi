@@ -1,4 +1,5 @@
 from .audit import (
+    audit_weights as audit_weights,
     audited_accuracy as audited_accuracy,
     audited_confusion as audited_confusion,
     draw_audit as draw_audit,

@@ -73,6 +73,21 @@ def enlarge_audit(audit: pd.DataFrame, *, agreements: int, disagreements: int | 
     return audit.assign(picked=audit["order"].lt(quota.astype(int)) | audit.get("picked", False))
 
 
+def audit_weights(audit: pd.DataFrame, verdict: Sequence[str | None] | None = None) -> pd.Series:
+    """How many rows each answered row stands for, 1 / its chance to be answered; NaN where none is.
+
+    In every stratum they sum to its rows, so weighted sums over answered rows estimate sums over all (Horvitz and
+    Thompson, A Generalization of Sampling Without Replacement From a Finite Universe, 1952).
+
+    Args:
+        audit: as from `draw_audit`.
+        verdict: (N,) as from `audit_truth`; by default all picked rows count as answered.
+    """
+    known = audit["picked"].astype(bool) if verdict is None else audit["picked"] & ~pd.isna(np.asarray(verdict, object))
+    counted = known.groupby(audit["stratum"])
+    return (counted.transform("size") / counted.transform("sum").clip(lower=1)).where(known).rename("weight")
+
+
 def audit_plan(
     audit: pd.DataFrame, *, agreements: Sequence[int] = (25, 50, 100, 200, 400), level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
