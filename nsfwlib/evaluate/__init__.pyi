@@ -1,7 +1,5 @@
 from .audit import (
     audit_weights as audit_weights,
-    audited_accuracy as audited_accuracy,
-    audited_confusion as audited_confusion,
     draw_audit as draw_audit,
 )
 from .audit_files import (
@@ -10,10 +8,18 @@ from .audit_files import (
     audit_progress as audit_progress,
     audit_queue as audit_queue,
     audit_truth as audit_truth,
+    audit_width as audit_width,
     audits_of_run as audits_of_run,
     draw_audits as draw_audits,
+    errors_left as errors_left,
     label_errors as label_errors,
     load_audit as load_audit,
+    second_looks as second_looks,
+)
+from .audited import (
+    audited_accuracy as audited_accuracy,
+    audited_confusion as audited_confusion,
+    audited_scores as audited_scores,
 )
 from .card import (
     held_out as held_out,

@@ -20,9 +20,10 @@ class _Backwards(Exception):
 class Replay:
     """What is in force in a journal as it grows, in memory; the rule is that of `in_force`.
 
-    `decisions` maps sha256 to the decision in force, `looks` to this reviewer's own second look, `resolutions` to what
-    ended a disagreement; `escalated` to the line that did it. `done` and `undone` are this reviewer's actions, last
-    one last, so that undo and redo go on where an earlier sitting ended; `seconds` is the time looked at.
+    `decisions` maps sha256 to the decision in force, `audits` to an audit's blind answer, `looks` to this reviewer's
+    own second look, `resolutions` to what ended a disagreement; `escalated` to the line that did it. `done` and
+    `undone` are this reviewer's actions, last one last, so that undo and redo go on where an earlier sitting ended;
+    `seconds` is the time looked at.
 
     Args:
         lines: of a journal, as from `read_journal`; or None, and `catch_up` reads them.
@@ -38,6 +39,7 @@ class Replay:
 
     def _start_anew(self) -> None:
         self.decisions: dict[str, str] = {}
+        self.audits: dict[str, str] = {}
         self.looks: dict[str, str] = {}
         self.resolutions: dict[str, str] = {}
         self.escalated: dict[str, Mapping[str, Any]] = {}
@@ -152,8 +154,8 @@ class Replay:
 
     def _settle(self, sha256: str) -> None:
         """Find anew what is in force on one content."""
-        results = ((self.decisions, LABELLING), (self.looks, ("second",)), (self.resolutions, ("resolution",)))
-        for result, kinds in results:
+        alone = ((self.audits, ("audit",)), (self.looks, ("second",)), (self.resolutions, ("resolution",)))
+        for result, kinds in ((self.decisions, LABELLING), *alone):
             last = stands(self._said[sha256], kinds, self._marks)[-1:]
             result.pop(sha256, None)
             result.update((sha256, decision) for _, _, decision in last)

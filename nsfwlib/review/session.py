@@ -37,7 +37,7 @@ OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")
 OPEN, KEPT, DROP, UNSURE, ESCALATE, RELABELLED, OTHER = range(len(OUTCOMES))
 _WORD = {"": OPEN, "keep": KEPT, "drop": DROP, "unsure": UNSURE, "escalate": ESCALATE}
 # How a session is held, and the kind of line that it writes to the journal. All but the first are blind.
-MODES = {"review": "decision", "audit": "decision", "second": "second", "disagreement": "resolution"}
+MODES = {"review": "decision", "audit": "audit", "second": "second", "disagreement": "resolution"}
 
 
 class ReviewSession:
@@ -55,8 +55,9 @@ class ReviewSession:
         control_every: after so many pages comes one drawn at random from the whole queue, shown without
             suggestion, so that the base rate of errors is known; 0 = never.
         seed: of that draw.
-        mode: "review", or a blind one: "audit" (a frozen sample; the only way in for the test split),
-            "second" (what others decided, shown again to `reviewer`), "disagreement" (to be resolved).
+        mode: "review", or a blind one: "audit" (a frozen sample; the only way in for the test split), "second" (what
+            others decided, shown again to `reviewer`; of the test split what an audit asked for), "disagreement" (to
+            be resolved).
 
     `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
     the session began comes last.
@@ -96,7 +97,7 @@ class ReviewSession:
                 f"blanks or quotes around its name: the journal could not tell. Rename: {clash}"
             )
         check_writable(self.journal)
-        check_queue(queue, test_may_enter=mode == "audit")
+        check_queue(queue, test_may_enter=mode in ("audit", "second"))
         queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
         self.pred_probs = None
         if pred_probs is not None and not self.blind:
@@ -182,12 +183,14 @@ class ReviewSession:
     def decision(self, sha256: str) -> str:
         """The decision in force on this content; "" when there is none.
 
-        In mode "second" this reviewer's own second look, in mode "disagreement" the resolution; an escalation always.
+        In mode "audit" the answer to an audit, in mode "second" this reviewer's own second look, in mode
+        "disagreement" the resolution; an escalation always.
         """
         replay = self._replay
         if replay.decisions.get(sha256) == "escalate":
             return "escalate"
-        shown = {"second": replay.looks, "disagreement": replay.resolutions}.get(self.mode, replay.decisions)
+        alone = {"audit": replay.audits, "second": replay.looks, "disagreement": replay.resolutions}
+        shown = alone.get(self.mode, replay.decisions)
         return shown.get(sha256, "")
 
     def classes_of(self, path: str) -> set[str]:
@@ -197,7 +200,7 @@ class ReviewSession:
         """
         sha256, _, group = self._known.get(path, ("", "", ""))
         replay = self._replay
-        said = (replay.decisions, replay.looks, replay.resolutions)
+        said = (replay.decisions, replay.audits, replay.looks, replay.resolutions)
         decided = {words.get(content, "") for content in self._contents_of.get(group, [sha256]) for words in said}
         return (self._classes_of.get(group, set()) | decided) - {"", *ACTIONS}
 
@@ -324,8 +327,7 @@ class ReviewSession:
         """Numbers for a progress line.
 
         rows, decided, pages, pages_done; relabelled (to another class), kept, drop, unsure, escalate;
-        errors_found (relabelled or dropped); expected_left (errors among the undecided, as the score has it);
-        seconds looked at, all reviewers and sittings together.
+        errors_found (relabelled or dropped); seconds looked at, all reviewers and sittings together.
         """
         count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
         is_open = self._outcome == OPEN
@@ -338,7 +340,6 @@ class ReviewSession:
             "pages_done": int((pages_open == 0).sum()),
             **{name: count[name] for name in shown},
             "errors_found": count["relabelled"] + count["drop"],
-            "expected_left": float(self._p_error[is_open].sum()),
             "seconds": self._replay.seconds,
         }
 
