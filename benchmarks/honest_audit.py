@@ -43,7 +43,7 @@ WORLDS = {
     "plain": World(scores=True),
     "small": World(rows=500, budget=60, scores=True),
     "large": World(rows=5000, budget=400),
-    "50,000 rows, 200 looks": World(rows=50_000, budget=200, noise=0.12),
+    "50,000 rows, 200 looks": World(rows=50_000, budget=200, sharp=2.1, noise=0.08),
     "all disagreements": World(budget=400),
     "0.05 % hidden": World(sharp=9, noise=0.02, hidden=0.0005),
     "0.2 % hidden": World(sharp=9, noise=0.05, hidden=0.002, scores=True),
@@ -220,9 +220,9 @@ def table(audits: int, only: str = "") -> pd.DataFrame:
         runs["coverage"] = (runs["low"] <= target) & (target <= runs["high"])
         found = runs.groupby("number", sort=False)[["bias", "coverage", "width"]].mean()
         found.insert(0, "true", true.reindex(found.index))
-        found.loc["accuracy" if "accuracy" in found.index else found.index[0], "forecast"] = np.mean(
-            [forecast(world, seed) for seed in range(5)]
-        ) / (100 * found["width"].iloc[0])
+        if "accuracy" in found.index:
+            planned = np.mean([forecast(world, seed) for seed in range(5)]) / 100
+            found.loc["accuracy", "forecast"] = planned / found.loc["accuracy", "width"]
         lines.append(found.reset_index().assign(world=name))
     return pd.concat(lines).set_index(["world", "number"])
 

@@ -14,7 +14,6 @@ from nsfwlib.evaluate.audited import audited_share, judged
 from nsfwlib.labels import group_codes
 
 STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement")
-PLANNED = {STRATA[0]: 0.9, STRATA[1]: 0.5, STRATA[2]: 0.9, STRATA[3]: 0.99}  # right answers, where no judge says so
 # Standard deviation of the answers in a stratum: no judge is trusted to be surer than that.
 LEAST_SPREAD = {STRATA[0]: 0.1, STRATA[1]: 0.3, STRATA[2]: 0.1, STRATA[3]: 0.1}
 BUDGETS = (50, 100, 200, 400, 800)
@@ -51,11 +50,6 @@ def draw_audit(
         rows in the order of `order`: where a person stops early, those seen are still a random sample.
     """
     columns = [f"P({name})" for name in class_names]
-    if not len(labels) == len(predicted) == len(pred_probs):
-        raise ValueError(
-            f"Expected labels, predictions and probabilities of one length. Received: {len(labels)}, {len(predicted)}"
-            f" and {len(pred_probs)}."
-        )
     audit = pd.DataFrame({"label": np.asarray(labels, object), "predicted": np.asarray(predicted, object)})
     audit[columns] = _with_label(
         np.reshape(pred_probs, (len(audit), len(columns))), pd.Index(class_names).get_indexer(audit["label"])
@@ -87,7 +81,7 @@ def _with_label(probs: np.ndarray, codes: np.ndarray, *, rounds: int = 8) -> np.
 
 def enlarge_audit(audit: pd.DataFrame, *, budget: int) -> pd.DataFrame:
     """The same audit with so many picked; what was picked stays picked, strata and order stay as they were."""
-    chance = _expected(audit)
+    chance = pd.Series(judged(audit, audit["predicted"]), audit.index)
     spread = (chance * (1 - chance)).groupby(audit["stratum"]).mean().pow(0.5)
     spread = spread.clip(lower=spread.index.map(LEAST_SPREAD))
     quota = _allocated(audit["stratum"].value_counts(), spread, budget)
@@ -96,23 +90,12 @@ def enlarge_audit(audit: pd.DataFrame, *, budget: int) -> pd.DataFrame:
 
 def _allocated(size: pd.Series, spread: pd.Series, budget: int) -> pd.Series:
     """Neyman's allocation of the budget; no stratum gets more than its rows, and each a twentieth where it has them."""
-    quota, free = size.astype(float), size > 0
-    while free.any():
-        part = (size * spread)[free]
-        part *= max(budget - quota[~free].sum(), 0) / part.sum()
-        full = part.ge(size[free])
-        quota[part.index] = part
-        if not full.any():
-            break
-        quota[full.index[full]] = size[full.index[full]]
-        free &= ~full.reindex(free.index, fill_value=False)
-    return quota.round().clip(lower=np.minimum(size, max(2, budget // 20)) * (budget > 0)).astype(int)
-
-
-def _expected(audit: pd.DataFrame) -> pd.Series:
-    """(N,) how likely the prediction is right, as the judge has it; by stratum for audits that were drawn without."""
-    chance = judged(audit, audit["predicted"]) if "predicted" in audit else None
-    return audit["stratum"].map(PLANNED) if chance is None else pd.Series(chance, audit.index)
+    quota, want = 0 * size, size * spread
+    for _ in size:
+        full = quota.ge(size)
+        left = max(budget - size[full].sum(), 0)
+        quota = size.where(full, np.minimum(want * left / max(want[~full].sum(), 1e-9), size))
+    return quota.round().clip(lower=np.minimum(size, max(2, budget // 20))).astype(int)
 
 
 def audit_weights(audit: pd.DataFrame, verdict: Sequence[str | None] | None = None) -> pd.Series:
@@ -150,7 +133,7 @@ def audit_plan(
     rows = {}
     for budget in budgets:
         larger = enlarge_audit(audit.drop(columns="picked", errors="ignore"), budget=budget)
-        chance, picked = _expected(larger).to_numpy(), larger["picked"].to_numpy()
+        chance, picked = judged(larger, larger["predicted"]), larger["picked"].to_numpy()
         answers = [np.where(picked, die < chance, np.nan) for die in dice]
         drawn = [audited_share(one, larger, expected=chance, seed=seed) for one in answers]
         rows[int(picked.sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])

@@ -1,9 +1,8 @@
-"""Which pictures does an audit show, and what has it found so far? The sample of `audit`, frozen as files of the run.
+"""Which pictures does an audit show? The sample of `audit`, frozen as files of the run.
 
 An audit is drawn once per model, before anyone looks: `audit_<split>.parquet` has one row a picture, and
 `audit_<split>.json` says whose predictions it is about. It can grow, but never be drawn again for other predictions:
-whoever may redraw until the number is pleasant has measured nothing. What reviewers answer goes to the journal, and
-only what they answered blind, in the audit, counts here: who has seen a label tends to confirm it.
+whoever may redraw until the number is pleasant has measured nothing. What reviewers answer goes to the journal.
 """
 
 import hashlib
@@ -19,10 +18,9 @@ import pandas as pd
 from nsfwlib import runs
 from nsfwlib.data import SPLITS
 from nsfwlib.evaluate.audit import audit_plan, draw_audit, enlarge_audit
-from nsfwlib.evaluate.audited import audited_accuracy, audited_share, judged
-from nsfwlib.evaluate.intervals import share_interval
-from nsfwlib.evaluate.weigh import at_any_time
-from nsfwlib.labels import current_labels, decisions_in_force, read_journal, standing
+from nsfwlib.evaluate.audit_answers import blind_answers, verdicts
+from nsfwlib.evaluate.audited import JUDGE
+from nsfwlib.labels import decisions_in_force
 
 AUDIT_COLUMNS = ("path", "sha256", "group", "split", "label", "predicted", "stratum", "order", "picked")
 
@@ -44,25 +42,24 @@ def freeze_audit(
         run_dir: of the model.
         split: "test", "val" or "train".
         rows: `path`, `sha256`, `group`, `split`, `label` and `predicted` of the pictures to draw from, whether they
-            were `reviewed` before, and the judge's probabilities, `P(<class>)`.
+            were `reviewed` before, or `answered` blind, and the judge's probabilities, `P(<class>)`.
         about: what is audited, such as a fingerprint of the predictions: another one needs another run.
         budget: how many pictures to look at; a smaller number never shrinks an audit.
         seed: of the draw.
 
     Returns:
-        One row a picture: `AUDIT_COLUMNS` and the judge's. Audits of earlier versions have no judge, and what was
-        reviewed before is not asked for in them until they are enlarged.
+        One row a picture: `AUDIT_COLUMNS` and the judge's.
 
     Raises:
         ValueError: an audit of something else is frozen here, and somebody has begun to answer it.
     """
     audit, record = load_audit(run_dir, split), _files(run_dir, split)[1]
     if audit is not None and runs.read_json(record)["about"] != about:
-        begun = audit.loc[audit["picked"], "sha256"].isin(rows.loc[rows["reviewed"], "sha256"])
+        begun = audit.loc[audit["picked"], "sha256"].isin(rows.loc[rows["answered"], "sha256"])
         audit = load_audit(run_dir, split, about=about) if begun.any() else None
         warnings.warn(f"The audit of {split} was of an older model, and nobody had begun it: drawn anew.", stacklevel=2)
     if audit is None:
-        judge = rows.filter(regex=r"^P\(")
+        judge = rows.filter(regex=JUDGE)
         drawn = draw_audit(
             rows["label"], rows["predicted"], judge, class_names=[name[2:-1] for name in judge],
             reviewed=rows["reviewed"], budget=budget, seed=_own_seed(seed, split, about),
@@ -78,6 +75,9 @@ def freeze_audit(
 def load_audit(run_dir: Path, split: str, *, about: str | None = None) -> pd.DataFrame | None:
     """The frozen audit of a split; None where none was drawn.
 
+    Audits of earlier versions have no judge and get one that knows nothing; what was reviewed before is not asked for
+    in them until they are enlarged.
+
     Raises:
         ValueError: it is about something else than `about`, such as an older model's predictions.
     """
@@ -91,7 +91,11 @@ def load_audit(run_dir: Path, split: str, *, about: str | None = None) -> pd.Dat
             f"model: give the new one a new run_dir, or give this audit up for good by deleting {table.name} and "
             f"{file.name}."
         )
-    return pd.read_parquet(table)
+    audit = pd.read_parquet(table)
+    if audit.filter(regex=JUDGE).empty:
+        names = sorted({*audit["label"], *audit["predicted"]})
+        audit[[f"P({name})" for name in names]] = 1 / len(names)
+    return audit
 
 
 def audits_of_run(run_dir: Path, split: str) -> pd.DataFrame | None:
@@ -115,116 +119,6 @@ def audit_queue(audit: pd.DataFrame) -> pd.DataFrame:
     rows = picked.assign(place=place).sort_values(["place", "sha256"])
     rows = rows.assign(given=rows["label"], suggested=rows["predicted"], score=np.nan)
     return rows[["path", "sha256", "given", "suggested", "score", "group", "split"]].reset_index(drop=True)
-
-
-def _verdicts(lines: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
-    """The last line of each picture that says a class, or "drop", in `answer`; unsure and escalated ones have none."""
-    last = lines.drop_duplicates("sha256", keep="last")
-    last = last.assign(answer=last["decision"].mask(last["decision"].eq("keep"), last["given_label"]))
-    return last[last["answer"].isin([*class_names, "drop"])].set_index("sha256")
-
-
-def audit_truth(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> pd.Series:
-    """The blind answer on each row of the audit, None where there is none; "drop" where a picture has no class.
-
-    A picture to drop has no right answer: it counts against the model's accuracy, and its label as an error. Before
-    answers to audits had a kind of their own in the journal, they were the decisions for which nothing was shown.
-    """
-    found = audit["sha256"].map(_blind(journal, class_names)["answer"]).astype(object)
-    return found.where(found.notna(), None)
-
-
-def _blind(journal: Path, class_names: Sequence[str]) -> pd.DataFrame:
-    lines = standing(read_journal(journal), "audit", "decision")
-    unseen = lines["suggested"].eq("") & lines["score"].isna() & lines["decision"].ne("keep")
-    return _verdicts(lines[lines["kind"].eq("audit") | unseen], class_names)
-
-
-def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> tuple[float, float, int] | None:
-    """How many blind second looks by somebody else agreed with the audit's answers, of how many, and of how many
-    classes; counts of independent pictures. None before there is one.
-    """
-    first = _blind(journal, class_names)
-    looks = standing(read_journal(journal), "second")
-    looks = looks[looks["sha256"].isin(audit.loc[audit["picked"], "sha256"]) & looks["sha256"].isin(first.index)]
-    looks = looks[looks["reviewer"].ne(looks["sha256"].map(first["reviewer"]))]
-    second = _verdicts(looks, class_names)["answer"]
-    if second.empty:
-        return None
-    group = second.index.map(audit.drop_duplicates("sha256").set_index("sha256")["group"])
-    same = share_interval(second.eq(first["answer"][second.index]).to_numpy(), group)
-    return float(same.hits), float(same.worth), len(class_names)
-
-
-def audit_accuracies(
-    audit: pd.DataFrame,
-    verdict: pd.Series,
-    *,
-    labels: Sequence[str] | None = None,
-    planted: Sequence[str] | None = None,
-    agreed: tuple[float, float, int] | None = None,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Accuracy as the labels have it, as the audit has it, and where it is known the true one: for `plot_intervals`.
-
-    Args:
-        audit: as from `load_audit`.
-        verdict: as from `audit_truth`.
-        labels: (N,) given labels; those at the time of the draw by default.
-        planted: (N,) true class of every row, known for the demo alone; counted, so without an interval.
-        agreed: as from `second_looks`: a line more, with the reviewers' own slips taken out.
-        seed: of the interval's draws.
-
-    Returns:
-        `name`, `value`, `low`, `high`, `pictures` (looked at), `note`. Where pictures were unsure, escalated or hidden,
-        a line has the interval that holds whatever they are.
-    """
-    predicted = audit["predicted"].to_numpy(object)
-    given = np.asarray(audit["label"] if labels is None else labels, dtype=object)
-    believed = share_interval(given == predicted, audit["group"])
-    rows = [{"name": "believing the labels", "value": believed.value, "low": believed.low, "high": believed.high}]
-    found = audited_accuracy(verdict, predicted, audit, seed=seed)
-    rows.append({"name": "audited", "pictures": found["audited"]} | found)
-    if found["worst_low"] < found["low"] or found["worst_high"] > found["high"]:
-        worst = {"low": found["worst_low"], "high": found["worst_high"], "note": "whatever the unsure pictures are"}
-        rows.append(rows[-1] | {"name": "audited, at worst and at best"} | worst)
-    if agreed is not None:
-        cleared = audited_accuracy(verdict, predicted, audit, agreed=agreed, seed=seed)
-        note = f"if reviewers' slips are independent; {agreed[1]:.0f} second looks"
-        rows.append({"name": "audited, slips taken out", "pictures": cleared["audited"]} | cleared | {"note": note})
-    if planted is not None:
-        value = float((np.asarray(planted, dtype=object) == predicted).mean())
-        rows.append({"name": "planted truth", "value": value, "low": value, "high": value})
-    table = pd.DataFrame(rows, columns=["name", "value", "low", "high", "pictures", "note"])
-    return table.fillna({"note": "", "pictures": 0}).astype({"pictures": int})
-
-
-def audit_progress(audit: pd.DataFrame | None, verdict: pd.Series | None) -> str:
-    """How far an audit is, in a sentence; what to do where there is none."""
-    if audit is None or verdict is None:
-        return "No audit has been drawn: notebook 03 does it after 02, so that accuracy need not believe the labels."
-    due, seen = int(audit["picked"].sum()), int((audit["picked"] & verdict.notna()).sum())
-    begin = "" if seen else " No audit has been done yet: notebook 03 has it in its grid."
-    return f"{seen:,} of {due:,} pictures of the audit have a verdict; it stands for {len(audit):,}.{begin}"
-
-
-def audit_width(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str], wish: float) -> str:
-    """How exact an audit is by now, in a sentence: an interval that holds whenever one stops (see `at_any_time`).
-
-    Never the estimate: who sees it and goes on until it is pleasant biases it. About the labels for an audit of
-    `train`, else about the predictions; `wish` in points more or less.
-    """
-    verdict, of = audit_truth(audit, journal, class_names=class_names), audit["predicted"]
-    seen, due = int((audit["picked"] & verdict.notna()).sum()), int(audit["picked"].sum())
-    if not seen:
-        return f"{due:,} pictures to look at; wish ±{wish:g} points"
-    of = audit["label"] if audit["split"].eq("train").all() else of
-    found = audited_accuracy(verdict, of, audit)
-    half = 50 * at_any_time(found["high"] - found["low"], seen, due)
-    more = int(np.ceil(seen * ((half / wish) ** 2 - 1)))
-    return f"±{half:.1f} points after {seen:,} looks; wish ±{wish:g}: " + (
-        f"about {more:,} more" if more > 0 else "done"
-    )
 
 
 def draw_audits(
@@ -256,7 +150,8 @@ def draw_audits(
     unknown = sorted(set(sizes) - set(SPLITS))
     if unknown:
         raise ValueError(f"Audits are of {', '.join(SPLITS)}. Received: {', '.join(unknown)}.")
-    frozen, reviewed = {}, _verdicts(decisions_in_force(journal), class_names).index
+    said = verdicts(decisions_in_force(journal), class_names), blind_answers(journal, class_names)
+    frozen = {}
     for split, n in sizes.items():
         rows = table["split"].eq(split)
         predicted, about = _predictions(run_dir, split)
@@ -264,7 +159,7 @@ def draw_audits(
             predicted, about = None, f"labels {runs.fingerprint(table[rows], table.loc[rows, 'given_label'])}"
         elif predicted is None:
             continue
-        drawn_from = _candidates(table[rows], current[rows], pred_probs[rows], reviewed, predicted, list(class_names))
+        drawn_from = _candidates(table[rows], current[rows], pred_probs[rows], said, predicted, list(class_names))
         frozen[split] = freeze_audit(run_dir, split, drawn_from, about=about, budget=n, seed=seed)
     return frozen
 
@@ -275,61 +170,11 @@ def audit_costs(frozen: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(plans or [pd.DataFrame(columns=["split"])]).set_index("split")
 
 
-def label_errors(audit: pd.DataFrame, given: pd.Series, journal: Path, *, class_names: Sequence[str]) -> pd.DataFrame:
-    """Share of wrong labels, over all, by class and by pair, as an audit has it: for `plots.plot_intervals`.
-
-    Args:
-        audit: as from `draw_audits`.
-        given: labels to judge, indexed by path.
-        journal: holds the verdicts.
-        class_names: the classes.
-
-    Returns:
-        One row a share: `name`, `label` ("" for all), `truth` ("" for any other class, "drop" for none), and the
-        columns of `evaluate.audited_share`. Pairs are those seen in the sample.
-    """
-    verdict = audit_truth(audit, journal, class_names=class_names)
-    labels = audit["path"].map(given)
-    known, seen = verdict.notna(), audit["picked"] & verdict.notna() & verdict.ne(labels)
-    pairs = sorted(set(zip(labels[seen], verdict[seen], strict=True)))
-    rows = []
-    for label, truth in [("", ""), *((name, "") for name in class_names), *pairs]:
-        outcome = verdict.eq(truth) if truth else verdict.ne(labels)
-        expected = judged(audit, [truth] * len(audit) if truth else labels)
-        expected = expected if truth or expected is None else 1 - expected
-        among = labels.eq(label) if label else None
-        name = f"{label} → {truth}" if truth else label or "all labels"
-        found = audited_share(outcome.astype(float).where(known), audit, expected=expected, among=among)
-        rows.append({"name": name, "label": label, "truth": truth} | found)
-    return pd.DataFrame(rows)
-
-
-def errors_left(
-    audit: pd.DataFrame | None, table: pd.DataFrame, journal: Path, *, class_names: Sequence[str]
-) -> dict[str, Any]:
-    """How many labels of an audited split are still wrong: `value`, `low`, `high`, `corrected`, and a `sentence`.
-
-    What the audit says was wrong as filed, less what has been corrected since; both count every picture of the split.
-    Each correction is taken to be right: a wrong one is an error that this does not see.
-    """
-    found = {"value": np.nan}
-    if audit is not None:
-        given = table.set_index("path")["given_label"]
-        found = label_errors(audit, given, journal, class_names=class_names).iloc[0].to_dict()
-    if audit is None or np.isnan(found["value"]):
-        return found | {"sentence": "label errors left: unknown before the audit of train is answered"}
-    current = current_labels(table, journal).set_axis(table["path"])[audit["path"]]
-    corrected = int(current.fillna("").ne(given[audit["path"]]).sum())
-    left = {name: max(0, round(found[name] * len(audit)) - corrected) for name in ("value", "low", "high")}
-    said = f"label errors left in {audit['split'].iloc[0]}: {left['value']:,} ({left['low']:,}–{left['high']:,})"
-    return left | {"corrected": corrected, "sentence": said}
-
-
 def _candidates(
     table: pd.DataFrame,
     labels: pd.Series,
     pred_probs: np.ndarray,
-    reviewed: pd.Index,
+    said: Sequence[pd.DataFrame],
     predicted: pd.Series | None,
     names: Sequence[str],
 ) -> pd.DataFrame:
@@ -338,7 +183,7 @@ def _candidates(
     rows = table[["path", "sha256", "group", "split"]].assign(label=labels)
     judged = np.asarray(names, dtype=object)[probs.argmax(axis=1)]
     rows["predicted"] = judged if predicted is None else rows["path"].map(predicted)
-    rows["reviewed"] = rows["sha256"].isin(reviewed)
+    rows["reviewed"], rows["answered"] = (rows["sha256"].isin(some.index) for some in said)
     rows[[f"P({name})" for name in names]] = probs
     return rows[rows["label"].isin(names) & rows["predicted"].notna()].reset_index(drop=True)
 

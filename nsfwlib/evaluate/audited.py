@@ -10,12 +10,14 @@ from nsfwlib.evaluate.confusion import class_codes
 from nsfwlib.evaluate.weigh import Weighed, weigh, without_slips
 from nsfwlib.labels import group_codes
 
+JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
+
 
 def audited_share(
     outcome: Sequence[float],
     audit: pd.DataFrame,
     *,
-    expected: np.ndarray | None = None,
+    expected: np.ndarray,
     among: Sequence[bool] | None = None,
     agreed: tuple[float, float, int] | None = None,
     seed: int = 0,
@@ -48,10 +50,9 @@ def audited_share(
     reached = audit["order"].where(np.isfinite(y)).groupby(audit["stratum"]).transform("max").ge(audit["order"])
     unsure = due & reached.to_numpy() & np.isnan(y)
     stratum, members = audit["stratum"].to_numpy()[among], group_codes(audit.get("group"), len(y))[among]
-    control = None if expected is None else expected[among, None]
 
     def bounds(values: np.ndarray) -> tuple[float, float, float]:
-        found = weigh(values[among, None], stratum, expected=control, groups=members, seed=seed)
+        found = weigh(values[among, None], stratum, expected=expected[among, None], groups=members, seed=seed)
         found = found if agreed is None else without_slips(found, *agreed, seed=seed)
         return float(found.value[0]), *(float(end[0]) for end in found.interval())
 
@@ -63,7 +64,7 @@ def audited_share(
     if unsure.any():
         span = f"{worst[0]:.1%} to {worst[1]:.1%}"
         notes.append(f"{unsure.sum():,} were unsure, escalated or hidden: whatever they are, it is {span}.")
-    notes += [f"No image was audited in: {', '.join(blind)}."] if blind else []
+    notes += [f"No image was audited in: {', '.join(blind)}. Answer more, or raise audit_sizes."] if blind else []
     return {
         "value": np.nan if blind or not among.any() else value, "low": low, "high": high, "worst_low": worst[0],
         "worst_high": worst[1], "audited": int(np.isfinite(y).sum()), "images": int(among.sum()),
@@ -79,18 +80,15 @@ def audited_accuracy(
     agreed: tuple[float, float, int] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Accuracy against the truth, from an audited sample of noisily labelled rows.
+    """Accuracy against the truth, from an audited sample of noisily labelled rows; all else as in `audited_share`.
 
     Args:
         truth: (N,) class that a reviewer gave; None or NaN where nobody looked or could tell. Anything that is no
             class, such as "drop", is a verdict, too: no prediction is right there.
         predicted: (N,) predicted labels.
         audit: as from `draw_audit`, in the same order.
-        agreed: as in `audited_share`.
-        seed: of its draws.
-
-    Returns:
-        As `audited_share`.
+        agreed: as there.
+        seed: as there.
     """
     return audited_share(_same(truth, predicted), audit, expected=judged(audit, predicted), agreed=agreed, seed=seed)
 
@@ -112,11 +110,9 @@ def audited_confusion(
     columns = class_codes(predicted, class_names, "predictions")
     is_true = _one_hot(truth, class_names)
     cells = is_true[:, :, None] * np.eye(k)[columns][:, None, :]
-    probs = judged(audit)
-    control = None
-    if probs is not None:
-        control = (probs[:, :, None] * np.eye(k)[columns][:, None, :]).reshape(-1, k * k)
-        control = np.concatenate([control, np.repeat(probs, k, axis=1)], axis=1)
+    probs = audit.filter(regex=JUDGE).to_numpy(float)
+    control = (probs[:, :, None] * np.eye(k)[columns][:, None, :]).reshape(-1, k * k)
+    control = np.concatenate([control, np.repeat(probs, k, axis=1)], axis=1)
     rows = {"outcome": cells.reshape(-1, k * k), "per": np.repeat(is_true, k, axis=1)}
     rows = {name: np.where(known[:, None], values, np.nan) for name, values in rows.items()}
     found = weigh(**rows, strata=audit["stratum"].to_numpy(), expected=control, groups=audit.get("group"), seed=seed)
@@ -138,7 +134,7 @@ def audited_scores(
     a class. `pred_probs` (N, K) are the model's; other arguments as in `audited_accuracy`.
     """
     probs, known = np.asarray(pred_probs, float), _answered(truth, audit)[:, None]
-    is_true, judge, top = _one_hot(truth, class_names), judged(audit), probs.argmax(axis=1)
+    is_true, judge, top = _one_hot(truth, class_names), audit.filter(regex=JUDGE).to_numpy(float), probs.argmax(axis=1)
     options = {"strata": audit["stratum"].to_numpy(), "groups": audit.get("group"), "seed": seed}
 
     def share(y: np.ndarray, per: np.ndarray, **more: Any) -> Weighed:
@@ -149,7 +145,7 @@ def audited_scores(
     found = {"balanced accuracy": _balanced(share(is_true * np.eye(len(class_names))[top], is_true))}
     brier = np.square(probs).sum(axis=1, keepdims=True) - 2 * probs + 1  # (N, K), were this class the truth
     for name, loss in {"brier score": brier, "log-loss": -np.log(np.clip(probs, 1e-7, None))}.items():
-        control = None if judge is None else np.stack([(judge * loss).sum(axis=1), judge.sum(axis=1)], axis=1)
+        control = np.stack([(judge * loss).sum(axis=1), judge.sum(axis=1)], axis=1)
         ends = loss.min(axis=1).mean(), loss.max(axis=1).mean()
         loss_and_one = (is_true * weights for weights in (loss, np.ones_like(loss)))
         columns = (values.sum(axis=1, keepdims=True) for values in loss_and_one)
@@ -158,11 +154,9 @@ def audited_scores(
     return pd.DataFrame([{"score": "accuracy"} | accuracy, *rows])[["score", "value", "low", "high"]]
 
 
-def judged(audit: pd.DataFrame, names: Sequence[str] | None = None) -> np.ndarray | None:
-    """The judge's probabilities (N, K) frozen with an audit, or (N,) those of `names`; None if there are none."""
-    probs = audit.filter(regex=r"^P\(")
-    if not len(probs.columns) or names is None:
-        return probs.to_numpy(float) if len(probs.columns) else None
+def judged(audit: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """(N,) how likely each row is of the class named, as the judge has it that is frozen with the audit."""
+    probs = audit.filter(regex=JUDGE)
     codes = probs.columns.get_indexer([f"P({name})" for name in names])
     return np.where(codes < 0, 0.0, probs.to_numpy(float)[np.arange(len(probs)), codes])
 

@@ -5,10 +5,11 @@ them differs from its expectation of all rows: the difference estimator of Angel
 2023, on strata sampled as Zrnic and Candès do it, Active Statistical Inference, 2024. A judge that knows nothing
 costs nothing, for its weight is fitted.
 
-**Interval.** A Bayesian bootstrap by near-duplicate group (Rubin, 1981) with half a row more at each end: as heavy as
-the heaviest group, and answered as badly, or as well, as can be. One for all strata, as Fay and Feuer have it
-(Confidence Intervals for Directly Standardized Rates, 1997): a prior of each stratum's own would add up, and a stratum
-without a miss would not count as nothing at the one end. With one stratum and outcomes 0 and 1 this is Jeffreys'.
+**Interval.** A Bayesian bootstrap by near-duplicate group (Rubin, 1981) with half a row more at each end, answered as
+badly, or as well, as can be, and as heavy as groups are: their mean by weight (the heaviest one covers a little more
+and is up to a third wider). One for all strata, as Fay and Feuer have it for standardized rates (Statistics
+in Medicine, 1997): priors of each stratum's own would add up, and one without a miss would not count as nothing at the one
+end. With one stratum and outcomes 0 and 1 this is Jeffreys' interval.
 """
 
 from collections.abc import Sequence
@@ -78,7 +79,8 @@ def weigh(
     parts = rng.dirichlet(size * effective_count(members, len(members)) / len(members), DRAWS).T
     total = rest.T @ parts + _bootstrap(y, at, parts, pd.factorize(members[known])[0], rng)
     mean = weight @ y + part @ rest
-    more = np.bincount(members[known], weight).max() * rng.gamma(0.5, size=DRAWS)
+    heft = np.bincount(members[known], weight)
+    more = (heft**2).sum() / heft.sum() * rng.gamma(0.5, size=DRAWS)
     return _ends(mean, total, more, parts[seen == 0].sum(axis=0), bounds, counted=per is not None)
 
 
