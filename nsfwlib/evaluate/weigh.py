@@ -7,9 +7,9 @@ costs nothing, for its weight is fitted.
 
 **Interval.** A Bayesian bootstrap by near-duplicate group (Rubin, 1981) with half a row more at each end, answered as
 badly, or as well, as can be, and as heavy as groups are: their mean by weight (the heaviest one covers a little more
-and is up to a third wider). One for all strata, as Fay and Feuer have it for standardized rates (Statistics
-in Medicine, 1997): priors of each stratum's own would add up, and one without a miss would not count as nothing at the one
-end. With one stratum and outcomes 0 and 1 this is Jeffreys' interval.
+and is up to a third wider). One for all strata, as Fay and Feuer have it for standardized rates (Statistics in
+Medicine, 1997): priors of each stratum's own would add up, and one without a miss would not count as nothing at the
+one end. With one stratum and outcomes 0 and 1 this is Jeffreys' interval.
 """
 
 from collections.abc import Sequence
