@@ -171,6 +171,7 @@ def confusion_coverage(world: World, audits: int, target: np.ndarray) -> pd.Data
         some, names = draw_set(world, np.random.default_rng(seed)), np.array(NAMES, object)
         predicted = names[some.probs.argmax(axis=1)]
         audit = draw_audit(names[some.labels], predicted, some.judge, class_names=NAMES, budget=world.budget, seed=seed)
+        audit["group"] = some.groups
         verdict = np.where(audit["picked"], names[some.truth], None)
         matrix, cells = audited_confusion(verdict, predicted, audit, class_names=NAMES, seed=seed)
         share = matrix / matrix.sum(axis=1, keepdims=True)

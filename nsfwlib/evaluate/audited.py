@@ -103,19 +103,20 @@ def audited_confusion(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Estimated confusion matrix against the truth: (K, K) numbers of images, and (K, K, 2) intervals of row shares.
 
-    Images whose truth is no class are not in it: the sum is the estimated number of those that have one. Arguments as
-    in `audited_accuracy`.
+    Images whose truth is no class are not in it: the sum is the estimated number of those that have one. Without the
+    judge: fitted to the one or two answers of a rare cell it would be believed too much. Arguments as in
+    `audited_accuracy`.
     """
     k, known = len(class_names), _answered(truth, audit)
     columns = class_codes(predicted, class_names, "predictions")
     is_true = _one_hot(truth, class_names)
     cells = is_true[:, :, None] * np.eye(k)[columns][:, None, :]
-    probs = audit.filter(regex=JUDGE).to_numpy(float)
-    control = (probs[:, :, None] * np.eye(k)[columns][:, None, :]).reshape(-1, k * k)
-    control = np.concatenate([control, np.repeat(probs, k, axis=1)], axis=1)
     rows = {"outcome": cells.reshape(-1, k * k), "per": np.repeat(is_true, k, axis=1)}
     rows = {name: np.where(known[:, None], values, np.nan) for name, values in rows.items()}
-    found = weigh(**rows, strata=audit["stratum"].to_numpy(), expected=control, groups=audit.get("group"), seed=seed)
+    stratum, cell = audit["stratum"], audit["stratum"] + " " + np.asarray(predicted, dtype=object)
+    empty = ~pd.Series(known, audit.index).groupby(cell).transform("any")
+    strata = cell.mask(empty.groupby(stratum).transform("any"), stratum)  # by prediction, too, where all were looked at
+    found = weigh(**rows, strata=strata.to_numpy(), groups=audit.get("group"), seed=seed)
     matrix = len(known) * np.clip(found.mean, 0, None).reshape(k, k)
     return matrix, np.stack(found.interval(), axis=-1).reshape(k, k, 2)
 

@@ -92,8 +92,9 @@ def _against_the_judge(
     open_share = np.bincount(codes[~known], minlength=n) / np.bincount(codes, minlength=n)
     control = open_share[at][:, None] * expected[known]
     apart_y, apart = (x - _stratum_means(x, at, n)[at] for x in (y, control))
-    spread = np.sum((weight[:, None] * apart) ** 2)
-    beta = np.clip(np.sum(weight[:, None] ** 2 * apart_y * apart) / spread, 0, 1) if spread else 0.0
+    weight = weight[:, None] ** 2
+    spread = np.maximum(np.sum(weight * apart**2, axis=0), 1e-12)
+    beta = np.clip(np.sum(weight * apart_y * apart, axis=0) / spread, 0, 1)  # 0 where all answers are alike
     return y - beta * control, beta * open_share[:, None] * _stratum_means(expected[~known], codes[~known], n)
 
 
