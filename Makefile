@@ -37,8 +37,10 @@ test-all: $(VENV)/dev lint notebooks  ## what CI runs, and a hundred kills, many
 notebooks:
 	rm -rf build/nbval && mkdir -p build/nbval && cp -r notebooks _art build/nbval/
 
-lab: $(VENV)/base  ## JupyterLab on the notebooks
-	$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+lab: $(VENV)/base  ## JupyterLab on a run's own copies of the notebooks: make lab DATA=… RUN=…
+	$(BIN)/python -m nsfwlib.pipeline --prepare --notebooks $(basename $(notdir $(wildcard notebooks/0*.ipynb))) \
+		--data-dir "$(DATA)" --run-dir "$(RUN)"
+	$(BIN)/python -m jupyterlab --ServerApp.root_dir="$(abspath $(RUN))/notebooks"
 
 review: $(VENV)/review  ## the review grid as a page for reviewers: make review DATA=… RUN=… REVIEWER=… MODE=…
 	mkdir -p build && $(BIN)/papermill --prepare-only notebooks/review_page.ipynb build/review_page.ipynb \
@@ -80,5 +82,5 @@ $(VENV)/review: $(VENV)/base
 
 $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV) with what the tests need: about 3 GB, a few minutes."
-	$(PIP) -e '.[dev,ann,bench,heic,onnx,pdq,ray,tflite$(if $(NPM),$(comma)$(NPM))]'
+	$(PIP) -e '.[dev,bench,heic,onnx,openvino,pdq,ray,tflite$(if $(NPM),$(comma)$(NPM))]'
 	@touch $@ $(VENV)/base

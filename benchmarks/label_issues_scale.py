@@ -4,7 +4,7 @@
 
 Features are float16 on disk, memory-mapped as the kit keeps them: ten clouds that overlap, a tenth of the labels
 wrong. Each size runs in a process of its own, so that the peak is its own. Prints a table, asserts nothing. A million
-rows take 4 GB of disk, the `ann` extra, and about nine minutes on two cores.
+rows take 4 GB of disk.
 """
 
 from __future__ import annotations

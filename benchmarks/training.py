@@ -68,7 +68,7 @@ def compare_rates(table: pd.DataFrame, data_dir: Path, work_dir: Path) -> None:
         "TensorFlow": lambda: plain(tf.constant(pixels, tf.float32)).numpy(),
     }
     try:
-        run = model.forward_pass(classifier, [last], runtime="onnxruntime", cache_dir=work_dir)
+        run = model.forward_pass(classifier, [last], runtime="openvino", cache_dir=work_dir)
         bare["ONNX Runtime"] = lambda: run(pixels)
     except ImportError:
         pass

@@ -4,6 +4,7 @@ import argparse
 import ast
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 import papermill
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
+from traitlets.config import Config
 
 from nsfwlib import runs
 from nsfwlib.files import with_way_out
@@ -25,20 +27,18 @@ STEPS = ("01_explore_data", "02_fine_tune", "03_cleanse_labels", "04_analyse_err
 
 
 def run_notebooks(
-    notebooks: Sequence[Path | str], run_dir: Path, *, progress: bool = True, **parameters: Any
+    notebooks: Sequence[Path | str], run_dir: Path, *, progress: bool = True, prepare: bool = False, **parameters: Any
 ) -> list[Path]:
-    """Execute notebooks in order, each as an executed copy in `<run_dir>/notebooks/`.
+    """Execute notebooks in order; returns their executed copies in `<run_dir>/notebooks/`.
 
     Args:
         notebooks: paths, or names of the kit's own such as "01_explore_data".
         run_dir: given to every notebook as its parameter `run_dir`.
-        progress: show papermill's bar for each notebook.
+        prepare: execute nothing: write the copies, with these parameters in them, to be opened in JupyterLab. Copies
+            that are there already stay as they are.
         parameters: each goes to those notebooks that have it. Paths (and strings called `…_dir` or `…_file`) are
             relative to the current folder. The notebooks' own folders (`../data`, `../runs`, `../cache`) lie beside
             them in a checkout, and in the current folder where the kit is installed from a wheel.
-
-    Returns:
-        The executed copies.
 
     Raises:
         FileNotFoundError: there is no such notebook.
@@ -57,14 +57,19 @@ def run_notebooks(
     values = {name: _own_folder(about) for those in own for name, about in those.items() if name in _FOLDERS} | values
     copies = runs.open_run(Path(run_dir).expanduser(), inside="notebooks") / "notebooks"
     for source in sources:
+        if prepare and (copies / source.name).exists():
+            continue
         papermill.execute_notebook(
             _plain(source),
             _COPY + _plain((copies / source.name).absolute()),
             {name: value for name, value in values.items() if name in known[source]},
             cwd=str(source.parent),
             kernel_name="python3",
+            prepare_only=prepare,
+            iopub_timeout=120,  # seconds that a busy machine may take to pass on what a cell shows
             progress_bar={"desc": source.stem} if progress else False,
             store_widget_state=False,  # it would hold every thumbnail
+            config=Config(KernelManager={} if os.name == "nt" else {"transport": "ipc"}),  # TCP is for all to read
         )
     return [copies / source.name for source in sources]
 
@@ -132,12 +137,25 @@ def _head(metrics: dict[str, Any], when: str) -> str:
     return f"{metrics[f'head_{when}']:.3f} (log-loss {metrics[f'head_{when}_log_loss']:.3f})"
 
 
+def _next(run_dir: Path, data_dir: Any) -> str:
+    """What to do with the suspects of a run on one's own data, as a command; "" for the demo, which has no reviewer."""
+    table = run_dir / "label_issues.parquet"
+    if not data_dir or not table.exists():
+        return ""
+    count = int(pd.read_parquet(table, columns=["is_issue"])["is_issue"].sum())
+    return (
+        f"\n{count:,} labels are suspected, none is changed before a person says so. Look at them:\n"
+        f"    make review DATA={shlex.quote(str(data_dir))} RUN={shlex.quote(str(run_dir))} REVIEWER=your-name\n"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m nsfwlib.pipeline`: every parameter of the notebooks is an option."""
     parser = argparse.ArgumentParser(
         prog="python -m nsfwlib.pipeline", description=main.__doc__, allow_abbrev=False, add_help=False
     )
     parser.add_argument("--notebooks", nargs="+", default=list(STEPS), metavar="NAME", help="default: %(default)s")
+    parser.add_argument("--prepare", action="store_true", help="execute nothing: write copies for JupyterLab")
     named, _ = parser.parse_known_args(arguments)
     known: dict[str, dict] = {}
     try:
@@ -157,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     values = {name: value for name, value in vars(options).items() if name in known and value is not None}
     run_dir = Path(values.pop("run_dir", _own_folder(known["run_dir"]))).expanduser().resolve()
     try:
-        run_notebooks(options.notebooks, run_dir, **values)
+        run_notebooks(options.notebooks, run_dir, prepare=options.prepare, **values)
     except PapermillExecutionError as error:
         sys.stderr.write(
             f"\n{error.ename}: {error.evalue}\nThe executed copy in {run_dir / 'notebooks'} shows where.\n"
@@ -167,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{with_way_out(error, str(run_dir))}\n")
         return 2
     if (run_dir / "metrics.json").exists():
-        sys.stdout.write(f"\n{summary(run_dir).to_string()}\n")
+        sys.stdout.write(f"\n{summary(run_dir).to_string()}\n{_next(run_dir, values.get('data_dir'))}")
     return 0
 
 

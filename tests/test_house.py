@@ -119,7 +119,7 @@ def test_what_runs_no_network_starts_without_tensorflow():
         "import sys; from nsfwlib import score, data, labels, review, evaluate, plots\n"
         "for room in (score, data, labels, review, evaluate, plots):\n"
         "    for name in room.__all__: getattr(room, name)\n"
-        "heavy = sorted({m.partition('.')[0] for m in sys.modules} & {'tensorflow', 'keras', 'ray', 'onnxruntime'})\n"
+        "heavy = sorted({m.partition('.')[0] for m in sys.modules} & {'tensorflow', 'keras', 'ray', 'openvino'})\n"
         "sys.exit(', '.join(heavy) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -129,11 +129,11 @@ def test_what_runs_no_network_starts_without_tensorflow():
 def test_a_missing_part_says_how_to_install_it():
     from nsfwlib import _doors
 
-    assert _doors.install_line("onnxruntime") == "pip install 'nsfwlib[onnx]'"
+    assert _doors.install_line("openvino") == "pip install 'nsfwlib[openvino]'"
     assert _doors.install_line("pillow_heif.misc") == "pip install 'nsfwlib[heic]'"
     assert _doors.install_line("nothing_of_ours") == ""
     code = (
-        "import sys; sys.modules['anywidget'] = None; sys.modules['onnxruntime'] = None\n"
+        "import sys; sys.modules['anywidget'] = None; sys.modules['openvino'] = None\n"
         "from nsfwlib import review, score; score.score\n"
         "try: review.ReviewGrid\n"
         "except ModuleNotFoundError as error: print(error)"

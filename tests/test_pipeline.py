@@ -34,6 +34,17 @@ def test_parameters_reach_the_notebook_and_paths_mean_the_callers_folder(tmp_pat
     assert text_of(copy).split() == ["5", f"{tmp_path}/photos", f"{tmp_path}/run", f"{tmp_path}/nb"]
 
 
+def test_prepared_copies_hold_the_parameters_and_keep_what_a_person_changed_in_them(tmp_path):
+    source = notebook(tmp_path / "x.ipynb", HEADER, "print(a)")
+    before = source.read_bytes()
+    (copy,) = pipeline.run_notebooks([source], tmp_path / "run", progress=False, prepare=True, a=5)
+    cells = nbformat.read(copy, 4).cells
+    assert any("a = 5" in cell.source for cell in cells) and not text_of(copy)
+    copy.write_text(copy.read_text().replace("a = 5", "a = 6"))
+    pipeline.run_notebooks([source], tmp_path / "run", progress=False, prepare=True, a=7)
+    assert "a = 6" in copy.read_text() and source.read_bytes() == before
+
+
 def test_an_unknown_parameter_is_an_error_that_lists_those_there_are(tmp_path):
     source = notebook(tmp_path / "x.ipynb", HEADER)
     with pytest.raises(ValueError, match=r"No parameter b in x\. Those there are: a, run_dir\."):

@@ -230,43 +230,24 @@ def feature_pairs(features: np.ndarray, *, min_cosine: float, neighbours: int = 
 
     Args:
         features: (N, D); rows that hold NaN have no neighbours.
-
-    Raises:
-        ImportError: more than 100,000 rows and no faiss.
     """
+    import faiss  # a large library, for this alone
+
     usable = np.flatnonzero(np.isfinite(features).all(axis=1))
+    if not len(usable):
+        return usable, usable
     unit = features[usable].astype(np.float32)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
-    search = _nearest_by_faiss if len(unit) > 100_000 else _nearest_exactly
-    cosine, nearest = search(unit, min(neighbours + 1, len(unit)))
+    kind = "PCA256,HNSW32,Flat" if len(unit) > 100_000 else "Flat"
+    index = faiss.index_factory(unit.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    index.train(unit[:: max(1, len(unit) // 50_000)])
+    index.add(unit)
+    nearest = index.search(unit, min(neighbours + 1, len(unit)))[1]
+    cosine = np.stack([np.einsum("nd,nd->n", unit, unit[column]) for column in nearest.T], axis=1)
     rows = np.repeat(np.arange(len(unit)), nearest.shape[1])
     keep = (cosine.ravel() >= min_cosine) & (nearest.ravel() >= 0) & (nearest.ravel() != rows)
     pairs = np.unique(np.sort([rows[keep], nearest.ravel()[keep]], axis=0), axis=1)
     return usable[pairs[0]], usable[pairs[1]]
-
-
-def _nearest_exactly(unit: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    cosines, nearest = [np.empty((0, k), dtype=np.float32)], [np.empty((0, k), dtype=np.int64)]
-    for start in range(0, len(unit), 1024):
-        similar = unit[start : start + 1024] @ unit.T
-        best = np.argpartition(-similar, k - 1, axis=1)[:, :k]
-        nearest.append(best)
-        cosines.append(np.take_along_axis(similar, best, axis=1))
-    return np.concatenate(cosines), np.concatenate(nearest)
-
-
-def _nearest_by_faiss(unit: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        import faiss
-    except ImportError:
-        message = f"{len(unit):,} rows of features need faiss: pip install 'nsfwlib[ann]'"
-        raise ImportError(message) from None
-    index = faiss.index_factory(unit.shape[1], "PCA256,HNSW32,Flat", faiss.METRIC_INNER_PRODUCT)
-    index.train(unit[:: max(1, len(unit) // 50_000)])
-    index.add(unit)
-    _, nearest = index.search(unit, k)
-    cosine = np.stack([np.einsum("nd,nd->n", unit, unit[column]) for column in nearest.T], axis=1)
-    return cosine, nearest
 
 
 def label_conflicts(images: pd.DataFrame) -> pd.DataFrame:

@@ -12,14 +12,19 @@ published_matrices   Published confusion matrices of the same classes, best last
 calibration_table    Confidence against accuracy, one row a bin of equal width
 fit_temperature      Temperature that minimises the log-loss; fit it on validation rows
 apply_temperature    Probabilities after dividing their logarithms by the temperature
-compare              Paired difference in accuracy of two models on the same rows
+compare              Paired difference of two models on the same rows, in accuracy or another mean
+log_losses           The log-loss of each row
 unsafe_score         Probability of being unsafe: the sum over the unsafe classes
 threshold_curve      What each threshold does, for precision-recall and ROC curves
-at_threshold         What one threshold does, one row a prevalence
-operating_points     Thresholds chosen on validation rows for each wish, and what they do on test rows
+at_threshold         What one threshold does, or two with a person between them, one row a prevalence
+Judged               Rows whose side, safe or unsafe, is known: by labels, or by an audit with its weights
+audited_rows         Verdicts of an audit by path, with what each stands for
+operating_points     Thresholds promised on validation rows for each wish, and what they do on test rows
 slice_attributes     Attributes to slice by, one row an image
 accuracy_by_slice    Share of right answers in each slice against all other rows, worst slice first
 draw_audit           Which rows a person has to look at so that accuracy can be estimated without bias
+audit_weights        How many rows each answered row of an audit stands for; NaN elsewhere
+audited_scores       Accuracy, balanced accuracy, Brier score and log-loss, from such a sample
 audited_accuracy     Accuracy against the truth, from an audited sample of noisily labelled rows
 audited_confusion    Estimated confusion matrix against the truth, from such a sample
 draw_audits          The frozen audits of a run's splits, drawn if they are not there
@@ -28,12 +33,16 @@ audits_of_run        The frozen audit of a split, checked to be of the run's own
 audit_queue          The picked rows as the queue of a `review.ReviewSession` in mode "audit"
 audit_truth          The verdict on each row of an audit
 audit_progress       How far an audit is, in a sentence
+second_looks         How many blind second looks agreed with the answers of an audit
+audit_width          How exact an audit is by now, whenever one stops, in a sentence
+errors_left          How many labels of an audited split are still wrong
 audit_costs          What audits of a model's accuracy cost and buy, by split
 audit_accuracies     Accuracy as the labels have it, as the audit has it, and where it is known the true one
 label_errors         Share of wrong labels, over all, by class and by pair, as an audit has it
 cached_robustness    Accuracy of a run's model on changed pictures
 baseline_answers     Predicted classes of a baseline on the same pictures
 explain_errors       Blurred thumbnails and where the model saw its answer in them
+with_intervals       A table for people: each number with its interval as one text
 write_card           Write `MODEL_CARD.md` from the tables of a run
 share_interval       A share, its Jeffreys interval, and how many independent rows it rests on
 jeffreys             Jeffreys interval of a share of counts

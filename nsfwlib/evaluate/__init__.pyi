@@ -1,21 +1,36 @@
 from .audit import (
-    audited_accuracy as audited_accuracy,
-    audited_confusion as audited_confusion,
+    audit_weights as audit_weights,
     draw_audit as draw_audit,
 )
-from .audit_files import (
+from .audit_answers import (
     audit_accuracies as audit_accuracies,
-    audit_costs as audit_costs,
     audit_progress as audit_progress,
-    audit_queue as audit_queue,
     audit_truth as audit_truth,
+    audit_width as audit_width,
+    errors_left as errors_left,
+    label_errors as label_errors,
+    second_looks as second_looks,
+)
+from .audit_files import (
+    audit_costs as audit_costs,
+    audit_queue as audit_queue,
     audits_of_run as audits_of_run,
     draw_audits as draw_audits,
-    label_errors as label_errors,
     load_audit as load_audit,
+)
+from .audited import (
+    audited_accuracy as audited_accuracy,
+    audited_confusion as audited_confusion,
+    audited_scores as audited_scores,
+)
+from .calibration import (
+    apply_temperature as apply_temperature,
+    calibration_table as calibration_table,
+    fit_temperature as fit_temperature,
 )
 from .card import (
     held_out as held_out,
+    with_intervals as with_intervals,
     write_card as write_card,
 )
 from .confusion import (
@@ -36,11 +51,13 @@ from .intervals import (
     tails as tails,
 )
 from .metrics import (
-    apply_temperature as apply_temperature,
-    calibration_table as calibration_table,
     compare as compare,
-    fit_temperature as fit_temperature,
+    log_losses as log_losses,
     scores as scores,
+)
+from .promises import (
+    Judged as Judged,
+    audited_rows as audited_rows,
 )
 from .robustness import (
     baseline_answers as baseline_answers,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nsfwlib.files import write_whole
@@ -20,9 +21,10 @@ tags:
 - content-moderation
 ---"""
 _LIMITS = """It sorts images for people who moderate. It is not meant to decide about people, to be the only filter in
-front of children, or to judge what is legal. Thresholds hold at the prevalence they were chosen for. Scores hold for
-images like those of the test set; the slices below say where they do not. Labels follow the class guidelines of whoever
-gave them, and the line between classes is theirs."""
+front of children, or to judge what is legal. Scores and thresholds hold for images like those of the test set; the
+slices below say where they do not. Recall and false-positive rate stay where unsafe uploads are rarer, provided that
+the safe and the unsafe ones are alike; precision and workload change, and stand at the prevalence named. Labels follow
+the class guidelines of whoever gave them, and the line between classes is theirs."""
 
 _WORTH = {
     "test": "Measured on test, which informed no choice.",
@@ -49,6 +51,7 @@ def write_card(
     points: pd.DataFrame,
     slices: pd.DataFrame,
     audit: str = "",
+    errors: Mapping[str, Any] | None = None,
     split: str = "test",
 ) -> Path:
     """Write `MODEL_CARD.md` from the tables of a run; nothing in it is typed by hand.
@@ -60,9 +63,10 @@ def write_card(
         counts: images by class (rows) and split (columns).
         cleansing: the content of `cleansing.json`.
         scores: as from `evaluate.scores`.
-        points: as from `evaluate.operating_points`.
+        points: as from `evaluate.operating_points`; a column may say which labels are believed.
         slices: as from `evaluate.accuracy_by_slice`.
         audit: what was done about the labels of `split`, as from `evaluate.audit_progress`; empty: nothing.
+        errors: share of wrong labels in `split`, its `value`, `low` and `high`, as that audit has it.
         split: what scores, points and slices were measured on, as from `held_out`.
     """
     settings = run["settings"]
@@ -78,17 +82,34 @@ def write_card(
         "## Labels",
         f"Label errors found in review: {_text(cleansing['found'])}. Labels changed: {cleansing['changed']}. "
         + ("The reviewer was simulated from the planted truth of the demo. " if cleansing["simulated"] else "")
-        + (f"The {split} labels: {_text(audit)}" if audit else f"The {split} labels were not reviewed here."),
+        + (f"The {split} labels: {_text(audit)}" if audit else f"The {split} labels were not reviewed here.")
+        + ("" if errors is None else " Of them {value:.1%} are wrong ({low:.1%} to {high:.1%}), ".format(**errors)
+           + "if whoever audited them was right and the pictures left unanswered are like the others."),
         f"## Scores on {split}, with 95 % intervals", _WORTH[split],
-        _table(scores.drop(columns="note", errors="ignore")),
-        f"## Operating points, chosen on validation, reported on {split}", _table(points),
-        "## Worst slices", _table(slices.head(10)),
+        _table(with_intervals(scores.drop(columns="note", errors="ignore"))),
+        f"## Operating points, chosen on validation, reported on {split}",
+        "Each keeps its wish with 95 % confidence, unless the note says that this cannot be promised: then the "
+        "threshold is the one that just grants it on validation, elsewhere a coin toss.",
+        _table(with_intervals(points)),
+        "## Worst slices", _table(with_intervals(slices.head(10))),
         "## Training", _table(facts.to_frame(), index=True),
         "## Versions", ", ".join(f"{package} {version}" for package, version in run["versions"].items()),
     ]  # fmt: skip
     with write_whole(path) as draft:
         draft.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return Path(path)
+
+
+def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for people: each number with its interval as one text, such as "0.912 (0.88–0.94)"."""
+    shown, only = table.copy(), "accuracy" if "accuracy" in table else "value"
+    for name in table:
+        ends = ["low", "high"] if name == only else [f"{name}_low", f"{name}_high"]
+        if set(ends) <= set(table):
+            rows = table[[name, *ends]].astype(float).itertuples(index=False)
+            shown[name] = ["" if pd.isna(row[0]) else "{} ({}–{})".format(*map(_cell, row)) for row in rows]
+            shown = shown.drop(columns=ends)
+    return shown
 
 
 def _table(frame: pd.DataFrame, *, index: bool = False) -> str:
@@ -103,7 +124,7 @@ def _table(frame: pd.DataFrame, *, index: bool = False) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:,.3g}"
+        return "" if pd.isna(value) else f"{value:,.0f}" if 1000 <= abs(value) < np.inf else f"{value:.3g}"
     return "" if value is None else _text(value)
 
 

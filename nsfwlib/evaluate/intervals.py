@@ -46,6 +46,7 @@ def share_interval(
     groups: Sequence[int] | None = None,
     *,
     among: Iterable[np.ndarray] | None = None,
+    weights: np.ndarray | None = None,
     level: float = 0.95,
 ) -> Share:
     """Share of the rows with an outcome, and its Jeffreys interval on what these rows are worth.
@@ -54,6 +55,7 @@ def share_interval(
         outcome: (N,) bool, or 1 and 0.
         groups: (N,) near-duplicate group of each row; how far members agree is measured over all N.
         among: M masks (N,), one for each part whose share is asked for; all rows by default.
+        weights: (N,) above 0, how many rows each stands for; equal by default.
         level: of the interval.
 
     Returns:
@@ -62,10 +64,14 @@ def share_interval(
     outcome = np.asarray(outcome, dtype=float)
     members = group_codes(groups, len(outcome))
     rho = group_correlation(outcome, members)
+    weight = np.ones(len(outcome)) if weights is None else weights
     parts = [np.ones(len(outcome), bool)] if among is None else list(among)
     rows = np.array([part.sum() for part in parts], dtype=int)
-    worth = np.array([effective_count(members[part], n, correlation=rho) for part, n in zip(parts, rows, strict=True)])
-    value = np.array([outcome[part].mean() if part.any() else np.nan for part in parts])
+    worth = np.array([
+        effective_count(members[part], n, correlation=rho, weights=weight[part])
+        for part, n in zip(parts, rows, strict=True)
+    ])  # fmt: skip
+    value = np.array([np.average(outcome[part], weights=weight[part]) if part.any() else np.nan for part in parts])
     found = [value, *jeffreys(np.nan_to_num(value) * worth, worth, level=level), rows, worth]
     return Share(*(found if among is not None else [column.item() for column in found]), rho)  # type: ignore[call-arg]
 
@@ -92,13 +98,17 @@ def group_correlation(outcomes: np.ndarray, groups: Sequence[int] | None) -> flo
     return float(np.clip((between - within) / (between + (typical - 1) * within), 0, 1))
 
 
-def effective_count(groups: Sequence[int] | None, n: int, *, correlation: float = 1.0) -> float:
-    """How many independent rows n rows are worth: n / (1 + (m − 1)·ρ), m the row-weighted mean group size.
+def effective_count(
+    groups: Sequence[int] | None, n: int, *, correlation: float = 1.0, weights: np.ndarray | None = None
+) -> float:
+    """How many independent rows n rows of these weights are worth: (Σw)² / ((1 − ρ)·Σw² + ρ·Σ(weight of a group)²).
 
-    Source: Kish, Survey Sampling, 1965.
+    Source: Kish, Survey Sampling, 1965. With equal weights it is n / (1 + (m − 1)·ρ), m the mean group size of a row.
     """
-    size = np.bincount(group_codes(groups, n)).astype(float)
-    return n / (1 + ((size**2).sum() / n - 1) * correlation) if n else 0.0
+    weight = np.ones(n) if weights is None else weights
+    together = np.bincount(group_codes(groups, n), weights=weight)
+    spread = (1 - correlation) * (weight**2).sum() + correlation * (together**2).sum()
+    return float(weight.sum() ** 2 / spread) if n else 0.0
 
 
 def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

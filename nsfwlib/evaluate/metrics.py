@@ -9,17 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array, vstack
-from scipy.special import log_softmax
-from scipy.stats import binomtest, norm
-from sklearn.metrics import average_precision_score
+from scipy.stats import binom, norm
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nsfwlib.evaluate.confusion import class_codes
 from nsfwlib.evaluate.intervals import bootstrap_weights, effective_count, group_correlation, share_interval, tails
 from nsfwlib.labels import check_probs, group_codes
 
 TINY = 1e-12  # probabilities are kept this far from 0 before a logarithm
+RANKINGS = ("average precision", "AUROC")
 MOST_THRESHOLDS = 2048  # bootstrapped curves use at most so many distinct thresholds
 
 
@@ -36,10 +35,10 @@ def scores(
     """All scores with their intervals.
 
     Accuracy, recall, precision and F1 have Jeffreys intervals on effective counts (F1 through the share
-    TP / (TP + FP + FN), of which it is a rising function); balanced accuracy averages draws from the recalls;
-    average precision, log-loss, Brier score and calibration error have Bayesian bootstrap intervals by group, that
-    of average precision with one more group ranked last, that of the calibration error allowing for its bias: the
-    gaps of 15 equal-width bins (Guo et al., On Calibration of Modern Neural Networks, 2017) err upwards on few images.
+    TP / (TP + FP + FN), of which it is a rising function); balanced accuracy averages draws from the recalls; all
+    others have Bayesian bootstrap intervals by group, towards the bad with one more group that is ranked last, wrong,
+    or as bad as the worst; that of the calibration error allows for its bias: the gaps of 15 equal-width bins (Guo et
+    al., On Calibration of Modern Neural Networks, 2017) err upwards on few images.
 
     Args:
         labels: (N,) class of each row.
@@ -107,34 +106,52 @@ def _bootstrapped_scores(
     rng: np.random.Generator,
 ) -> pd.DataFrame:
     n, k = probs.shape
-    truth = np.eye(k)[codes]
-    losses = np.stack([-np.log(np.clip(probs[np.arange(n), codes], TINY, 1)), ((probs - truth) ** 2).sum(1)], 1)
-    confidence, which = _confidence_bins(probs, 15)
-    gaps = csr_array(((probs.argmax(1) == codes) - confidence, (which, np.arange(n))), shape=(15, n))
+    truth, top, rows = np.eye(k)[codes], probs.argmax(1), np.arange(n)
+    losses = np.stack([-np.log(np.clip(probs[rows, codes], TINY, 1)), ((probs - truth) ** 2).sum(1)])
+    confidence, which = confidence_bins(probs, 15)
+    gaps = csr_array(((top == codes) - confidence, (which, rows)), shape=(15, n))
+    right = csr_array((2.0 * (top == codes), (codes, rows)), shape=(k, n))
+    named = csr_array((np.ones(2 * n), (np.r_[codes, top], np.r_[rows, rows])), shape=(k, n))  # labels and answers
+    sums = vstack([csr_array(losses), right, named, gaps]).astype(np.float32)  # BLAS is 100 times slower on this shape
     present = [c for c in range(k) if 0 < truth[:, c].sum() < n]
     curves = [_ThresholdBins(truth[:, c] > 0, probs[:, c]) for c in present]
-    sums = vstack([csr_array(losses.T), gaps]).astype(np.float32)  # sparse: BLAS is 100 times slower on this shape
     one_more = (np.bincount(members).astype(float) ** 2).sum() / n
-    replicates = []
+    pairs, chance = [], []  # of scores for their low and high ends, of gaps
     for weight in bootstrap_weights(members, draws, rng):
-        extra = one_more * rng.standard_exponential(weight.shape[1])
-        means = sums @ weight / weight.sum(axis=0)
-        replicates.append(np.vstack([means, *(curve.average_precision(weight, extra) for curve in curves)]))
-    replicates = np.hstack(replicates)
-    error, *span = _calibration_interval(gaps.sum(axis=1) / n, replicates[2:17], level)
-    low, high = np.quantile(np.delete(replicates, np.s_[2:17], axis=0), tails(level), axis=1)
-    low, high = np.insert(low, 2, span[0]), np.insert(high, 2, span[1])
-    values = [*losses.mean(axis=0), error] + [average_precision_score(truth[:, c], probs[:, c]) for c in present]
-    high = np.maximum(high, values)  # one more group ranked last may push the high end below what was measured
-    ranked = [*present, *(c for c in range(k) if c not in present)]
-    return pd.DataFrame({
-        "score": ["log-loss", "Brier score", "calibration error"] + ["average precision"] * k,
-        "class": ["", "", "", *(class_names[c] for c in ranked)],
-        "value": [*values, *[np.nan] * (k - len(present))],
-        "low": [*low, *[0.0] * (k - len(present))],
-        "high": [*high, *[1.0] * (k - len(present))],
-        "support": [n] * 3 + [int(truth[:, c].sum()) for c in ranked],
-    })  # fmt: skip
+        extra, total = one_more * rng.standard_exponential(weight.shape[1]), weight.sum(axis=0)
+        means, ranks = sums @ weight / total, [curve.ranking(weight, extra) for curve in curves]
+        macro = [_macro_f1(means[2 : 2 + 2 * k], more) for more in (2 * extra / total / k, 0)]
+        loss = means[:2], (means[:2] * total + extra * losses.max(axis=1)[:, None]) / (total + extra)
+        pairs.append([np.vstack([loss[i], macro[i], *(rank[i] for rank in ranks)]) for i in range(2)])
+        chance.append(means[-15:])
+    error, *span = _calibration_interval(gaps.sum(axis=1) / n, np.hstack(chance), level)
+    low, high = (
+        np.quantile(np.hstack(part), end, axis=1)
+        for part, end in zip(zip(*pairs, strict=True), tails(level), strict=True)
+    )
+    ranks = [rank(truth[:, c], probs[:, c]) for c in present for rank in (average_precision_score, roc_auc_score)]
+    values = [*losses.mean(axis=1), _macro_f1(sums.sum(axis=1)[2 : 2 + 2 * k], 0), *ranks]
+    kinds = [("log-loss", ""), ("Brier score", ""), ("macro F1", "")]
+    kinds += [(name, class_names[c]) for c in present for name in RANKINGS]
+    table = pd.DataFrame(
+        {"value": values, "low": low, "high": np.maximum(high, values)}, pd.MultiIndex.from_tuples(kinds)
+    )
+    table.loc[("calibration error", ""), :] = error, *span
+    kinds += [("calibration error", ""), *((name, other) for other in class_names for name in RANKINGS)]
+    table = table.reindex(list(dict.fromkeys(kinds))).fillna({"low": 0.0, "high": 1.0})
+    support = dict(zip(["", *class_names], [n, *truth.sum(axis=0).astype(int)], strict=True))
+    table = table.rename_axis(["score", "class"]).reset_index()
+    return table.assign(support=table["class"].map(support))
+
+
+def _macro_f1(counts: np.ndarray, more: np.ndarray | float) -> np.ndarray:
+    """Mean F1 of the classes that occur, of twice their hits (K, …) and, below, their labels and answers (K, …).
+
+    `more` labels or answers without a hit a class keep an interval off 1 where nothing was wrong.
+    """
+    hits, named = np.split(np.asarray(counts, dtype=float), 2)
+    seen = named.reshape(len(named), -1).any(axis=1)
+    return (hits[seen] / (named[seen] + more)).mean(axis=0)
 
 
 def _calibration_interval(gap: np.ndarray, replicates: np.ndarray, level: float) -> tuple[float, float, float]:
@@ -166,110 +183,94 @@ class _ThresholdBins:
         self.positive = csr_array((ones * positive[order], (which.cumsum(), order)), shape=shape)
         self.positive.eliminate_zeros()
 
-    def average_precision(self, weight: np.ndarray, extra: np.ndarray) -> np.ndarray:
-        """(B,) average precision under row weights (N, B), with one more positive of weight extra (B,) ranked last.
+    def ranking(self, weight: np.ndarray, extra: np.ndarray) -> np.ndarray:
+        """(2, 2, B) RANKINGS under row weights (N, B), first with one more positive of weight extra (B,) ranked last.
 
         Rows ranked last are rare and decide how bad it can get: without one more, the interval misses them.
         """
-        total = (self.all @ weight).cumsum(axis=0, dtype=np.float64)
-        hits = (self.positive @ weight).astype(np.float64)
-        found = hits.cumsum(axis=0)
+        rows, hits = ((part @ weight).astype(np.float64) for part in (self.all, self.positive))
+        total, found = rows.cumsum(axis=0), hits.cumsum(axis=0)
         last = extra * (found[-1] + extra) / (total[-1] + extra)
-        return ((hits * found / total).sum(axis=0) + last) / (found[-1] + extra)
+        precision = (hits * found / total).sum(axis=0)
+        passed, negatives = total - found, total[-1] - found[-1]  # a hit outranks those not passed, half of its equals
+        wins = (hits * (negatives - passed + (rows - hits) / 2)).sum(axis=0) / negatives
+        more = np.stack([precision + last, wins]) / (found[-1] + extra)
+        return np.stack([more, np.stack([precision, wins]) / found[-1]])
 
 
-def calibration_table(
-    labels: Sequence[str],
-    pred_probs: np.ndarray,
-    *,
-    class_names: Sequence[str],
-    groups: Sequence[int] | None = None,
-    bins: int = 15,
-    level: float = 0.95,
-) -> pd.DataFrame:
-    """Confidence against accuracy, one row a bin of equal width.
-
-    Returns:
-        `low_edge`, `high_edge`, `count`, `confidence`, `accuracy` (NaN in bins without an image), and `low` and
-        `high` of the accuracy.
-    """
-    codes = class_codes(labels, class_names)
-    probs = check_probs(pred_probs, len(codes), len(class_names))
-    confidence, which = _confidence_bins(probs, bins)
-    right = probs.argmax(axis=1) == codes
-    found = share_interval(right, groups, among=[which == b for b in range(bins)], level=level)
-    edges = np.linspace(0, 1, bins + 1)
-    table = pd.DataFrame({"low_edge": edges[:-1], "high_edge": edges[1:], "count": found.rows})
-    total = np.bincount(which, weights=confidence, minlength=bins)
-    table["confidence"] = total / np.where(found.rows > 0, found.rows, np.nan)
-    return table.assign(accuracy=found.value, low=found.low, high=found.high)
-
-
-def fit_temperature(labels: Sequence[str], log_probs: np.ndarray, *, class_names: Sequence[str]) -> float:
-    """Temperature T > 0 that minimises the log-loss of softmax(log_probs / T); fit it on validation rows.
-
-    Args:
-        labels: (N,) class of each row.
-        log_probs: (N, K) logits, or logarithms of probabilities: softmax does not see the difference.
-        class_names: of the columns.
-
-    Returns:
-        T, between 0.05 and 20; above 1 the model was over-confident. Dividing never changes the top class.
-    """
-    codes = class_codes(labels, class_names)
-    logits = check_probs(log_probs, len(codes), len(class_names))
-    rows = np.arange(len(codes))
-    if not len(codes):
-        raise ValueError("Expected validation rows to fit a temperature on. Received: none; keep T = 1.")
-
-    def loss(log_t: float) -> float:
-        return -log_softmax(logits / np.exp(log_t), axis=1)[rows, codes].mean()
-
-    return float(np.exp(minimize_scalar(loss, bounds=np.log([0.05, 20]), method="bounded").x))
-
-
-def apply_temperature(pred_probs: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (N, K) after dividing their logarithms by the temperature; the top class stays."""
-    logs = np.log(np.clip(np.asarray(pred_probs, dtype=float), TINY, None))
-    return np.exp(log_softmax(logs / temperature, axis=1))
-
-
-def _confidence_bins(probs: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+def confidence_bins(probs: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Confidence (N,) of the top class and the number of its equal-width bin, upper edge included."""
     confidence = probs.max(axis=1, initial=0)
     return confidence, np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
-def compare(
-    right: Sequence[bool], baseline_right: Sequence[bool], *, groups: Sequence[int] | None = None, level: float = 0.95
-) -> dict[str, float | int | str]:
-    """Paired difference in accuracy of two models on the same rows.
+def log_losses(labels: Sequence[str], pred_probs: np.ndarray, *, class_names: Sequence[str]) -> np.ndarray:
+    """(N,) log-loss of each row."""
+    codes = class_codes(labels, class_names)
+    return -np.log(np.clip(np.asarray(pred_probs, dtype=float)[np.arange(len(codes)), codes], TINY, None))
 
-    Interval: adjusted Wald of Agresti and Min (Simple improved confidence intervals for comparing matched
-    proportions, 2005) on an effective count. Test: exact McNemar, that is a binomial test on the groups in which one
-    model has more right than the other; each near-duplicate group votes once.
+
+def compare(
+    right: Sequence[bool],
+    baseline_right: Sequence[bool],
+    *,
+    groups: Sequence[int] | None = None,
+    weights: Sequence[float] | None = None,
+    level: float = 0.95,
+) -> dict[str, float | int | str]:
+    """Paired difference of two models on the same rows, in accuracy or in any other mean.
+
+    Interval: of accuracy adjusted Wald by Agresti and Min (Simple improved confidence intervals for comparing matched
+    proportions, 2005) on an effective count, of other means Wald from the spread between groups. Test: were the models
+    equal, each near-duplicate group's difference could as well have the other sign; p is the exact share of such sign
+    flips whose sum is as far from 0 (of single images, McNemar's test).
+
+    Args:
+        right: (N,) bool, or numbers of which higher is better, such as −`log_losses`; these have no p.
+        baseline_right: the same of the other model.
+        groups: (N,) near-duplicate group of each row.
+        weights: (N,) above 0, what each audited row stands for.
+        level: of the interval.
 
     Returns:
         `accuracy`, `baseline`, `difference`, `low`, `high`, `better` and `worse` (groups), `p`, `images`, `sentence`.
     """
-    right, other = np.asarray(right, dtype=bool), np.asarray(baseline_right, dtype=bool)
+    counted = np.asarray(right).dtype == bool
+    right, other = np.asarray(right, dtype=float), np.asarray(baseline_right, dtype=float)
     if right.shape != other.shape or not len(right):
         raise ValueError(f"Expected the same rows, at least one. Received: {len(right)} and {len(other)} answers.")
-    members = group_codes(groups, len(right))
-    step = right.astype(int) - other
-    worth = effective_count(members, len(right), correlation=group_correlation(step, members))
-    gain, loss = (step > 0).mean() * worth + 0.5, (step < 0).mean() * worth + 0.5
-    centre = (gain - loss) / (worth + 2)
-    half = norm.ppf((1 + level) / 2) * np.sqrt((gain + loss) - (gain - loss) ** 2 / (worth + 2)) / (worth + 2)
-    votes = np.sign(np.bincount(members, weights=step))
-    better, worse = int((votes > 0).sum()), int((votes < 0).sum())
-    p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    low, high = max(centre - half, -1), min(centre + half, 1)
+    members, weight = group_codes(groups, len(right)), np.ones(len(right)) if weights is None else np.asarray(weights)
+    steps = right - other
+    one, two, step = (np.average(part, weights=weight) for part in (right, other, steps))
+    sums, z, p = np.bincount(members, weights=steps), norm.ppf((1 + level) / 2), np.nan
+    if counted:
+        worth = effective_count(members, len(steps), correlation=group_correlation(steps, members), weights=weight)
+        squares = worth * np.average(steps**2, weights=weight) + 1
+        centre = worth * step / (worth + 2)
+        half = z * np.sqrt(squares - centre**2 * (worth + 2)) / (worth + 2)
+        p = _sign_flips(np.rint(sums).astype(int))
+    else:
+        centre = step
+        half = z * np.linalg.norm(np.bincount(members, weights=weight * (steps - step))) / weight.sum()
+    low, high = (np.clip(end, -1, 1) if counted else end for end in (centre - half, centre + half))
     sentence = (
-        f"Accuracy {right.mean():.1%} against {other.mean():.1%}: a difference of {100 * step.mean():+.1f} points "
-        f"({100 * low:+.1f} to {100 * high:+.1f}), p = {p:.2g}."
+        f"Accuracy {one:.1%} against {two:.1%}: a difference of {100 * step:+.1f} points ({100 * low:+.1f} to "
+        f"{100 * high:+.1f}), p = {p:.2g}."
+        if counted
+        else f"{abs(one):.3f} against {abs(two):.3f}: better by {step:+.3f} ({low:+.3f} to {high:+.3f})."
     )
     return {
-        "accuracy": right.mean(), "baseline": other.mean(), "difference": step.mean(), "low": low, "high": high,
-        "better": better, "worse": worse, "p": p, "images": len(right), "sentence": sentence,
+        "accuracy": one, "baseline": two, "difference": step, "low": low, "high": high, "better": int((sums > 0).sum()),
+        "worse": int((sums < 0).sum()), "p": p, "images": len(right), "sentence": sentence,
     }  # fmt: skip
+
+
+def _sign_flips(sums: np.ndarray) -> float:
+    """Share of all sign flips of whole numbers (G,) whose sum is at least as far from 0 as theirs."""
+    chance = np.ones(1)  # of each number of points taken with a plus
+    for size, count in zip(*np.unique(np.abs(sums[sums != 0]), return_counts=True), strict=True):
+        plus = np.zeros(size * count + 1)
+        plus[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chance = np.convolve(chance, plus)
+    flipped = 2 * np.arange(len(chance)) - (len(chance) - 1)
+    return float(min(chance[np.abs(flipped) >= abs(sums.sum())].sum(), 1.0))

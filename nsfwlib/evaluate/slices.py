@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control, fisher_exact
+from scipy.stats import chi2, false_discovery_control
 
 from nsfwlib.evaluate.intervals import share_interval
 
@@ -75,25 +75,31 @@ def accuracy_by_slice(
     attributes: pd.DataFrame,
     right: Sequence[bool],
     *,
+    classes: Sequence[str] | None = None,
+    weights: Sequence[float] | None = None,
     groups: Sequence[int] | None = None,
     minimum: int = 30,
     level: float = 0.95,
 ) -> pd.DataFrame:
     """Share of right answers in each slice against all other rows, worst slice first.
 
-    Fisher's exact test on effective counts, Benjamini and Hochberg's correction for looking at many slices
+    Slices differ in their mix of classes: they are compared within each class, by the test of Cochran, Mantel and
+    Haenszel on effective counts (Mantel and Haenszel, Statistical Aspects of the Analysis of Data from Retrospective
+    Studies of Disease, 1959), and corrected for looking at many by Benjamini and Hochberg
     (`scipy.stats.false_discovery_control`). For false alarms, pass safe rows only and `right = not flagged`.
 
     Args:
         attributes: one row an image; columns of many numbers are cut at their quartiles.
         right: (N,) whether the answer was right.
+        classes: (N,) true class of each row where audited, else its label, which differs in noise between slices, too.
+        weights: (N,) above 0, what each audited row stands for.
         groups: (N,) near-duplicate group of each row.
         minimum: smaller slices are listed last, without a test.
-        level: of the intervals.
+        level: of all intervals of tested slices together, so that the worst may be picked (Bonferroni).
 
     Returns:
-        One row a slice: `attribute`, `value`, `images`, `accuracy`, `low`, `high`, `rest` (accuracy of all others),
-        `p`, `q` (p corrected), `note`.
+        One row a slice: `attribute`, `value`, `images`, `accuracy`, `low`, `high`, `rest` (accuracy of all others,
+        had they this slice's classes), `p`, `q` (p corrected), `note`.
     """
     right = np.asarray(right, dtype=bool)
     if len(attributes) != len(right):
@@ -101,20 +107,44 @@ def accuracy_by_slice(
     values = {name: _slice_values(attributes[name]) for name in attributes}
     slices = {(name, value): column == value for name, column in values.items() for value in pd.unique(column)}
     slices = {key: inside for key, inside in slices.items() if not inside.all()}
+    weight = np.ones(len(right)) if weights is None else np.asarray(weights, dtype=float)
+    tested = np.array([minimum <= inside.sum() <= len(right) - minimum for inside in slices.values()], dtype=bool)
     among = [part for inside in slices.values() for part in (inside, ~inside)]
-    found = share_interval(right, groups, among=among, level=level)
+    simultaneous = 1 - (1 - level) / max(tested.sum(), 1)
+    found = share_interval(right, groups, among=among, weights=weight, level=simultaneous)
+    kinds = pd.factorize(np.zeros(len(right)) if classes is None else np.asarray(classes))[0]
+    k = kinds.max(initial=0) + 1
+    cells = np.array(
+        [[np.bincount(kinds[part], some[part], minlength=k) for some in (weight * right, weight)] for part in among]
+    ).reshape(-1, 2, 2, k)  # slice, inside and outside, right and all, class
+    mass = cells[:, :, 1].sum(axis=-1).ravel()
     table = pd.DataFrame(list(slices), columns=["attribute", "value"]).assign(
         images=found.rows[::2], accuracy=found.value[::2], low=found.low[::2], high=found.high[::2],
-        rest=found.value[1::2], p=np.nan, q=np.nan,
+        rest=[_standardised(inside, outside) for inside, outside in cells], p=np.nan, q=np.nan,
     )  # fmt: skip
-    tested = np.minimum(found.rows[::2], found.rows[1::2]) >= minimum
-    counts = np.rint(np.stack([found.hits, found.worth - found.hits], axis=1)).astype(int).reshape(-1, 2, 2)
-    table.loc[tested, "p"] = [fisher_exact(cells).pvalue for cells in counts[tested]]
     if tested.any():
+        cells *= (found.worth / np.where(mass > 0, mass, 1)).reshape(-1, 2, 1, 1)
+        table.loc[tested, "p"] = [_cochran_mantel_haenszel(*pair) for pair in cells[tested]]
         table.loc[tested, "q"] = false_discovery_control(table.loc[tested, "p"])
     table["note"] = np.where(tested, "", f"fewer than {minimum} images here or elsewhere: no conclusion")
     order = table.assign(few=~tested).sort_values(["few", "accuracy", "q"], kind="stable").index
     return table.loc[order].reset_index(drop=True)
+
+
+def _standardised(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Accuracy outside at the class mix inside, of the classes that are outside, too; each (2, K) right and all."""
+    both = (inside[1] > 0) & (outside[1] > 0)
+    return float(np.average(outside[0, both] / outside[1, both], weights=inside[1, both])) if both.any() else np.nan
+
+
+def _cochran_mantel_haenszel(inside: np.ndarray, outside: np.ndarray) -> float:
+    """P value, with continuity correction, that within no class the share of right answers differs; as above."""
+    right, n = inside + outside
+    several = n > 1
+    (a, n_in), (right, n) = inside[:, several], np.stack([right, n])[:, several]
+    spread = (n_in * (n - n_in) * right * (n - right) / (n**2 * (n - 1))).sum()
+    off = max(abs((a - n_in * right / n).sum()) - 0.5, 0)
+    return float(chi2.sf(off**2 / spread, 1)) if spread > 0 else 1.0
 
 
 def _slice_values(column: pd.Series) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Which formats are there, how is each written, and what must an application give it?"""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.export.parity import Runtime, open_onnx, open_savedmodel, open_tfjs, open_tflite
 from nsfwlib.export.tfjs import write_tfjs
@@ -22,24 +24,19 @@ class Source:
         self.model, self.calibration, self._scratch = model, calibration, scratch
         self.class_names, self.size = class_names(model), image_size(model)
 
-    @property
-    def signature(self) -> tf.TensorSpec:
-        """8-bit RGB: pictures divided by 255, the commonest mistake, are an error and not a wrong answer."""
-        return tf.TensorSpec((None, self.size, self.size, 3), tf.uint8, name="pixels")
-
     @cached_property
     def saved(self) -> Path:
         """A SavedModel with two signatures; weights are constants, which TFLite can quantise and TensorFlow fold."""
-        trainable, others = (
-            [np.asarray(variable) for variable in variables]
-            for variables in (self.model.trainable_variables, self.model.non_trainable_variables)
-        )
+        trainable, others = self.model.trainable_variables, self.model.non_trainable_variables
+        trainable, others = ([np.asarray(variable) for variable in some] for some in (trainable, others))
+        # 8-bit RGB: pictures divided by 255, the commonest mistake, are an error and not a wrong answer
+        taken = tf.TensorSpec((None, self.size, self.size, 3), tf.uint8, name="pixels")
 
-        @tf.function(input_signature=[self.signature])
+        @tf.function(input_signature=[taken])
         def network(pixels: tf.Tensor) -> tf.Tensor:  # a function of its own: both signatures share its weights
             return self.model.stateless_call(trainable, others, tf.cast(pixels, tf.float32), training=False)[0]
 
-        @tf.function(input_signature=[self.signature])
+        @tf.function(input_signature=[taken])
         def serving_default(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"probabilities": network(pixels)}
 
@@ -49,10 +46,8 @@ class Source:
             decoded = tf.map_fn(lambda data: _decode(data, self.size), image, fn_output_signature=form)
             return {"probabilities": network(decoded)}
 
-        folder = self._scratch / "saved"
-        tf.saved_model.save(
-            tf.Module(), str(folder), signatures={"serving_default": serving_default, "bytes": from_bytes}
-        )
+        folder, signatures = self._scratch / "saved", {"serving_default": serving_default, "bytes": from_bytes}
+        tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
         return folder
 
 
@@ -67,6 +62,11 @@ class Format(NamedTuple):
     limits: str = ""  # what was given up for a smaller file
     needs: tuple[str, ...] = ()
     web: bool = False  # for nsfwjs, which divides by 255 itself
+
+    def missing(self) -> str:
+        """What to install before it can be written; "" where nothing is missing."""
+        absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
+        return f"needs {', '.join(absent)}: pip install 'nsfwlib[onnx]'" if absent else ""
 
 
 def _savedmodel(source: Source, folder: Path) -> None:
@@ -117,6 +117,8 @@ def _onnx(source: Source, folder: Path) -> None:
     onnx.helper.set_model_props(document, {"class_names": json.dumps(source.class_names)})
     onnx.checker.check_model(document)
     onnx.save(document, folder / "model.onnx")
+    taken = {"size": source.size, "layout": "NHWC", "channels": "RGB", "scale": 1, "offset": 0, "softmax": True}
+    runs.write_json({"labels": source.class_names, **taken}, folder / "model.json")
 
 
 def _tfjs(source: Source, folder: Path, quantised: str | None = None) -> None:

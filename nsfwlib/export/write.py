@@ -4,7 +4,6 @@ Every format takes 8-bit RGB at the model's size; only nsfwjs, which divides by 
 that step. An export that disagrees with the Keras model by more than its tolerance is an error and leaves no file.
 """
 
-import importlib.util
 import json
 import logging
 import tempfile
@@ -55,7 +54,6 @@ def export(
         views: how many pixel arrays to compare: the pictures, and windows of them.
         node_modules: as from `export.install_nsfwjs`: the web formats are asked through nsfwjs in Node, and timed.
             Without it their files are read back and run by Keras.
-        seed: of the windows.
 
     Returns:
         One row a format, after "keras" itself: `path`, `size_mb`, `ms_per_image` (one picture at a time, median),
@@ -71,7 +69,7 @@ def export(
         RuntimeError: a converter failed.
     """
     names, out_dir = _checked_formats(formats), Path(out_dir)
-    _check_model(model)
+    size = _checked_size(model)
     if out_dir.exists():
         raise FileExistsError(
             f"out_dir must not exist yet: an export in use is never overwritten. Received: {out_dir}. Choose another "
@@ -85,7 +83,6 @@ def export(
     with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}.") as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
-        size = image_size(model)
         calibration = picture_windows(representative, size=size, count=views, seed=seed + 1)
         source = Source(model, calibration, Path(scratch))
         for name in names:
@@ -93,7 +90,10 @@ def export(
         pixels = picture_windows(pictures, size=size, count=views, seed=seed)
         table = _parity_table(source, whole, names, pixels, pictures, node_modules)
         _check_tolerances(table)
-        _record(source, whole, table)
+        table.to_csv(whole / "parity.csv")
+        facts = {"settings": {"model": model_identity(model), "formats": names}, "class_names": source.class_names}
+        versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+        runs.write_json({**facts, "versions": versions}, whole / "export.json")
         whole.replace(out_dir)
     return table
 
@@ -104,21 +104,21 @@ def _checked_formats(formats: Sequence[str]) -> list[str]:
     if unknown or not names:
         raise ValueError(f"formats must be some of {', '.join(FORMATS)}. Received: {', '.join(map(str, unknown))!r}.")
     for name in names:
-        missing = [package for package in FORMATS[name].needs if importlib.util.find_spec(package) is None]
-        if missing:
-            raise ImportError(f"The format {name} needs {', '.join(missing)}. Run: pip install 'nsfwlib[onnx]'")
+        if missing := FORMATS[name].missing():
+            raise ImportError(f"The format {name} {missing}")
     return names
 
 
-def _check_model(model: keras.Model) -> None:
+def _checked_size(model: keras.Model) -> int:
+    """Side of the pictures of a model that has class names and takes raw RGB."""
     class_names(model)
-    image_size(model)
     first = model.layers[1]
     if not isinstance(first, keras.layers.Rescaling):
         raise ValueError(
             "Expected a model that takes raw RGB 0–255 and rescales it in its first layer. "
             f"Received: {model.name!r} with first layer {first.name!r}. Build it with model.build_classifier."
         )
+    return image_size(model)
 
 
 @contextmanager
@@ -185,11 +185,3 @@ def _check_tolerances(table: pd.DataFrame) -> None:
             f"{'; '.join(wrong)}. Nothing was written. Leave the format out, or, for int8, give pictures "
             "like those it will see."
         )
-
-
-def _record(source: Source, whole: Path, table: pd.DataFrame) -> None:
-    table.to_csv(whole / "parity.csv")
-    settings = {"model": model_identity(source.model), "formats": list(table.index[1:])}
-    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
-    facts = {"settings": settings, "versions": versions, "class_names": source.class_names}
-    runs.write_json(facts, whole / "export.json")

@@ -15,10 +15,8 @@ from .heads import (
     principal_features as principal_features,
 )
 from .issues import (
-    estimated_errors as estimated_errors,
     find_label_issues as find_label_issues,
     judge_labels as judge_labels,
-    noise_matrix as noise_matrix,
     out_of_sample_probs as out_of_sample_probs,
 )
 from .journal import (
@@ -27,7 +25,6 @@ from .journal import (
     append_decisions as append_decisions,
     check_writable as check_writable,
     decisions_in_force as decisions_in_force,
-    new_action as new_action,
     read_journal as read_journal,
     refuse_class as refuse_class,
     standing as standing,
@@ -35,4 +32,5 @@ from .journal import (
 from .neighbours import (
     nearest as nearest,
 )
+from .noise import noise_matrix as noise_matrix
 from .replay import Replay as Replay

@@ -1,8 +1,6 @@
 """How do decisions reach the folders, and how does every file find its way back?
 
-`apply_decisions` plans first and moves only when told to; `roll_back` undoes all of it. Between the two stands the
-move log of `moves`, which says of every step, before it happens, what is about to happen. So a call that was killed
-is finished by the next one. Paths below the log's folder are relative to it.
+`apply_decisions` plans first and moves only when told to; `roll_back` undoes all of it, by the move log of `moves`.
 """
 
 import contextlib
@@ -74,17 +72,14 @@ def apply_decisions(
     """
     data_dir = Path(data_dir).resolve()
     goal = _goal(data_dir, mode, out_dir, quarantine)
-    log = Path(log) if log is not None else _beside(data_dir if mode == "move" else goal, "_moves.jsonl")
+    beside = data_dir if mode == "move" else goal
+    log = Path(log) if log is not None else beside.with_name(f"{beside.name}_moves.jsonl")
     decided = _decided(journal, mode)
 
     def plan(state: Log) -> pd.DataFrame:
-        table = images
-        if table is None:
-            table = scan(data_dir, cache_dir=cache_dir, progress=progress)
+        table = images if images is not None else scan(data_dir, cache_dir=cache_dir, progress=progress)
         rows = _up_to_date(table, decided, data_dir, state)
-        if mode == "move":
-            return _plan_moves(rows, data_dir, goal)
-        return _plan_export(rows, data_dir, goal, mode, state)
+        return _plan_moves(rows, data_dir, goal) if mode == "move" else _plan_export(rows, data_dir, goal, mode, state)
 
     if not dry_run:
         with opened(log) as state:
@@ -139,15 +134,10 @@ def _goal(data_dir: Path, mode: str, out_dir: Path | None, quarantine: Path | No
         raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
     if (out_dir is None) != (mode == "move"):
         raise ValueError(f"out_dir goes with the modes copy and link, and only these. Received: {mode=}, {out_dir=}.")
-    goal = out_dir if mode != "move" else quarantine or _beside(data_dir, "_dropped")
-    goal = Path(goal).resolve()
+    goal = Path(out_dir or quarantine or data_dir.with_name(f"{data_dir.name}_dropped")).resolve()
     if goal.is_relative_to(data_dir):
         raise ValueError(f"{goal} lies in data_dir, where it would become a class. Give a folder outside {data_dir}.")
     return goal
-
-
-def _beside(folder: Path, ending: str) -> Path:
-    return folder.with_name(folder.name + ending)
 
 
 def _decided(journal: Path | pd.DataFrame | None, mode: str) -> pd.Series:
@@ -189,33 +179,31 @@ def _plan_moves(rows: pd.DataFrame, data_dir: Path, goal: Path) -> pd.DataFrame:
     taken: set[str] = set()
     steps = []
     for row in rows.itertuples():
-        p = row.path.split("/")
+        p, drops = row.path.split("/"), row.decision == "drop"
         here = p[depth] if len(p) > depth + 1 else ""
-        why = _why_not_moved(row, class_of.get(here, here))
-        if not why and row.path.startswith(dropped):
-            why = "dropped before: roll_back brings it back"
+        why = _why_not_moved(row, class_of.get(here, here), dropped)
         if why:
             steps.append(("unchanged", "", why))
             continue
         folder = folder_of.get(row.decision, row.decision)
-        wanted = dropped + row.path if row.decision == "drop" else "/".join([*p[:depth], folder, *p[depth + 1 :]])
+        wanted = dropped + row.path if drops else "/".join([*p[:depth], folder, *p[depth + 1 :]])
         target, note = _free_name(wanted, here, data_dir, taken)
-        if row.decision != "drop" and folder not in class_of:
+        if not drops and folder not in class_of:
             note += "; a new folder"
-        action = "drop" if row.decision == "drop" else "move"
-        steps.append((action, target, f"decided: {row.decision}{note}"))
+        steps.append(("drop" if drops else "move", target, f"decided: {row.decision}{note}"))
     return _as_plan(rows, steps)
 
 
-def _why_not_moved(row: Any, label: str) -> str:
+def _why_not_moved(row: Any, label: str, dropped: str) -> str:
     """Why a file that lies in the folder of `label` stays there, "" if it is to move."""
-    if row.decision in _STAYS:
+    drops = row.decision == "drop"
+    if row.decision in _STAYS or row.problem == "screened" or (row.problem and not drops):
         return row.problem or _STAYS[row.decision]
-    if row.decision == "drop":
-        return row.problem if row.problem == "screened" else ""
-    if row.problem or row.decision == label:
-        return row.problem or "lies in the folder of its class"
-    return "" if _is_folder_name(row.decision) else f"{row.decision!r} cannot be the name of a class folder"
+    if row.decision == label:
+        return "lies in the folder of its class"
+    if not drops and not _is_folder_name(row.decision):
+        return f"{row.decision!r} cannot be the name of a class folder"
+    return "dropped before: roll_back brings it back" if row.path.startswith(dropped) else ""
 
 
 def _plan_export(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: Log) -> pd.DataFrame:
@@ -273,7 +261,7 @@ def _is_folder_name(label: str) -> bool:
 def _free_name(wanted: str, origin: str, data_dir: Path, taken: set[str]) -> tuple[str, str]:
     """A name nobody has or will have → (target, what to say about it)."""
     path, n = PurePosixPath(wanted), 1
-    origin = table_path(_named(origin)[:40])  # a class may have a name as long as a file's
+    origin = table_path(file_path(Path(), origin).name[:40])  # a class may have a name as long as a file's
     target = f"{path.parent}/{_fitting(path.stem, path.suffix)}"
     note = "" if target == wanted else "; its name was too long and is cut"
     while target in taken or os.path.lexists(file_path(data_dir, target)):
@@ -286,15 +274,10 @@ def _free_name(wanted: str, origin: str, data_dir: Path, taken: set[str]) -> tup
 
 def _fitting(stem: str, ending: str) -> str:
     """The name `stem` + `ending`, with so much cut from the stem that a file system takes it."""
-    name = _named(stem)
-    while len(os.fsencode(name + _named(ending))) > NAME_BYTES and name:
+    name, room = file_path(Path(), stem).name, NAME_BYTES - len(os.fsencode(file_path(Path(), ending).name))
+    while len(os.fsencode(name)) > room and name:
         name = name[:-1]
     return table_path(name) + ending
-
-
-def _named(part: str) -> str:
-    """A part of a path of the table as the operating system names it."""
-    return str(file_path(Path(), part)) if part else ""
 
 
 def _table_path(path: Path, data_dir: Path) -> str:

@@ -1,4 +1,4 @@
-"""What does a linear head on frozen features say of rows that it never saw? Groups never cross its folds."""
+"""What does a head on frozen features say of rows that it never saw? Groups never cross its folds."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import pdist
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import randomized_svd
 
 EPS = 1e-6  # the least probability any member gives a class
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the head's C, from strong to weak regularisation
+BENT_STRENGTHS = (1e-2, 1e-1, 1.0, 10.0)  # likewise, for the head on bent features
+LANDMARKS = 400
 DIMENSIONS = 256  # wider blocks are projected on this many principal components
 UNLABELLED = -1
 FOLDS = 5
-SAMPLE = 50_000  # rows that the head's C is chosen on
+SAMPLE = 50_000  # about so many rows teach the heads, weighted by what they stand for,
+RARE = 1_000  # and of each class at least so many, or all
 COMPONENT_SAMPLE = 20_000  # rows that the principal components are found on
+LIMIT = 1e15  # larger features overflow when they are squared and summed as float32
 CHUNK = 16_384  # rows at a time where a whole float32 copy would not fit
 
 
@@ -43,7 +49,8 @@ def fit_head(
         raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
     if C is None:
         x = principal_features(values, valid, seed)
-        C = out_of_fold_probs(x, codes, valid, len(classes), group_codes(groups, len(codes)), seed, weights=weights)[1]
+        group = group_codes(groups, len(codes))
+        C = out_of_fold_probs(x, codes, valid, len(classes), group, seed, weights=weights)[1]
     names, counts = np.array(classes, object), None if weights is None else np.asarray(weights)[valid]
     return LinearHead(C=C, classes=classes).fit(values[valid], names[codes[valid]], counts)
 
@@ -108,6 +115,7 @@ def out_of_fold_probs(
     groups: np.ndarray,
     seed: int,
     *,
+    strengths: Sequence[float] = STRENGTHS,
     weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss."""
@@ -115,47 +123,51 @@ def out_of_fold_probs(
     usable = valid & (codes != UNLABELLED)
     fold = group_folds(np.where(usable, codes, UNLABELLED), groups, seed)
     rows = np.flatnonzero(usable)
-    judged = valid
-    if len(rows) > SAMPLE:
-        judged = np.zeros(len(x), bool)
-        judged[np.random.default_rng(seed).choice(rows, SAMPLE, replace=False)] = True
-    models = [_logistic(STRENGTHS[0]) for _ in range(FOLDS)]
-    best, least = None, np.inf
-    for strength in STRENGTHS:
-        probs = _out_of_fold(models, strength, x, codes, judged, usable & judged, fold, n_classes, weights)
-        rows = np.flatnonzero(usable & judged)
+    taught, stands_for = _taught(codes, rows, seed)
+    stands_for = stands_for * weights[taught]
+    models = [_logistic(strengths[0]) for _ in range(FOLDS)]
+    best, least, chosen = np.full((len(codes), n_classes), EPS), np.inf, strengths[0]
+    for strength in strengths:
+        probs = np.full((len(codes), n_classes), EPS)
+        for k, model in enumerate(models):  # each starts where it stopped before
+            train, test = taught[fold[taught] != k], np.flatnonzero(valid & (fold == k))
+            present = np.unique(codes[train])
+            if len(present) > 1:
+                model.set_params(C=strength).fit(
+                    x[train].astype(np.float32), codes[train], stands_for[fold[taught] != k]
+                )
+            for part in (test[block] for block in chunks(len(test))):
+                says = model.predict_proba(x[part].astype(np.float32)) if len(present) > 1 else 1.0
+                probs[part[:, None], present] = says
+        probs = normalised(probs)
         loss = -np.average(np.log(probs[rows, codes[rows]]), weights=weights[rows]) if len(rows) else 0.0
         if loss >= least:
             break  # the loss has one minimum in C: weaker heads cost the most and win nothing
         best, least, chosen = probs, loss, strength
-    if judged is not valid:
-        best = _out_of_fold(models, chosen, x, codes, valid, usable, fold, n_classes, weights)
     best[~valid] = np.nan
     return best, chosen
 
 
-def _out_of_fold(
-    models: list[LogisticRegression],
-    strength: float,
-    x: np.ndarray,
-    codes: np.ndarray,
-    judged: np.ndarray,
-    usable: np.ndarray,
-    fold: np.ndarray,
-    n_classes: int,
-    weights: np.ndarray,
-) -> np.ndarray:
-    """Probabilities of the judged rows, each from the model of its fold, started where it stopped before."""
-    probs = np.full((len(codes), n_classes), EPS)
-    for k, model in enumerate(models):
-        train, test = np.flatnonzero(usable & (fold != k)), np.flatnonzero(judged & (fold == k))
-        present = np.unique(codes[train])
-        if len(present) > 1 and len(test):
-            model.set_params(C=strength).fit(x[train], codes[train], weights[train])
-            probs[test[:, None], present] = model.predict_proba(x[test])
-        else:
-            probs[test[:, None], present] = 1
-    return normalised(probs)
+def _taught(codes: np.ndarray, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that teach the heads, and how many rows each stands for: about SAMPLE of many, of rare classes all."""
+    size = np.maximum(np.bincount(codes[rows], minlength=1), 1)
+    share = np.clip(np.maximum(SAMPLE / max(len(rows), 1), RARE / size), 0, 1)[codes[rows]]
+    drawn = np.random.default_rng(seed).random(len(rows)) < share
+    return rows[drawn], 1 / share[drawn]
+
+
+def bent_features(x: np.ndarray, valid: np.ndarray, seed: int) -> np.ndarray:
+    """(N, M) float16 features in which a plane bends: Nystroem's, of a radial kernel as wide as the median distance.
+
+    Centred and scaled by √N / 10, so that one range of C serves every number of rows; M ≤ LANDMARKS.
+    """
+    rows = np.flatnonzero(valid)
+    drawn = sampled(rows, COMPONENT_SAMPLE, seed)
+    width = max(np.median(pdist(x[sampled(rows, 1000, seed)], "sqeuclidean")), EPS) if len(rows) > 1 else 1.0
+    landmarks = max(1, min(LANDMARKS, len(drawn) // 2))
+    kernel = Nystroem(gamma=1 / width, n_components=landmarks, random_state=seed).fit(x[drawn])
+    mean, scale = kernel.transform(x[drawn]).mean(axis=0), len(rows) ** 0.5 / 10
+    return np.concatenate([(scale * (kernel.transform(x[part]) - mean)).astype(np.float16) for part in chunks(len(x))])
 
 
 def group_folds(codes: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
@@ -187,9 +199,7 @@ def _directions(
     rows = np.flatnonzero(valid)
     if not len(rows):
         raise ValueError(f"Expected features with finite rows. Received {len(values)} rows, none of them finite.")
-    if len(rows) > COMPONENT_SAMPLE:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, COMPONENT_SAMPLE, replace=False))
-    sample = values[rows].astype(np.float32)
+    sample = values[sampled(rows, COMPONENT_SAMPLE, seed)].astype(np.float32)
     mean, scale = sample.mean(axis=0), sample.std(axis=0)
     scale[scale == 0] = 1
     if not standardise:
@@ -211,8 +221,23 @@ def _project(values: np.ndarray, valid: np.ndarray, mean: np.ndarray, directions
 
 
 def valid_rows(values: np.ndarray) -> np.ndarray:
-    """Rows (N,) of (N, D) in which everything is finite."""
-    return np.concatenate([np.isfinite(values[rows]).all(axis=1) for rows in chunks(len(values))] or [[]]) > 0
+    """Rows (N,) of (N, D) in which everything is finite; an array that nobody can compute with is an error."""
+    if values.dtype.kind not in "biuf" or not values.shape[1]:
+        raise ValueError(
+            f"Expected features of numbers, (N, D). Received: {values.dtype}, {values.shape}. Convert them to float32."
+        )
+    valid = np.zeros(len(values), bool)
+    for rows in chunks(len(values)):
+        valid[rows] = np.isfinite(values[rows]).all(axis=1)
+        largest = float(np.abs(values[rows][valid[rows]]).max(initial=0))
+        if largest > LIMIT:
+            raise ValueError(f"Expected features up to {LIMIT:g}. Received: {largest:g}. Scale them, or fill with NaN.")
+    return valid
+
+
+def sampled(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """The rows, or `most` of them at random, in order."""
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
 def chunks(n: int) -> list[slice]:
@@ -225,7 +250,10 @@ def encode(labels: Any, classes: Sequence[Hashable] | None) -> tuple[np.ndarray,
     values = pd.Series(np.asarray(labels, object)) if not isinstance(labels, pd.Series) else labels
     values = values.astype(object).reset_index(drop=True)
     empty = values.isna() | (values == "")
-    names = sorted(values[~empty].unique()) if classes is None else list(classes)
+    names = list(values[~empty].unique()) if classes is None else list(classes)
+    if len({isinstance(name, str) for name in names}) > 1:
+        raise ValueError(f"Expected labels of one type. Received: {names[:9]}. Convert all of them to text.")
+    names = sorted(names) if classes is None else names
     if not names or len(set(names)) != len(names):
         raise ValueError(f"Expected at least one class, each named once. Received: {names}. Pass classes=…")
     codes = pd.Index(names).get_indexer(pd.Index(values))

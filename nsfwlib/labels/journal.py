@@ -4,14 +4,14 @@ The decisions journal is one append-only CSV file, one line a decision, and the 
 Lines are never changed: an undo is a line of its own. A decision belongs to the content (`sha256`), so it holds for
 every exact copy and survives renamed and moved files.
 
-**The label in force on a picture is its last decision or resolution that is not undone, whoever took it.** A second
-look never is: it only measures agreement, and where it differs somebody has to resolve it.
+**The label in force on a picture is its last decision, audit answer or resolution that is not undone, whoever took
+it.** A second look never is: it only measures agreement, and where it differs somebody has to resolve it.
 
 | column | meaning |
 |---|---|
 | `time` | UTC, ISO 8601 |
 | `reviewer` | who decided, as they call themselves; may be empty |
-| `kind` | `decision`; `second`: a blind second look; `resolution` of a disagreement; `undo` / `redo` of an action |
+| `kind` | `decision`; `audit`, `second`: blind answer, second look; `resolution` of a disagreement; `undo`, `redo` |
 | `action` | lines decided in one go (one picture, or a whole page) share it; undo and redo name it |
 | `sha256`, `path` | of the picture; the path is where it lay when it was decided |
 | `given_label`, `suggested`, `score` | what was shown |
@@ -35,41 +35,23 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.data import DECISION_WORDS, may_be_class
-from nsfwlib.labels.records import (
-    COLUMNS,
-    encode,
-    fsync_folder,
-    locked,
-    mended,
-    records_of,
-    whole,
-    write_and_sync,
-)
+from nsfwlib.labels.records import COLUMNS, encode, fsync_folder, locked, mended, records_of, whole, write_and_sync
 
 IN_FORCE = ("sha256", "path", "given_label", "decision", "reviewer", "time", "suggested", "score")
-LABELLING = ("decision", "resolution")  # the kinds of lines that give a label
+LABELLING = ("decision", "audit", "resolution")  # the kinds of lines that give a label
 ACTIONS, MARKS = DECISION_WORDS[:4], DECISION_WORDS[4:]  # what a decision says besides a class; what takes it back
 _KIND, _SHA256, _DECISION = (COLUMNS.index(name) for name in ("kind", "sha256", "decision"))
 _REPEATED = [COLUMNS.index(name) for name in ("reviewer", "kind", "given_label", "decision", "suggested")]
 BLOCK = 50_000  # lines that are text at once; a table of a million is an eighth of its text
-_TIMES: dict[str, Any] = {"utc": True, "format": "ISO8601", "errors": "coerce"}
 
 
-def new_action() -> str:
-    """A name for lines that are decided, and undone, in one go."""
-    return uuid.uuid4().hex[:16]
-
-
-def append_decisions(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+def append_decisions(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
     """Write lines at the end of the journal; they are on disk when this returns.
 
     Args:
         path: the CSV file; made, header and folder included, when it is not there.
         rows: one mapping or several with the keys of `COLUMNS`; what is missing is left empty, but `time`, `kind`
             and `action` are filled in. Several rows in one call share one action and one write.
-
-    Returns:
-        The byte at which the new lines begin, and the file's size after them.
 
     Raises:
         ValueError: a key is no column, a decision is no such word, or the file is not such a journal.
@@ -79,15 +61,25 @@ def append_decisions(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str,
     path = Path(path)
     rows = [rows] if isinstance(rows, Mapping) else list(rows)
     with _explained(path):
-        return _append(path, rows)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            delimiter, last = mended(path) if path.exists() else (",", "")
+            # Time never runs backwards in a file, whatever the clocks of its writers say: see `_by_time`.
+            now, action = max(datetime.now(UTC).isoformat(), last), uuid.uuid4().hex[:16]
+            lines = [_line(path, {"time": now, "kind": "decision", "action": action, **row}) for row in rows]
+            with path.open("ab", buffering=0) as file:
+                start = file.seek(0, os.SEEK_END)
+                try:
+                    write_and_sync(file, encode(lines if start else [COLUMNS, *lines], delimiter))
+                except OSError:
+                    file.truncate(start)  # a full disk must not leave half an action behind
+                    raise
+        if start == 0:
+            fsync_folder(path.parent)
 
 
 def check_writable(path: Path) -> None:
-    """Find out before anybody decides whether the journal can be written; it is not made by that.
-
-    Raises:
-        OSError: it cannot; the sentence names the file and the way out.
-    """
+    """An OSError that names the way out if the journal cannot be written, before anybody decides; makes none."""
     folder = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     with _explained(path):
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:  # the lock lies beside the journal
@@ -110,29 +102,6 @@ def _explained(path: Path) -> Iterator[None]:
             "more was taken. Free some space, change the permissions of the file and its folder, or name another "
             "journal_file.",
         ) from error
-
-
-def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path):
-        delimiter, last = mended(path) if path.exists() else (",", "")
-        # Time never runs backwards in a file, whatever the clocks of its writers say: see `_by_time`.
-        now = max(datetime.now(UTC).isoformat(), last)
-        filled = {"time": now, "kind": "decision", "action": new_action()}
-        lines = [_line({**filled, **row}) for row in rows]
-        for line in lines:
-            _check_word(path, line)
-        with path.open("ab", buffering=0) as file:
-            start = file.seek(0, os.SEEK_END)
-            data = encode(lines if start else [COLUMNS, *lines], delimiter)
-            try:
-                write_and_sync(file, data)
-            except OSError:
-                file.truncate(start)  # a full disk must not leave half an action behind
-                raise
-    if start == 0:
-        fsync_folder(path.parent)
-    return start, start + len(data)
 
 
 def read_journal(path: Path) -> pd.DataFrame:
@@ -181,11 +150,13 @@ def standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
     return lines[lines["kind"].isin(kinds) & ~lines["action"].isin(undone)]
 
 
-def _line(row: Mapping[str, Any]) -> list[str]:
+def _line(path: Path, row: Mapping[str, Any]) -> list[str]:
     unknown = sorted(set(row) - set(COLUMNS))
     if unknown:
         raise ValueError(f"A journal line has the keys {list(COLUMNS)}. Received also: {unknown}")
-    return [_text(row.get(column)) for column in COLUMNS]
+    line = [_text(row.get(column)) for column in COLUMNS]
+    _check_word(path, line)
+    return line
 
 
 def _text(value: Any) -> str:
@@ -194,9 +165,7 @@ def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
-def lines_of(
-    path: Path, source: bytes | Path, delimiter: str, size: int = sys.maxsize, *, header: bool = True
-) -> Iterator[list[str]]:
+def lines_of(path: Path, source: bytes | Path, delimiter: str, size: int = sys.maxsize) -> Iterator[list[str]]:
     """The journal's lines in this source, which holds whole records."""
     for number, line in enumerate(records_of(source, delimiter, size), start=1):
         if len(line) != len(COLUMNS):
@@ -204,7 +173,7 @@ def lines_of(
                 f"{path}: record {number} should have {len(COLUMNS)} fields. Received {len(line)}: {line!r}. "
                 "Mend that line by hand, or restore the file from a copy."
             )
-        if not header or number > 1:
+        if line != list(COLUMNS):
             for i in _REPEATED:  # of a million lines, these few words are held once
                 line[i] = sys.intern(line[i])
             _check_word(path, line, f"record {number}: ")
@@ -252,7 +221,7 @@ def _by_time(path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 def _frame(lines: list[list[str]]) -> pd.DataFrame:
     table = pd.DataFrame(lines, columns=list(COLUMNS), dtype=object)
-    table["time"] = pd.to_datetime(table["time"], **_TIMES)
+    table["time"] = pd.to_datetime(table["time"], utc=True, format="ISO8601", errors="coerce")
     for column in ("score", "seconds"):
         table[column] = pd.to_numeric(table[column].str.replace(",", "."), errors="coerce").astype(float)
     return table

@@ -8,7 +8,7 @@ The move log has one JSON object a line. A step is in the log, and the log on di
 | `{"copied": [ino, size, mtime_ns]}` | across file systems: the copy is on disk, verified, under a temporary name |
 | `{"done": id}`, `{"failed": id, "why"}` | how it ended |
 | `{"mkdir"}`, `{"rmdir"}` | folders made for it, and removed again |
-| `{"times": {folder: mtime_ns}}`, `{"restored"}` | how old folders were before anything; everything is as before |
+| `{"times": [[folder, mtime_ns]]}`, `{"restored"}` | how old folders were before anything; everything is as before |
 
 One step is under way at a time, and from the log and the disk one can tell how far it got. So after a kill the next
 call first brings that step to one of its two ends. Paths below the log's folder are relative to it.
@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -33,7 +32,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib.files import file_path
+from nsfwlib.files import file_hash, file_path
 from nsfwlib.labels.records import fsync_folder, locked
 
 LOCK_SECONDS = 5
@@ -56,15 +55,14 @@ _SENTENCES = {
 
 def carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> pd.DataFrame:
     """Do what `plan` says (columns as in `labels.COLUMNS`) → the plan with `done`, and why not in `reason`."""
-    todo, steps = plan[plan["action"] != "unchanged"], []
-    for row in todo.itertuples():
-        how = "move" if row.action == "drop" else row.action
-        src, dst = file_path(data_dir, row.path), file_path(data_dir, row.target)
-        steps.append({"id": uuid.uuid4().hex, "how": how, "src": src, "dst": dst, "sha256": row.sha256})
+    todo = plan[plan["action"] != "unchanged"]
+    steps = todo[["action", "sha256"]].rename(columns={"action": "how"}).replace("drop", "move").to_dict("records")
+    for op, path, target in zip(steps, todo["path"], todo["target"], strict=True):
+        op |= {"id": uuid.uuid4().hex, "src": file_path(data_dir, path), "dst": file_path(data_dir, target)}
     ends = {folder for op in steps for end in ("src", "dst") for folder in op[end].parents}
     changed = [folder for folder in ends - set(log.times) if folder.is_relative_to(data_dir) and folder.is_dir()]
     if changed:
-        append(log, {"times": {folder: folder.stat().st_mtime_ns for folder in changed}})
+        append(log, {"times": [(folder, folder.stat().st_mtime_ns) for folder in changed]})
     reasons = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=object)
     failed = reasons[reasons != ""]
     plan["done"] = plan.index.isin(todo.index.difference(failed.index))
@@ -95,8 +93,10 @@ def _do(op: dict, log: Log) -> str:
     why = _unfit(op)
     if why:
         return why
-    if op["dst"]:
-        _make_folders(log, op["dst"].parent)
+    folders = op["dst"].parents if op["dst"] else ()
+    for missing in [folder for folder in reversed(folders) if not os.path.lexists(folder)]:
+        append(log, {"mkdir": missing})
+        missing.mkdir()
     append(log, op, sync=True)
     try:
         _act(op, log)
@@ -123,7 +123,7 @@ def _unfit(op: dict) -> str:
     status = src.stat()
     if not stat.S_ISREG(status.st_mode):
         return "is no regular file"
-    if _sha256(src) != op["sha256"]:
+    if file_hash(src) != op["sha256"]:
         return "its bytes are not those that were decided on: scan and decide again"
     op["was"] = _identity(status)
     op.setdefault("mtime_ns", status.st_mtime_ns)
@@ -174,7 +174,7 @@ def _copy(src: Path, part: Path, op: dict) -> None:
         os.fsync(target.fileno())
     shutil.copystat(src, part)
     os.utime(part, ns=(part.stat().st_atime_ns, op["mtime_ns"]))
-    if _sha256(part) != op["sha256"]:
+    if file_hash(part) != op["sha256"]:
         raise OSError(errno.EIO, "the copy differs from the original")
 
 
@@ -209,12 +209,8 @@ def _arrived(op: dict) -> bool:
         return False
     if how == "link":
         return dst.is_symlink() and dst.readlink() == src
-    there = dst.lstat()
-    if "copied" in op:
-        return _identity(there) == op["copied"]
-    if how == "copy":
-        return False
-    return os.path.samestat(src.lstat(), there) if os.path.lexists(src) else there.st_ino == op["was"][0]
+    there = _identity(dst.lstat())
+    return there == op["copied"] if "copied" in op else how == "move" and there[0] == op["was"][0]
 
 
 def undoing(op: dict) -> dict:
@@ -232,17 +228,6 @@ def _part(op: dict) -> Path:
 
 def _identity(status: os.stat_result) -> list[int]:
     return [status.st_ino, status.st_size, status.st_mtime_ns]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _make_folders(log: Log, folder: Path) -> None:
-    for missing in reversed([f for f in (folder, *folder.parents) if not os.path.lexists(f)]):
-        append(log, {"mkdir": missing})
-        missing.mkdir()
 
 
 def _sentence(error: OSError) -> str:
@@ -281,7 +266,7 @@ class Log:
         elif "rmdir" in line:
             self.folders.remove(line["rmdir"])
         elif "times" in line:
-            self.times = line["times"] | self.times
+            self.times = dict(line["times"]) | self.times
         elif "restored" in line:
             self.times = {}
 
@@ -316,7 +301,7 @@ def read(path: Path) -> Log:
         paths = [name for name in ("src", "dst", "mkdir", "rmdir", "leads_to") if line.get(name)]
         line |= {name: log.folder / line[name] for name in paths}
         if "times" in line:
-            line["times"] = {log.folder / name: mtime_ns for name, mtime_ns in line["times"].items()}
+            line["times"] = [(log.folder / name, mtime_ns) for name, mtime_ns in dict(line["times"]).items()]
         log.take(line)
     return log
 
@@ -327,8 +312,7 @@ def append(log: Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
     def name(path: Path) -> str:
         return str(path.relative_to(log.folder) if path.is_relative_to(log.folder) else path)
 
-    times = {name(folder): mtime_ns for folder, mtime_ns in line.get("times", {}).items()}
-    data = (json.dumps(line | {"times": times} if times else line, default=name) + "\n").encode()
+    data = (json.dumps(line, default=name) + "\n").encode()
     size = os.fstat(log.fd).st_size
     try:
         while data:

@@ -34,8 +34,7 @@ def encode(lines: Iterable[Iterable[str]], delimiter: str) -> bytes:
 def records_of(source: bytes | Path, delimiter: str, size: int = sys.maxsize) -> Iterator[list[str]]:
     """Records in these bytes, or in the first `size` bytes of this file, which is never held as a whole.
 
-    Raises:
-        csv.Error: quotes do not fit, or the last record has no end.
+    A csv.Error where quotes do not fit, or the last record has no end.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
         yield from filter(None, csv.reader(_text(file, size), delimiter=delimiter, strict=True))

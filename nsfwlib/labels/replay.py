@@ -1,9 +1,8 @@
 """What is in force in a journal as it grows? In memory, by the rule of `journal`, read on from where it ended."""
 
-import io
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,15 @@ from nsfwlib.labels.records import COLUMNS, is_whole, whole
 _ENDING = 256  # bytes that tell whether a file is still the one that was read
 
 
-class _Backwards(Exception):
-    """Times run backwards: the lines have to be put in order first."""
+class _Anew(Exception):
+    """The file is another one, or its times run backwards: it has to be read from the start."""
 
 
 class Replay:
     """What is in force in a journal as it grows, in memory; the rule is that of `in_force`.
 
-    `done` and `undone` hold this reviewer's actions, last one last, so that undo and redo go on where an earlier
-    sitting ended; `seconds` is the time looked at, by all.
-
-    Args:
-        path: the journal that `catch_up` follows.
-        reviewer: whose actions and second looks these are.
+    `done` and `undone` hold the actions of `reviewer`, last one last, so that undo and redo go on where an earlier
+    sitting ended; `seconds` is the time looked at, by all. Of second looks, only this reviewer's own are known.
     """
 
     def __init__(self, path: Path, *, reviewer: str = "") -> None:
@@ -47,10 +42,7 @@ class Replay:
         self._time, self._delimiter = "", ","  # of the last line, of the file
 
     def decision(self, sha256: str, kinds: Collection[str] = LABELLING) -> str:
-        """What the last line of these kinds that stands says of this content; "" if there is none.
-
-        Of second looks, only this reviewer's own are known.
-        """
+        """What the last line of these kinds that stands says of this content; "" if there is none."""
         place = self._standing(sha256, kinds)
         return self._words[place] if place >= 0 else ""
 
@@ -60,22 +52,10 @@ class Replay:
             place = self._before[place]
         return place
 
-    def unknown(self, contents: Collection[str], known: Collection[str]) -> tuple[str, str] | None:
-        """The first of these contents whose decision in force is none of the known words, and that word."""
-        if set(self._words).issubset(known):
-            return None
-        decided = ((content, self.decision(content)) for content in contents)
-        return next((pair for pair in decided if pair[1] and pair[1] not in known), None)
-
-    def escalated(self) -> dict[str, Mapping[str, Any]]:
-        """The contents that may not be shown → the line that said so, by column."""
+    def escalated(self) -> list[Mapping[str, Any]]:
+        """The lines, by column, that say which contents may not be shown."""
         lines = self._escalations.items()
-        return {line["sha256"]: line for place, line in lines if self._standing(line["sha256"], LABELLING) == place}
-
-    def concerned(self, actions: set[str]) -> dict[str, None]:
-        """The contents that these actions speak of."""
-        spoken = map(actions.__contains__, self._actions)  # all of it, at the speed of C
-        return dict.fromkeys(itertools.compress(self._contents, spoken))
+        return [line for place, line in lines if self._standing(line["sha256"], LABELLING) == place]
 
     def catch_up(self) -> Collection[str]:
         """Read what was written to the journal since the last call; the sha256 whose decision may have changed.
@@ -95,59 +75,51 @@ class Replay:
         seen = (status.st_ino, status.st_size, status.st_mtime_ns)
         if seen == self._seen:
             return ()
-        changed = self._read_on()
-        if changed is None:
+        try:
+            changed = self._read_on()
+        except _Anew:
             fresh = Replay(self.path, reviewer=self.reviewer)
             fresh._read_all()  # where that fails, it fails again at the next call
             changed = {**self._last, **fresh._last}.keys()
             vars(self).update(vars(fresh))
-        else:
-            self._seen = seen
+        self._seen = seen if status.st_size == self._end else ()
         return changed
 
-    def _read_on(self) -> Collection[str] | None:
-        """Take in the whole lines behind those that were read; None if more than that has changed."""
+    def _read_on(self) -> Collection[str]:
+        """Take in the lines behind those that were read."""
         if not self._end:
-            return None
+            raise _Anew
         with self.path.open("rb") as file:
             file.seek(self._end - len(self._ending))
             before, data = file.read(len(self._ending)), file.read()
         if before != self._ending or not is_whole(data, self._delimiter):
-            return None
-        lines = list(lines_of(self.path, data, self._delimiter, header=False))
-        times = [time for time in (self._time, *(line[0] for line in lines)) if time]
-        if times != sorted(times):
-            return None
+            raise _Anew
+        changed = self._take(list(lines_of(self.path, data, self._delimiter)))
         self._end, self._ending = self._end + len(data), (self._ending + data)[-_ENDING:]
-        return self._take(self._in_order(lines))
+        return changed
 
     def _read_all(self) -> None:
         source, size, delimiter, _ = whole(self.path)
-        status = self.path.stat()
         try:
-            self._take(self._in_order(lines_of(self.path, source, delimiter, size)))
-        except _Backwards:
+            self._take(lines_of(self.path, source, delimiter, size))
+        except _Anew:
             vars(self).update(vars(Replay(self.path, reviewer=self.reviewer)))
-            self._take(read_journal(self.path).itertuples(index=False, name=None))
-        self._delimiter, self._end = delimiter, size
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            table = read_journal(self.path)
+            times = table["time"].astype(str).replace("NaT", "")
+            self._take(table.assign(time=times).itertuples(index=False, name=None))
+        with self.path.open("rb") as file:
             file.seek(max(0, size - _ENDING))
             self._ending = file.read(min(size, _ENDING))
-        if status.st_size == size:
-            self._seen = (status.st_ino, status.st_size, status.st_mtime_ns)
-
-    def _in_order(self, lines: Iterable[list[str]]) -> Iterator[list[str]]:
-        for line in lines:
-            if line[0] and line[0] < self._time:
-                raise _Backwards
-            self._time = line[0] or self._time
-            yield line
+        self._delimiter, self._end = delimiter, size
 
     def _take(self, lines: Iterable[Sequence[Any]]) -> Collection[str]:
         """Take in more lines; returns the sha256 whose decision may have changed."""
         first, marked = len(self._words), set()
         for line in lines:
-            _, reviewer, kind, action, sha256, _, _, decision, _, _, seconds = line
+            time, reviewer, kind, action, sha256, _, _, decision, _, _, seconds = line
+            if time and time < self._time:
+                raise _Anew
+            self._time = time or self._time
             own = reviewer == self.reviewer
             if kind in MARKS:
                 self._marks[action] = kind
@@ -165,8 +137,8 @@ class Replay:
             self.seconds += _number(seconds)
             if own:
                 self._note(kind, action)
-        changed = dict.fromkeys(self._contents[first:])
-        return {**changed, **self.concerned(marked)} if marked else changed
+        spoken = map(marked.__contains__, self._actions if marked else ())  # all of it, at the speed of C
+        return dict.fromkeys([*self._contents[first:], *itertools.compress(self._contents, spoken)])
 
     def _note(self, kind: str, action: str) -> None:
         """What this reviewer can undo and redo after this line."""

@@ -26,14 +26,20 @@ set_temperature      Divide the logits by `temperature` (> 0) from now on, in th
 block_features       Pooled backbone outputs of every row of the images table, block by block: name → float16 (N, D)
 bottleneck_features  `block_features` with the blocks side by side: float16 (N, ΣD)
 missing_rows         The rows of the images table, one a content, whose features are yet to be computed
-forward_pass         A function from RGB 0–255 to float32 arrays, one an output: TensorFlow or ONNX Runtime
+forward_pass         A function from RGB 0–255 to float32 arrays, one an output: TensorFlow or OpenVINO
 compiled             The model as one graph
 in_half_precision    A copy that computes in float16 (or "mixed_bfloat16") and keeps float32 weights
 onnx_file            Write `model` as ONNX: "pixels", float32 RGB 0–255 (B, S, S, 3), in
 model_identity       16 hex digits for everything that shapes an output: rescaling, size, weights, class names
 Forward              RGB 0–255 (B, S, S, 3) → float32 arrays: what `forward_pass` returns
 Ready                A model that can score
-make_ready           A model by name, file or itself, loaded; converted to ONNX where that is of use
+make_ready           A model by name, file or itself, loaded; converted to OpenVINO where that is of use
+read_description     What the JSON beside an ONNX file of others says
+PRECISIONS           What a converted model may compute in
+choose_precision     The precision in force for a converted model, and how its answers agree with float32
+agreement            How probabilities in lowered precision agree with the exact ones
+in_words             An agreement in a sentence's part
+load_picture         Read, hash and decode one file; never raises for what is wrong with it
 Answer               What the model says of one file
 Files                Where the files lie: small enough to be sent to another machine
 hashed               sha256 of one file, "" where it cannot be read; nothing is decoded

@@ -27,12 +27,21 @@ from .features import (
     bottleneck_features as bottleneck_features,
     missing_rows as missing_rows,
 )
+from .foreign import (
+    read_description as read_description,
+)
 from .forward import (
     compiled as compiled,
     forward_pass as forward_pass,
     in_half_precision as in_half_precision,
     model_identity as model_identity,
     onnx_file as onnx_file,
+)
+from .precision import (
+    PRECISIONS as PRECISIONS,
+    agreement as agreement,
+    choose_precision as choose_precision,
+    in_words as in_words,
 )
 from .published import (
     CLASS_NAMES as CLASS_NAMES,
@@ -54,5 +63,6 @@ from .stream import (
     Files as Files,
     decoded_batches as decoded_batches,
     hashed as hashed,
+    load_picture as load_picture,
     stream_answers as stream_answers,
 )

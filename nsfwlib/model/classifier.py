@@ -23,17 +23,14 @@ _CLASSES = "classes"  # the last layer; its name carries the class names
 
 def _checked_names(class_names: Sequence[str]) -> list[str]:
     names = [str(name) for name in class_names]
-    fit = all(0 < len(name) < 256 and _is_printable(name) for name in names)
+    plain = [name.replace("\\", "") for name in names]
+    fit = all(0 < len(name) < 256 for name in names) and [table_path(name) for name in plain] == plain
     if len(names) < 2 or len(set(names)) < len(names) or not fit:
         raise ValueError(
             "class_names must be two or more different names, printable and of at most 255 characters. Received: "
             f"{[name[:256] for name in names]}."
         )
     return names
-
-
-def _is_printable(name: str) -> bool:
-    return table_path(name.replace("\\", "")) == name.replace("\\", "")
 
 
 def assemble(
@@ -167,14 +164,7 @@ def head_dense_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _head_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    return model.layers[model.layers.index(_features(model)) + 1 :]
-
-
-def _features(model: keras.Model) -> keras.layers.Layer:
-    for layer in model.layers:
-        if layer.name == FEATURES:
-            return layer
-    raise ValueError(f"The model {model.name!r} has no layer {FEATURES!r}, so its head is unknown to this kit.")
+    return model.layers[model.layers.index(_block(model, FEATURES)) + 1 :]
 
 
 def head_model(model: keras.Model) -> keras.Model:
@@ -182,7 +172,7 @@ def head_model(model: keras.Model) -> keras.Model:
 
     Training it on cached features trains the classifier's head.
     """
-    x = inputs = keras.Input(_features(model).output.shape[1:], name=FEATURES)
+    x = inputs = keras.Input(_block(model, FEATURES).output.shape[1:], name=FEATURES)
     for layer in _head_layers(model):
         x = layer(x)
     return keras.Model(inputs, x, name="head")
@@ -266,16 +256,14 @@ def find_blocks(model: keras.Model) -> list[str]:
 
 def head_blocks(model: keras.Model) -> list[str]:
     """Names of the blocks whose pooled outputs feed the head, in its order (["mixed10"] in the model of 2019)."""
-    source = _features(model)
+    source = _block(model, FEATURES)
     pools = source.input if isinstance(source.input, list) else [source.output]
     return [tensor._keras_history.operation.input._keras_history.operation.name for tensor in pools]
 
 
 def freeze_backbone(model: keras.Model) -> None:
     """Leave only the head trainable. Compile again afterwards."""
-    head = set(map(id, _head_layers(model)))
-    for layer in model.layers:
-        layer.trainable = id(layer) in head and layer.name != STANDARDISE
+    unfreeze_from(model, FEATURES)
 
 
 def unfreeze_from(model: keras.Model, block: str) -> None:
@@ -293,28 +281,47 @@ def unfreeze_from(model: keras.Model, block: str) -> None:
         layer.trainable = i > last and not isinstance(layer, keras.layers.BatchNormalization)
 
 
-def backbone_layers(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """The layers before the head that have weights, by kind of layer, in the order of their numbers."""
-    return _by_kind(model.layers[: model.layers.index(_block(model, FEATURES))])
+def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers before the head."""
+    return model.layers[: model.layers.index(_block(model, FEATURES))]
 
 
-def _by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layers.Layer]]:
-    """Automatic names such as `conv2d_57` depend on what else the process has built; their order does not."""
+def by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layers.Layer]]:
+    """Those of `layers` that have weights, by kind of layer, in the order of their numbers.
+
+    Automatic names such as `conv2d_57` depend on what else the process has built; their order does not.
+    """
+
+    def number(layer: keras.layers.Layer) -> tuple[str, int]:
+        stem, digits = re.fullmatch(r"(.*?)_?(\d*)", layer.name).groups()
+        return stem, int(digits or 0)
+
     kinds: dict[str, list[keras.layers.Layer]] = {}
-    for layer in sorted(layers, key=_number):
+    for layer in sorted(layers, key=number):
         if layer.weights:
             kinds.setdefault(type(layer).__name__, []).append(layer)
     return kinds
 
 
-def layer_weights(layers: Sequence[keras.layers.Layer]) -> dict[str, list[list[np.ndarray]]]:
-    """Weights of `layers`, by kind of layer, in the order of the layers' numbers."""
-    return {kind: [layer.get_weights() for layer in some] for kind, some in _by_kind(layers).items()}
+def copy_backbone(model: keras.Model, body: Sequence[keras.layers.Layer]) -> None:
+    """Give the backbone of `model` the weights of another one, of the layers `body`.
 
-
-def _number(layer: keras.layers.Layer) -> tuple[str, int]:
-    stem, number = re.fullmatch(r"(.*?)_?(\d*)", layer.name).groups()
-    return stem, int(number or 0)
+    Raises:
+        ValueError: they are of another architecture; nothing was copied.
+    """
+    own, other = by_kind(backbone_layers(model)), by_kind(body)
+    shapes = [
+        {kind: [[w.shape for w in layer.weights] for layer in layers] for kind, layers in part.items()}
+        for part in (own, other)
+    ]
+    if shapes[0] != shapes[1]:
+        counts = [{kind: len(layers) for kind, layers in part.items()} for part in shapes]
+        raise ValueError(
+            f"The weights are of another architecture. Expected layers {counts[0]}. Received: {counts[1]}."
+        )
+    for kind, layers in own.items():
+        for mine, source in zip(layers, other[kind], strict=True):
+            mine.set_weights(source.get_weights())
 
 
 def set_rescaling(model: keras.Model, scale: float, offset: float) -> None:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from nsfwlib.model.runtime import Forward, open_onnx_file
+from nsfwlib.model.precision import lowered_path
+from nsfwlib.model.runtime import Forward, open_converted
 from nsfwlib.model.stream import Answer, Files, first_frame, mean_and_highest, stream_answers
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def cluster_answers(
     size: int,
     blocks: Sequence[str] | None = None,
     runtime: str = "auto",
+    precision: str = "float32",
     frames: int = 1,
     batch_size: int = 16,
     workers: int | None = None,
@@ -52,23 +54,19 @@ def cluster_answers(
     cpus: float = 1,
     gpus: float = 0,
 ) -> Iterator[list[Answer]]:
-    """`model.stream_answers` on the machines of a Ray cluster, in the order in which they are ready.
+    """`model.stream_answers`, with its options, on the machines of a Ray cluster, in the order in which they are ready.
 
     Args:
         work: (position, path) of each file; every machine must reach it under that path.
-        files: where they lie.
-        model: a classifier, or the ONNX file of one, which needs no TensorFlow; sent to each process once.
-        size: side of its pictures.
+        model: a classifier, or the converted file of one, which needs no TensorFlow; sent to each process once.
         blocks: pooled features of these blocks in place of probabilities.
         runtime: as in `model.forward_pass`.
-        frames: at most so many frames of an animation.
-        batch_size: pictures a forward pass.
+        precision: "float32", "bfloat16" or "int8", of a converted file; it must be there, see `model.choose_precision`.
         workers: threads that decode in each process; as many as it has cores by default.
         skip: sha256 of contents that need no answer, as of this moment.
         address: of the cluster; by default `$RAY_ADDRESS`, or else the cores of this machine.
         actors: processes at a time; by default as many as the cluster has room for.
-        cpus: cores of each of them, for decoding and computing.
-        gpus: of each of them.
+        cpus: cores of each of them, for decoding and computing, as `gpus` are of each.
 
     Raises:
         ImportError: Ray is not installed.
@@ -77,11 +75,11 @@ def cluster_answers(
     if files.filesystem is None:  # processes work in folders of their own
         files = replace(files, root=str(Path(files.root).absolute()))
     threads = max(1, int(cpus))
-    how = (isinstance(model, Path), tuple(blocks or ()), runtime, threads)
+    how = (isinstance(model, Path), tuple(blocks or ()), runtime, precision, threads)
     options = {"files": files, "size": size, "frames": frames, "batch_size": batch_size, "workers": workers or threads}
     options["reduce"] = first_frame if blocks else mean_and_highest
     with _connected(address) as ray:
-        sent = ray.put(model.read_bytes() if isinstance(model, Path) else _saved(model))
+        sent = ray.put(_converted(model, precision) if isinstance(model, Path) else _saved(model))
         # with max_calls=0 a process is used again, and its model with it; on a GPU each would end with its first part
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, max_calls=0, scheduling_strategy="SPREAD")
         start = partial(task(_score).remote, [sent], how, ray.put(frozenset(skip)), options)
@@ -169,11 +167,16 @@ def _share(
         ) from error
 
 
-def _saved(model: keras.Model) -> bytes:
+def _saved(model: keras.Model) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
-        return path.read_bytes()
+        return {path.name: path.read_bytes()}
+
+
+def _converted(model: Path, precision: str) -> dict[str, bytes]:
+    path = lowered_path(model, precision)
+    return {f"model{ending}": path.with_suffix(ending).read_bytes() for ending in (".xml", ".bin")}
 
 
 def _score(
@@ -185,14 +188,16 @@ def _score(
 
 
 @lru_cache(maxsize=1)  # a process may be used by several calls, one after the other
-def _forward(sent: Any, is_onnx: bool, blocks: tuple[str, ...], runtime: str, threads: int) -> Forward:
+def _forward(
+    sent: Any, is_converted: bool, blocks: tuple[str, ...], runtime: str, precision: str, threads: int
+) -> Forward:
     import ray
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ("model.onnx" if is_onnx else "model.keras")
-        path.write_bytes(ray.get(sent))
-        if is_onnx:
-            return open_onnx_file(path, threads=threads)
+        for name, content in ray.get(sent).items():
+            (Path(folder) / name).write_bytes(content)
+        if is_converted:
+            return open_converted(Path(folder) / "model.xml", threads=threads, bfloat16=precision == "bfloat16")
         from nsfwlib._tensorflow import keras, tf
         from nsfwlib.model.forward import forward_pass
 
@@ -200,6 +205,6 @@ def _forward(sent: Any, is_onnx: bool, blocks: tuple[str, ...], runtime: str, th
         tf.config.threading.set_inter_op_parallelism_threads(1)
         for gpu in tf.config.list_physical_devices("GPU"):  # processes may share one
             tf.config.experimental.set_memory_growth(gpu, True)
-        loaded = keras.models.load_model(path, compile=False, safe_mode=True)
+        loaded = keras.models.load_model(Path(folder) / "model.keras", compile=False, safe_mode=True)
         options = {"runtime": runtime, "cache_dir": user_cache_path("nsfwlib"), "threads": threads}
         return forward_pass(loaded, blocks or None, **options)

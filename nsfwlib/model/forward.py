@@ -1,8 +1,6 @@
 """How does a forward pass run fastest, with the same answers? Converted on a CPU, in mixed precision on a GPU.
 
-Measured on two cores with the published InceptionV3: TensorFlow starts in 2.3 s and computes 14.2 images/s; ONNX
-Runtime, converted once in half a minute, gives 14.5 after 0.7 s. Weights as constants, so that TensorFlow folds each
-BatchNorm into the convolution before it, gave 15.0 after 7.9 s: not worth its code.
+Converted by OpenVINO itself, straight from Keras' graph and without a file in between: ten seconds, once for a model.
 """
 
 import hashlib
@@ -15,10 +13,10 @@ import numpy as np
 
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.files import writable_folder, write_whole
-from nsfwlib.model.classifier import block_output, feature_model, layer_weights
-from nsfwlib.model.runtime import Forward, keep_file, kept_path, onnx_usable, open_onnx_file, require_onnx
+from nsfwlib.model.classifier import block_output, by_kind, feature_model
+from nsfwlib.model.runtime import Forward, keep_files, kept_path, open_converted, openvino_usable, require_openvino
 
-RUNTIMES = ("auto", "tensorflow", "onnxruntime")
+RUNTIMES = ("auto", "tensorflow", "openvino")
 OPSET = 17
 TOLERANCE = 1e-4  # of a probability, or of a share of the largest feature
 
@@ -28,6 +26,7 @@ def forward_pass(
     outputs: Sequence[str] | None = None,
     *,
     runtime: str = "auto",
+    bfloat16: bool = False,
     cache_dir: Path | None = None,
     threads: int | None = None,
 ) -> Forward:
@@ -38,25 +37,24 @@ def forward_pass(
     Args:
         model: a classifier.
         outputs: names of blocks, pooled to (B, D_block); by default the probabilities (B, K) alone.
-        runtime: "tensorflow", "onnxruntime" (the `onnx` extra), or "auto": on a CPU ONNX Runtime where `cache_dir` has
-            the converted file already, else TensorFlow.
-        cache_dir: where the ONNX file is kept, by identity of the weights; converting takes half a minute. Without it
-            the file is temporary.
-        threads: of onnxruntime; as many as there are cores by default.
+        runtime: "tensorflow", "openvino" (the extra of that name), or "auto": on a CPU OpenVINO where `cache_dir`
+            has the converted model already, else TensorFlow, which is as fast in float32.
+        bfloat16: compute in it; OpenVINO's alone, see `model.has_bfloat16`.
+        cache_dir: where the converted model is kept, by identity of the weights; converting takes ten seconds. Without
+            it the file is temporary.
+        threads: of OpenVINO; as many as there are cores by default.
 
     Raises:
         ValueError: an unknown runtime, or an output that is no block.
-        ImportError: onnxruntime or its converter is not installed.
+        ImportError: OpenVINO is not installed.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}. Received: {runtime!r}.")
-    if runtime == "auto" and cache_dir is not None and onnx_usable() and _onnx_path(model, outputs, cache_dir).exists():
-        runtime = "onnxruntime"
-    if runtime == "onnxruntime":
-        require_onnx()  # before half a minute of converting
+    there = cache_dir is not None and openvino_usable() and _kept(model, outputs, cache_dir).exists()
+    if runtime == "openvino" or bfloat16 or (runtime == "auto" and there):
         with tempfile.TemporaryDirectory() as scratch:
             path = converted(model, outputs, cache_dir=Path(scratch) if cache_dir is None else cache_dir)
-            return open_onnx_file(path, outputs or ("probabilities",), threads=threads)
+            return open_converted(path, outputs or ("probabilities",), threads=threads, bfloat16=bfloat16)
     part = feature_model(model, outputs) if outputs else model
     return compiled(in_half_precision(part) if tf.config.list_physical_devices("GPU") else part)
 
@@ -99,26 +97,42 @@ def in_half_precision(model: keras.Model, policy: str = "mixed_float16") -> kera
     return half
 
 
-def _onnx_path(model: keras.Model, outputs: Sequence[str] | None, cache_dir: Path) -> Path:
+def _kept(model: keras.Model, outputs: Sequence[str] | None, cache_dir: Path) -> Path:
     names = list(outputs or ("probabilities",))
     return kept_path(cache_dir, [model_identity(model, name if outputs else None) for name in names], names)
 
 
 def converted(model: keras.Model, outputs: Sequence[str] | None = None, *, cache_dir: Path) -> Path:
-    """The ONNX file of `model` in `cache_dir`; if it is not there the model is converted, and compared with the file.
+    """`model` as OpenVINO reads it, in `cache_dir`; if it is not there it is converted, and compared with the model.
 
     Raises:
-        ValueError: the file gives other answers than the model; it is not kept.
+        ImportError: OpenVINO is not installed.
+        ValueError: the converted model gives other answers; it is not kept.
         PermissionError: `cache_dir` cannot be written.
     """
-    path = _onnx_path(model, outputs, cache_dir)
+    path = _kept(model, outputs, cache_dir)
     if not path.exists():
+        openvino = require_openvino()
         writable_folder(path.parent, "cache_dir")
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            fresh = onnx_file(model, Path(scratch) / path.name, outputs=outputs)
+            fresh = Path(scratch) / path.name
+            graph = _graph(model, outputs).get_concrete_function()
+            openvino.save_model(openvino.convert_model(graph), fresh, compress_to_fp16=False)
             _check_converted(model, fresh, outputs)
-            keep_file(fresh, path)
+            keep_files(fresh, path)
     return path
+
+
+def _graph(model: keras.Model, outputs: Sequence[str] | None) -> tf.types.experimental.PolymorphicFunction:
+    """ "pixels", float32 RGB 0–255 (B, S, S, 3) → the outputs by name."""
+    part = feature_model(model, outputs) if outputs else model
+    names = list(outputs or ("probabilities",))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *part.input_shape[1:]), tf.float32, name="pixels")])
+    def graph(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return dict(zip(names, tf.nest.flatten(part(pixels, training=False)), strict=True))
+
+    return graph
 
 
 def _check_converted(model: keras.Model, path: Path, outputs: Sequence[str] | None) -> None:
@@ -129,12 +143,12 @@ def _check_converted(model: keras.Model, path: Path, outputs: Sequence[str] | No
     with tf.device("CPU"):  # a GPU computes in TensorFloat-32
         expected = tf.nest.flatten((feature_model(model, outputs) if outputs else model)(pixels, training=False))
     names = list(outputs or ("probabilities",))
-    for name, mine, theirs in zip(names, expected, open_onnx_file(path, names)(pixels), strict=True):
+    for name, mine, theirs in zip(names, expected, open_converted(path, names)(pixels), strict=True):
         largest = float(np.abs(mine.numpy()).max()) if outputs else 1.0
         difference = np.abs(mine.numpy() - theirs).max() / (largest or 1.0)
         if not difference < TOLERANCE:
             raise ValueError(
-                f"Converted to ONNX, the model {model.name!r} must give the same {name}. Received: a difference of "
+                f"Converted to OpenVINO, the model {model.name!r} must give the same {name}. Received: a difference of "
                 f"{difference:.1e}, at most {TOLERANCE:.0e}. Use runtime='tensorflow'."
             )
 
@@ -149,13 +163,7 @@ def onnx_file(model: keras.Model, path: Path, *, outputs: Sequence[str] | None =
         import tf2onnx
     except ImportError:
         raise ImportError("Writing ONNX needs tf2onnx and onnx. Run: pip install 'nsfwlib[onnx]'") from None
-    part = feature_model(model, outputs) if outputs else model
-    names = list(outputs or ("probabilities",))
-
-    @tf.function(input_signature=[tf.TensorSpec((None, *part.input_shape[1:]), tf.float32, name="pixels")])
-    def graph(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return dict(zip(names, tf.nest.flatten(part(pixels, training=False)), strict=True))
-
+    graph = _graph(model, outputs)
     with write_whole(path) as draft:
         tf2onnx.convert.from_function(graph, input_signature=graph.input_signature, opset=OPSET, output_path=draft)
     return path
@@ -171,10 +179,10 @@ def model_identity(model: keras.Model, output: str | None = None) -> str:
     head = [list(model.input_shape[1:])]
     head += [float(value) for layer in constants for value in (layer.scale, layer.offset)] + ["pillow-bilinear"]
     digest = hashlib.sha256(json.dumps(head).encode())
-    for kind, layers in sorted(layer_weights(part.layers).items()):
+    for kind, layers in sorted(by_kind(part.layers).items()):
         digest.update(kind.encode())
-        for weights in layers:
-            for array in weights:
+        for layer in layers:
+            for array in layer.get_weights():
                 digest.update(np.ascontiguousarray(array))
     if output is None:
         digest.update(part.layers[-1].name.encode())

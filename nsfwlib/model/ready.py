@@ -1,57 +1,80 @@
-"""Which model scores, and is it converted already? Then it answers without TensorFlow.
+"""Which model scores, and is it converted already? Then it answers without TensorFlow, in fewer bits if asked to.
 
-A model given by name or file is converted to ONNX at its first use where that can be done: TensorFlow alone takes ten
-seconds to start.
+A model given by name or file is converted to OpenVINO at its first use where that can be done: TensorFlow alone takes
+ten seconds to start.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
 from nsfwlib import runs
-from nsfwlib.files import file_hash
+from nsfwlib.files import file_hash, writable_folder
+from nsfwlib.model.foreign import convert_onnx, read_description
+from nsfwlib.model.precision import Sample, choose_precision, open_lowered
 from nsfwlib.model.published import INTEGRITY, VERSION
-from nsfwlib.model.runtime import Forward, kept_hash, kept_path, onnx_usable, open_onnx_file, require_onnx
+from nsfwlib.model.runtime import Forward, keep_files, kept_hash, kept_path, openvino_usable, require_openvino
 
 if TYPE_CHECKING:
     import keras
 
 
 class Ready(NamedTuple):
-    """A model that can score, known by `model_identity`; `classifier` is None where its ONNX file is all it takes."""
+    """A model that can score, known by `model_identity`; `classifier` is None where its converted file is all it takes.
+
+    `precision` is what it computes in, `agreement` how its answers then agree with those in float32.
+    """
 
     class_names: list[str]
     size: int
     identity: str
     cache_dir: Path
     classifier: keras.Model | None
+    precision: str = "float32"
+    agreement: dict[str, Any] | None = None
 
-    def onnx_file(self) -> Path:
-        """Where its ONNX file is, if it was converted."""
+    def file(self) -> Path:
+        """Where its converted file is, if it was converted."""
         return kept_path(self.cache_dir, [self.identity])
 
     def check(self) -> str:
-        """16 hex digits that bind names, their order, size and identity to the content of the ONNX file."""
-        bound = [self.class_names, self.size, self.identity, kept_hash(self.onnx_file())]
+        """16 hex digits that bind names, their order, size and identity to the content of the converted file."""
+        bound = [self.class_names, self.size, self.identity, kept_hash(self.file())]
         return hashlib.sha256(json.dumps(bound).encode()).hexdigest()[:16]
 
     def forward(self, runtime: str) -> Forward:
         """What computes; see `model.forward_pass`."""
         if self.classifier is None:
-            return open_onnx_file(self.onnx_file())
+            return open_lowered(self.file(), self.precision)
         from nsfwlib.model.forward import forward_pass
 
         return forward_pass(self.classifier, runtime=runtime, cache_dir=self.cache_dir)
+
+    def lowered(self, precision: str, sample: Sample) -> Ready:
+        """The same in `precision`, as `model.choose_precision` has it.
+
+        Raises:
+            ValueError: as there, or a lowered one is asked for and TensorFlow computes.
+        """
+        if self.classifier is not None:
+            if precision in ("auto", "float32"):
+                return self
+            raise ValueError(
+                f"precision={precision!r} needs OpenVINO on a processor, and a model given by name or file. Received: "
+                "one that TensorFlow computes. Run: pip install 'nsfwlib[openvino]', or use precision='float32'."
+            )
+        chosen, found = choose_precision(self.file(), precision, sample, size=self.size)
+        return self._replace(precision=chosen, agreement=found)
 
 
 def make_ready(
@@ -66,20 +89,23 @@ def make_ready(
     """`resolve_model`, or what was noted of the same name or file when it was converted.
 
     Args:
-        model: as in `resolve_model`, as are `class_names`, `rescaling` and the errors.
-        runtime: "tensorflow" never converts; "onnxruntime" and "auto" do what is not wrapped, on a CPU.
+        model: as in `resolve_model`, or an `.onnx` file with a JSON beside it (see `model.read_description`), as are
+            `class_names`, `rescaling` and the errors.
+        runtime: "tensorflow" never converts; "openvino" and "auto" do what is given by name or file, on a CPU.
         cache_dir: where converted models are kept; the user's cache folder by default.
         progress: show that a model is being converted.
 
     Raises:
-        ImportError: ONNX Runtime is asked for and not installed.
+        ImportError: OpenVINO is asked for and not installed.
     """
-    if runtime == "onnxruntime":
-        require_onnx()
+    if runtime == "openvino":
+        require_openvino()
     cache_dir = Path(cache_dir or user_cache_path("nsfwlib"))
+    if isinstance(model, str | os.PathLike) and Path(model).suffix == ".onnx":
+        return _foreign(Path(model), cache_dir)
     given_by_name = isinstance(model, str | os.PathLike) and (model == "published" or Path(model).is_file())
-    convert = runtime != "tensorflow" and given_by_name and class_names is None and onnx_usable()
-    note = cache_dir / "onnx" / f"{file_key(model)}.json" if convert else None
+    convert = runtime != "tensorflow" and given_by_name and class_names is None and openvino_usable()
+    note = cache_dir / "openvino" / f"{file_key(model)}.json" if convert else None
     if note and (known := _noted(note, cache_dir)):
         return known
     from nsfwlib.model.build import resolve_model
@@ -88,10 +114,23 @@ def make_ready(
 
     classifier = resolve_model(model, class_names=class_names, rescaling=rescaling)
     ready = Ready(names_of(classifier), image_size(classifier), model_identity(classifier), cache_dir, classifier)
-    if note and _convert(classifier, cache_dir, must=runtime == "onnxruntime", progress=progress):
+    if note and _convert(classifier, cache_dir, must=runtime == "openvino", progress=progress):
         noted = {"class_names": ready.class_names, "size": ready.size, "identity": ready.identity}
         runs.write_json({**noted, "check": ready.check()}, note)
         ready = ready._replace(classifier=None)
+    return ready
+
+
+def _foreign(path: Path, cache_dir: Path) -> Ready:
+    described = read_description(path)
+    key = hashlib.sha256(f"{file_hash(path)} {json.dumps(described, sort_keys=True)}".encode()).hexdigest()
+    ready = Ready(described["labels"], described["size"], key[:16], cache_dir, None)
+    if not ready.file().exists():
+        writable_folder(ready.file().parent, "cache_dir")
+        with tempfile.TemporaryDirectory(dir=ready.file().parent) as scratch:
+            fresh = Path(scratch) / "model.xml"
+            convert_onnx(path, described, fresh)
+            keep_files(fresh, ready.file())
     return ready
 
 
@@ -103,23 +142,21 @@ def _noted(note: Path, cache_dir: Path) -> Ready | None:
         ready = Ready(**noted, cache_dir=cache_dir, classifier=None)
     except (FileNotFoundError, ValueError, TypeError):  # none, cut short, or another version's
         return None
-    return ready if ready.onnx_file().exists() and check == ready.check() else None
+    return ready if ready.file().exists() and check == ready.check() else None
 
 
 def _convert(classifier: keras.Model, cache_dir: Path, *, must: bool, progress: bool) -> bool:
     """Convert what can be converted; what cannot is scored by TensorFlow, unless it `must`."""
     from nsfwlib.model.forward import converted
 
-    if not must and not all(importlib.util.find_spec(name) for name in ("onnx", "tf2onnx")):
-        return False
     try:
-        with tqdm(total=1, desc="converting to ONNX, once for this model", disable=not progress) as bar:
+        with tqdm(total=1, desc="converting, once for this model", disable=not progress) as bar:
             converted(classifier, cache_dir=cache_dir)
             bar.update()
     except Exception as error:  # of the converter, which raises many kinds
         if must:
             raise
-        warnings.warn(f"The model was not converted to ONNX, and TensorFlow scores: {error}", stacklevel=4)
+        warnings.warn(f"The model was not converted, and TensorFlow scores: {error}", stacklevel=4)
         return False
     return True
 

@@ -88,7 +88,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
         xlim=(0, 1.02), ylim=(0, 1.02), title="Calibration (larger marks: more images)",
     )  # fmt: skip
     percent(ax.xaxis, ax.yaxis)
-    ax.legend(loc="upper left")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 
@@ -137,7 +137,7 @@ def _draw_curve(curve: pd.DataFrame, x: str, y: str, points: pd.DataFrame | None
 
 @styled
 def plot_threshold(curve: pd.DataFrame, point: pd.Series, *, uploads: int = 100_000) -> Figure:
-    """One threshold at one prevalence: where it lies on the curves, and what it does to so many uploads.
+    """One threshold, or two with a person between them, at one prevalence: where on the curves, and what it does.
 
     Args:
         curve: as from `evaluate.threshold_curve`; drawn are recall and false-positive rate, which do not depend on
@@ -151,25 +151,38 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series, *, uploads: int = 100_
             curve["threshold"], curve[f"{name}_low"], curve[f"{name}_high"], color=colour, alpha=0.15, lw=0
         )
         left.plot(curve["threshold"], curve[name], color=colour, ls=dash, lw=1.8, label=label)
-    left.axvline(point["threshold"], color=INK, lw=1.5)
+    low, high = point.get("review_from", point["threshold"]), min(point["threshold"], 1.0)
+    left.axvline(high, color=INK, lw=1.5)
+    left.axvspan(low, high, facecolor=MID, alpha=0.25, label="to a person" if low < high else None)
     left.set(xlabel="threshold (probability of unsafe)", ylabel="share of images flagged", xlim=(0, 1), ylim=(0, 1.02))
     percent(left.yaxis)
-    left.set_title(f"Threshold {point['threshold']:.3f}")
+    left.set_title(f"Threshold {point['threshold']:.3f}" + (f", a person from {low:.3f}" if low < high else ""))
     left.legend(loc="center", fontsize="small")
-    found = point["flagged"] - point["false_alarms"]
-    bars = {"unsafe, flagged": found, "unsafe, missed": point["missed"], "safe, flagged": point["false_alarms"]}
-    looks = ({"color": DARK}, {"facecolor": "white", "edgecolor": DARK, "hatch": "////"}, {"color": ACCENT})
-    for i, (value, look) in enumerate(zip(bars.values(), looks, strict=True)):
-        right.barh(i, value, height=0.6, **look)
-        right.text(value, i, "–" if np.isnan(value) else f" {value:,.0f}", va="center")
-    right.set_yticks(range(3), list(bars))
+    bars = {
+        "flagged": "flagged",
+        "to a person": "reviewed",
+        "unsafe, missed": "missed",
+        "safe, flagged": "false_alarms",
+    }
+    bars = {name: column for name, column in bars.items() if column in point and (column != "reviewed" or low < high)}
+    looks = {
+        "flagged": {"color": DARK}, "reviewed": {"color": MID}, "false_alarms": {"color": ACCENT},
+        "missed": {"facecolor": "white", "edgecolor": DARK, "hatch": "////"},
+    }  # fmt: skip
+    for i, column in enumerate(bars.values()):
+        value, ends = point[column], (point[f"{column}_low"], point[f"{column}_high"])
+        right.barh(i, value, height=0.6, **looks[column])
+        right.hlines(i, *ends, color=INK, lw=1.5)
+        text = "–" if np.isnan(value) else f" {value:,.0f} ({ends[0]:,.0f}–{ends[1]:,.0f})"
+        right.text(np.fmax(value, ends[1]), i, text, va="center")
+    right.set_yticks(range(len(bars)), list(bars))
     right.invert_yaxis()
-    right.margins(x=0.18)
+    right.margins(x=0.3)
     right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    right.set(xlabel=f"images expected in {uploads:,} uploads")
-    share = "–" if np.isnan(point["precision"]) else f"{point['precision']:.1%}"
-    spread = f"{point['precision_low']:.1%} to {point['precision_high']:.1%}"
-    right.set_title(f"{100 * point['prevalence']:.4g}% of uploads unsafe: precision {share} ({spread})", fontsize=10)
+    right.set(xlabel=f"images expected in {uploads:,} uploads (with 95% interval)")
+    share = "{precision:.1%} ({precision_low:.1%} to {precision_high:.1%})".format(**point)
+    share = "–" if np.isnan(point["precision"]) else share
+    right.set_title(f"{100 * point['prevalence']:.4g}% of uploads unsafe: precision {share}", fontsize=10)
     return fig
 
 

@@ -241,7 +241,7 @@ function render({ model, el }) {
     paint(i);
     paintHead();
     say(`Picture ${i + 1}: ${decision}`);
-    if (model.get("advance") && i + 1 < cells.length) select(i + 1);
+    if (i + 1 < cells.length) select(i + 1);
   };
   const acceptPage = () => {
     if (!row() || waiting) return;

@@ -9,7 +9,7 @@ import html
 import io
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,6 @@ from nsfwlib.files import file_path, spreadsheet_safe
 from nsfwlib.plots import plot_threshold
 from nsfwlib.review.session import ReviewSession
 
-HERE = Path(__file__).parent
 THUMBNAIL, REVEALED = 192, 640  # pixels on the long side
 LUMA = np.array([0.299, 0.587, 0.114])
 BLIND_TITLES = {
@@ -50,10 +49,12 @@ class PictureStore:
         self.blurred = lru_cache(keep)(self._blurred)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="pictures")
 
+    def _decoded(self, path: str, size: int) -> np.ndarray:
+        return blurred_thumbnail(file_path(self.data_dir, path), size=size, blur=0, grey=False)
+
     def _small(self, path: str) -> np.ndarray | ImageProblem:
         try:
-            source = file_path(self.data_dir, path)
-            return blurred_thumbnail(source, size=THUMBNAIL, blur=0, grey=False)
+            return self._decoded(path, THUMBNAIL)
         except ImageProblem as problem:
             return problem
 
@@ -66,32 +67,21 @@ class PictureStore:
         mixed = (1 - grey) * picture + grey * (picture @ LUMA)[..., None]
         return encode_jpeg(np.rint(mixed).astype(np.uint8)), ""
 
-    def page(self, paths: Collection[str], *, blur: float, grey: float) -> list[tuple[bytes, str]]:
-        """`blurred` of several pictures at once."""
-        return list(self._threads.map(lambda path: self.blurred(path, blur, grey), paths))
-
-    def prefetch(self, paths: Collection[str], *, blur: float, grey: float) -> None:
-        """Make these ready in the background."""
-        for path in paths:
-            self._threads.submit(self.blurred, path, blur, grey)
+    def page(self, paths: Collection[str], *, blur: float, grey: float) -> Iterator[tuple[bytes, str]]:
+        """`blurred` of several pictures at once; they are made ready in the background, looked at or not."""
+        return self._threads.map(lambda path: self.blurred(path, blur, grey), paths)
 
     def sharp(self, path: str) -> bytes:
-        """JPEG bytes of the picture itself; decoded anew and not kept.
-
-        Raises:
-            ImageProblem: the file cannot be read any more.
-        """
-        source = file_path(self.data_dir, path)
-        return encode_jpeg(blurred_thumbnail(source, size=REVEALED, blur=0, grey=False), quality=85)
+        """JPEG bytes of the picture itself, decoded anew, not kept; an ImageProblem if it cannot be read any more."""
+        return encode_jpeg(self._decoded(path, REVEALED), quality=85)
 
 
 class PageView(anywidget.AnyWidget):
     """The page in the browser (`grid.js`): it asks and is answered by messages, and its state holds no picture."""
 
-    _esm = HERE / "grid.js"
-    _css = HERE / "grid.css"
+    _esm = Path(__file__).with_name("grid.js")
+    _css = Path(__file__).with_name("grid.css")
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    advance = traitlets.Bool(True).tag(sync=True)
     blind = traitlets.Bool(False).tag(sync=True)
     guidelines = traitlets.Unicode("").tag(sync=True)
 
@@ -105,12 +95,11 @@ class ReviewGrid(ipywidgets.VBox):
         blur: radius of the blur in pixels of a 192 px thumbnail.
         grey: 0 = as coloured as the picture, 1 = grey.
         hidden: classes whose pictures are not shown at all, whether given or suggested.
-        advance: whether a decision moves on to the next picture.
         guidelines: a Markdown file with your own definition of the classes, shown by `h`.
         neighbours: path → table with the columns path, given_label, similarity (see `labels.nearest`).
         rescore: session → table for `ReviewSession.rerank`; adds the button "Re-rank".
         break_minutes: after so many minutes of work comes a reminder; 0 = never.
-        export_to: CSV file for the button "Export"; by default beside the journal.
+        says: gives a sentence to stand beside the progress with every page, such as `evaluate.audit_progress`.
     """
 
     def __init__(
@@ -121,26 +110,21 @@ class ReviewGrid(ipywidgets.VBox):
         blur: float = 6.0,
         grey: float = 1.0,
         hidden: Collection[str] = (),
-        advance: bool = True,
         guidelines: Path | None = None,
         neighbours: Callable[[str], pd.DataFrame] | None = None,
         rescore: Callable[[ReviewSession], pd.DataFrame] | None = None,
         break_minutes: float = 25.0,
-        export_to: Path | None = None,
+        says: Callable[[], str] = str,
     ) -> None:
         self.session, self.store = session, PictureStore(data_dir)
         self.neighbours, self.rescore, self.break_seconds = neighbours, rescore, 60 * break_minutes
-        self.export_to = Path(export_to or session.journal.with_name(session.journal.stem + "_in_force.csv"))
         self.screen, self.revealed = [session.first_open_page()], 0
+        self.says, self._said = says, says()
         self._contents: dict[str, str] = {}
         self._worked = self._since_break = 0.0
         self._last_seen = time.monotonic()
-        self.view = PageView(
-            classes=session.class_names,
-            advance=advance,
-            blind=session.blind,
-            guidelines=_rendered(guidelines) if guidelines else "",
-        )
+        rules = _rendered(guidelines) if guidelines else ""
+        self.view = PageView(classes=session.class_names, blind=session.blind, guidelines=rules)
         self._inbox = InOrder(self._handle)
         self.view.on_msg(self._on_message)
         self.escalated = ipywidgets.Accordion([ipywidgets.HTML()], layout={"display": "none"})
@@ -155,21 +139,16 @@ class ReviewGrid(ipywidgets.VBox):
     def __repr__(self) -> str:
         return f"ReviewGrid({self.session.n_pages} pages, {self.session.journal.name})"
 
-    def decisions(self) -> pd.DataFrame:
-        """The decisions in force in the journal, one row a picture (as `labels.decisions_in_force`)."""
-        return self.session.decisions()
-
     # --- plain widgets around the page ---
 
     def _make_paging(self) -> ipywidgets.HBox:
-        self.pair = ipywidgets.Dropdown(
-            description="Show", layout={"width": "330px"}, style={"description_width": "40px"}
-        )
+        wide = {"layout": {"width": "330px"}, "style": {"description_width": "40px"}}
+        self.pair = ipywidgets.Dropdown(description="Show", **wide)
         self._fill_pairs()
-        self.open_only = ipywidgets.ToggleButton(description="open pages only", layout={"width": "auto"})
+        self.open_only = _toggle("open pages only")
         self.message = ipywidgets.HTML()
-        export = _button("Export", lambda: self._export())
-        again = [_button("Re-rank", lambda: self._rerank())] if self.rescore and not self.session.blind else []
+        export = _button("Export", self._export)
+        again = [_button("Re-rank", self._rerank)] if self.rescore and not self.session.blind else []
         for control in (self.pair, self.open_only):
             control.observe(self._filter, "value")
         return ipywidgets.HBox([self.pair, self.open_only, *again, export, self.message])
@@ -184,16 +163,11 @@ class ReviewGrid(ipywidgets.VBox):
         self.pair.index = 0
 
     def _make_exposure(self, blur: float, grey: float, hidden: Collection[str]) -> ipywidgets.HBox:
-        slim = {"continuous_update": False, "style": {"description_width": "34px"}, "layout": {"width": "190px"}}
-        slim["readout_format"] = ".1f"
+        slim = {"style": {"description_width": "34px"}, "layout": {"width": "190px"}}
+        slim |= {"continuous_update": False, "readout_format": ".1f"}
         self.blur = ipywidgets.FloatSlider(blur, min=0, max=16, step=0.5, description="Blur", **slim)
         self.grey = ipywidgets.FloatSlider(grey, min=0, max=1, step=0.1, description="Grey", **slim)
-        self.hide = {
-            name: ipywidgets.ToggleButton(
-                name in hidden, description=name, layout={"width": "auto"}, tooltip=f"hide {name}"
-            )
-            for name in self.session.class_names
-        }
+        self.hide = {name: _toggle(name, name in hidden, f"hide {name}") for name in self.session.class_names}
         for control in (self.blur, self.grey, *self.hide.values()):
             control.observe(lambda _: self._send_page(), "value")
         return ipywidgets.HBox([self.blur, self.grey, ipywidgets.Label("Hide"), *self.hide.values()])
@@ -213,8 +187,8 @@ class ReviewGrid(ipywidgets.VBox):
     def _handle(self, message: Message) -> None:
         handlers = {
             "open": lambda m: self._send_page(),
-            "decide": self._decide,
-            "accept": self._accept,
+            "decide": lambda m: self.session.decide(m["path"], m["decision"], seconds=self._work(m)),
+            "accept": lambda m: self.session.accept_page(m["page"], skip=m["skip"], seconds=self._work(m)),
             "undo": self._take_back,
             "redo": self._take_back,
             "reveal": self._reveal,
@@ -226,18 +200,11 @@ class ReviewGrid(ipywidgets.VBox):
         try:
             self.session.catch_up()
             handlers[message["op"]](message)
+            if message["op"] in ("decide", "accept"):
+                self._send_state(message)
         except (ValueError, KeyError, IndexError, OSError) as error:
             self.view.send({"t": "problem", "text": _sentence(error)})
             self._send_state(message)
-
-    def _decide(self, message: Message) -> None:
-        seconds = self._work(message)
-        self.session.decide(message["path"], message["decision"], seconds=seconds)
-        self._send_state(message)
-
-    def _accept(self, message: Message) -> None:
-        self.session.accept_page(message["page"], skip=message["skip"], seconds=self._work(message))
-        self._send_state(message)
 
     def _take_back(self, message: Message) -> None:
         paths = self.session.undo() if message["op"] == "undo" else self.session.redo()
@@ -260,12 +227,10 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _details(self, message: Message) -> None:
         rows = self._alike(message["path"])
-        self.session.catch_up()
-        rows = rows[~rows["path"].map(self.session.is_escalated).astype(bool)]
-        pictures = self._pixels(rows["path"], self._blurred)
-        notes = [note for _, note in pictures]
-        shown = rows[["label", "why"]].assign(note=notes).to_dict("records")
-        self.view.send({"t": "details", "path": message["path"], "rows": shown}, [data for data, _ in pictures])
+        data, notes = zip(*self._pixels(rows["path"], self._blurred), strict=True) if len(rows) else ((), ())
+        rows = rows.assign(data=data, note=notes).query("note != 'escalated'")
+        shown = rows[["label", "why", "note"]].to_dict("records")
+        self.view.send({"t": "details", "path": message["path"], "rows": shown}, rows["data"].tolist())
 
     def _alike(self, path: str) -> pd.DataFrame:
         """The other members of the near-duplicate group, then the neighbours that voted: path, label, why.
@@ -279,8 +244,8 @@ class ReviewGrid(ipywidgets.VBox):
         members = known[known["group"].isin(group) & (known["path"] != path)].assign(why="near-duplicate")
         if self.neighbours is not None:
             voted = self.neighbours(path)
-            voted = voted.assign(why=[f"similarity {similarity:.2f}" for similarity in voted["similarity"]])
-            members = pd.concat([members, voted], ignore_index=True)
+            why = [f"similarity {similarity:.2f}" for similarity in voted["similarity"]]
+            members = pd.concat([members, voted.assign(why=why)], ignore_index=True)
         return members.rename(columns={"given_label": "label"})[["path", "label", "why"]]
 
     # --- messages to the page ---
@@ -301,11 +266,10 @@ class ReviewGrid(ipywidgets.VBox):
         sections = [self._section(page, about.loc[page]) for page in self.screen]
         message = {"t": "page", "page": self.screen[0], "focus": focus, "rows": shown, "sections": sections}
         self.view.send(message, [data for data, _ in pictures])
+        self._said = self.says()
         self._count()
-        following = self._screen_after(1)
-        if following != self.screen:
-            ahead = [path for path in self.session.page(*following)["path"] if not self._why_hidden(path)]
-            self.store.prefetch(ahead, blur=self.blur.value, grey=self.grey.value)
+        following = self.session.page(*self._screen_after(1, self.screen))["path"]
+        self._blurred([path for path in following if not self._why_hidden(path)])
 
     def _why_hidden(self, path: str) -> str:
         return self.session.why_hidden(path, {name for name, switch in self.hide.items() if switch.value})
@@ -325,17 +289,14 @@ class ReviewGrid(ipywidgets.VBox):
         notes = [before[path] or self._why_hidden(path) for path in paths]
         return [(b"", note) if note else made[path] for path, note in zip(paths, notes, strict=True)]
 
-    def _blurred(self, paths: list[str]) -> list[tuple[bytes, str]]:
+    def _blurred(self, paths: list[str]) -> Iterator[tuple[bytes, str]]:
         return self.store.page(paths, blur=self.blur.value, grey=self.grey.value)
 
     def _row(self, row: Message, note: str) -> Message:
         probs = None if self.session.pred_probs is None else self.session.pred_probs.loc[row["path"]]
         suggested = "" if row["is_control"] else str(row["suggested"])
-        p_given, p_suggested = (
-            row.get(f"p_{name}", np.nan if probs is None else probs.get(row[name], np.nan))
-            for name in ("given", "suggested")
-        )
-        known = suggested and np.isfinite(p_given) and np.isfinite(p_suggested)
+        pair = {"p_given": row["given"], "p_suggested": row["suggested"]}
+        odds = {p: row.get(p, np.nan if probs is None else probs.get(name, np.nan)) for p, name in pair.items()}
         return {
             **{name: str(row[name]) for name in ("path", "given", "decision")},
             "suggested": suggested,
@@ -345,8 +306,7 @@ class ReviewGrid(ipywidgets.VBox):
             "section": self.screen.index(row["page"]),
             "note": note,
             "remark": self._remark(row),
-            "p_given": float(p_given) if known else None,
-            "p_suggested": float(p_suggested) if known else None,
+            **(odds if suggested and np.isfinite([*odds.values()]).all() else dict.fromkeys(odds)),
             "probs": probs.tolist() if probs is not None and suggested and np.isfinite(probs).all() else None,
         }
 
@@ -397,34 +357,27 @@ class ReviewGrid(ipywidgets.VBox):
             wanted &= pages["decided"] < pages["rows"]
         return pages.loc[wanted, "rows"]
 
-    def _screen_after(self, step: int) -> list[int]:
-        """The pages to show after (or before) those in view: as many as make a full page together, one at least."""
+    def _screen_after(self, step: int, screen: list[int]) -> list[int]:
+        """The pages to show after (or before) these: as many as make a full page together, one if there is one."""
         allowed = self._allowed()
-        if step > 0:
-            allowed = allowed[allowed.index > self.screen[-1]]
-        else:
-            allowed = allowed[allowed.index < self.screen[0]][::-1]
+        allowed = allowed[allowed.index > screen[-1]] if step > 0 else allowed[allowed.index < screen[0]][::-1]
         first = allowed[: self.session.page_size]
         fits = int((first.cumsum() <= self.session.page_size).sum())
-        return sorted(first.index[: max(fits, 1)].tolist()) or self.screen
+        return sorted(first.index[: max(fits, 1)].tolist())
 
     def _fill_screen(self, page: int) -> None:
-        self.screen = [page - 1]
-        self.screen = self._screen_after(1)
-        if page not in self.screen:  # a filter hides it
-            self.screen = [page]
+        screen = self._screen_after(1, [page - 1])
+        self.screen = screen if page in screen else [page]  # a filter may hide it
 
     def _go(self, step: int) -> None:
-        following = self._screen_after(step)
+        following = self._screen_after(step, self.screen)
         end = "This is the last page." if step > 0 else "This is the first page."
-        self.message.value = end if following == self.screen else ""
-        self.screen = following
+        self.message.value = "" if following else end
+        self.screen = following or self.screen
         self._send_page()
 
     def _filter(self, _: Any = None) -> None:
-        here, self.screen = self.screen, [-1]
-        following = self._screen_after(1)
-        self.screen = following if following != [-1] else here
+        self.screen = self._screen_after(1, [-1]) or self.screen
         self._send_page()
 
     def _rerank(self) -> None:
@@ -437,9 +390,10 @@ class ReviewGrid(ipywidgets.VBox):
         self._send_page()
 
     def _export(self) -> None:
-        table = self.decisions()
-        spreadsheet_safe(table).to_csv(self.export_to, index=False, errors="surrogateescape")
-        self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {self.export_to}")
+        table, journal = self.session.decisions(), self.session.journal
+        path = journal.with_name(f"{journal.stem}_in_force.csv")
+        spreadsheet_safe(table).to_csv(path, index=False, errors="surrogateescape")
+        self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {path}")
 
     def _work(self, message: Message) -> float:
         seconds, now = float(message.get("seconds") or 0.0), time.monotonic()
@@ -456,11 +410,11 @@ class ReviewGrid(ipywidgets.VBox):
         p = self.session.progress()
         self.bar.value = p["decided"]
         rate = f" ({60 * p['errors_found'] / p['seconds']:.1f} a minute)" if p["seconds"] > 60 else ""
-        errors = [f"{_count(p['errors_found'], 'error')} found{rate}, about {p['expected_left']:,.0f} left"]
+        errors = [f"{_count(p['errors_found'], 'error')} found{rate}"]
         sitting = f"this sitting: {self.revealed:,} revealed, {self._worked / 60:.0f} min"
         decided, unsure = f"{p['decided']:,} of {p['rows']:,} decided", f"{p['unsure']:,} unsure"
-        parts = [decided, *errors[: not self.session.blind], unsure, sitting]
-        self.counts.value = " · ".join(parts)
+        parts = [decided, *errors[: not self.session.blind], unsure, sitting, html.escape(self._said)]
+        self.counts.value = " · ".join(filter(None, parts))
         if p["escalate"] != self._n_escalated:
             self._n_escalated = p["escalate"]
             self._list_escalated()
@@ -476,6 +430,10 @@ def _button(text: str, run: Callable[[], None]) -> ipywidgets.Button:
     button = ipywidgets.Button(description=text, layout={"width": "auto"})
     button.on_click(lambda _: run())
     return button
+
+
+def _toggle(text: str, on: bool = False, tooltip: str = "") -> ipywidgets.ToggleButton:
+    return ipywidgets.ToggleButton(on, description=text, layout={"width": "auto"}, tooltip=tooltip)
 
 
 def _sentence(error: Exception) -> str:
@@ -530,25 +488,31 @@ def threshold_explorer(
     score: np.ndarray,
     *,
     groups: Sequence[int] | None = None,
+    weights: Sequence[float] | None = None,
     threshold: float = 0.5,
     prevalence: float = 0.01,
-    uploads: int = 100_000,
+    review_from: float = 1.0,
 ) -> ipywidgets.VBox:
-    """Sliders for threshold and prevalence over the curves and the expected counts; drawn anew as they move."""
-    curve = threshold_curve(unsafe, score, groups=groups)
+    """Sliders for both thresholds and prevalence over the curves and the counts in 100,000; drawn anew as they move.
+
+    From `review_from` up to `threshold` a person looks; arguments as in `evaluate.at_threshold`.
+    """
+    curve = threshold_curve(unsafe, score, groups=groups, weights=weights)
     wide = {"layout": {"width": "420px"}, "style": {"description_width": "80px"}, "continuous_update": False}
     sliders = [
         ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **wide),
         ipywidgets.FloatLogSlider(prevalence, min=-4, max=-0.3, step=0.1, description="prevalence", **wide),
+        ipywidgets.FloatSlider(review_from, min=0, max=1, step=0.01, description="a person from", **wide),
     ]
     # An image widget: an output widget would keep headless runs waiting.
     picture = ipywidgets.Image(format="png")
 
     def draw(_: Any = None) -> None:
         point = at_threshold(
-            unsafe, score, sliders[0].value, prevalence=sliders[1].value, groups=groups, uploads=uploads, draws=1000
-        )
-        figure, png = plot_threshold(curve, point.iloc[0], uploads=uploads), io.BytesIO()
+            unsafe, score, sliders[0].value, prevalence=sliders[1].value, review_from=sliders[2].value,
+            groups=groups, weights=weights, draws=1000,
+        )  # fmt: skip
+        figure, png = plot_threshold(curve, point.iloc[0]), io.BytesIO()
         figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
         plt.close(figure)
         picture.value = png.getvalue()

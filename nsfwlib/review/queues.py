@@ -24,18 +24,14 @@ def review_queue(issues: pd.DataFrame) -> pd.DataFrame:
     return queue.assign(score=queue["score"].fillna(1.0))
 
 
-def what_review_cost(session: ReviewSession, *, estimated: float) -> pd.Series:
-    """Work done and what it found: pictures, errors found, errors estimated left, minutes, errors a minute.
-
-    `estimated` is the number of errors in the queue before review, as from `estimated_errors`.
-    """
+def what_review_cost(session: ReviewSession) -> pd.Series:
+    """Work done and what it found: pictures, errors found, minutes, errors a minute; what is left an audit says."""
     progress = session.progress()
     minutes, found = progress["seconds"] / 60, progress["errors_found"]
     return pd.Series(
         {
             "pictures decided": progress["decided"],
             "errors found": found,
-            "errors estimated left": max(0, round(estimated - found)),
             "minutes": round(minutes, 1),
             "errors found a minute": round(found / minutes, 1) if minutes else float("nan"),
         }
@@ -50,10 +46,8 @@ def open_session(
     Args:
         run_dir: holds `images.parquet`, `label_issues.parquet`, `pred_probs.parquet` and the frozen audits.
         journal: the decisions journal.
-        mode: as of `ReviewSession`.
+        mode: as of `ReviewSession`, and so are `control_every`, for mode "review", and other options.
         share: of what others decided, for mode "second".
-        control_every: pages drawn at random, for mode "review".
-        options: further ones of `ReviewSession`, such as `reviewer`.
     """
     table = runs.read_table(run_dir, "images.parquet", made_by="01_explore_data")
     table = table[table["problem"].eq("") & table["split"].ne("")].reset_index(drop=True)
@@ -80,13 +74,8 @@ def flagged_queue(
     """What `review.ReviewSession` shows: the files at or above the threshold, the highest scores first.
 
     Nobody has given these files a label: `given` is empty, `suggested` the predicted class. Copies are shown once.
-
-    Args:
-        table: of scores.
-        score: as from `unsafe_scores`.
-        threshold: at or above it a file is flagged.
-        least: so many of the highest scores are shown even where they are below it.
-        most: no more than so many; the rest stays in the table.
+    `least` of the highest of `score` (as from `unsafe_scores`) are shown even where they are below the threshold, and
+    no more than `most`; the rest stays in the table.
     """
     rows = table.assign(given="", suggested=table["predicted"], score=score).dropna(subset="score")
     rows = rows.drop_duplicates("sha256").sort_values("score", ascending=False, kind="stable")
@@ -99,11 +88,8 @@ def cell_queue(
 ) -> pd.DataFrame:
     """Wrong answers as a review queue: one row a picture, `score` = P(predicted) - P(label), worst first.
 
-    Args:
-        predictions: indexed by path, one column a class; rows of `val`.
-        labels: indexed by path, `label` in force (missing where the picture was dropped).
-        table: the images table, indexed by path.
-        class_names: the classes.
+    All are indexed by path: `predictions`, rows of `val` with a column a class; `labels` with the `label` in force
+    (missing where the picture was dropped); `table`, the images table.
     """
     label = labels["label"].reindex(predictions.index).dropna()
     probs = predictions.loc[label.index, list(class_names)]

@@ -5,6 +5,7 @@
 """
 
 import itertools
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,24 +23,15 @@ from nsfwlib.labels import (
     check_probs,
     check_writable,
     decisions_in_force,
-    new_action,
     refuse_class,
 )
-from nsfwlib.review.pages import (
-    REQUIRED,
-    check_queue,
-    error_probability,
-    known_images,
-    make_pages,
-    updated,
-    with_control_pages,
-)
+from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_control_pages
 
 OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")  # the last: a class of another session
 OPEN, KEPT, DROP, UNSURE, ESCALATE, RELABELLED, OTHER = range(len(OUTCOMES))
 _WORD = {"": OPEN, "keep": KEPT, "drop": DROP, "unsure": UNSURE, "escalate": ESCALATE}
 # How a session is held, and the kind of line that it writes to the journal. All but the first are blind.
-MODES = {"review": "decision", "audit": "decision", "second": "second", "disagreement": "resolution"}
+MODES = {"review": "decision", "audit": "audit", "second": "second", "disagreement": "resolution"}
 
 
 class ReviewSession:
@@ -57,8 +49,9 @@ class ReviewSession:
         control_every: after so many pages comes one drawn at random from the whole queue, shown without
             suggestion, so that the base rate of errors is known; 0 = never.
         seed: of that draw.
-        mode: "review", or a blind one: "audit" (a frozen sample; the only way in for the test split),
-            "second" (what others decided, shown again to `reviewer`), "disagreement" (to be resolved).
+        mode: "review", or a blind one: "audit" (a frozen sample; the only way in for the test split), "second" (what
+            others decided, shown again to `reviewer`; of the test split what an audit asked for), "disagreement" (to
+            be resolved).
 
     `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
     the session began comes last.
@@ -88,9 +81,7 @@ class ReviewSession:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
         if mode == "second" and not reviewer:
-            raise ValueError(
-                "A second look needs to know whose it is. Received no reviewer: pass reviewer='your name'."
-            )
+            raise ValueError("A second look needs a name. Received no reviewer: pass reviewer='your name'.")
         clash = [name for name in self.class_names if not may_be_class(name)]
         if clash:
             raise ValueError(
@@ -98,30 +89,29 @@ class ReviewSession:
                 f"blanks or quotes around its name: the journal could not tell. Rename: {clash}"
             )
         check_writable(self.journal)
-        check_queue(queue, test_may_enter=mode == "audit")
+        check_queue(queue, test_may_enter=mode in ("audit", "second"))
         queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
         self.pred_probs = None
         if pred_probs is not None and not self.blind:
             probs = check_probs(pred_probs, len(queue), len(self.class_names), gaps=True)
             self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
         self.images = known_images(queue, images)
-        self._escalated: set[str] = set()
-        self._escalated_groups: set[Any] = set()
-        self._known = {path: known for path, *known in self.images.itertuples(index=False, name=None)}
-        self._contents_of: dict[Any, set[str]] = {}  # by group, and so are classes, for both are hidden by group
-        self._classes_of: dict[Any, set[str]] = {}
-        for sha256, filed, group in self._known.values():
-            self._contents_of.setdefault(group, set()).add(sha256)
-            self._classes_of.setdefault(group, set()).add(filed)
+        self._group_of = dict(zip(self.images["path"], self.images["group"], strict=True))
+        self._contents_of: dict[Any, set[str]] = defaultdict(set)  # by group, for what is hidden is hidden by group
+        self._classes_of: dict[Any, set[str]] = defaultdict(set)
+        for _, sha256, filed, group in self.images.itertuples(index=False, name=None):
+            self._contents_of[group].add(sha256)
+            self._classes_of[group].add(filed)
         self._note_classes(queue)
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
         self._replay = Replay(self.journal, reviewer=reviewer)
         self._replay.catch_up()
         known = {*self.class_names, *self.images["given_label"]} - {""}
-        unknown = self._replay.unknown(labels_of.index, {*known, *ACTIONS})
-        if unknown:
-            refuse_class(self.journal, *unknown, known)
+        said = labels_of.index.to_series().map(self._replay.decision)
+        unknown = said[~said.isin(["", *ACTIONS, *known])]
+        if len(unknown):
+            refuse_class(self.journal, unknown.index[0], unknown.iloc[0], known)
         decided = queue["sha256"].map(self.decision) != ""
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
@@ -153,11 +143,7 @@ class ReviewSession:
         return rows
 
     def page_of(self, path: str) -> int:
-        """The page on which the picture at `path` is shown.
-
-        Raises:
-            KeyError: the path is not in the queue.
-        """
+        """The page on which the picture at `path` is shown; a KeyError if it is not in the queue."""
         return int(self.queue["page"].iloc[self._row_of(path)])
 
     def page_default(self, i: int) -> str:
@@ -174,10 +160,10 @@ class ReviewSession:
 
     def pages(self) -> pd.DataFrame:
         """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
-        starts, decided = [page[0] for page in self._pages], self._outcome != OPEN
-        count = np.add.reduceat(decided.astype(int), starts) if starts else []
-        errors = np.add.reduceat(self._p_error * ~decided, starts) if starts else []
-        return self._page_table.assign(decided=count, expected_errors=errors)
+        is_open = self._outcome == OPEN
+        n_open, errors = (np.bincount(self._page_of, of, self.n_pages) for of in (is_open, self._p_error * is_open))
+        decided = self._page_table["rows"] - n_open.astype(int)
+        return self._page_table.assign(decided=decided, expected_errors=errors)
 
     def first_open_page(self) -> int:
         """The first page with a row that nobody has decided; the last page when all are, 0 when there is none."""
@@ -187,10 +173,11 @@ class ReviewSession:
     def decision(self, sha256: str) -> str:
         """The decision in force on this content; "" when there is none.
 
-        In mode "second" this reviewer's own second look, in mode "disagreement" the resolution; an escalation always.
+        In mode "audit" the answer to an audit, in mode "second" this reviewer's own second look, in mode
+        "disagreement" the resolution; an escalation always.
         """
         said = self._replay.decision(sha256)
-        if said == "escalate" or self.mode not in ("second", "disagreement"):
+        if said == "escalate" or self.mode not in ("audit", "second", "disagreement"):
             return said
         return self._replay.decision(sha256, [MODES[self.mode]])
 
@@ -199,27 +186,21 @@ class ReviewSession:
 
         All that anybody filed, suggested, answered or decided, for it or a near-duplicate.
         """
-        sha256, _, group = self._known.get(path, ("", "", ""))
-        contents, kinds = self._contents_of.get(group, [sha256]), (LABELLING, ["second"], ["resolution"])
+        group, kinds = self._group_of.get(path), (LABELLING, ["audit"], ["second"], ["resolution"])
+        contents = self._contents_of.get(group, ())
         decided = {self._replay.decision(content, kind) for content in contents for kind in kinds}
         return (self._classes_of.get(group, set()) | decided) - {"", *ACTIONS}
 
     def why_hidden(self, path: str, hidden: Collection[str] = ()) -> str:
-        """Why the picture at `path` may not be shown as things stand, to somebody who avoids the classes `hidden`.
-
-        "" if it may be shown, else "escalated" or "class hidden".
-        """
+        """Why who avoids the classes `hidden` is not shown this picture: "escalated", "class hidden", or ""."""
         if self.is_escalated(path):
             return "escalated"
         return "class hidden" if not self.classes_of(path).isdisjoint(hidden) else ""
 
     def is_escalated(self, path: str) -> bool:
-        """Whether the picture at `path` may not be shown: it, or a near-duplicate of it, was escalated.
-
-        True also for a path that this session does not know.
-        """
-        sha256, _, group = self._known.get(path, ("", "", ""))
-        return not sha256 or self.decision(sha256) == "escalate" or group in self._escalated_groups
+        """Whether this picture, or a near-duplicate of it, was escalated, or is not known: it may not be shown."""
+        contents = self._contents_of.get(self._group_of.get(path))
+        return contents is None or any(self.decision(content) == "escalate" for content in contents)
 
     def catch_up(self) -> None:
         """Take in what anybody wrote to the journal since it was read last.
@@ -235,10 +216,7 @@ class ReviewSession:
     def decide(self, path: str, decision: str, *, seconds: float | None = None) -> None:
         """Record one decision on the picture at `path` (and all its exact copies); on disk when this returns.
 
-        Args:
-            path: of a picture in the queue.
-            decision: a class name, "keep", "drop", "unsure" or "escalate".
-            seconds: how long it was looked at.
+        `decision` is a class name, "keep", "drop", "unsure" or "escalate"; `seconds`, how long it was looked at.
 
         Raises:
             KeyError: the path is not in the queue.
@@ -248,22 +226,16 @@ class ReviewSession:
         choices = [*self.class_names, *ACTIONS]
         if decision not in choices:
             raise ValueError(f"decision must be one of {choices}. Received: {decision!r}")
-        if decision == "keep" and self.blind:
-            raise ValueError("No label is shown here, so 'keep' says nothing: give the picture a class.")
-        if decision == "keep" and self.queue["sha256"].iloc[row] in self._conflicting:
-            raise ValueError(
-                "Exact copies of this picture lie under two labels, so 'keep' says nothing: give it a class."
-            )
+        if decision == "keep" and (self.blind or self.queue["sha256"].iloc[row] in self._conflicting):
+            why = "No label is shown here" if self.blind else "Exact copies of this picture lie under two labels"
+            raise ValueError(f"{why}, so 'keep' says nothing: give the picture a class.")
         self._decide([row], decision, seconds)
 
     def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float | None = None) -> pd.DataFrame:
         """Give every undecided row of page `i` the page's likelier decision (`page_default`), as one action.
 
         Left undecided are the paths in `skip` (not shown to the reviewer) and, where the decision is "keep",
-        copies that lie under two labels.
-
-        Returns:
-            The page as it stands afterwards.
+        copies that lie under two labels. Returns the page as it stands afterwards.
         """
         page, decision = self.page(i), self.page_default(i)
         if self.blind:
@@ -290,23 +262,15 @@ class ReviewSession:
 
     def escalated(self) -> pd.DataFrame:
         """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
-        lines = self._replay.escalated().values()
-        table = pd.DataFrame(list(lines), columns=["path", "given_label", "reviewer", "time"])
+        table = pd.DataFrame(self._replay.escalated(), columns=["path", "given_label", "reviewer", "time"])
         return table.assign(time=pd.to_datetime(table["time"], utc=True, format="ISO8601", errors="coerce"))
 
     def rerank(self, scores: pd.DataFrame, *, in_view: Collection[int] = ()) -> list[int]:
         """Order anew what nobody has touched: pages with a decision, control pages and those in view stay first.
 
-        Args:
-            scores: columns `path`, `score`, `suggested` and any other of the queue's to replace; rows it does not
-                list keep theirs.
-            in_view: pages that must not change under the reviewer's eyes.
-
-        Returns:
-            The numbers that the pages in view have now.
-
-        Raises:
-            ValueError: a column is missing, or the session is blind: its order is part of the sample.
+        `scores` has the columns `path`, `score`, `suggested` and any other of the queue's to replace; rows it does not
+        list keep theirs. Returns the numbers that the pages in view have now. A blind session's order is part of the
+        sample: a ValueError.
         """
         if self.blind:
             raise ValueError(f"The order of a session in mode {self.mode!r} stays as it was drawn.")
@@ -327,21 +291,17 @@ class ReviewSession:
         """Numbers for a progress line.
 
         rows, decided, pages, pages_done; relabelled (to another class), kept, drop, unsure, escalate;
-        errors_found (relabelled or dropped); expected_left (errors among the undecided, as the score has it);
-        seconds looked at, all reviewers and sittings together.
+        errors_found (relabelled or dropped); seconds looked at, all reviewers and sittings together.
         """
         count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
-        is_open = self._outcome == OPEN
-        pages_open = np.bincount(self._page_of[is_open], minlength=self.n_pages)
-        shown = ("relabelled", "kept", "drop", "unsure", "escalate")
+        pages = self.pages()
         return {
             "rows": len(self.queue),
             "decided": len(self.queue) - count["open"],
             "pages": self.n_pages,
-            "pages_done": int((pages_open == 0).sum()),
-            **{name: count[name] for name in shown},
+            "pages_done": int((pages["decided"] == pages["rows"]).sum()),
+            **{name: count[name] for name in OUTCOMES[1:-1]},
             "errors_found": count["relabelled"] + count["drop"],
-            "expected_left": float(self._p_error[is_open].sum()),
             "seconds": self._replay.seconds,
         }
 
@@ -372,10 +332,8 @@ class ReviewSession:
         self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
         self._position = pd.Index(self.queue["path"])
         self._p_error = error_probability(self.queue)
-        self._rows_of: dict[str, list[int]] = {}
-        for row, sha256 in enumerate(self.queue["sha256"]):
-            self._rows_of.setdefault(sha256, []).append(row)
-        self._filed = np.array([self._known[path][1] for path in self.queue["path"]], object)
+        self._rows_of: dict[str, np.ndarray] = self.queue.groupby("sha256").indices
+        self._filed = self.images.set_index("path")["given_label"].loc[self._position].to_numpy(object)
         self._note_classes(self.queue)
         self._sync(self._rows_of)
 
@@ -383,31 +341,18 @@ class ReviewSession:
         """What is shown for each group; what was suggested before a re-ranking stays noted."""
         for column in queue.columns.intersection(["given", "suggested", "about"]):
             for path, said in zip(queue["path"].tolist(), queue[column].tolist(), strict=True):
-                self._classes_of[self._known[path][2]].update(said.split(" / "))
+                self._classes_of[self._group_of[path]].update(said.split(" / "))
 
     def _sync(self, contents: Iterable[str]) -> None:
         """Bring what is kept of the decisions up to date for some contents."""
         for sha256 in contents:
+            said = self.decision(sha256)
             for row in self._rows_of.get(sha256, ()):
-                self._outcome[row] = self._outcome_of(self.decision(sha256), self._filed[row])
-        escalated = set(self._replay.escalated())
-        if escalated != self._escalated:
-            self._escalated = escalated
-            self._escalated_groups = set(self.images.loc[self.images["sha256"].isin(self._escalated), "group"])
-
-    def _outcome_of(self, decision: str, filed: str) -> int:
-        if decision in _WORD:
-            return _WORD[decision]
-        if decision not in self.class_names:
-            return OTHER
-        return KEPT if decision == filed else RELABELLED
+                kept_or_not = KEPT if said == self._filed[row] else RELABELLED
+                self._outcome[row] = _WORD.get(said, kept_or_not if said in self.class_names else OTHER)
 
     def page_rows(self, i: int) -> np.ndarray:
-        """Which rows of `queue` make page `i`.
-
-        Raises:
-            IndexError: there is no such page.
-        """
+        """Which rows of `queue` make page `i`; an IndexError if there is no such page."""
         if not 0 <= i < self.n_pages:
             raise IndexError(f"page must be one of the {self.n_pages} pages, counted from 0. Received: {i}")
         return self._pages[i]
@@ -419,37 +364,26 @@ class ReviewSession:
             raise KeyError(f"path must be one of the {len(self.queue)} in the queue. Received: {path!r}") from None
 
     def _decide(self, rows: Sequence[int], decision: str, seconds: float | None) -> None:
-        action, kind = new_action(), "decision" if decision == "escalate" else MODES[self.mode]
-        lines = []
-        for row in rows:
-            shown, filed = {name: self.queue[name].iat[row] for name in REQUIRED}, self._filed[row]
-            # Where an earlier decision is shown as given, to keep it means that class, not the folder's.
-            restates = decision == "keep" and shown["given"] not in ("", filed)
-            lines.append(
-                {
-                    **{name: shown[name] for name in ("sha256", "path", "suggested", "score")},
-                    "reviewer": self.reviewer,
-                    # An escalation is no opinion to compare: it hides the picture from everybody at once.
-                    "kind": kind,
-                    "action": action,
-                    "given_label": filed,
-                    "decision": shown["given"] if restates else decision,
-                    "seconds": seconds,
-                }
-            )
-        self._write(lines)
+        # An escalation is no opinion to compare: it hides the picture from everybody at once.
+        kind = "decision" if decision == "escalate" else MODES[self.mode]
+        lines = self.queue.iloc[rows][["sha256", "path", "suggested", "score"]]
+        lines = lines.assign(given_label=self._filed[rows], decision=decision, seconds=seconds, kind=kind)
+        if decision == "keep":  # where an earlier decision is shown as given, that class is meant, not the folder's
+            given = self.queue["given"].iloc[rows]
+            lines["decision"] = given.where((given != "") & (given != lines["given_label"]), decision)
+        self._write(lines.assign(reviewer=self.reviewer).to_dict("records"))
 
     def _mark(self, kind: str) -> list[str]:
         self.catch_up()
         actions = self._replay.done if kind == "undo" else self._replay.undone
         if not actions:
             return []
-        action = next(reversed(actions))
-        self._write([{"kind": kind, "action": action, "reviewer": self.reviewer}])
-        contents = self._replay.concerned({action})
-        rows = [self._rows_of[sha256][0] for sha256 in contents if sha256 in self._rows_of]
+        concerned = self._write([{"kind": kind, "action": next(reversed(actions)), "reviewer": self.reviewer}])
+        rows = [self._rows_of[sha256][0] for sha256 in concerned if sha256 in self._rows_of]
         return self.queue["path"].iloc[rows].tolist()
 
-    def _write(self, lines: list[dict[str, Any]]) -> None:
+    def _write(self, lines: list[dict[str, Any]]) -> Collection[str]:
         append_decisions(self.journal, lines)
-        self.catch_up()
+        changed = self._replay.catch_up()
+        self._sync(changed)
+        return changed

@@ -18,19 +18,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib.data import MAX_PIXELS
 from nsfwlib.files import writable_folder
 from nsfwlib.model import Answer, Files, Ready, cluster_answers, make_ready, stream_answers
-from nsfwlib.score.source import deadly_files, open_source
+from nsfwlib.score.source import deadly_files, open_source, sample_pictures
 from nsfwlib.score.store import (
     FORMATS,
     Known,
     add_answers,
     add_files,
     add_finished,
+    begun_with,
     check_columns,
     count_files,
     left_open,
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 COMMIT_SECONDS = 2  # what a kill may cost
 IN_FLIGHT = 12  # batches: 3 are decoded ahead, and 8 of broken files may gather until there is a picture to compute
 PLACES = ("local", "ray")
-RUNTIMES = ("auto", "tensorflow", "onnxruntime")
+RUNTIMES = ("auto", "tensorflow", "openvino")
 
 
 def score(
@@ -59,6 +61,7 @@ def score(
     out: Path,
     where: str = "local",
     runtime: str = "auto",
+    precision: str = "auto",
     data_dir: Path | None = None,
     filesystem: Any = None,
     class_names: Sequence[str] | None = None,
@@ -78,20 +81,25 @@ def score(
     Columns: `path`; `sha256` of the bytes; `frames` that were scored; one probability a class, for an animation the
     mean over its frames; `<class>_max`, the highest over its frames; `predicted`, the class with the highest
     probability; `problem` ("" or a key of `data.REASONS`; then there are no probabilities) and `detail`;
-    `scored_by`, which changes with the model and with `frames`.
+    `scored_by`, which changes with the model, with `frames` and with the precision.
+    `attrs["precision"]` is what it was computed in, `attrs["agreement"]` how that agrees with float32.
 
     An interrupted call is taken up by the same call. If a file ended the process, that call finds it, by decoding it in
     another process, and it becomes a row. Contents that are scored are not scored again: not after an interrupt, not
     the second copy of a file, not those of a finished table with `resume`.
 
     Args:
-        model: "published" (the 2019 InceptionV3), a `.keras` file, or a loaded model.
+        model: "published" (the 2019 InceptionV3), a `.keras` file, an `.onnx` file of anybody's with a JSON beside it
+            (see `model.read_description`), or a loaded model.
         source: a folder, a glob, a file, a list of files, a table with the column `path`, or a URL that fsspec knows.
         out: a .parquet, .csv or .jsonl file.
         where: "local", or "ray" for the machines of a cluster; the answers are the same.
-        runtime: "tensorflow", "onnxruntime" (the `onnx` extra), or "auto": ONNX Runtime where it is installed, the
-            model is given by name or file and there is no GPU. It converts a model once, in half a minute, and from
-            then on starts ten seconds sooner than TensorFlow, with the same answers.
+        runtime: "tensorflow", "openvino" (the extra of that name), or "auto": OpenVINO where it is installed, the model
+            is given by name or file and there is no GPU. It converts a model once, in ten seconds, and from then on
+            starts ten seconds sooner than TensorFlow, with the same answers.
+        precision: "float32"; "bfloat16"; "int8", which needs nncf; or "auto": bfloat16 where the processor has it and
+            its answers agree with float32 on 300 of these pictures, else float32; see `model.choose_precision`. A
+            call that goes on, and `resume`, keep to the precision of what is there.
         data_dir: what the paths of a list or table are relative to.
         filesystem: an fsspec or pyarrow file system on which `source` lies.
         class_names: wraps a model that this kit did not make: the classes, in the order of its outputs.
@@ -115,12 +123,19 @@ def score(
     """
     out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
     _check_options(where, runtime, frames=frames, batch_size=batch_size, max_pixels=max_pixels)
+    if not isinstance(source, str | os.PathLike | pd.DataFrame):
+        source = list(source)  # it may be gone through twice
     files, rows = open_source(source, data_dir=data_dir, filesystem=filesystem)
     files = replace(files, max_pixels=max_pixels)
     options = {"cache_dir": cache_dir, "class_names": class_names, "rescaling": rescaling, "progress": progress}
     ready = make_ready(model, runtime="tensorflow" if (cluster or {}).get("gpus") else runtime, **options)
     names = check_columns(ready.class_names)
     scored_by = f"{ready.identity}-{frames}"
+    if precision == "auto" and not overwrite:
+        precision = _precision_before(out, scored_by) or precision
+    ready = ready.lowered(precision, partial(_sample, source, data_dir, files, ready.size))
+    scored_by += "" if ready.precision == "float32" else f"-{ready.precision}"
+    about = {"precision": ready.precision, "agreement": ready.agreement or {}}
     options = {"size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
     answering = _answering(where, files, ready, runtime, options, cluster or {})
     try:
@@ -133,11 +148,24 @@ def score(
                 add_answers(store, deadly_files(files, todo_of(store, suspects)))
             found = answering(todo(store), skip=Known(store))
             _keep(store, found, progress, every=0 if suspects else COMMIT_SECONDS)
-            write_scores(score_tables(store, names, scored_by), out)
+            write_scores(score_tables(store, names, scored_by, about), out)
     except (sqlite3.Error, OSError) as error:
         raise _disk_error(error, out) from error
     work_file(out).unlink(missing_ok=True)
-    return read_scores(out)
+    table = read_scores(out)
+    table.attrs |= about
+    return table
+
+
+def _precision_before(out: Path, scored_by: str) -> str:
+    """The precision of an unfinished or finished table of this model; "" if there is none."""
+    before, same, precision = begun_with(out).partition(scored_by)
+    return "" if before or not same else precision.removeprefix("-") or "float32"
+
+
+def _sample(source: Any, data_dir: Path | None, files: Files, size: int, count: int) -> np.ndarray:
+    _, rows = open_source(source, data_dir=data_dir, filesystem=files.filesystem)
+    return sample_pictures(files, rows, size=size, count=count)
 
 
 def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
@@ -176,8 +204,8 @@ def _answering(
 ) -> Callable[..., Iterator[list[Answer]]]:
     """A function of the work to be done that yields the answers, here or on the cluster."""
     if where == "ray":
-        model = ready.classifier or ready.onnx_file()
-        return partial(cluster_answers, files=files, model=model, runtime=runtime, **options, **cluster)
+        options |= {"model": ready.classifier or ready.file(), "precision": ready.precision}
+        return partial(cluster_answers, files=files, runtime=runtime, **options, **cluster)
     return partial(stream_answers, files=files, forward=ready.forward(runtime), **options)
 
 

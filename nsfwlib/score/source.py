@@ -1,18 +1,25 @@
 """Which files are to be scored, and what do they show? Folders, lists, globs, tables, URLs; stills and animations."""
 
 import glob
+import heapq
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import joblib
+import numpy as np
 import pandas as pd
 
 from nsfwlib.data import REASONS, inspect_files, is_skipped, walk_files
 from nsfwlib.files import file_path, read_text_table, table_path
-from nsfwlib.model import Answer, Files, hashed
+from nsfwlib.model import Answer, Files, hashed, load_picture
 
+SAMPLE_SECONDS = 60.0  # for one file of a sample
 Row = tuple[str, str, str]  # path as tables write it, problem, detail
 
 
@@ -144,3 +151,19 @@ def deadly_files(files: Files, suspects: Sequence[tuple[int, str]]) -> list[Answ
             position, path = suspects[i]
             found.append(Answer(position, hashed(files, path), 0, None, row["problem"], REASONS[row["problem"]]))
     return found
+
+
+def sample_pictures(files: Files, rows: Iterable[Row], *, size: int, count: int) -> np.ndarray:
+    """First frames of at most `count` pictures drawn from `rows`, uint8 (n, S, S, 3), the same each time.
+
+    They are decoded in other processes; where a file ends or holds one of these, there are none.
+    """
+    paths = (path for path, problem, _ in rows if not problem)
+    drawn = heapq.nsmallest(count + count // 10, paths, key=lambda path: zlib.crc32(path.encode()))
+    load = joblib.delayed(partial(load_picture, files, size=size, frames=1))
+    try:
+        loaded = joblib.Parallel(-1, timeout=SAMPLE_SECONDS)(load(path) for path in drawn)
+    except (BrokenProcessPool, TimeoutError):
+        loaded = []
+    found = [picture.pixels for picture in loaded if picture.pixels is not None][:count]
+    return np.concatenate(found) if found else np.empty((0, size, size, 3), np.uint8)

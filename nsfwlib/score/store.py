@@ -4,6 +4,7 @@ Files and scores are two tables: a score belongs to content (`sha256`), so copie
 cost nothing. The finished table is streamed out of it and takes its name only when it is whole and on disk.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -68,6 +69,20 @@ def open_store(out: Path, scored_by: str, *, discard: bool = False) -> sqlite3.C
         store.close()
         raise
     return store
+
+
+def begun_with(out: Path) -> str:
+    """`scored_by` of the work file of `out`, or else of the finished table; "" where there is neither."""
+    if work_file(out).exists():
+        with (
+            contextlib.closing(sqlite3.connect(work_file(out), timeout=1)) as store,
+            contextlib.suppress(sqlite3.Error),
+        ):
+            return store.execute("SELECT value FROM about WHERE name = 'scored_by'").fetchone()[0]
+    elif out.exists():
+        for part in read_parts(out):
+            return str(part.get("scored_by", pd.Series([""])).iloc[0])
+    return ""
 
 
 def add_files(store: sqlite3.Connection, rows: Iterable[Row]) -> None:
@@ -156,8 +171,10 @@ def _score_columns(class_names: Sequence[str]) -> list[str]:
     return [*class_names, *(f"{name}_max" for name in class_names)]
 
 
-def score_tables(store: sqlite3.Connection, class_names: Sequence[str], scored_by: str) -> Iterator[pa.Table]:
-    """The finished table, some thousand rows at a time, in the order of the source."""
+def score_tables(
+    store: sqlite3.Connection, class_names: Sequence[str], scored_by: str, about: dict[str, Any]
+) -> Iterator[pa.Table]:
+    """The finished table, some thousand rows at a time, in the order of the source; `about` becomes its `attrs`."""
     query = """SELECT path, lower(hex(files.sha256)) AS sha256, coalesce(frames, 0) AS frames, scores, problem,
         files.detail || coalesce(scores.detail, '') AS detail, ? AS scored_by
         FROM files LEFT JOIN scores USING (sha256) ORDER BY position"""
@@ -170,6 +187,7 @@ def score_tables(store: sqlite3.Connection, class_names: Sequence[str], scored_b
         values = np.frombuffer(scores, np.float32).reshape(len(table), -1)
         best = np.where(np.isnan(values[:, 0]), -1, values[:, : len(class_names)].argmax(axis=1))
         table = table.assign(predicted=names[best]).join(pd.DataFrame(values, columns=columns))
+        table.attrs = dict(about)
         yield pa.Table.from_pandas(table, schema, preserve_index=False)
 
 

@@ -34,8 +34,7 @@ def training_cost(
     paths = [file_path(data_dir, path) for path in chosen["path"]]
     _, pixels, _ = next(decoded_batches(paths, size=image_size(model), batch_size=sample))
     started = time.perf_counter()
-    for _ in decoded_batches(paths, size=image_size(model), batch_size=sample):
-        pass
+    list(decoded_batches(paths, size=image_size(model), batch_size=sample))
     decode = (time.perf_counter() - started) / len(paths)
     passes = (forward_pass(model, [block]) for block in (blocks[-1], fine_tune_from))
     whole, lower = (_seconds(forward, pixels) for forward in passes)
@@ -71,14 +70,14 @@ def learning_curve(
 ) -> pd.DataFrame:
     """What would more data gain? Validation accuracy of a logistic head on growing shares of the training images.
 
+    Each fit has the regularisation that suits its own number of images.
+
     Args:
         features: float (N, D); rows with NaN are left out.
         labels: N class names; missing ones are left out.
         splits: N of "train", "val", "test"; `test` is not looked at.
         groups: N near-duplicate groups, drawn whole; every row for itself by default.
-        fractions: shares of the training groups, 0 … 1.
-        repeats: draws a share (the whole is fitted once).
-        seed: of the draws.
+        fractions: shares of the training groups, 0 … 1, of which each is drawn `repeats` times and the whole once.
 
     Returns:
         One row a fit: `images` (trained on), `repeat`, `accuracy` and `log_loss` on validation.
@@ -92,13 +91,12 @@ def learning_curve(
         raise ValueError(f"Expected validation images and two classes. Received: {len(val)} images, classes {names}.")
     group = np.arange(len(labels)) if groups is None else pd.factorize(groups.reset_index(drop=True))[0]
     target = pd.Index(names).get_indexer(labels[val])
-    strength = fit_head(features[train], labels[train], groups=group[train], seed=seed).C
     rows = []
     for repeat, fraction in ((r, f) for r in range(repeats) for f in fractions if f < 1 or r == 0):
         rng = np.random.default_rng([seed, repeat])
         order = rng.permutation(np.unique(group[train]))
         chosen = train[np.isin(group[train], order[: max(len(names), round(fraction * len(order)))])]
-        head = fit_head(features[chosen], labels[chosen], classes=names, C=strength)
+        head = fit_head(features[chosen], labels[chosen], classes=names, groups=group[chosen], seed=seed)
         probs = np.clip(head.predict_proba(features[val]), 1e-6, None)
         loss = -np.log(probs[np.arange(len(val)), target] / probs.sum(axis=1)).mean()
         rows.append((len(chosen), repeat, float((probs.argmax(axis=1) == target).mean()), float(loss)))

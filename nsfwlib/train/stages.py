@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,10 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
-from nsfwlib.data import ImageProblem, load_image
 from nsfwlib.files import file_path
 from nsfwlib.model import (
     class_names,
+    decoded_batches,
     find_blocks,
     freeze_backbone,
     image_size,
@@ -80,7 +80,6 @@ def fine_tune(
         class_weight: as in `train.train_head`, as are `weights`.
         augmented: see `augment`.
         seed: of order, augmentation and dropout.
-        verbose: as in Keras.
 
     Returns:
         One row an epoch, as from `train.train_head`, and one of stage "average": of stage 1 and the best epoch.
@@ -109,7 +108,11 @@ def fine_tune(
     train = picture_dataset(paths["train"], targets["train"], counts[0], shuffled=True, augmented=augmented, **inputs)
     val = picture_dataset(paths["val"], targets["val"], counts[1], **inputs)
     steps = -(-len(paths["train"]) // batch_size)
-    schedule = _schedule(learning_rate, epochs * steps)
+    warm_up = max(1, epochs * steps // 10)
+    decay = max(1, epochs * steps - warm_up)
+    schedule = keras.optimizers.schedules.CosineDecay(  # Loshchilov and Hutter 2017
+        learning_rate / 10, decay, warmup_target=learning_rate, warmup_steps=warm_up
+    )
     copy = _compiled_copy(model, schedule, label_smoothing)
     before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
     if not len(done):
@@ -184,32 +187,18 @@ def _compiled_copy(model: keras.Model, schedule: Callable[[int], tf.Tensor], lab
     strategy = _strategy()
     with strategy.scope():
         if isinstance(strategy, tf.distribute.MirroredStrategy):
-            model = in_half_precision(model, _training_policy())
+            # bfloat16 where every GPU has it in hardware (from Ampere on). float16 needs a scaled loss, and Keras'
+            # LossScaleOptimizer makes weights NaN under MirroredStrategy (3.15).
+            gpus = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+            modern = all(gpu.get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus)
+            model = in_half_precision(model, "mixed_bfloat16" if modern else "float32")
         compile_classifier(model, Layerwise(schedule, _shares(model)), label_smoothing)
     return model
-
-
-def _training_policy() -> str:
-    """bfloat16 where every GPU has it in hardware (from Ampere on), else float32.
-
-    float16 needs a scaled loss, and Keras' LossScaleOptimizer makes weights NaN under MirroredStrategy (3.15).
-    """
-    gpus = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
-    modern = all(gpu.get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus)
-    return "mixed_bfloat16" if modern else "float32"
 
 
 def _strategy() -> tf.distribute.Strategy:
     gpus = tf.config.list_logical_devices("GPU")
     return tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
-
-
-def _schedule(learning_rate: float, steps: int) -> Callable[[int], tf.Tensor]:
-    """A tenth of the steps of warm-up, then cosine decay (Loshchilov and Hutter 2017)."""
-    warm_up = max(1, steps // 10)
-    return keras.optimizers.schedules.CosineDecay(
-        learning_rate / 10, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
-    )
 
 
 def picture_dataset(
@@ -223,30 +212,31 @@ def picture_dataset(
     augmented: bool = False,
     seed: int = 0,
 ) -> tf.data.Dataset:
-    """Batches (float32 RGB 0–255 (b, size, size, 3), one-hot (b, K), weights (b,)), decoded in parallel."""
-    answers = [tf.constant(each, tf.float32) for each in (targets, weights)]
+    """Batches (float32 RGB 0–255 (b, size, size, 3), one-hot (b, K), weights (b,)), decoded ahead."""
+    rng = np.random.default_rng(seed)
 
-    def read(position: int) -> np.ndarray:
-        try:
-            return load_image(paths[position], size=size)
-        except ImageProblem as problem:
-            raise ValueError(f"{paths[position]} can no longer be read ({problem}). Scan again.") from problem
+    def batches() -> Iterator[tuple[np.ndarray, ...]]:
+        order = rng.permutation(len(paths)) if shuffled else np.arange(len(paths))
+        for positions, pixels in _decoded([paths[i] for i in order], size=size, batch_size=batch_size):
+            rows = order[positions]
+            yield pixels, targets[rows], weights[rows], rng.integers(2**31, size=2)
 
-    def load(position: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        pixels = tf.numpy_function(read, [position], tf.uint8)
-        return tf.ensure_shape(pixels, (size, size, 3)), *(each[position] for each in answers)
+    def finished(pixels: tf.Tensor, target: tf.Tensor, weight: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return augment(pixels, key) if augmented else tf.cast(pixels, tf.float32), target, weight
 
-    order = tf.data.Dataset.range(len(paths))
-    order = order.shuffle(len(paths), seed=seed) if shuffled else order
-    batches = order.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
-    if augmented:
-        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
-        batches = tf.data.Dataset.zip(batches, seeds).map(
-            lambda batch, key: (augment(batch[0], key), *batch[1:]), num_parallel_calls=1
-        )
-    else:
-        batches = batches.map(lambda x, *others: (tf.cast(x, tf.float32), *others))
-    return batches.prefetch(2)
+    shapes = [((None, size, size, 3), tf.uint8), ((None, targets.shape[1]), tf.float32)]
+    shapes += [((None,), tf.float32), ((2,), tf.int64)]
+    stream = tf.data.Dataset.from_generator(batches, output_signature=tuple(tf.TensorSpec(*shape) for shape in shapes))
+    counted = stream.apply(tf.data.experimental.assert_cardinality(-(-len(paths) // batch_size)))
+    return counted.map(finished).prefetch(2)
+
+
+def _decoded(paths: Sequence[Path], **options: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions and pixels of `model.decoded_batches`, all of which must be readable."""
+    for positions, pixels, problems in decoded_batches(paths, **options):
+        if problems:
+            raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
+        yield positions, pixels
 
 
 def augment(

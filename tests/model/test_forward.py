@@ -22,7 +22,7 @@ def pixels(rng):
     return rng.integers(0, 256, (6, 64, 64, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", ["tensorflow", "onnxruntime"])
+@pytest.mark.parametrize("name", ["tensorflow", "openvino"])
 def test_every_engine_gives_the_answers_of_plain_keras(classifier, pixels, name, tmp_path):
     forward = forward_pass(classifier, runtime=name, cache_dir=tmp_path)
     expected = classifier.predict(pixels.astype(np.float32), verbose=0)
@@ -31,7 +31,7 @@ def test_every_engine_gives_the_answers_of_plain_keras(classifier, pixels, name,
     assert np.abs(forward(pixels[:1].astype(np.float32))[0] - expected[:1]).max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["tensorflow", "onnxruntime"])
+@pytest.mark.parametrize("name", ["tensorflow", "openvino"])
 def test_every_engine_gives_pooled_blocks_in_the_order_asked_for(classifier, pixels, name, tmp_path):
     blocks = ["out_relu", "block_5_add"]
     found = forward_pass(classifier, blocks, runtime=name, cache_dir=tmp_path)(pixels)
@@ -41,13 +41,13 @@ def test_every_engine_gives_pooled_blocks_in_the_order_asked_for(classifier, pix
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
-def test_the_onnx_file_is_converted_once_for_the_same_weights(classifier, pixels, tmp_path, monkeypatch):
-    first = forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0]
-    monkeypatch.setattr(forward, "onnx_file", None)
-    again = forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0]
+def test_a_model_is_converted_once_for_the_same_weights(classifier, pixels, tmp_path, monkeypatch):
+    first = forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
+    monkeypatch.setattr(forward, "_graph", None)
+    again = forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
     assert np.array_equal(first, again)
     monkeypatch.setattr(forward, "compiled", None)
-    if forward.onnx_usable():
+    if forward.openvino_usable():
         assert np.array_equal(first, forward_pass(classifier, cache_dir=tmp_path)(pixels)[0])
 
 
@@ -56,49 +56,48 @@ def test_a_conversion_that_gives_other_answers_is_refused_with_the_difference(
 ):
     other = keras.models.clone_model(classifier)
     other.set_weights([weight * 1.01 for weight in classifier.get_weights()])
-    convert = forward.onnx_file
-    monkeypatch.setattr(forward, "onnx_file", lambda model, path, **options: convert(other, path, **options))
+    graph = forward._graph
+    monkeypatch.setattr(forward, "_graph", lambda model, outputs: graph(other, outputs))
     for outputs, name in ((None, "probabilities"), (["block_5_add"], "block_5_add")):
         with pytest.raises(
             ValueError, match=rf"must give the same {name}\. Received: a difference of \d.*at most 1e-04"
         ):
-            forward_pass(classifier, outputs, runtime="onnxruntime", cache_dir=tmp_path)
-    assert not list((tmp_path / "onnx").iterdir())
+            forward_pass(classifier, outputs, runtime="openvino", cache_dir=tmp_path)
+    assert not list((tmp_path / "openvino").iterdir())
 
 
 def test_only_a_converted_file_that_was_changed_is_removed_as_damaged(classifier, pixels, tmp_path, monkeypatch):
-    first = forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0]
-    (kept,) = (tmp_path / "onnx").glob("*.onnx")
+    first = forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
+    (kept,) = (tmp_path / "openvino").glob("*.xml")
     with monkeypatch.context() as patch:
-        patch.setattr("onnxruntime.InferenceSession", out_of_memory)
+        patch.setattr("openvino.Core.compile_model", out_of_memory)
         with pytest.raises(RuntimeError, match=r"could not be opened and was kept: bad allocation.*Free memory"):
-            runtime.open_onnx_file(kept)
-    assert np.array_equal(runtime.open_onnx_file(kept)(pixels)[0], first)
+            runtime.open_converted(kept)
+    assert np.array_equal(runtime.open_converted(kept)(pixels)[0], first)
     whole = kept.read_bytes()
     kept.write_bytes(whole[:1000])
     with pytest.raises(RuntimeError, match="is damaged and was removed"):
-        runtime.open_onnx_file(kept)
+        runtime.open_converted(kept)
     assert not kept.exists()
 
 
-def test_another_model_in_the_place_of_a_converted_one_is_never_opened(classifier, pixels, tmp_path):
-    forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)
-    (kept,) = (tmp_path / "onnx").glob("*.onnx")
-    other = keras.models.clone_model(classifier)
-    forward.onnx_file(other, kept)
+def test_other_weights_in_the_place_of_the_converted_ones_are_never_opened(classifier, pixels, tmp_path):
+    forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)
+    (kept,) = (tmp_path / "openvino").glob("*.xml")
+    kept.with_suffix(".bin").write_bytes(kept.with_suffix(".bin").read_bytes()[::-1])
     with pytest.raises(RuntimeError, match="is damaged and was removed"):
-        runtime.open_onnx_file(kept)
+        runtime.open_converted(kept)
     assert not kept.exists()
 
 
 def test_a_converted_file_without_a_note_of_its_hash_is_used_and_never_removed(classifier, pixels, tmp_path):
-    first = forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0]
-    (kept,) = (tmp_path / "onnx").glob("*.onnx")
+    first = forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
+    (kept,) = (tmp_path / "openvino").glob("*.xml")
     kept.with_suffix(".sha256").unlink()
-    assert np.array_equal(forward_pass(classifier, runtime="onnxruntime", cache_dir=tmp_path)(pixels)[0], first)
+    assert np.array_equal(forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)(pixels)[0], first)
     kept.write_bytes(kept.read_bytes()[:1000])
     with pytest.raises(RuntimeError, match="was kept"):
-        runtime.open_onnx_file(kept)
+        runtime.open_converted(kept)
     assert kept.exists()
 
 
@@ -107,9 +106,15 @@ def out_of_memory(*arguments, **options):
 
 
 def test_auto_is_tensorflow_where_nothing_was_converted(classifier, pixels, tmp_path, monkeypatch):
-    monkeypatch.setattr(forward, "onnx_file", None)
+    monkeypatch.setattr(forward, "_graph", None)
     expected = classifier.predict(pixels.astype(np.float32), verbose=0)
     assert np.allclose(forward_pass(classifier, cache_dir=tmp_path)(pixels)[0], expected, atol=1e-5)
+
+
+def test_features_in_bfloat16_are_near_those_in_float32_and_kept_apart(classifier, pixels, tmp_path):
+    exact, lowered = (forward_pass(classifier, ["out_relu"], bfloat16=b, cache_dir=tmp_path)(pixels)[0] for b in (0, 1))
+    assert not np.array_equal(exact, lowered), "nothing was computed in bfloat16"
+    assert np.corrcoef(exact.ravel(), lowered.ravel())[0, 1] > 0.95, "a random network makes much of small differences"
 
 
 def test_half_precision_keeps_the_published_features_to_a_hundredth_and_the_weights_as_they_were():
@@ -144,11 +149,11 @@ def test_identity_follows_all_that_shapes_the_answers(classifier):
 
 
 def test_an_unknown_engine_lists_those_there_are(classifier):
-    with pytest.raises(ValueError, match=r"auto, tensorflow, onnxruntime.*'torch'"):
+    with pytest.raises(ValueError, match=r"auto, tensorflow, openvino.*'torch'"):
         forward_pass(classifier, runtime="torch")
 
 
-def test_a_missing_onnxruntime_says_what_to_install(classifier, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"pip install 'nsfwlib\[onnx\]'"):
-        forward_pass(classifier, runtime="onnxruntime")
+def test_a_missing_openvino_says_what_to_install(classifier, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"pip install 'nsfwlib\[openvino\]'"):
+        forward_pass(classifier, runtime="openvino")

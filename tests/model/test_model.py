@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import awakened
 
-from nsfwlib.model import build, classifier, legacy
+from nsfwlib.model import build, classifier
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_any_keras_file_of_pictures_is_a_backbone_behind_its_own_rescaling(tmp_p
     expected = foreign.predict(pixels / 127.5 - 1, verbose=0).mean(axis=(1, 2))
     assert np.allclose(classifier.feature_model(made, ["coarse"]).predict(pixels, verbose=0), expected, atol=1e-5)
     assert classifier.find_blocks(made) == ["fine", "coarse"] and made.output_shape == (None, 2)
-    with pytest.raises(ValueError, match=r"network of RGB pictures \(B, S, S, 3\)\. Received.*None.*give it where"):
+    with pytest.raises(ValueError, match=r"square RGB pictures \(B, S, S, 3\)\. Received.*None"):
         build.build_classifier(["a", "b"], **options)
 
 
@@ -162,7 +162,7 @@ def test_backbone_weights_of_a_file_come_with_its_rescaling(small, tmp_path, rng
 
 def test_weights_of_another_architecture_are_refused_whole(small, inception):
     with pytest.raises(ValueError, match=r"another architecture\. Expected layers"):
-        legacy.set_backbone_weights(inception, classifier.layer_weights(small.layers))
+        classifier.copy_backbone(inception, small.layers)
 
 
 @pytest.mark.parametrize("names", [["one"], [], ["a", "a"], ["a", ""]])

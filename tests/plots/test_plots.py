@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from nsfwlib import evaluate, plots
 from nsfwlib.plots import confusion, data, evaluation, style, training
-from nsfwlib.plots.labels import plot_noise_matrix, plot_scores
+from nsfwlib.plots.data import plot_noise_matrix, plot_scores
 
 NAMES = ["drawings", "hentai", "neutral"]
 PUBLISHED = Path(__file__).parents[2] / "_art" / "published_confusion.json"
@@ -304,8 +304,16 @@ def test_curves_of_one_side_only_say_what_they_need(two_sides):
 def test_threshold_figure_writes_the_counts_of_its_point(two_sides):
     point = evaluate.at_threshold(*two_sides, 0.7, prevalence=0.01).iloc[0]
     left, right = evaluation.plot_threshold(evaluate.threshold_curve(*two_sides), point).axes
-    assert [t.strip() for t in texts(right)][1:] == [f"{point['missed']:,.0f}", f"{point['false_alarms']:,.0f}"]
+    counts = [t.split("(")[0].strip() for t in texts(right)][1:]
+    assert counts == [f"{point['missed']:,.0f}", f"{point['false_alarms']:,.0f}"]
     assert left.get_title(loc="left") == "Threshold 0.700" and "1% of uploads unsafe" in right.get_title(loc="left")
+
+
+def test_a_person_between_two_thresholds_is_drawn_with_what_they_look_at(two_sides):
+    point = evaluate.at_threshold(*two_sides, 0.7, prevalence=0.01, review_from=0.4).iloc[0]
+    left, right = evaluation.plot_threshold(evaluate.threshold_curve(*two_sides), point).axes
+    assert left.get_title(loc="left") == "Threshold 0.700, a person from 0.400"
+    assert texts(right)[1].strip().startswith(f"{point['reviewed']:,.0f} ({point['reviewed_low']:,.0f}–")
 
 
 def test_slices_show_the_worst_first_and_fill_those_that_differ():

@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from nsfwlib.data import frames as data_frames, images, load_frames
-from nsfwlib.model import Ready, forward, stream
+from nsfwlib.model import Ready, forward, precision, stream
 from nsfwlib.model.classifier import save_model
 from nsfwlib.model.forward import forward_pass, model_identity
 from nsfwlib.model.stream import Files, load_picture, stream_answers
@@ -207,7 +207,7 @@ def test_the_model_may_be_a_file(classifier, model_file, folder, tmp_path):
     pd.testing.assert_frame_equal(a, b)
 
 
-# ------------------------------------------------------------------------------------------------ ONNX Runtime
+# ------------------------------------------------------------------------------------------------ OpenVINO
 @pytest.fixture(scope="module")
 def converted(model_file, tmp_path_factory):
     """A cache folder in which the model has been converted by a first call."""
@@ -229,11 +229,11 @@ def test_a_model_file_is_converted_once_and_then_scores_without_tensorflow(
     classifier, model_file, folder, tmp_path, converted
 ):
     by_keras = score(classifier, folder, tmp_path / "keras.parquet")
-    arguments = [str(folder), "--model", str(model_file), "--out", str(tmp_path / "onnx.parquet")]
+    arguments = [str(folder), "--model", str(model_file), "--out", str(tmp_path / "openvino.parquet")]
     command = [sys.executable, "-c", WITHOUT_TENSORFLOW, *arguments, "--cache-dir", str(converted)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    pd.testing.assert_frame_equal(read_scores(tmp_path / "onnx.parquet"), by_keras, rtol=0, atol=1e-4)
+    pd.testing.assert_frame_equal(read_scores(tmp_path / "openvino.parquet"), by_keras, rtol=0, atol=1e-4)
 
 
 def test_another_model_under_the_same_name_is_not_mistaken_for_the_converted_one(
@@ -255,7 +255,7 @@ def test_a_note_with_other_classes_than_the_converted_model_is_not_believed(
 ):
     cache = tmp_path / "cache"
     shutil.copytree(converted, cache)
-    (note,) = (cache / "onnx").glob("*.json")
+    (note,) = (cache / "openvino").glob("*.json")
     noted = json.loads(note.read_text())
     note.write_text(json.dumps(noted | {"class_names": change(noted["class_names"])}))
     expect = score(model_file, folder, tmp_path / "a.parquet", runtime="tensorflow")
@@ -266,7 +266,7 @@ def test_a_note_with_other_classes_than_the_converted_model_is_not_believed(
 def test_a_damaged_converted_file_is_removed_and_made_anew(model_file, folder, tmp_path, converted):
     cache = tmp_path / "cache"
     shutil.copytree(converted, cache)
-    (kept,) = (cache / "onnx").glob("*.onnx")
+    (kept,) = (cache / "openvino").glob("*.xml")
     kept.write_bytes(kept.read_bytes()[:1000])
     with pytest.raises(RuntimeError, match="damaged and was removed"):
         score(model_file, folder, tmp_path / "a.parquet", cache_dir=cache)
@@ -279,19 +279,38 @@ def test_a_model_that_cannot_be_converted_is_scored_by_tensorflow_with_a_warning
     def refuse(*args, **options):
         raise ValueError("no such operator")
 
-    monkeypatch.setattr(forward, "onnx_file", refuse)
+    monkeypatch.setattr(forward, "_graph", refuse)
     with pytest.warns(UserWarning, match="TensorFlow scores: no such operator"):
         found = score(model_file, folder, tmp_path / "a.parquet", cache_dir=tmp_path)
     pd.testing.assert_frame_equal(found, score(classifier, folder, tmp_path / "b.parquet"))
     with pytest.raises(ValueError, match="no such operator"):
-        score(model_file, folder, tmp_path / "c.parquet", cache_dir=tmp_path, runtime="onnxruntime")
+        score(model_file, folder, tmp_path / "c.parquet", cache_dir=tmp_path, runtime="openvino")
 
 
-def test_a_missing_onnxruntime_is_an_error_before_anything_is_written(model_file, folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+def test_scores_of_another_precision_never_mix_and_auto_keeps_to_what_is_there(
+    model_file, folder, tmp_path, converted, monkeypatch
+):
+    monkeypatch.setattr(precision, "COMPARED", 8)
+    monkeypatch.setattr(precision, "CALIBRATED", 4)
+    monkeypatch.setattr(precision, "BOUNDS", dict.fromkeys(precision.BOUNDS, (1, 1)))
+    shutil.copytree(converted, tmp_path / "cache")
+    out, options = tmp_path / "scores.parquet", {"cache_dir": tmp_path / "cache"}
+    exact = score(model_file, folder, out, precision="float32", **options)
+    with pytest.raises(ValueError, match="another model or with other frames"):
+        score(model_file, folder, out, precision="int8", resume=True, **options)
+    lowered = score(model_file, folder, out, precision="int8", overwrite=True, **options)
+    assert set(lowered["scored_by"]) == {f"{exact['scored_by'].iloc[0]}-int8"}
+    assert lowered.attrs["agreement"]["pictures"] == 8 and read_scores(out).attrs["precision"] == "int8"
+    assert 0 < (lowered[NAMES] - exact[NAMES]).abs().max().max() < 0.5
+    again = score(model_file, folder, out, resume=True, **options)
+    assert again.attrs["precision"] == "int8"
+
+
+def test_a_missing_openvino_is_an_error_before_anything_is_written(model_file, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
     out = tmp_path / "scores.parquet"
-    with pytest.raises(ImportError, match=r"pip install 'nsfwlib\[onnx\]'"):
-        score(model_file, folder, out, runtime="onnxruntime")
+    with pytest.raises(ImportError, match=r"pip install 'nsfwlib\[openvino\]'"):
+        score(model_file, folder, out, runtime="openvino")
     assert not list(tmp_path.glob("scores*"))
     assert len(score(model_file, folder, out)) == 16, "auto does without it"
 
@@ -686,7 +705,7 @@ def test_two_processes_cannot_score_into_one_table(classifier, folder, tmp_path,
         ({"max_pixels": 0}, "max_pixels must be at least 1"),
         ({"frames": 0}, "frames must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"runtime": "torch"}, "runtime must be one of auto, tensorflow, onnxruntime"),
+        ({"runtime": "torch"}, "runtime must be one of auto, tensorflow, openvino"),
     ],
 )
 def test_options_out_of_range_are_named(classifier, folder, tmp_path, options, sentence):

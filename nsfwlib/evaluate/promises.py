@@ -1,0 +1,246 @@
+"""Which wish can be promised? Thresholds that keep it with confidence, or how many pictures that would take.
+
+Learn then Test (Angelopoulos et al., Learn then Test: Calibrating Predictive Algorithms, 2021): thresholds are tested
+in a fixed order, the boldest last, and the last before the first refusal is taken. MAPIE's
+BinaryClassificationController does so for rows that count equally; audit weights, near-duplicates and another
+prevalence than that of the sample, of which our wishes speak, are unknown to it.
+"""
+
+import bisect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import betaincinv
+
+from nsfwlib.evaluate.audit import audit_weights
+from nsfwlib.labels import group_codes
+
+STAKES = 0.99 * 0.5 ** np.arange(6)  # shares of the largest bet that cannot ruin; the larger, the likelier
+STARTS = (0.0, 0.01, 0.05)  # shares of safe rows flagged where the tests of a precision begin, each at its part of risk
+FEW = 60  # thresholds tried for a precision and for costs
+TIMES = 1.1 ** np.arange(1, 175)  # how many times as many pictures are thought of
+
+
+class Judged(NamedTuple):
+    """Rows whose side is known: by their labels, or by an audit with what each audited row stands for."""
+
+    unsafe: np.ndarray  # (N,) bool
+    score: np.ndarray  # (N,) higher is more unsafe
+    weights: Any = None  # (N,) NaN or 0 where nobody looked; None: all count equally
+    groups: Any = None  # (N,) near-duplicate group
+
+
+def audited_rows(audit: pd.DataFrame, verdict: Sequence[str | None], *, class_names: Sequence[str]) -> pd.DataFrame:
+    """Verdicts of an audit (`audit_truth`) by path: `label`, `group`, and the `weight` of `audit_weights`.
+
+    The weight is 0 where nobody answered or the picture belongs to no class.
+    """
+    label = pd.Series(verdict, index=audit.index, dtype=object)
+    weight = audit_weights(audit, verdict).where(label.isin(list(class_names))).fillna(0.0)
+    return pd.DataFrame({"label": label, "group": audit["group"], "weight": weight}).set_axis(audit["path"])
+
+
+def checked(rows: Judged) -> Judged:
+    """The rows that count for anything, as arrays, groups as codes.
+
+    Raises:
+        ValueError: lengths differ, sides are no bool, a score is not finite, a weight is negative.
+    """
+    unsafe, score = np.asarray(rows.unsafe), np.asarray(rows.score, dtype=float)
+    weight = np.ones(len(score)) if rows.weights is None else np.nan_to_num(np.asarray(rows.weights, dtype=float))
+    if unsafe.dtype != bool or not unsafe.shape == score.shape == weight.shape:
+        raise ValueError(
+            f"Expected unsafe as bool, score and weights as numbers of one length. Received: {unsafe.dtype} "
+            f"{unsafe.shape}, {score.shape} and {weight.shape}."
+        )
+    for name, bad in (("NaN or infinite scores", ~np.isfinite(score)), ("negative weights", weight < 0)):
+        if bad.any():
+            raise ValueError(f"Expected finite scores, no weight below 0. Received: {bad.sum():,} {name}.")
+    return Judged(*(column[weight > 0] for column in (unsafe, score, weight, group_codes(rows.groups, len(score)))))
+
+
+def independent_units(rows: Judged, *, seed: int = 0) -> Judged:
+    """Rows in which a near-duplicate group counts as one picture, `groups` telling which rows belong together.
+
+    Where all count equally, one row of each group is drawn; otherwise the rows of a group share its weight.
+    """
+    codes = group_codes(rows.groups, len(rows.score))
+    alike = rows.weights is None or len(set(np.nan_to_num(np.asarray(rows.weights, dtype=float)))) == 1
+    if alike:
+        order = np.random.default_rng(seed).permutation(len(codes))
+        drawn = order[np.unique(codes[order], return_index=True)[1]]
+        units = checked(rows._replace(weights=None))
+        units = Judged(*(column[drawn] for column in units))
+    else:
+        units = checked(rows._replace(weights=np.asarray(rows.weights) / np.bincount(codes)[codes]))
+    return units._replace(groups=np.unique(units.groups, return_inverse=True)[1])
+
+
+def rate_bound(bad: np.ndarray, among: np.ndarray, units: Judged, *, risk: float | None, times: float = 1.0) -> float:
+    """Upper bound of a share of units, which fails with probability `risk` at most; without a unit it is 1.
+
+    Exact binomial where units count equally (Clopper and Pearson, 1934). Where they do not, by betting against the
+    bound at a fixed mixture of stakes: Waudby-Smith and Ramdas, Estimating Means of Bounded Random Variables by
+    Betting, 2024, the bets being bounded by the heaviest unit.
+
+    Args:
+        bad: (N,) whether a row counts towards the share.
+        among: (N,) bool, the side that the share is of.
+        units: as from `independent_units`.
+        risk: None gives the share itself.
+        times: the bound if there were so many times as many units like these.
+    """
+    mass = np.bincount(units.groups, units.weights * among)
+    hit = np.bincount(units.groups, units.weights * (among & bad))[mass > 0]
+    mass = mass[mass > 0]
+    if not len(mass) or hit.sum() >= mass.sum() * (1 - 1e-12):
+        return 1.0
+    if risk is None:
+        return float(hit.sum() / mass.sum())
+    if np.ptp(mass) == 0 and np.isin(hit, (0, mass[0])).all():
+        hits = (hit > 0).sum() * times
+        return float(betaincinv(hits + 1, len(mass) * times - hits, 1 - risk))
+    kinds, counts = np.unique(np.round(hit + 1j * mass, 9), return_counts=True)
+    hit, mass = kinds.real / mass.max(), kinds.imag / mass.max()
+
+    def evidence(share: float) -> float:
+        gains = np.log1p(STAKES[:, None] / (1 - share) * (share * mass - hit)) @ (counts * times)
+        return float(np.logaddexp.reduce(gains + np.log(STAKES / STAKES.sum()))) + np.log(risk)
+
+    low, high = hit @ counts / (mass @ counts), 1 - 1e-9
+    return brentq(evidence, low, high, xtol=1e-7) if evidence(high) > 0 else 1.0
+
+
+def counts_by_threshold(rows: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct scores, falling, and what the unsafe and the safe rows at or above each weigh."""
+    order = np.argsort(-rows.score, kind="stable")
+    ends = np.flatnonzero(np.r_[np.diff(rows.score[order]) != 0, True][: len(order)])
+    weight = np.asarray(rows.weights)[order]
+    hits, alarms = (np.cumsum(weight * side[order])[ends] for side in (rows.unsafe, ~rows.unsafe))
+    return rows.score[order][ends], hits, alarms
+
+
+def promised_threshold(
+    units: Judged, kind: str, wish: float, *, prevalence: float, risk: float | None
+) -> tuple[float, str]:
+    """The most useful threshold that keeps a wish in all but a share `risk` of such samples, or NaN, and a sentence.
+
+    Most useful is the one that flags most unsafe pictures for precision and false-positive rate, fewest safe ones for
+    recall. With `risk=None` the wish need only hold on these rows.
+    """
+    sides = int(units.unsafe.sum()), int((~units.unsafe).sum())
+    if not all(sides):
+        return np.nan, f"Validation has {sides[0]:,} unsafe and {sides[1]:,} safe images: both kinds are needed."
+    steps, hits, alarms = counts_by_threshold(units)
+    fpr = alarms / alarms[-1]
+    here = np.flatnonzero(_keeps(kind, wish, hits / hits[-1], fpr, prevalence))
+    if not len(here):
+        return np.nan, f"No threshold reaches {kind} {wish:g} at prevalence {prevalence:g} on validation."
+    here = here[::-1] if kind == "recall" else here
+    if risk is None:
+        return steps[here[-1]], "A coin toss: it holds on validation, and elsewhere every second time."
+
+    def granted(step: int, times: float = 1.0) -> bool:
+        options = {"risk": risk / (2 * len(STARTS)) if kind == "precision" else risk, "times": times}
+        flagged = units.score >= steps[step]
+        alarm = 0.0 if kind == "recall" else rate_bound(flagged, ~units.unsafe, units, **options)
+        missed = 0.0 if kind == "fpr" else rate_bound(~flagged, units.unsafe, units, **options)
+        return bool(_keeps(kind, wish, 1 - missed, alarm, prevalence))
+
+    if kind == "precision":
+        grid = np.unique(np.searchsorted(fpr, [0, *np.geomspace(0.5 / sides[1], 1, FEW)], side="right") - 1)
+        here = grid[grid >= 0]
+        reached = _furthest(granted, here, np.searchsorted(fpr[here], STARTS))
+    else:
+        reached = bisect.bisect_left(here, True, key=lambda step: not granted(step)) - 1
+    if reached >= 0:
+        return steps[here[reached]], ""
+    probes = here[:: len(here) // 5 + 1] if kind == "precision" else here[:1]
+    times = min(_times_needed(lambda k, step=step: granted(step, k)) for step in probes)
+    return np.nan, _needed(times, kind, sides)
+
+
+def _keeps(kind: str, wish: float, recall: np.ndarray, fpr: np.ndarray, prevalence: float) -> np.ndarray:
+    """Whether these rates keep the wish; a precision is that of Bayes' rule at the prevalence."""
+    if kind == "precision":
+        return (1 - wish) * prevalence * recall >= wish * (1 - prevalence) * fpr
+    return recall >= wish if kind == "recall" else fpr <= wish
+
+
+def _furthest(granted: Callable[[int], bool], steps: np.ndarray, starts: np.ndarray) -> int:
+    """Position of the last step that is reached from any start by steps that are all granted, or −1."""
+    reached = -1
+    for at in starts:
+        while reached < at < len(steps) and granted(steps[at]):
+            reached, at = at, at + 1
+    return reached
+
+
+def _times_needed(granted: Callable[[float], bool]) -> float:
+    """How many times as many pictures would grant it, to a tenth; infinite where no number would."""
+    found = bisect.bisect_left(TIMES, True, key=granted)
+    return TIMES[found] if found < len(TIMES) else np.inf
+
+
+def _needed(times: float, kind: str, sides: tuple[int, int]) -> str:
+    if np.isinf(times):
+        return "Cannot be promised: validation shows no margin, and more pictures like these would not."
+    unsafe, safe = (
+        f"{float(f'{(times - 1) * n:.2g}'):,.0f} more {name}" for n, name in zip(sides, ("unsafe", "safe"), strict=True)
+    )
+    more = {"recall": unsafe, "fpr": safe}.get(kind, f"{safe} and {unsafe}")
+    return f"Cannot be promised: about {more} pictures are needed."
+
+
+def review_band(
+    units: Judged,
+    *,
+    prevalence: float,
+    capacity: float | None = None,
+    costs: tuple[float, float, float] | None = None,
+    wrongly_blocked: float = 0.001,
+    risk: float | None,
+) -> tuple[float, float, str]:
+    """From which score a person looks, from which nobody need, and a sentence; infinite where that is never.
+
+    Args:
+        units: as from `independent_units`.
+        prevalence: share of unsafe uploads.
+        capacity: share of the uploads that people can look at. Both this and `wrongly_blocked`, the share of safe
+            pictures blocked unseen, are kept in all but a share `risk` of such samples.
+        costs: of a missed, a wrongly blocked and a reviewed picture, in place of a capacity: the pair is taken that
+            costs least if what is missed and wrongly blocked were at their bounds.
+        wrongly_blocked: see `capacity`.
+        risk: None takes rates as they are on these rows.
+    """
+    unsafe, score = units.unsafe, units.score
+    sides = ((prevalence, unsafe), (1 - prevalence, ~unsafe))
+    steps = np.unique(score)[::-1]
+    if costs is not None:
+        steps = np.r_[np.inf, steps]
+        steps = steps[np.unique(np.linspace(0, len(steps) - 1, FEW).astype(int))]
+        flagged = [sum(p * rate_bound(score >= t, side, units, risk=None) for p, side in sides) for t in steps]
+        missed = [rate_bound(score < t, unsafe, units, risk=risk) for t in steps]
+        wrong = [rate_bound(score >= t, ~unsafe, units, risk=risk) * np.isfinite(t) for t in steps]
+        seen = costs[0] * prevalence * np.array(missed) + costs[2] * np.array(flagged)
+        blocked = costs[1] * (1 - prevalence) * np.array(wrong) - costs[2] * np.array(flagged)
+        total = np.where(np.tri(len(steps), dtype=bool), seen[:, None] + blocked, np.inf)
+        low, high = np.unravel_index(total.argmin(), total.shape)
+        return steps[low], steps[high], "" if risk else "Least cost on validation."
+    half = None if risk is None else risk / 2
+    high, note = promised_threshold(units, "fpr", wrongly_blocked, prevalence=prevalence, risk=half)
+    high, note = (np.inf, f"Nothing is blocked unseen. {note}") if np.isnan(high) else (high, note)
+    steps = steps[steps < high]
+
+    def fits(threshold: float, times: float = 1.0) -> bool:
+        band, options = (score >= threshold) & (score < high), {"risk": half and half / 2, "times": times}
+        return sum(share * rate_bound(band, side, units, **options) for share, side in sides) <= capacity
+
+    reached = bisect.bisect_left(steps, True, key=lambda threshold: not fits(threshold))
+    if reached or risk is None:
+        return (steps[reached - 1] if reached else high), high, note
+    times = _times_needed(lambda k: fits(steps[0], k)) if len(steps) else np.inf
+    return np.nan, np.nan, _needed(times, "reviewed", (int(unsafe.sum()), int((~unsafe).sum())))
