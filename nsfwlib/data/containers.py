@@ -11,33 +11,30 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_MAGIC = (
-    (b"\xff\xd8", "JPEG", ""),
-    (b"\x89PNG\r\n\x1a\n", "PNG", ""),
-    (b"GIF87a", "GIF", ""),
-    (b"GIF89a", "GIF", ""),
-    (b"BM", "BMP", ""),
-    (b"II*\0", "TIFF", ""),
-    (b"MM\0*", "TIFF", ""),
-    (b"II+\0", "TIFF", ""),
-    (b"MM\0+", "TIFF", ""),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000", ""),
-    (b"\xff\x4f\xff\x51", "JPEG2000", ""),
-    (b"8BPS", "unsupported format", "Photoshop"),
-    (b"\0\0\1\0", "unsupported format", "Windows icon"),
-    (b"%!PS", "unsupported format", "PostScript"),
-    (b"\xff\x0a", "unsupported format", "JPEG XL"),
-    (b"\0\0\0\x0cJXL ", "unsupported format", "JPEG XL"),
-)
+_MAGIC = {
+    "JPEG": (b"\xff\xd8",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "JPEG2000": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+}
 _FOREIGN = (
-    (b"%pdf", "a PDF document"),
-    (b"pk\3\4", "a ZIP archive"),
-    (b"\x1f\x8b", "gzip data"),
-    (b"rar!", "a RAR archive"),
-    (b"\x1aE\xdf\xa3".lower(), "a Matroska or WebM video"),
-    (b"riff", "a RIFF file, but not WebP"),
-    (b"version https://git-lfs", "a Git LFS pointer instead of the file"),
-)
+    (rb"8bps", "unsupported format", "Photoshop"),
+    (rb"\0\0\x01\0", "unsupported format", "Windows icon"),
+    (rb"%!ps", "unsupported format", "PostScript"),
+    (rb"\xff\n|\0\0\0\x0cjxl ", "unsupported format", "JPEG XL"),
+    (rb"(?s).*<svg", "unsupported format", "SVG"),
+    (rb"p[1-7][\s#]", "unsupported format", "PNM"),
+    (rb"<!doctype html|<html|<head|<body|<script|<!--", "not an image", "a web page"),
+    (rb"%pdf", "not an image", "a PDF document"),
+    (rb"pk\x03\x04", "not an image", "a ZIP archive"),
+    (rb"\x1f\x8b", "not an image", "gzip data"),
+    (rb"rar!", "not an image", "a RAR archive"),
+    (rb"\x1ae\xdf\xa3", "not an image", "a Matroska or WebM video"),
+    (rb"riff", "not an image", "a RIFF file, but not WebP"),
+    (rb"version https://git-lfs", "not an image", "a Git LFS pointer instead of the file"),
+)  # patterns of a head in lower case
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _MAX_SCANS = 500  # a progressive JPEG needs about ten; thousands of empty ones keep a decoder busy for hours
@@ -54,9 +51,9 @@ class Container(NamedTuple):
 
 def sniff(data: bytes) -> tuple[str, str]:
     """The format by content → (format, ""), or (reason, detail) as in `data.REASONS` if it is none of ours."""
-    for magic, kind, detail in _MAGIC:
-        if data.startswith(magic) or (len(data) > 3 and magic.startswith(data)):
-            return kind, detail
+    for kind, magics in _MAGIC.items():
+        if data.startswith(magics) or (len(data) > 3 and any(magic.startswith(data) for magic in magics)):
+            return kind, ""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP", ""
     if data[4:8] == b"ftyp":
@@ -76,15 +73,9 @@ def _sniff_brand(data: bytes) -> tuple[str, str]:
 
 def _sniff_foreign(data: bytes) -> tuple[str, str]:
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if b"<svg" in head:
-        return "unsupported format", "SVG"
-    if re.match(rb"p[1-7][\s#]", head):
-        return "unsupported format", "PNM"
-    if head.startswith((b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<!--")):
-        return "not an image", "a web page"
-    for magic, name in _FOREIGN:
-        if head.startswith(magic):
-            return "not an image", name
+    for pattern, reason, detail in _FOREIGN:
+        if re.match(pattern, head):
+            return reason, detail
     if not data.strip(b"\0"):
         return "not an image", "nothing but zeros"
     text = not re.search(rb"[\x00-\x08\x0e-\x1a\x7f]", data[:1024]) and _is_utf8(data[:1024])

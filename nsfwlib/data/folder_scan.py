@@ -149,20 +149,20 @@ def _class_folders(data_dir: Path, top: list[str], layout: str) -> set[str]:
     if layout == "classes":
         return {table_path(name) for name in top}
     inside = [data_dir / name for name in top if name.lower() in SPLIT_FOLDERS]
-    return {table_path(entry.name) for folder in inside for entry in _folders(folder)}
+    names = [name for folder in inside for name in next(os.walk(folder), ("", [], []))[1]]
+    return {table_path(name) for name in names if not is_skipped(name)}
 
 
 def _top_folders(data_dir: Path) -> list[str]:
-    if not data_dir.exists():
-        raise FileNotFoundError(f"data_dir does not exist: {data_dir}. Expected a folder with one folder per class.")
-    if not data_dir.is_dir():
-        raise ValueError(f"data_dir is not a folder: {data_dir}. Expected a folder with one folder per class.")
+    expected = "Expected a folder with one folder per class, and images in those."
     try:
         entries = list(data_dir.iterdir())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"data_dir does not exist: {data_dir}. {expected}") from None
     except OSError as error:
-        raise ValueError(f"data_dir cannot be read: {data_dir} ({error.strerror}).") from None
+        raise ValueError(f"data_dir is not a folder to read: {data_dir} ({error.strerror}). {expected}") from None
     if not entries:
-        raise ValueError(f"data_dir is empty: {data_dir}. Expected one folder per class with images in it.")
+        raise ValueError(f"data_dir is empty: {data_dir}. {expected}")
     top = sorted(entry.name for entry in entries if entry.is_dir() and not is_skipped(entry.name))
     if not top:
         raise ValueError(
@@ -172,25 +172,13 @@ def _top_folders(data_dir: Path) -> list[str]:
     return top
 
 
-def _folders(folder: Path) -> list[Path]:
-    try:
-        return [e for e in folder.iterdir() if e.is_dir() and not is_skipped(e.name)]
-    except OSError:
-        return []
-
-
 def _sources(paths: pd.Series, pattern: str | None) -> pd.Series:
     if not pattern:
         return pd.Series("", index=paths.index, dtype=str)
     expression = re.compile(pattern)
-    return paths.map(lambda path: _first_match(expression.search(path))).astype(str)
-
-
-def _first_match(match: re.Match | None) -> str:
-    if match is None:
-        return ""
-    named = match.groupdict().get("source")
-    return (named or (match[1] if match.re.groups else match[0])) or ""
+    part = "source" if "source" in expression.groupindex else min(expression.groups, 1)
+    matches = paths.map(expression.search)
+    return matches.map(lambda match: match[part] or "" if match else "").astype(str)
 
 
 def _find_warnings(table: pd.DataFrame, class_folders: dict[str, str]) -> list[dict[str, str]]:

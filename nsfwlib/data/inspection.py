@@ -32,17 +32,6 @@ COLUMNS = {
     "transparent": False,
 }  # what content alone decides, with the value where nothing is known
 THUMB = 32  # side of the grey thumbnail that near-duplicates are confirmed with
-_SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "GIF": (".gif",),
-    "WEBP": (".webp",),
-    "AVIF": (".avif", ".avifs"),
-    "BMP": (".bmp", ".dib"),
-    "TIFF": (".tif", ".tiff"),
-    "JPEG2000": (".jp2", ".j2k", ".jpx", ".j2c", ".jpf"),
-    "HEIF": (".heic", ".heif", ".hif"),
-}
 
 
 def inspect(
@@ -84,7 +73,8 @@ def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
     flags = list(decoded.flags)
     if not isinstance(source, bytes):
         suffix = os.path.splitext(os.fspath(source))[1].lower()  # noqa: PTH122 - names need not be valid text
-        if suffix not in _SUFFIXES[decoded.format]:
+        said = Image.registered_extensions().get(suffix, "")
+        if {"MPO": "JPEG", "DIB": "BMP"}.get(said, said) != decoded.format:
             flags.append(f"extension {ascii(suffix)[1:-1]} on {decoded.format}" if suffix else "no extension")
     complaint = jpeg_complaint(data) if decoded.format == "JPEG" else ""
     if "orrupt" in complaint or ("remature" in complaint and "no end marker" not in flags):

@@ -7,6 +7,8 @@ import pandas as pd
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
+from nsfwlib.data.screening import LAW
+
 # measure of the images table → (name of its low tail, name of its high tail); "" where that tail is harmless
 TAILS = {
     "brightness": ("dark", "light"),
@@ -80,11 +82,7 @@ def next_steps(
     steps = []
     screened = int(images["problem"].eq("screened").sum())
     if screened:
-        steps.append(
-            f"{screened:,} files match the list of known-bad hashes. They are never decoded for display. Do not copy, "
-            "open or delete them before you know what the law asks of you: in most countries a report to the hotline "
-            "or the police."
-        )
+        steps.append(f"{screened:,} files match the list of known-bad hashes. {LAW}")
     if len(leaks):
         steps.append(f"{len(leaks):,} pairs of near-duplicates lie in different splits: see `data.leaks`.")
     if len(conflicts):

@@ -105,13 +105,9 @@ SET_ASIDE = "set aside: resembles a picture of a later split"
 
 def _previous_splits(result: pd.DataFrame, previous: pd.DataFrame | None) -> pd.Series:
     """Each row's earlier split by content; "" where it was set aside; NA for newcomers and unusable rows."""
-    kept = pd.Series(pd.NA, index=result.index, dtype=object)
-    if previous is None:
-        return kept
+    previous = result.iloc[:0] if previous is None else previous
     earlier = previous[previous["problem"] == ""].drop_duplicates("sha256").set_index("sha256")["split"]
-    usable = result["problem"] == ""
-    kept[usable] = result.loc[usable, "sha256"].map(earlier).astype(object)
-    return kept
+    return result["sha256"].where(result["problem"] == "").map(earlier).astype(object)
 
 
 def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[dict]:
