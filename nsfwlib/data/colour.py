@@ -15,10 +15,8 @@ def to_rgb(image: Image.Image, flags: list[str]) -> tuple[Image.Image, bool]:
     except Exception:  # a broken EXIF block is no reason to lose the picture
         flags.append("damaged metadata")
     image, alpha = _split_alpha(_to_8_bit(image, flags))
-    if profile:
+    if profile := profile or (_LAB if image.mode == "LAB" else None):
         image = _apply_profile(image, profile, flags)
-    elif image.mode == "LAB":
-        image = ImageCms.applyTransform(image, _lab_transform())
     image = image if image.mode == "RGB" else image.convert("RGB")
     if alpha is None:
         return image, False
@@ -70,6 +68,7 @@ def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return (image.convert("L") if grey else rgba.convert("RGB")), rgba.getchannel("A")
 
 
+_LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
 
 
@@ -102,9 +101,3 @@ def _profile_transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform 
         if np.abs(moved - cube).max() <= 2:  # sRGB under one of its many names: keep every bit
             return space, None
     return space, transform
-
-
-@functools.lru_cache(maxsize=1)
-def _lab_transform() -> ImageCms.ImageCmsTransform:
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB")

@@ -49,17 +49,9 @@ def group_duplicates(
     """
     usable = table[table["problem"] == ""]
     one_each = usable.drop_duplicates("sha256")
-    thumbs = None
-    if cache_dir is not None or data_dir is not None:
-        thumbs = _thumb_reader(one_each, data_dir, cache_dir)
-    blank = is_blank(one_each)
-    by_hash = group_near_duplicates(
-        one_each["phash"].to_numpy(),
-        mirrored=one_each["phash_mirror"].to_numpy(),
-        max_distance=max_distance,
-        thumbs=thumbs,
-        blank=blank,
-    )
+    found = cache_dir is not None or data_dir is not None
+    thumbs = _thumb_reader(one_each, data_dir, cache_dir) if found else None
+    blank, proposed = is_blank(one_each), None
     if features is not None:
         if thumbs is None or len(features) != len(table):
             raise ValueError(
@@ -67,13 +59,16 @@ def group_duplicates(
                 f"to confirm what they propose. Received: {len(features)} rows."
             )
         rows = np.asarray(features)[table.index.get_indexer(one_each.index)]
-        left, right = feature_pairs(np.where(blank[:, None], np.nan, rows), min_cosine=min_cosine)
-        alike = confirmed_pairs(left, right, thumbs)
-        everyone = np.arange(len(one_each))
-        first = pd.Series(everyone).groupby(by_hash).transform("first").to_numpy()
-        left, right = np.concatenate([left[alike], everyone]), np.concatenate([right[alike], first])
-        by_hash = joined_pairs(left, right, len(one_each))
-    by_content = pd.Series(by_hash, index=one_each["sha256"].to_numpy())
+        proposed = feature_pairs(np.where(blank[:, None], np.nan, rows), min_cosine=min_cosine)
+    numbers = group_near_duplicates(
+        one_each["phash"].to_numpy(),
+        mirrored=one_each["phash_mirror"].to_numpy(),
+        max_distance=max_distance,
+        thumbs=thumbs,
+        blank=blank,
+        proposed=proposed,
+    )
+    by_content = pd.Series(numbers, index=one_each["sha256"].to_numpy())
     groups = pd.Series(-1, index=table.index, name="group", dtype=np.int64)
     groups[usable.index] = usable["sha256"].map(by_content).astype(np.int64)
     return groups
@@ -113,6 +108,7 @@ def group_near_duplicates(
     mirrored: np.ndarray | None = None,
     thumbs: Thumbs | None = None,
     blank: np.ndarray | None = None,
+    proposed: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> np.ndarray:
     """Connect near-duplicates → int64 (N,): group numbers 0…G-1 in order of appearance.
 
@@ -127,11 +123,15 @@ def group_near_duplicates(
         mirrored: uint64 (N,), hashes of the mirror images: a picture and a mirrored copy are near-duplicates.
         thumbs: positions (P,) → uint8 (P, 32, 32), the pictures' grey thumbnails.
         blank: bool (N,), pictures without content; they are joined with nothing.
+        proposed: further pairs of positions, that `thumbs` are to confirm.
 
     Raises:
         ValueError: `max_distance` outside 0…64, or arrays of different lengths.
     """
-    hashes, mirrored = _validated(hashes, mirrored, max_distance)
+    if not 0 <= max_distance <= 64:
+        raise ValueError(f"max_distance must be 0…64 bits. Received: {max_distance}")
+    if mirrored is not None and mirrored.shape != hashes.shape:
+        raise ValueError(f"mirrored must have the shape of hashes, {hashes.shape}. Received: {mirrored.shape}")
     values, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     mirrors = None if mirrored is None else mirrored[first]
     if thumbs is None:
@@ -139,9 +139,10 @@ def group_near_duplicates(
     else:
         distance = affordable_distance(values, max_distance)
     left, right, flipped = _candidates(values, mirrors, distance)
-    same_left, same_right = first[inverse], np.arange(len(hashes))  # equal hashes: each with the first
-    left, right = np.concatenate([first[left], same_left]), np.concatenate([first[right], same_right])
-    flipped = np.concatenate([flipped, np.zeros(len(hashes), dtype=bool)])
+    more_left, more_right = proposed or (left[:0], left[:0])
+    left = np.concatenate([first[left], first[inverse], more_left])  # equal hashes: each with the first
+    right = np.concatenate([first[right], np.arange(len(hashes)), more_right])
+    flipped = np.concatenate([flipped, np.zeros(len(left) - len(flipped), dtype=bool)])
     keep = left != right
     if blank is not None:
         keep &= ~(blank[left] | blank[right])
@@ -150,18 +151,6 @@ def group_near_duplicates(
         alike = confirmed_pairs(left, right, thumbs, flipped=flipped)
         left, right = left[alike], right[alike]
     return joined_pairs(left, right, len(hashes))
-
-
-def _validated(
-    hashes: np.ndarray, mirrored: np.ndarray | None, max_distance: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    hashes = np.asarray(hashes, dtype=np.uint64)
-    mirrored = None if mirrored is None else np.asarray(mirrored, dtype=np.uint64)
-    if not 0 <= max_distance <= 64:
-        raise ValueError(f"max_distance must be 0…64 bits. Received: {max_distance}")
-    if mirrored is not None and mirrored.shape != hashes.shape:
-        raise ValueError(f"mirrored must have the shape of hashes, {hashes.shape}. Received: {mirrored.shape}")
-    return hashes, mirrored
 
 
 def joined_pairs(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:

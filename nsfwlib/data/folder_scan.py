@@ -79,7 +79,8 @@ def scan(
     if max_pixels > MOST_PIXELS:
         raise ValueError(f"max_pixels must be {MOST_PIXELS:,} or less: what is read later. Received: {max_pixels:,}.")
     raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}), layout=layout)
-    columns = {name: np.full(len(found), default, dtype=_dtype(default)) for name, default in _MEASURED.items()}
+    kinds = {name: object if isinstance(default, str) else None for name, default in _MEASURED.items()}
+    columns = {name: np.full(len(found), _MEASURED[name], dtype=kind) for name, kind in kinds.items()}
     todo = np.flatnonzero(found["problem"] == "")
     root = str(data_dir.resolve())
     paths = [os.path.join(root, raw[i]) for i in todo]  # noqa: PTH118 - a million Path objects are heavy
@@ -89,7 +90,7 @@ def scan(
             for name, column in columns.items():
                 column[todo[k]] = row[name]
     rows = pd.DataFrame(columns, index=found.index)
-    rows = rows.astype({name: str for name, default in _MEASURED.items() if isinstance(default, str)})
+    rows = rows.astype({name: str for name, kind in kinds.items() if kind})
     for name in ("problem", "detail"):
         rows[name] = rows[name].where(found[name] == "", found[name])
     table = pd.concat([found.drop(columns=["problem", "detail"]), rows], axis=1)
@@ -103,10 +104,6 @@ def scan(
 
 
 _MEASURED = {**COLUMNS, "phash": np.uint64(0), "phash_mirror": np.uint64(0)}
-
-
-def _dtype(default: object) -> type:
-    return object if isinstance(default, str) else np.dtype(type(default)).type
 
 
 def _find_files(

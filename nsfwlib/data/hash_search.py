@@ -7,7 +7,6 @@ import numpy as np
 FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides
 _AT_ONCE = 4_000_000  # candidates that are compared at once: some 100 MB
 _OUTRIGHT = 1e9  # pairs that are compared one by one: seconds
-_NONE = np.empty(0, dtype=np.int64)
 
 
 def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1, seed: int = 0) -> int:
@@ -23,7 +22,7 @@ def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1,
     n = len(hashes)
     if n < 20:  # too few to say anything of chance, too few for it to do harm
         return max_distance
-    counts = _sampled_distances(hashes, hashes, seed=seed)
+    counts = _sampled_distances(hashes, seed=seed)
     expected = np.cumsum(counts) / counts.sum() * (n - 1) * tries
     fitted = np.flatnonzero((expected >= min(10, n / 20)) & (expected <= n / 4))
     if len(fitted) < 3:  # most hashes are far too alike to tell anything by them
@@ -33,14 +32,12 @@ def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1,
     return int(min(max(np.searchsorted(predicted, FALSE_NEIGHBOURS, side="right") - 1, 0), max_distance))
 
 
-def _sampled_distances(hashes: np.ndarray, others: np.ndarray, *, seed: int, shifts: int = 300) -> np.ndarray:
-    """Histogram (65,) of the distances between hashes[i] and others[j], i ≠ j drawn at random."""
-    order = np.random.default_rng(seed).permutation(len(hashes))
-    hashes, others = hashes[order], others[order]
+def _sampled_distances(hashes: np.ndarray, *, seed: int, shifts: int = 300) -> np.ndarray:
+    """Histogram (65,) of the distances between hashes[i] and hashes[j], i ≠ j drawn at random."""
+    hashes = np.random.default_rng(seed).permutation(hashes)
     counts = np.zeros(65, dtype=np.int64)
-    steps = np.unique(np.linspace(1, len(hashes) - 1, shifts).astype(int))
-    for step in steps:
-        counts += np.bincount(np.bitwise_count(hashes ^ np.roll(others, step)), minlength=65)
+    for step in np.unique(np.linspace(1, len(hashes) - 1, shifts).astype(int)):
+        counts += np.bincount(np.bitwise_count(hashes ^ np.roll(hashes, step)), minlength=65)
     return counts
 
 
@@ -52,7 +49,7 @@ def affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float 
     n = len(hashes)
     if n < 2:
         return max_distance
-    counts = _sampled_distances(hashes, hashes, seed=0, shifts=50)
+    counts = _sampled_distances(hashes, seed=0, shifts=50)
     expected = np.cumsum(counts) / counts.sum() * (n - 1)
     quick = 64 if n**2 <= _OUTRIGHT else 11 if n <= 300_000 else 7
     return int(min(max(np.searchsorted(expected, budget, side="right") - 1, 4), quick, max_distance))
@@ -79,14 +76,13 @@ def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.n
 
 
 def _compare(a: np.ndarray, b: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in a and b whose hashes are near, outright, in blocks of a few megabytes."""
-    block = max(1, 2_000_000 // max(len(b), 1))
-    left, right = [_NONE], [_NONE]
-    for start in range(0, len(a), block):
-        i, j = np.nonzero(np.bitwise_count(a[start : start + block, None] ^ b[None, :]) <= max_distance)
-        left.append(start + i)
-        right.append(j)
-    return np.concatenate(left), np.concatenate(right)
+    """Positions in a and b whose hashes are near, outright."""
+    import faiss  # a large library
+
+    index = faiss.IndexBinaryFlat(64)
+    index.add(b.view(np.uint8).reshape(-1, 8))
+    limits, _, right = index.range_search(a.view(np.uint8).reshape(-1, 8), max_distance + 1)
+    return np.repeat(np.arange(len(a)), np.diff(limits.astype(np.int64))), right
 
 
 def _band_pairs(a: np.ndarray, b: np.ndarray, band: int, max_distance: int) -> tuple[np.ndarray, np.ndarray]:

@@ -119,8 +119,7 @@ def blurred_thumbnail(
     if isinstance(source, np.ndarray):
         picture = Image.fromarray(source).convert("RGB")
     else:
-        decoded = decode(read_bytes(source), max_pixels=max_pixels, at_least=2 * size, name=_name(source))
-        picture = decoded.picture
+        picture = decode(read_bytes(source), max_pixels=max_pixels, at_least=2 * size, name=_name(source)).picture
     picture.thumbnail((size, size), Image.Resampling.BILINEAR)
     if blur > 0:  # a blur alone can be undone: what it should hide is thrown away first
         scale = min(1, _HIDDEN_SIDE / max(picture.size))
@@ -255,22 +254,18 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
             if not container.reason and _end_of_pixels(image) > len(data):
                 container = Container("truncated", "pixels lie behind the end of the file")
         need = _memory(image, max_pixels)
-    except _NOT_READ as error:
-        if kind == "TIFF" and not container.reason:  # TIFF knows more kinds of pixels than Pillow does
-            raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read", name) from None
-        raise ImageProblem(*_reason_of(error, container), name) from None
     except Exception as error:
+        if kind == "TIFF" and isinstance(error, _NOT_READ) and not container.reason:  # TIFF knows more kinds of pixels
+            raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read", name) from None
         raise ImageProblem(*_reason_of(error, container), name) from None
     limit = max_pixels * (4 if kind == "JPEG" else 1)
     if image.width * image.height > limit:
         raise ImageProblem("too many pixels", f"{image.width} × {image.height}, limit {limit:,}", name)
     memory = _BYTES_A_PIXEL * max_pixels
     if need > memory:
-        size = f"{image.width} × {image.height} as {image.format}"
-        limits = (
-            f"{need / 1e9:.1f} GB to decode, limit {memory / 1e9:.1f} GB: {_BYTES_A_PIXEL} bytes for each of max_pixels"
-        )
-        raise ImageProblem("too many pixels", f"{size} take {limits}", name)
+        takes = f"{image.width} × {image.height} as {image.format} take {need / 1e9:.1f} GB to decode"
+        limits = f"limit {memory / 1e9:.1f} GB: {_BYTES_A_PIXEL} bytes for each of max_pixels"
+        raise ImageProblem("too many pixels", f"{takes}, {limits}", name)
     if container.reason:
         raise ImageProblem(container.reason, container.detail, name)
     if image.format == "TIFF" and 50706 in getattr(image, "tag_v2", ()):  # DNGVersion: the first page is a thumbnail

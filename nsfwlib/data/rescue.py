@@ -57,8 +57,12 @@ def _bmp(data: bytes) -> tuple[bytes, str]:
     stride = (width * bits + 31) // 32 * 32 // bits
     values = np.frombuffer(data, f"<u{bits // 8}", abs(height) * stride, offset).reshape(abs(height), stride)[:, :width]
     values = values[::-1] if height > 0 else values
-    channels = [_scaled(values.astype(np.uint64) & mask, mask) for mask in masks if mask]
-    return (_as_png(Image.fromarray(np.dstack(channels))), "bit fields") if len(channels) > 2 else (b"", "")
+    fields = [(values.astype(np.uint64) & mask) * (255 / mask) for mask in masks if mask]
+    if len(fields) < 3:
+        return b"", ""
+    buffer = io.BytesIO()
+    Image.fromarray(np.rint(np.dstack(fields)).astype(np.uint8)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue(), "bit fields"
 
 
 def _avif(data: bytes) -> tuple[bytes, str]:
@@ -101,16 +105,6 @@ def clear_wide(image: Image.Image, data: bytes) -> None:
     low.load()
     values = np.asarray(image).astype(np.uint16) << 8 | np.asarray(low)
     image.putalpha(Image.fromarray(np.where((values == colour).all(axis=2), 0, 255).astype(np.uint8)))
-
-
-def _scaled(field: np.ndarray, mask: int) -> np.ndarray:
-    return np.rint(field * (255 / mask)).astype(np.uint8)
-
-
-def _as_png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 _SECOND: dict[str, Callable[[bytes], tuple[bytes, str]]] = {

@@ -1,7 +1,7 @@
 """Who lies near a picture, in another near-duplicate group, and what do they vote?"""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,8 +28,7 @@ def find_neighbours(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups:
     if not len(usable):
         return [Neighbours(np.zeros((len(x), 1), np.int32), np.zeros((len(x), 1), np.float32), valid)] * len(NEIGHBOURS)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    search = _nearest if len(usable) <= EXACT_ROWS else _nearest_approximately
-    similar, indices = search(x, usable, groups, min(NEIGHBOURS[-1], len(usable)))
+    similar, indices = _nearest(x, usable, groups, min(NEIGHBOURS[-1], len(usable)))
     order = np.argsort(-similar, axis=1, kind="stable")
     similar, indices = np.take_along_axis(similar, order, 1), np.take_along_axis(indices, order, 1)
     found = similar > -1.5
@@ -54,27 +53,31 @@ def vote(
 
 
 def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Similarity and row index (N, k) of the nearest usable rows of other groups; -2: there is none."""
-    base, others = unit[usable].T, groups[usable]
+    """Similarity and row index (N, k) of the nearest usable rows of other groups; -2: there is none.
+
+    Of many rows, an index proposes CANDIDATES, which are compared exactly: a row whose group holds more than
+    CANDIDATES - k rows may be left with fewer votes.
+    """
+    index = _index(unit, usable) if len(usable) > EXACT_ROWS else None
     similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
-    step = max(64, 20_000_000 // len(usable))
-    for start in range(0, len(unit), step):
-        block = slice(start, start + step)
-        scores = unit[block] @ base
-        scores[groups[block, None] == others] = -2
+    found, base = usable[None], unit[usable].T if index is None else None
+    step = 2048 if index else max(64, 20_000_000 // len(usable))  # 2048 x 80 candidates x 256 float32 = 168 MB
+    for block in (slice(start, start + step) for start in range(0, len(unit), step)):
+        if index is None:
+            scores = unit[block] @ base
+        else:
+            places = index.search(unit[block], CANDIDATES)[1]
+            found = usable[places]
+            scores = np.where(places < 0, np.float32(-2), (unit[found] @ unit[block, :, None])[..., 0])
+        scores[groups[found] == groups[block, None]] = -2
         best = np.argpartition(scores, -k, axis=1)[:, -k:]
-        similar[block], indices[block] = np.take_along_axis(scores, best, axis=1), usable[best]
+        similar[block] = np.take_along_axis(scores, best, 1)
+        indices[block] = np.take_along_axis(np.broadcast_to(found, scores.shape), best, 1)
     return similar, indices
 
 
-def _nearest_approximately(
-    unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `_nearest`, from an inverted-file index: looks into the CELLS cells nearest to each row.
-
-    In the cells, wide vectors are compared by 4-bit codes; the best CANDIDATES of them are then compared exactly. A row
-    whose group holds more than CANDIDATES - k rows may be left with fewer votes.
-    """
+def _index(unit: np.ndarray, usable: np.ndarray) -> Any:
+    """An inverted-file index that looks into the CELLS cells nearest to a row; wide vectors are 4-bit codes there."""
     import faiss  # 30 MB of library, for large data sets only
 
     n_cells, width = int(2 * len(usable) ** 0.5), unit.shape[1]
@@ -84,16 +87,7 @@ def _nearest_approximately(
     for block in chunks(len(usable)):
         index.add(unit[usable[block]])
     index.nprobe = CELLS  # type: ignore[attr-defined]
-    similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
-    step = 2048  # rows whose candidates are compared at a time: 2048 x 80 x 256 float32 = 168 MB
-    for block in (slice(start, start + step) for start in range(0, len(unit), step)):
-        found = index.search(unit[block], CANDIDATES)[1]
-        missing, found = found < 0, usable[found]
-        scores = (unit[found] @ unit[block, :, None])[..., 0]
-        scores[missing | (groups[found] == groups[block, None])] = -2
-        best = np.argpartition(scores, -k, axis=1)[:, -k:]
-        similar[block], indices[block] = np.take_along_axis(scores, best, 1), np.take_along_axis(found, best, 1)
-    return similar, indices
+    return index
 
 
 def nearest(features: np.ndarray, images: pd.DataFrame, *, k: int = 8) -> Callable[[str], pd.DataFrame]:
