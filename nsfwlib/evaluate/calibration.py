@@ -21,7 +21,6 @@ def calibration_table(
     groups: Sequence[int] | None = None,
     weights: Sequence[float] | None = None,
     bins: int = 15,
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """Confidence against accuracy, one row a bin of equal width; `weights` (N,) above 0 are those of audited rows.
 
@@ -34,7 +33,7 @@ def calibration_table(
     confidence, which = confidence_bins(probs, bins)
     right = probs.argmax(axis=1) == codes
     weight = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=float)
-    found = share_interval(right, groups, among=[which == b for b in range(bins)], weights=weight, level=level)
+    found = share_interval(right, groups, among=[which == b for b in range(bins)], weights=weight)
     edges = np.linspace(0, 1, bins + 1)
     table = pd.DataFrame({"low_edge": edges[:-1], "high_edge": edges[1:], "count": found.rows})
     total, whole = (np.bincount(which, weights=part, minlength=bins) for part in (weight * confidence, weight))
@@ -50,7 +49,6 @@ def fit_temperature(
     weights: Sequence[float] | None = None,
     noise: np.ndarray | None = None,
     groups: Sequence[int] | None = None,
-    level: float = 0.95,
 ) -> float:
     """Temperature T > 0 that minimises the log-loss of softmax(log_probs / T); fit it on validation rows.
 
@@ -65,7 +63,6 @@ def fit_temperature(
         weights: (N,) above 0, what each audited row stands for.
         noise: (K, K) how many rows of each label (rows) truly belong to each class, as from `labels.noise_matrix`.
         groups: (N,) near-duplicate group of each row.
-        level: of the interval of the gain.
 
     Returns:
         T, between 0.05 and 20; above 1 the model was over-confident. Dividing never changes the top class. It is 1
@@ -85,8 +82,8 @@ def fit_temperature(
         for m in mixings
     ]
     chosen = found[0] if noise is None else np.clip(0.0, min(found), max(found))
-    options = {"groups": groups, "weights": weight, "level": level}
-    gains = [compare(-losses(chosen, mixing), -losses(0.0, mixing), **options)["low"] for mixing in mixings]
+    rows = {"groups": groups, "weights": weight}
+    gains = [compare(-losses(chosen, mixing), -losses(0.0, mixing), **rows)["low"] for mixing in mixings]
     return float(np.exp(chosen)) if min(gains) > 0 else 1.0
 
 

@@ -2,7 +2,7 @@
 
 Near-duplicate images are not independent witnesses: wherever `groups` is taken, intervals allow for them.
 Shares (accuracy, recall, cells of a confusion matrix) have Jeffreys intervals on an effective count, since a
-bootstrap calls an empty cell certain; everything else is bootstrapped by group.
+bootstrap calls an empty cell certain, and so have rankings; everything else is bootstrapped by group.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,17 @@ from scipy.stats import binom, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import bootstrap_weights, effective_count, group_correlation, share_interval, tails
+from nsfwlib.evaluate.intervals import (
+    bootstrap_weights,
+    effective_count,
+    group_correlation,
+    jeffreys,
+    share_interval,
+    tails,
+)
 from nsfwlib.labels import check_probs, group_codes
 
 TINY = 1e-12  # probabilities are kept this far from 0 before a logarithm
-RANKINGS = ("average precision", "AUROC")
-MOST_THRESHOLDS = 2048  # bootstrapped curves use at most so many distinct thresholds
 
 
 def scores(
@@ -28,26 +33,25 @@ def scores(
     *,
     class_names: Sequence[str],
     groups: Sequence[int] | None = None,
-    level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """All scores with their intervals.
+    """All scores with their 95 % intervals.
 
     Accuracy, recall, precision and F1 have Jeffreys intervals on effective counts (F1 through the share
-    TP / (TP + FP + FN), of which it is a rising function); balanced accuracy averages draws from the recalls; all
-    others have Bayesian bootstrap intervals by group, towards the bad with one more group that is ranked last, wrong,
-    or as bad as the worst; that of the calibration error allows for its bias: the gaps of 15 equal-width bins (Guo et
-    al., On Calibration of Modern Neural Networks, 2017) err upwards on few images.
+    TP / (TP + FP + FN), of which it is a rising function). So has average precision, as a share of the class's images
+    (Boyd, Eng and Page, Area under the Precision-Recall Curve: Point Estimates and Confidence Intervals, 2013), and
+    AUROC, as one of the rarer side's (no larger variance is possible: Birnbaum and Klose, Bounds for the Variance of
+    the Mann-Whitney Statistic, 1957). Balanced accuracy averages draws from the recalls; all others have Bayesian
+    bootstrap intervals by group, towards the bad with one more group that is wrong, or as bad as the worst; that of
+    the calibration error allows for its bias: the gaps of 15 equal-width bins (Guo et al., On Calibration of Modern
+    Neural Networks, 2017) err upwards on few images.
 
     Args:
         labels: (N,) class of each row.
-        pred_probs: (N, K) probabilities.
-        class_names: (K,) of the columns.
+        pred_probs: (N, K) probabilities, the columns those of `class_names`.
         groups: (N,) near-duplicate group of each row.
-        level: of the intervals.
-        draws: of the bootstrap.
-        seed: of the bootstrap.
+        draws: of the bootstrap, from `seed`.
 
     Returns:
         One row a score: `score`, `class` ("" for all), `value`, `low`, `high`, `support` (images), `note`.
@@ -56,92 +60,87 @@ def scores(
     probs = check_probs(pred_probs, len(codes), len(class_names))
     members = group_codes(groups, len(codes))
     rng = np.random.default_rng(seed)
-    shares = _share_scores(codes, probs.argmax(axis=1), class_names, members, level)
-    recalls = shares[shares["score"].eq("recall")]
-    parts = [shares, pd.DataFrame([_balanced_accuracy(recalls, level, draws, rng)])]
-    parts += [_bootstrapped_scores(codes, probs, class_names, members, level, draws, rng)] if len(codes) else []
+    shares = _share_scores(codes, probs.argmax(axis=1), class_names, members)
+    parts = [shares, _balanced_accuracy(shares[shares["score"].eq("recall")], max(draws, 4000), rng)]
+    parts += [_bootstrapped_scores(codes, probs, members, draws, rng)] if len(codes) else []
+    parts += [_ranking_scores(codes, probs, class_names, members)]
     table = pd.concat(parts, ignore_index=True)
     table["note"] = np.where(table["value"].isna(), "no image to measure it on", "")
     return table[["score", "class", "value", "low", "high", "support", "note"]]
 
 
-def _share_scores(
-    codes: np.ndarray, top: np.ndarray, class_names: Sequence[str], members: np.ndarray, level: float
-) -> pd.DataFrame:
+def _share_scores(codes: np.ndarray, top: np.ndarray, class_names: Sequence[str], members: np.ndarray) -> pd.DataFrame:
     """Accuracy and each class's recall, precision and F1, with Jeffreys intervals on effective counts."""
     kinds = [("accuracy", "", np.ones(len(codes), bool))]
     for k, name in enumerate(class_names):
         label, guess = codes == k, top == k
         kinds += [("recall", name, label), ("precision", name, guess), ("f1", name, label | guess)]
     table = pd.DataFrame([kind[:2] for kind in kinds], columns=["score", "class"])
-    found = share_interval(codes == top, members, among=[among for *_, among in kinds], level=level)
+    found = share_interval(codes == top, members, among=[among for *_, among in kinds])
     shares = np.stack(found[:3], axis=1)
     shares = np.where(table[["score"]].eq("f1"), 2 * shares / (1 + shares), shares)
     table[["value", "low", "high"]] = shares
-    return table.assign(support=found.rows, worth=found.worth)
+    return table.assign(support=found.rows, hits=found.hits, worth=found.worth)
 
 
-def _balanced_accuracy(recalls: pd.DataFrame, level: float, draws: int, rng: np.random.Generator) -> dict:
+def _balanced_accuracy(recalls: pd.DataFrame, draws: int, rng: np.random.Generator) -> pd.DataFrame:
     """Mean recall of the classes that have images; its interval from the recalls' Beta distributions."""
     seen = recalls[recalls["support"] > 0]
-    row = {"score": "balanced accuracy", "class": "", "support": int(seen["support"].sum())}
-    if seen.empty:
-        return row | {"value": np.nan, "low": 0.0, "high": 1.0}
-    hits = (seen["value"] * seen["worth"]).to_numpy()
-    misses = seen["worth"].to_numpy() - hits
-    low, high = np.quantile(
-        rng.beta(hits + 0.5, misses + 0.5, (max(draws, 4000), len(seen))).mean(axis=1), tails(level)
-    )
-    value = seen["value"].mean()  # at 0 and 1 outside the middle of its distribution
-    return row | {"value": value, "low": min(low, value), "high": max(high, value)}
+    value, low, high = np.nan, 0.0, 1.0
+    if len(seen):
+        mean = rng.beta(seen["hits"] + 0.5, seen["worth"] - seen["hits"] + 0.5, (draws, len(seen))).mean(axis=1)
+        value, (low, high) = seen["value"].mean(), np.quantile(mean, tails())
+    row = {"score": "balanced accuracy", "class": "", "value": value, "support": seen["support"].sum()}
+    return pd.DataFrame([row | {"low": np.fmin(low, value), "high": np.fmax(high, value)}])
+
+
+def _ranking_scores(
+    codes: np.ndarray, probs: np.ndarray, class_names: Sequence[str], members: np.ndarray
+) -> pd.DataFrame:
+    """Average precision and AUROC of each class, with Jeffreys intervals on the effective counts of its sides."""
+    rows = []
+    for k, name in enumerate(class_names):
+        sides, rho = (codes == k, codes != k), group_correlation(probs[:, k], members)
+        worth = [effective_count(members[side], int(side.sum()), correlation=rho) for side in sides]
+        for score, rank, n in (
+            ("average precision", average_precision_score, worth[0]),
+            ("AUROC", roc_auc_score, min(worth)),
+        ):
+            value = rank(sides[0], probs[:, k]) if min(worth) else np.nan
+            low, high = jeffreys(np.nan_to_num(value) * n, n) if min(worth) else (0.0, 1.0)
+            rows.append((score, name, value, low, high, sides[0].sum()))
+    return pd.DataFrame(rows, columns=["score", "class", "value", "low", "high", "support"])
 
 
 def _bootstrapped_scores(
-    codes: np.ndarray,
-    probs: np.ndarray,
-    class_names: Sequence[str],
-    members: np.ndarray,
-    level: float,
-    draws: int,
-    rng: np.random.Generator,
+    codes: np.ndarray, probs: np.ndarray, members: np.ndarray, draws: int, rng: np.random.Generator
 ) -> pd.DataFrame:
+    """Log-loss, Brier score, macro F1 and calibration error."""
     n, k = probs.shape
-    truth, top, rows = np.eye(k)[codes], probs.argmax(1), np.arange(n)
-    losses = np.stack([-np.log(np.clip(probs[rows, codes], TINY, 1)), ((probs - truth) ** 2).sum(1)])
+    top, rows = probs.argmax(1), np.arange(n)
+    losses = np.stack([_log_losses(codes, probs), ((probs - np.eye(k)[codes]) ** 2).sum(1)])
     confidence, which = confidence_bins(probs, 15)
     gaps = csr_array(((top == codes) - confidence, (which, rows)), shape=(15, n))
     right = csr_array((2.0 * (top == codes), (codes, rows)), shape=(k, n))
     named = csr_array((np.ones(2 * n), (np.r_[codes, top], np.r_[rows, rows])), shape=(k, n))  # labels and answers
     sums = vstack([csr_array(losses), right, named, gaps]).astype(np.float32)  # BLAS is 100 times slower on this shape
-    present = [c for c in range(k) if 0 < truth[:, c].sum() < n]
-    curves = [_ThresholdBins(truth[:, c] > 0, probs[:, c]) for c in present]
     one_more = (np.bincount(members).astype(float) ** 2).sum() / n
-    pairs, chance = [], []  # of scores for their low and high ends, of gaps
+    ends, chance = [], []  # replicates of the scores for their low and their high ends, of the gaps
     for weight in bootstrap_weights(members, draws, rng):
         extra, total = one_more * rng.standard_exponential(weight.shape[1]), weight.sum(axis=0)
-        means, ranks = sums @ weight / total, [curve.ranking(weight, extra) for curve in curves]
-        macro = [_macro_f1(means[2 : 2 + 2 * k], more) for more in (2 * extra / total / k, 0)]
-        loss = means[:2], (means[:2] * total + extra * losses.max(axis=1)[:, None]) / (total + extra)
-        pairs.append([np.vstack([loss[i], macro[i], *(rank[i] for rank in ranks)]) for i in range(2)])
+        means = sums @ weight / total
+        worse = (means[:2] * total + extra * losses.max(axis=1)[:, None]) / (total + extra)
+        macro = [_macro_f1(means[2:-15], more) for more in (2 * extra / total / k, 0)]
+        ends.append([[*means[:2], macro[0]], [*worse, macro[1]]])
         chance.append(means[-15:])
-    error, *span = _calibration_interval(gaps.sum(axis=1) / n, np.hstack(chance), level)
     low, high = (
-        np.quantile(np.hstack(part), end, axis=1)
-        for part, end in zip(zip(*pairs, strict=True), tails(level), strict=True)
+        np.quantile(part, end, axis=1) for part, end in zip(np.concatenate(ends, axis=2), tails(), strict=True)
     )
-    ranks = [rank(truth[:, c], probs[:, c]) for c in present for rank in (average_precision_score, roc_auc_score)]
-    values = [*losses.mean(axis=1), _macro_f1(sums.sum(axis=1)[2 : 2 + 2 * k], 0), *ranks]
-    kinds = [("log-loss", ""), ("Brier score", ""), ("macro F1", "")]
-    kinds += [(name, class_names[c]) for c in present for name in RANKINGS]
-    table = pd.DataFrame(
-        {"value": values, "low": low, "high": np.maximum(high, values)}, pd.MultiIndex.from_tuples(kinds)
-    )
-    table.loc[("calibration error", ""), :] = error, *span
-    kinds += [("calibration error", ""), *((name, other) for other in class_names for name in RANKINGS)]
-    table = table.reindex(list(dict.fromkeys(kinds))).fillna({"low": 0.0, "high": 1.0})
-    support = dict(zip(["", *class_names], [n, *truth.sum(axis=0).astype(int)], strict=True))
-    table = table.rename_axis(["score", "class"]).reset_index()
-    return table.assign(support=table["class"].map(support))
+    value = np.r_[losses.mean(axis=1), _macro_f1(sums.sum(axis=1)[2:-15], 0)]
+    error = _calibration_interval(gaps.sum(axis=1) / n, np.hstack(chance))
+    found = np.vstack([np.transpose([value, low, np.maximum(high, value)]), error])
+    names = {"score": ["log-loss", "Brier score", "macro F1", "calibration error"], "class": "", "support": n}
+    return pd.DataFrame(names).assign(value=found[:, 0], low=found[:, 1], high=found[:, 2])
 
 
 def _macro_f1(counts: np.ndarray, more: np.ndarray | float) -> np.ndarray:
@@ -154,7 +153,7 @@ def _macro_f1(counts: np.ndarray, more: np.ndarray | float) -> np.ndarray:
     return (hits[seen] / (named[seen] + more)).mean(axis=0)
 
 
-def _calibration_interval(gap: np.ndarray, replicates: np.ndarray, level: float) -> tuple[float, float, float]:
+def _calibration_interval(gap: np.ndarray, replicates: np.ndarray) -> tuple[float, float, float]:
     """Calibration error of the gaps (bins,) and its interval, given their bootstrap replicates (bins, draws).
 
     Chance only ever raises the error. Its low end is therefore that of the smallest multiple of the gaps from which
@@ -163,39 +162,8 @@ def _calibration_interval(gap: np.ndarray, replicates: np.ndarray, level: float)
     error = np.abs(gap).sum()
     chance = replicates - gap[:, None]
     shrunk = np.linspace(0, 1, 41)
-    reach = [np.quantile(np.abs(part * gap[:, None] + chance).sum(axis=0), tails(level)[1]) for part in shrunk]
-    low = error * shrunk[np.argmax(np.array(reach) >= error)]
-    return float(error), float(low), float(max(reach[-1], error))
-
-
-class _ThresholdBins:
-    """Rows cut at their distinct scores, highest first, at most MOST_THRESHOLDS of them."""
-
-    def __init__(self, positive: np.ndarray, score: np.ndarray) -> None:
-        order = np.argsort(-score, kind="stable")
-        starts = np.flatnonzero(np.r_[True, score[order][1:] != score[order][:-1]])
-        if len(starts) > MOST_THRESHOLDS:
-            starts = starts[np.linspace(0, len(starts) - 1, MOST_THRESHOLDS).astype(int)]
-        which = np.zeros(len(score), dtype=int)
-        which[starts[1:]] = 1
-        ones, shape = np.ones(len(score), dtype=np.float32), (len(starts), len(score))
-        self.all = csr_array((ones, (which.cumsum(), order)), shape=shape)
-        self.positive = csr_array((ones * positive[order], (which.cumsum(), order)), shape=shape)
-        self.positive.eliminate_zeros()
-
-    def ranking(self, weight: np.ndarray, extra: np.ndarray) -> np.ndarray:
-        """(2, 2, B) RANKINGS under row weights (N, B), first with one more positive of weight extra (B,) ranked last.
-
-        Rows ranked last are rare and decide how bad it can get: without one more, the interval misses them.
-        """
-        rows, hits = ((part @ weight).astype(np.float64) for part in (self.all, self.positive))
-        total, found = rows.cumsum(axis=0), hits.cumsum(axis=0)
-        last = extra * (found[-1] + extra) / (total[-1] + extra)
-        precision = (hits * found / total).sum(axis=0)
-        passed, negatives = total - found, total[-1] - found[-1]  # a hit outranks those not passed, half of its equals
-        wins = (hits * (negatives - passed + (rows - hits) / 2)).sum(axis=0) / negatives
-        more = np.stack([precision + last, wins]) / (found[-1] + extra)
-        return np.stack([more, np.stack([precision, wins]) / found[-1]])
+    reach = [np.quantile(np.abs(part * gap[:, None] + chance).sum(axis=0), tails()[1]) for part in shrunk]
+    return error, error * shrunk[np.argmax(np.array(reach) >= error)], max(reach[-1], error)
 
 
 def confidence_bins(probs: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
@@ -206,8 +174,11 @@ def confidence_bins(probs: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarra
 
 def log_losses(labels: Sequence[str], pred_probs: np.ndarray, *, class_names: Sequence[str]) -> np.ndarray:
     """(N,) log-loss of each row."""
-    codes = class_codes(labels, class_names)
-    return -np.log(np.clip(np.asarray(pred_probs, dtype=float)[np.arange(len(codes)), codes], TINY, None))
+    return _log_losses(class_codes(labels, class_names), np.asarray(pred_probs, dtype=float))
+
+
+def _log_losses(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    return -np.log(np.clip(probs[np.arange(len(codes)), codes], TINY, None))
 
 
 def compare(
@@ -216,9 +187,8 @@ def compare(
     *,
     groups: Sequence[int] | None = None,
     weights: Sequence[float] | None = None,
-    level: float = 0.95,
 ) -> dict[str, float | int | str]:
-    """Paired difference of two models on the same rows, in accuracy or in any other mean.
+    """Paired difference of two models on the same rows, in accuracy or in any other mean, with its 95 % interval.
 
     Interval: of accuracy adjusted Wald by Agresti and Min (Simple improved confidence intervals for comparing matched
     proportions, 2005) on an effective count, of other means Wald from the spread between groups. Test: were the models
@@ -230,7 +200,6 @@ def compare(
         baseline_right: the same of the other model.
         groups: (N,) near-duplicate group of each row.
         weights: (N,) above 0, what each audited row stands for.
-        level: of the interval.
 
     Returns:
         `accuracy`, `baseline`, `difference`, `low`, `high`, `better` and `worse` (groups), `p`, `images`, `sentence`.
@@ -242,23 +211,21 @@ def compare(
     members, weight = group_codes(groups, len(right)), np.ones(len(right)) if weights is None else np.asarray(weights)
     steps = right - other
     one, two, step = (np.average(part, weights=weight) for part in (right, other, steps))
-    sums, z, p = np.bincount(members, weights=steps), norm.ppf((1 + level) / 2), np.nan
+    sums, z = np.bincount(members, weights=steps), norm.ppf(tails()[1])
     if counted:
         worth = effective_count(members, len(steps), correlation=group_correlation(steps, members), weights=weight)
         squares = worth * np.average(steps**2, weights=weight) + 1
         centre = worth * step / (worth + 2)
         half = z * np.sqrt(squares - centre**2 * (worth + 2)) / (worth + 2)
-        p = _sign_flips(np.rint(sums).astype(int))
+        low, high, p = max(centre - half, -1), min(centre + half, 1), _sign_flips(np.rint(sums).astype(int))
+        sentence = (
+            f"Accuracy {one:.1%} against {two:.1%}: a difference of {100 * step:+.1f} points ({100 * low:+.1f} to "
+            f"{100 * high:+.1f}), p = {p:.2g}."
+        )
     else:
-        centre = step
         half = z * np.linalg.norm(np.bincount(members, weights=weight * (steps - step))) / weight.sum()
-    low, high = (np.clip(end, -1, 1) if counted else end for end in (centre - half, centre + half))
-    sentence = (
-        f"Accuracy {one:.1%} against {two:.1%}: a difference of {100 * step:+.1f} points ({100 * low:+.1f} to "
-        f"{100 * high:+.1f}), p = {p:.2g}."
-        if counted
-        else f"{abs(one):.3f} against {abs(two):.3f}: better by {step:+.3f} ({low:+.3f} to {high:+.3f})."
-    )
+        low, high, p = step - half, step + half, np.nan
+        sentence = f"{abs(one):.3f} against {abs(two):.3f}: better by {step:+.3f} ({low:+.3f} to {high:+.3f})."
     return {
         "accuracy": one, "baseline": two, "difference": step, "low": low, "high": high, "better": int((sums > 0).sum()),
         "worse": int((sums < 0).sum()), "p": p, "images": len(right), "sentence": sentence,
