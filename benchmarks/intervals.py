@@ -1,8 +1,8 @@
 """Do the intervals cover what they promise? Simulated test sets with rare cells and near-duplicate groups.
 
-    python benchmarks/intervals.py [--draws 1000] [--images 1000] [--only scores|audit]
+    python benchmarks/intervals.py [--draws 1000] [--images 1000]
 
-Prints coverage of the 95 % intervals in per cent, and for audits the bias in points. Asserts nothing.
+Prints coverage of the 95 % intervals in per cent. Audits: `honest_audit.py`. Asserts nothing.
 """
 
 from __future__ import annotations
@@ -83,79 +83,11 @@ def coverage_of_scores(draws, images, seed=0):
     return pd.DataFrame({"truth": truth, "coverage": 100 * covered / draws, "width": width / draws})
 
 
-def noisy_labels(truth, probs, second, *, kind, rate, rng):
-    """Codes (N,) with a share `rate` wrong: at random, within pairs, or where both views are unsure."""
-    n = len(truth)
-    chosen = rng.random(n) < rate
-    other = (truth + rng.integers(1, 5, size=n)) % 5
-    if kind == "pair":
-        other = np.array([1, 0, 4, 4, 3])[truth]
-    if kind == "ambiguous":
-        view = (probs + second) / 2
-        view[np.arange(n), truth] -= 1  # the runner-up of a person who takes one class for another
-        other = view.argmax(axis=1)
-        doubt = view[np.arange(n), other] + 0.02
-        chosen = rng.random(n) < np.minimum(rate * doubt / doubt.mean(), 1)
-    return np.where(chosen, other, truth)
-
-
-def audit_once(seed, *, images=1000, agreements=100):
-    """Naive, disagreement-only and audited accuracy of one simulated test set, with the truth beside."""
-    rng = np.random.default_rng(seed)
-    kind, rate = ("uniform", "pair", "ambiguous")[seed % 3], rng.uniform(0.05, 0.20)
-    groups = draw_groups(images, rng)
-    truth, probs = draw_predictions(images, rng, groups=groups)
-    second = np.exp(np.log(probs) + 0.7 * rng.gumbel(size=probs.shape))
-    second /= second.sum(axis=1, keepdims=True)
-    labels = noisy_labels(truth, probs, second, kind=kind, rate=rate, rng=rng)
-    predicted = probs.argmax(axis=1)
-    audit = evaluate.draw_audit(
-        labels, predicted, 1 - second[np.arange(images), labels], agreements=agreements, seed=seed
-    )
-    seen = np.where(audit["picked"], truth, None)
-    found = evaluate.audited_accuracy(seen, predicted, audit, groups=groups, seed=seed)
-    fixed = np.where(labels != predicted, truth, labels)
-    half = 1.96 * np.sqrt((fixed == predicted).mean() * (fixed != predicted).mean() / images)
-    return {
-        "kind": kind, "here": (truth == predicted).mean(), "naive": (labels == predicted).mean(),
-        "disagreements only": (fixed == predicted).mean(), "half": half,
-        "audited": found["value"], "low": found["low"], "high": found["high"], "seen": found["audited"],
-    }  # fmt: skip
-
-
-def audit_coverage(draws, images):
-    """Bias in points, root mean square error and coverage of each estimate, by kind of noise."""
-    truth, probs = draw_predictions(2_000_000, np.random.default_rng(10**6))
-    target = (probs.argmax(axis=1) == truth).mean()
-    runs = pd.DataFrame([audit_once(seed, images=images) for seed in range(draws)])
-    runs = pd.concat([runs, runs.assign(kind="all")])
-    only = runs["disagreements only"]
-    table = pd.DataFrame({
-        "kind": runs["kind"],
-        "naive bias": 100 * (runs["naive"] - runs["here"]),
-        "disagreements-only bias": 100 * (only - runs["here"]),
-        "disagreements-only coverage": 100.0 * ((only - target).abs() <= runs["half"]),
-        "audited bias": 100 * (runs["audited"] - runs["here"]),
-        "audited squared error": (100 * (runs["audited"] - target)) ** 2,
-        "audited coverage": 100.0 * ((runs["low"] <= target) & (target <= runs["high"])),
-        "of this very set": 100.0 * ((runs["low"] <= runs["here"]) & (runs["here"] <= runs["high"])),
-        "width": 100 * (runs["high"] - runs["low"]),
-        "images seen": runs["seen"],
-    })  # fmt: skip
-    table = table.groupby("kind", sort=False).mean()
-    table["audited RMSE"] = np.sqrt(table.pop("audited squared error"))
-    return table.T
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--only", choices=["scores", "audit"])
     options = parser.parse_args()
     start = time.perf_counter()
-    if options.only != "audit":
-        print(coverage_of_scores(options.draws, options.images).round(3).to_string())
-    if options.only != "scores":
-        print(audit_coverage(options.draws, options.images).round(2).to_string())
+    print(coverage_of_scores(options.draws, options.images).round(3).to_string())
     print(f"{time.perf_counter() - start:.0f} s")

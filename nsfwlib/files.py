@@ -27,8 +27,6 @@ def file_path(data_dir: Path, path: str) -> Path:
     Tables hold paths as one printable line of valid Unicode: a backslash, a control or text-direction
     character is written `\\` or `\u000a`, a byte that is not UTF-8 `\xff`.
     """
-    if "\\" not in path:
-        return Path(data_dir) / path
     return Path(data_dir) / _ESCAPE.sub(_unescape, path)
 
 
@@ -150,9 +148,8 @@ def file_hash(path: Path) -> str:
 
 
 def _escape(match: re.Match) -> str:
-    character = match[0]
-    code = ord(character)
-    if character == "\\":
+    code = ord(match[0])
+    if match[0] == "\\":
         return "\\\\"
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
@@ -160,5 +157,5 @@ def _escape(match: re.Match) -> str:
 def _unescape(match: re.Match) -> str:
     text = match[1]
     if text == "\\":
-        return "\\"
+        return text
     return chr(int(text[1:], 16) + (0xDC00 if text[0] == "x" else 0))

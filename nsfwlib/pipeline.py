@@ -29,20 +29,16 @@ STEPS = ("01_explore_data", "02_fine_tune", "03_cleanse_labels", "04_analyse_err
 def run_notebooks(
     notebooks: Sequence[Path | str], run_dir: Path, *, progress: bool = True, prepare: bool = False, **parameters: Any
 ) -> list[Path]:
-    """Execute notebooks in order, each as an executed copy in `<run_dir>/notebooks/`.
+    """Execute notebooks in order; returns their executed copies in `<run_dir>/notebooks/`.
 
     Args:
         notebooks: paths, or names of the kit's own such as "01_explore_data".
         run_dir: given to every notebook as its parameter `run_dir`.
-        progress: show papermill's bar for each notebook.
         prepare: execute nothing: write the copies, with these parameters in them, to be opened in JupyterLab. Copies
             that are there already stay as they are.
         parameters: each goes to those notebooks that have it. Paths (and strings called `…_dir` or `…_file`) are
             relative to the current folder. The notebooks' own folders (`../data`, `../runs`, `../cache`) lie beside
             them in a checkout, and in the current folder where the kit is installed from a wheel.
-
-    Returns:
-        The executed copies.
 
     Raises:
         FileNotFoundError: there is no such notebook.

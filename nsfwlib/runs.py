@@ -9,6 +9,7 @@ import platform
 import re
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -65,10 +66,13 @@ def read_table(run_dir: Path, name: str, *, made_by: str) -> pd.DataFrame:
     Raises:
         FileNotFoundError: it is not there yet; the message says which notebook writes it.
     """
-    path = Path(run_dir) / name
+    return pd.read_parquet(_made(Path(run_dir) / name, made_by))
+
+
+def _made(path: Path, made_by: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing. Run notebook {made_by} with the same run_dir first.")
-    return pd.read_parquet(path)
+    return path
 
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
@@ -174,9 +178,7 @@ def read_run(run_dir: Path) -> dict[str, Any]:
         FileNotFoundError: there is none: 02 has not run, or was stopped while it wrote.
         ValueError: a file beside it is not the one that it was written with.
     """
-    path = Path(run_dir) / "run.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing. Run notebook 02_fine_tune with the same run_dir first.")
+    path = _made(Path(run_dir) / "run.json", "02_fine_tune")
     record = read_json(path)
     if replaced := _replaced(path.parent, record):
         raise ValueError(
@@ -204,7 +206,9 @@ def begin() -> None:
     Raises:
         ValueError: papermill was given a parameter that this notebook does not have; the message lists those it has.
     """
-    shell = _shell()
+    from IPython import get_ipython
+
+    shell = get_ipython()
     if shell is None:
         return
     # Foreseen errors carry a sentence; `%tb` still shows the whole traceback.
@@ -220,50 +224,34 @@ def is_interactive() -> bool:
 
     papermill and nbval start kernels by themselves. The environment variable NSFWLIB_HEADLESS=1 says no.
     """
-    if os.environ.get("NSFWLIB_HEADLESS") == "1":
-        return False
-    return _shell() is not None and any(
-        name in os.environ for name in ("JPY_SESSION_NAME", "VSCODE_PID", "SCRIPT_NAME")
-    )
+    from IPython import get_ipython
 
-
-def _shell() -> Any:
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return None
-    return get_ipython()
+    server = {"JPY_SESSION_NAME", "VSCODE_PID", "SCRIPT_NAME"} & set(os.environ)
+    return os.environ.get("NSFWLIB_HEADLESS") != "1" and get_ipython() is not None and bool(server)
 
 
 def _check_injected(cells: Sequence[str]) -> None:
     for before, cell in itertools.pairwise(cells):
-        if cell.startswith(INJECTED):
-            known = _assigned(before)
-            unknown = [name for name in _assigned(cell) if name not in known]
-            if unknown:
-                raise ValueError(
-                    f"This notebook has no parameter {', '.join(unknown)}. Parameters it has: {', '.join(known)}."
-                )
+        if not cell.startswith(INJECTED):
+            continue
+        known = _assigned(before)
+        if unknown := [name for name in _assigned(cell) if name not in known]:
+            raise ValueError(
+                f"This notebook has no parameter {', '.join(unknown)}. Parameters it has: {', '.join(known)}."
+            )
 
 
 def _assigned(source: str) -> list[str]:
-    targets = []
-    for statement in ast.parse(source).body:
-        if isinstance(statement, ast.AnnAssign):
-            targets.append(statement.target)
-        elif isinstance(statement, ast.Assign):
-            targets += statement.targets
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+    nodes = ast.walk(ast.parse(source))
+    return [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
 
 
 def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
     """A sentence for what this library raises, the usual traceback for everything else."""
-    last = trace
-    while last.tb_next is not None:
-        last = last.tb_next
+    *_, (last, _) = traceback.walk_tb(trace)
     told = with_way_out(error, "run_dir and cache_dir")
     shown = [f"{kind.__name__}: {told}"]
-    if told == str(error) and not str(last.tb_frame.f_globals.get("__name__", "")).startswith("nsfwlib"):
+    if told == str(error) and not str(last.f_globals.get("__name__", "")).startswith("nsfwlib"):
         shown = shell.InteractiveTB.structured_traceback(kind, error, trace, tb_offset=tb_offset)
     shell._showtraceback(kind, error, shown)
     return shown

@@ -376,7 +376,7 @@ def test_help_and_neighbours_open_and_close(grid):
     assert grid.page.locator(".nsfw-item").count() == 0
 
 
-KINDS = {"audit": "decision", "second": "second", "disagreement": "resolution"}
+KINDS = {"audit": "audit", "second": "second", "disagreement": "resolution"}
 
 
 @pytest.mark.parametrize("mode", KINDS)

@@ -24,6 +24,7 @@ slice_attributes     Attributes to slice by, one row an image
 accuracy_by_slice    Share of right answers in each slice against all other rows, worst slice first
 draw_audit           Which rows a person has to look at so that accuracy can be estimated without bias
 audit_weights        How many rows each answered row of an audit stands for; NaN elsewhere
+audited_scores       Accuracy, balanced accuracy, Brier score and log-loss, from such a sample
 audited_accuracy     Accuracy against the truth, from an audited sample of noisily labelled rows
 audited_confusion    Estimated confusion matrix against the truth, from such a sample
 draw_audits          The frozen audits of a run's splits, drawn if they are not there
@@ -32,6 +33,9 @@ audits_of_run        The frozen audit of a split, checked to be of the run's own
 audit_queue          The picked rows as the queue of a `review.ReviewSession` in mode "audit"
 audit_truth          The verdict on each row of an audit
 audit_progress       How far an audit is, in a sentence
+second_looks         How many blind second looks agreed with the answers of an audit
+audit_width          How exact an audit is by now, whenever one stops, in a sentence
+errors_left          How many labels of an audited split are still wrong
 audit_costs          What audits of a model's accuracy cost and buy, by split
 audit_accuracies     Accuracy as the labels have it, as the audit has it, and where it is known the true one
 label_errors         Share of wrong labels, over all, by class and by pair, as an audit has it

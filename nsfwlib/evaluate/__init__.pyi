@@ -1,19 +1,27 @@
 from .audit import (
     audit_weights as audit_weights,
-    audited_accuracy as audited_accuracy,
-    audited_confusion as audited_confusion,
     draw_audit as draw_audit,
 )
-from .audit_files import (
+from .audit_answers import (
     audit_accuracies as audit_accuracies,
-    audit_costs as audit_costs,
     audit_progress as audit_progress,
-    audit_queue as audit_queue,
     audit_truth as audit_truth,
+    audit_width as audit_width,
+    errors_left as errors_left,
+    label_errors as label_errors,
+    second_looks as second_looks,
+)
+from .audit_files import (
+    audit_costs as audit_costs,
+    audit_queue as audit_queue,
     audits_of_run as audits_of_run,
     draw_audits as draw_audits,
-    label_errors as label_errors,
     load_audit as load_audit,
+)
+from .audited import (
+    audited_accuracy as audited_accuracy,
+    audited_confusion as audited_confusion,
+    audited_scores as audited_scores,
 )
 from .calibration import (
     apply_temperature as apply_temperature,

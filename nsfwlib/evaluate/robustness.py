@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from nsfwlib import runs
 from nsfwlib.data import blurred_thumbnail, load_image
 from nsfwlib.evaluate.confusion import class_codes
 from nsfwlib.evaluate.intervals import share_interval
-from nsfwlib.files import file_path
+from nsfwlib.files import file_hash, file_path
 
 if TYPE_CHECKING:
     import keras
@@ -35,16 +35,8 @@ CHANGES: dict[str, tuple[Level, ...]] = {
 def changed(picture: np.ndarray, change: str, level: Level, *, size: int) -> np.ndarray:
     """The picture after one change, at the model's input size: uint8 (size, size, 3).
 
-    Blur is in pixels of the input; everything else happens to the picture as it is.
-
-    Args:
-        picture: uint8 (H, W, 3).
-        change: a key of CHANGES, or "none".
-        level: one of its levels.
-        size: side of the model's input.
-
-    Raises:
-        ValueError: there is no such change.
+    `picture` is uint8 (H, W, 3), `change` a key of CHANGES with one of its levels, or "none". Blur is in pixels of the
+    input; everything else happens to the picture as it is.
     """
     image = Image.fromarray(picture)
     if change == "JPEG quality":
@@ -59,8 +51,6 @@ def changed(picture: np.ndarray, change: str, level: Level, *, size: int) -> np.
         image = image.convert("L").convert("RGB")
     elif change == "mirror":
         image = ImageOps.mirror(image)
-    elif change not in ("blur (px)", "none"):
-        raise ValueError(f"Expected a change among {['none', *CHANGES]}. Received: {change!r}.")
     image = image.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(image.filter(ImageFilter.GaussianBlur(int(level))) if change == "blur (px)" else image)
 
@@ -72,37 +62,27 @@ def measure_robustness(
     *,
     class_names: Sequence[str],
     size: int,
-    changes: Mapping[str, Sequence[Level]] = CHANGES,
     groups: Sequence[int] | None = None,
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """Accuracy under each change; every row costs one prediction of all the pictures, so pass a sample.
 
     Args:
-        pictures: uint8 (H, W, 3), of any size.
-        labels: (N,) class of each.
+        pictures: N of uint8 (H, W, 3), of any size.
+        labels: (N,) class of each, one of the K `class_names`.
         predict: uint8 (N, size, size, 3) in, probabilities (N, K) out.
-        class_names: (K,) of the columns.
-        size: side of the model's input.
-        changes: levels by change.
         groups: (N,) near-duplicate group of each picture.
-        level: of the intervals.
 
     Returns:
-        One row a change and level, the untouched pictures ("none") first: `change`, `level`, `value` (accuracy), `low`,
-        `high`, `same` (share of pictures whose predicted class stays), `images`.
+        One row a change and level, the untouched pictures ("none") first: `change`, `level`, `value` (accuracy) with
+        its 95 % interval `low`, `high`, `same` (share of pictures whose predicted class stays), `images`.
     """
     codes = class_codes(labels, class_names)
-    if len(pictures) != len(codes) or not len(codes):
-        raise ValueError(
-            f"Expected a label a picture, at least one. Received: {len(pictures)} and {len(codes)} labels."
-        )
     untouched, rows = None, []
-    for change, step in [("none", ""), *((name, step) for name, steps in changes.items() for step in steps)]:
+    for change, step in [("none", ""), *((name, step) for name, steps in CHANGES.items() for step in steps)]:
         pixels = np.stack([changed(picture, change, step, size=size) for picture in pictures])
         top = np.asarray(predict(pixels)).argmax(axis=1)
         untouched = top if untouched is None else untouched
-        value, low, high, *_ = share_interval(top == codes, groups, level=level)
+        value, low, high, *_ = share_interval(top == codes, groups)
         rows.append((change, step, value, low, high, (top == untouched).mean(), len(codes)))
     return pd.DataFrame(rows, columns=["change", "level", "value", "low", "high", "same", "images"])
 
@@ -112,23 +92,16 @@ def heat_maps(model: keras.Model, pixels: np.ndarray, classes: Sequence[int], *,
 
     Gradient of the class's log-probability by the last feature map, averaged over positions, weighs its channels
     (Selvaraju et al., Grad-CAM, 2017). It shows where evidence lies, not why it counts, and only as finely as h × w.
-
-    Args:
-        model: a classifier as from `model.build_classifier`, its layers in one graph.
-        pixels: RGB 0–255 (N, S, S, 3), as the model takes them.
-        classes: (N,) position of the class to explain, such as the wrongly predicted one.
-        batch_size: pictures at a time.
+    `pixels` are RGB 0–255 (N, S, S, 3), `classes` (N,) positions of the class to explain, such as a wrong answer.
 
     Raises:
-        ValueError: the model has no feature map, or pictures and classes differ in number.
+        ValueError: the model has no feature map.
     """
-    if len(pixels) != len(classes):
-        raise ValueError(f"Expected one class a picture: {len(pixels)}. Received: {len(classes)} classes.")
     last = _last_feature_map(model)
     from nsfwlib._tensorflow import keras, tf
 
     body, tail = keras.Model(model.inputs, last), keras.Model(last, model.outputs[0])
-    maps = []
+    maps = [np.zeros((0, *last.shape[1:3]), np.float32)]
     for start in range(0, len(pixels), batch_size):
         part = slice(start, start + batch_size)
         features = body(tf.constant(pixels[part], tf.float32), training=False)
@@ -139,7 +112,7 @@ def heat_maps(model: keras.Model, pixels: np.ndarray, classes: Sequence[int], *,
             evidence = tf.math.log(chosen + 1e-7)
         weight = tf.reduce_mean(tape.gradient(evidence, features), axis=(1, 2), keepdims=True)
         maps.append(tf.nn.relu(tf.reduce_sum(weight * features, axis=-1)).numpy())
-    heat = np.concatenate(maps) if maps else np.zeros((0, *last.shape[1:3]), np.float32)
+    heat = np.concatenate(maps)
     return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True, initial=0), 1e-12)
 
 
@@ -157,13 +130,8 @@ def baseline_answers(
 ) -> pd.Series | None:
     """Predicted classes of a baseline on `rows` of the images table, indexed by path; None where there is no baseline.
 
-    Args:
-        baseline: a run folder with `predictions.parquet`, "published" (the model of 2019, on cached features; only
-            where its classes are yours), or "".
-        rows: `path`, `sha256` of the pictures.
-        data_dir: the folder that `path` is relative to.
-        cache_dir: where features are kept.
-        class_names: the classes of the run at hand.
+    `baseline` is a run folder with `predictions.parquet`, "published" (the model of 2019, on features cached in
+    `cache_dir`; only where its classes are those of the run at hand, `class_names`), or "".
 
     Raises:
         FileNotFoundError: the run has no predictions.
@@ -200,20 +168,15 @@ def cached_robustness(
         return pd.DataFrame()
     kept, weights = Path(run_dir) / "robustness.json", Path(run_dir) / "model.keras"
     files = [file_path(data_dir, path) for path in paths]
-    contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (weights, *files)]
+    contents = [file_hash(file) for file in (weights, *files)]
     settings = {"contents": contents, "labels": list(labels), "groups": groups.tolist(), "changes": CHANGES}
     if not runs.is_current(kept, settings):
         from nsfwlib.model import class_names as names_of, image_size, load_model
 
         classifier = load_model(weights)
-        table = measure_robustness(
-            [load_image(file) for file in files],
-            settings["labels"],
-            lambda pixels: classifier.predict(pixels, batch_size=16, verbose=0),
-            class_names=names_of(classifier),
-            size=image_size(classifier),
-            groups=settings["groups"],
-        )
+        predict = partial(classifier.predict, batch_size=16, verbose=0)
+        known = {"class_names": names_of(classifier), "size": image_size(classifier), "groups": settings["groups"]}
+        table = measure_robustness([load_image(file) for file in files], settings["labels"], predict, **known)
         table["level"] = table["level"].astype(str)
         runs.write_json({"settings": settings, "table": table.to_dict("list")}, kept)
     return pd.DataFrame(runs.read_json(kept)["table"])

@@ -1,7 +1,7 @@
 from .formats import (
     FORMATS as FORMATS,
 )
-from .node import (
+from .parity import (
     install_nsfwjs as install_nsfwjs,
 )
 from .write import (

@@ -24,24 +24,19 @@ class Source:
         self.model, self.calibration, self._scratch = model, calibration, scratch
         self.class_names, self.size = class_names(model), image_size(model)
 
-    @property
-    def signature(self) -> tf.TensorSpec:
-        """8-bit RGB: pictures divided by 255, the commonest mistake, are an error and not a wrong answer."""
-        return tf.TensorSpec((None, self.size, self.size, 3), tf.uint8, name="pixels")
-
     @cached_property
     def saved(self) -> Path:
         """A SavedModel with two signatures; weights are constants, which TFLite can quantise and TensorFlow fold."""
-        trainable, others = (
-            [np.asarray(variable) for variable in variables]
-            for variables in (self.model.trainable_variables, self.model.non_trainable_variables)
-        )
+        trainable, others = self.model.trainable_variables, self.model.non_trainable_variables
+        trainable, others = ([np.asarray(variable) for variable in some] for some in (trainable, others))
+        # 8-bit RGB: pictures divided by 255, the commonest mistake, are an error and not a wrong answer
+        taken = tf.TensorSpec((None, self.size, self.size, 3), tf.uint8, name="pixels")
 
-        @tf.function(input_signature=[self.signature])
+        @tf.function(input_signature=[taken])
         def network(pixels: tf.Tensor) -> tf.Tensor:  # a function of its own: both signatures share its weights
             return self.model.stateless_call(trainable, others, tf.cast(pixels, tf.float32), training=False)[0]
 
-        @tf.function(input_signature=[self.signature])
+        @tf.function(input_signature=[taken])
         def serving_default(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"probabilities": network(pixels)}
 
@@ -51,10 +46,8 @@ class Source:
             decoded = tf.map_fn(lambda data: _decode(data, self.size), image, fn_output_signature=form)
             return {"probabilities": network(decoded)}
 
-        folder = self._scratch / "saved"
-        tf.saved_model.save(
-            tf.Module(), str(folder), signatures={"serving_default": serving_default, "bytes": from_bytes}
-        )
+        folder, signatures = self._scratch / "saved", {"serving_default": serving_default, "bytes": from_bytes}
+        tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
         return folder
 
 

@@ -1,6 +1,8 @@
 """Does an export give the same answers? Each format run by its own runtime on the same pictures as the Keras model."""
 
+import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,12 +10,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock
+from platformdirs import user_cache_path
 
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.data import load_image
-from nsfwlib.export.node import ask_nsfwjs
 from nsfwlib.export.tfjs import DIVISOR, read_tfjs
+from nsfwlib.files import writable_folder
+from nsfwlib.model import PACKAGE, VERSION, run_tool
 
+_TFJS = "4.22.0"
+PACKAGES = (
+    f"{PACKAGE}@{VERSION}", f"@tensorflow/tfjs@{_TFJS}", f"@tensorflow/tfjs-backend-wasm@{_TFJS}",
+)  # fmt: skip
+_SCRIPT = Path(__file__).with_name("node.js")
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
@@ -33,18 +43,15 @@ def picture_windows(pictures: Sequence[Path], *, size: int, count: int, seed: in
     Raises:
         ImageProblem: a picture cannot be read.
     """
-    whole = [load_image(path, size=size) for path in pictures[:count]]
+    rng, found = np.random.default_rng(seed), [load_image(path, size=size) for path in pictures[:count]]
     large = [load_image(path, size=2 * size) for path in pictures[:count]]
-    rng, found = np.random.default_rng(seed), whole
-    while len(found) < count:
-        picture = large[len(found) % len(large)]
+    for i in range(len(found), count):
         side = int(rng.integers(size, 2 * size + 1))
         top, left = rng.integers(0, 2 * size - side + 1, 2)
-        window = picture[top : top + side, left : left + side]
         step = np.arange(size) * side // size  # nearest pixels: both sides get the same array anyway
-        window = window[step][:, step]
-        found.append(window[:, ::-1] if len(found) % 2 else window)
-    return np.ascontiguousarray(np.stack(found))
+        window = large[i % len(large)][top + step][:, left + step]
+        found.append(window[:, ::-1] if i % 2 else window)
+    return np.stack(found)
 
 
 def one_by_one(predict: Predict) -> Callable[[np.ndarray], tuple[np.ndarray, float]]:
@@ -148,12 +155,64 @@ def measure_export(
     JPEG and PNG files are asked where the format decodes or resizes by itself; those that it refuses do not count.
     """
     found, milliseconds = runtime.answer(pixels)
-    apart = compare_answers(expected, found)
-    row = {"ms_per_image": milliseconds, **apart, "pictures": len(pixels), "runtime": runtime.name}
+    row = {"ms_per_image": milliseconds, **compare_answers(expected, found), "pictures": len(pixels)}
+    row["runtime"] = runtime.name
     if runtime.from_files is None or not files:
         return row
     theirs = runtime.from_files(files)
     read = np.isfinite(theirs).all(axis=1)
     apart = compare_answers(of_files[read], theirs[read])
-    row |= {"files_difference": apart["largest_difference"], "files_changed": apart["changed_argmax"]}
-    return row | {"files": int(read.sum())}
+    apart = {"files_difference": apart["largest_difference"], "files_changed": apart["changed_argmax"]}
+    return row | apart | {"files": int(read.sum())}
+
+
+class Answers(NamedTuple):
+    """What nsfwjs said of some pictures."""
+
+    probabilities: np.ndarray  # float32 (N, K)
+    milliseconds: np.ndarray  # float (N,), the first one with what is prepared once
+
+
+def install_nsfwjs(*, cache_dir: Path | None = None) -> Path:
+    """`node_modules` with nsfwjs and TensorFlow.js in `cache_dir` (default: the user's cache), fetched once by npm.
+
+    About 350 MB. No install script runs.
+
+    Raises:
+        RuntimeError: Node or npm is missing, or npm fails.
+    """
+    folder = (user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)) / "nsfwjs-node"
+    modules, done = folder / "node_modules", folder / "installed.json"
+    writable_folder(folder, "cache_dir")
+    with FileLock(f"{folder}.lock"):
+        if done.exists() and json.loads(done.read_text()) == list(PACKAGES):
+            return modules
+        command = ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder), *PACKAGES]
+        (folder / "package.json").write_text('{"private": true}')
+        problem = f"npm could not install {', '.join(PACKAGES)}. Check the network and the registry"
+        run_tool("npm", command, problem, cwd=folder)
+        done.write_text(json.dumps(PACKAGES))
+    return modules
+
+
+def ask_nsfwjs(model: Path | str, pictures: Sequence[np.ndarray], *, size: int, node_modules: Path) -> Answers:
+    """What nsfwjs answers, with the model in `model` loaded by `nsfwjs.load(url, {size})`; it needs `install_nsfwjs`.
+
+    `model` is a folder with `model.json`, or "InceptionV3": the one that nsfwjs brings along. `pictures` are uint8
+    (H, W, 3); nsfwjs resizes those that are not `size` × `size`, aligning corners.
+
+    Raises:
+        RuntimeError: Node is missing, or nsfwjs does not load the model.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = []
+        for i, picture in enumerate(pictures):
+            (Path(folder) / f"{i}.rgb").write_bytes(np.ascontiguousarray(picture, np.uint8).tobytes())
+            manifest.append({"file": f"{i}.rgb", "height": picture.shape[0], "width": picture.shape[1]})
+        (Path(folder) / "manifest.json").write_text(json.dumps(manifest))
+        model = model if model == "InceptionV3" else str(Path(model).absolute())
+        command, problem = [str(_SCRIPT), model, str(size), "manifest.json"], f"nsfwjs did not answer with {model}"
+        modules = str(Path(node_modules).absolute())
+        said = run_tool("node", command, problem, cwd=folder, NODE_PATH=modules)
+    answers = json.loads(said[said.rindex('{"backend"') :])
+    return Answers(np.array(answers["probabilities"], np.float32), np.array(answers["milliseconds"]))

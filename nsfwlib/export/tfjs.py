@@ -17,32 +17,17 @@ from nsfwlib.model import read_weights
 
 SHARD = 4 << 20  # bytes a file: what browsers cache well
 DIVISOR = 255  # nsfwjs divides pixels by it before the network sees them
-# Keras layer → the settings that TensorFlow.js is told; all others must not matter to inference
+# what TensorFlow.js has, and the settings that it is told; all others must not matter to inference
+_LAYERS = {
+    *("Activation", "Add", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Dense", "Dropout"),
+    *("DepthwiseConv2D", "GlobalAveragePooling2D", "InputLayer", "MaxPooling2D", "Multiply", "ReLU", "Rescaling"),
+    *("Reshape", "Softmax", "ZeroPadding2D"),
+}
 _SETTINGS = {
-    "Activation": ("activation",),
-    "Add": (),
-    "AveragePooling2D": ("pool_size", "strides", "padding", "data_format"),
-    "BatchNormalization": ("axis", "momentum", "epsilon", "center", "scale"),
-    "Concatenate": ("axis",),
-    "Conv2D": (
-        "filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation", "use_bias",
-    ),
-    "Dense": ("units", "activation", "use_bias"),
-    "DepthwiseConv2D": (
-        "kernel_size", "strides", "padding", "data_format", "dilation_rate", "depth_multiplier", "activation",
-        "use_bias",
-    ),
-    "Dropout": ("rate",),
-    "GlobalAveragePooling2D": ("data_format",),
-    "InputLayer": (),
-    "MaxPooling2D": ("pool_size", "strides", "padding", "data_format"),
-    "Multiply": (),
-    "ReLU": ("max_value", "negative_slope", "threshold"),
-    "Rescaling": ("scale", "offset"),
-    "Reshape": ("target_shape",),
-    "Softmax": ("axis",),
-    "ZeroPadding2D": ("padding", "data_format"),
-}  # fmt: skip
+    *("activation", "axis", "center", "data_format", "depth_multiplier", "dilation_rate", "epsilon", "filters"),
+    *("kernel_size", "max_value", "momentum", "negative_slope", "offset", "padding", "pool_size", "rate", "scale"),
+    *("strides", "target_shape", "threshold", "units", "use_bias"),
+}
 _NEUTRAL = {"groups": 1, "keepdims": False}  # settings that TensorFlow.js lacks, with the one value it stands for
 
 
@@ -58,18 +43,13 @@ def write_tfjs(
         model: raw RGB 0–255 (B, S, S, 3) → probabilities (B, K).
         quantised: store kernels as "uint8" or "uint16" with `min` and `scale` per tensor, a quarter or a half of the
             bytes; everything else stays float32, as variances of batch normalisation do not survive it.
-        metadata: kept as `userDefinedMetadata`.
 
     Raises:
         ValueError: the model holds a layer that TensorFlow.js does not have.
     """
     layers, output = _layers(model)
-    specs, chunks = [], []
-    for name, array in _tensors(model, {layer["name"] for layer in layers}):
-        spec, data = _encode(name, array, quantised if array.ndim > 1 else None)
-        specs.append(spec)
-        chunks.append(data)
-    data = b"".join(chunks)
+    encoded = [_encode(name, array, quantised if array.ndim > 1 else None) for name, array in _tensors(model)]
+    data = b"".join(tensor for _, tensor in encoded)
     count = max(-(-len(data) // SHARD), 1)
     paths = [f"group1-shard{i + 1}of{count}.bin" for i in range(count)]
     for i, path in enumerate(paths):
@@ -85,7 +65,7 @@ def write_tfjs(
             "backend": "tensorflow",
             "model_config": {"class_name": "Model", "config": network},
         },
-        "weightsManifest": [{"paths": paths, "weights": specs}],
+        "weightsManifest": [{"paths": paths, "weights": [spec for spec, _ in encoded]}],
         "userDefinedMetadata": dict(metadata or {}),
     }
     (folder / "model.json").write_text(json.dumps(document), encoding="utf-8")
@@ -94,7 +74,7 @@ def write_tfjs(
 def _layers(model: keras.Model) -> tuple[list[dict[str, Any]], str]:
     """The layers in Keras 2's spelling, those that do nothing left out, and the name of the last one."""
     described = json.loads(model.to_json())["config"]["layers"]
-    missing = sorted({layer["class_name"] for layer in described} - set(_SETTINGS) - {"Identity"})
+    missing = sorted({layer["class_name"] for layer in described} - _LAYERS - {"Identity"})
     if missing:
         raise ValueError(
             f"Expected layers that TensorFlow.js has. Received: {', '.join(missing)} in {model.name!r}. Leave the "
@@ -124,7 +104,7 @@ def _config(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     kept = {"name": config["name"], "trainable": False, "dtype": "float32"}
     if kind == "InputLayer":
         return {**kept, "batch_input_shape": config["batch_shape"], "sparse": False}
-    kept |= {setting: config[setting] for setting in _SETTINGS[kind]}
+    kept |= {setting: value for setting, value in config.items() if setting in _SETTINGS}
     if kept.get("activation") == "silu":
         kept["activation"] = "swish"
     return kept
@@ -139,14 +119,13 @@ def _histories(node: Any) -> list[str]:
     return [name for part in node for name in _histories(part)] if isinstance(node, list) else []
 
 
-def _tensors(model: keras.Model, kept: set[str]) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(model: keras.Model) -> Iterator[tuple[str, np.ndarray]]:
     """Weights under the names that TensorFlow.js looks for."""
     for layer in model.layers:
-        for weight in layer.weights if layer.name in kept else ():
+        for weight in layer.weights:
             depthwise = isinstance(layer, keras.layers.DepthwiseConv2D) and weight.name == "kernel"
             name = "depthwise_kernel" if depthwise else weight.name
-            if not name.startswith("seed"):  # the state of a dropout is no weight
-                yield f"{layer.name}/{name}", np.asarray(weight, np.float32)
+            yield f"{layer.name}/{name}", np.asarray(weight, np.float32)
 
 
 def _encode(name: str, array: np.ndarray, quantised: str | None) -> tuple[dict[str, Any], bytes]:
@@ -160,26 +139,14 @@ def _encode(name: str, array: np.ndarray, quantised: str | None) -> tuple[dict[s
 
 
 def read_tfjs(folder: Path) -> keras.Model:
-    """What the files in `folder` say, rebuilt layer by layer in Keras: RGB / 255 (B, S, S, 3) → probabilities (B, K).
+    """What the files in `folder` say, rebuilt in Keras: RGB / 255 (B, S, S, 3) → probabilities (B, K).
 
     It reads nothing but the files, and so shows without Node whether topology and weights are those of the model.
     """
     document = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
     network = document["modelTopology"]["model_config"]["config"]
     weights = read_weights(document["weightsManifest"], lambda path: (Path(folder) / path).read_bytes())
-    tensors, built = {}, []
-    for description in network["layers"]:
-        kind, config = description["class_name"], dict(description["config"])
-        if kind == "InputLayer":
-            tensors[config["name"]] = keras.Input(config["batch_input_shape"][1:], name=config["name"])
-            continue
-        layer = getattr(keras.layers, kind).from_config(config)
-        sources = [tensors[source] for source, *_ in description["inbound_nodes"][0]]
-        tensors[config["name"]] = layer(sources if len(sources) > 1 else sources[0])
-        built.append(layer)
-    inputs, outputs = (network[key][0][0] for key in ("input_layers", "output_layers"))
-    for layer in built:
-        names = [name for name in weights if name.rpartition("/")[0] == layer.name]
-        if names:
-            layer.set_weights([weights[name] for name in names])
-    return keras.Model(tensors[inputs], tensors[outputs], name=network["name"])
+    model = keras.Model.from_config(network)
+    for layer in model.layers:
+        layer.set_weights([array for name, array in weights.items() if name.rpartition("/")[0] == layer.name])
+    return model

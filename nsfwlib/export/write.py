@@ -54,7 +54,6 @@ def export(
         views: how many pixel arrays to compare: the pictures, and windows of them.
         node_modules: as from `export.install_nsfwjs`: the web formats are asked through nsfwjs in Node, and timed.
             Without it their files are read back and run by Keras.
-        seed: of the windows.
 
     Returns:
         One row a format, after "keras" itself: `path`, `size_mb`, `ms_per_image` (one picture at a time, median),
@@ -70,7 +69,7 @@ def export(
         RuntimeError: a converter failed.
     """
     names, out_dir = _checked_formats(formats), Path(out_dir)
-    _check_model(model)
+    size = _checked_size(model)
     if out_dir.exists():
         raise FileExistsError(
             f"out_dir must not exist yet: an export in use is never overwritten. Received: {out_dir}. Choose another "
@@ -84,7 +83,6 @@ def export(
     with tempfile.TemporaryDirectory(dir=out_dir.parent, prefix=f".{out_dir.name}.") as scratch:
         whole = Path(scratch) / "whole"
         whole.mkdir()
-        size = image_size(model)
         calibration = picture_windows(representative, size=size, count=views, seed=seed + 1)
         source = Source(model, calibration, Path(scratch))
         for name in names:
@@ -92,7 +90,10 @@ def export(
         pixels = picture_windows(pictures, size=size, count=views, seed=seed)
         table = _parity_table(source, whole, names, pixels, pictures, node_modules)
         _check_tolerances(table)
-        _record(source, whole, table)
+        table.to_csv(whole / "parity.csv")
+        facts = {"settings": {"model": model_identity(model), "formats": names}, "class_names": source.class_names}
+        versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+        runs.write_json({**facts, "versions": versions}, whole / "export.json")
         whole.replace(out_dir)
     return table
 
@@ -108,15 +109,16 @@ def _checked_formats(formats: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_model(model: keras.Model) -> None:
+def _checked_size(model: keras.Model) -> int:
+    """Side of the pictures of a model that has class names and takes raw RGB."""
     class_names(model)
-    image_size(model)
     first = model.layers[1]
     if not isinstance(first, keras.layers.Rescaling):
         raise ValueError(
             "Expected a model that takes raw RGB 0–255 and rescales it in its first layer. "
             f"Received: {model.name!r} with first layer {first.name!r}. Build it with model.build_classifier."
         )
+    return image_size(model)
 
 
 @contextmanager
@@ -183,11 +185,3 @@ def _check_tolerances(table: pd.DataFrame) -> None:
             f"{'; '.join(wrong)}. Nothing was written. Leave the format out, or, for int8, give pictures "
             "like those it will see."
         )
-
-
-def _record(source: Source, whole: Path, table: pd.DataFrame) -> None:
-    table.to_csv(whole / "parity.csv")
-    settings = {"model": model_identity(source.model), "formats": list(table.index[1:])}
-    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
-    facts = {"settings": settings, "versions": versions, "class_names": source.class_names}
-    runs.write_json(facts, whole / "export.json")

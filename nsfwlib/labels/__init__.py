@@ -6,7 +6,6 @@ find_label_issues    Rank the rows by how suspect their given label is
 out_of_sample_probs  Class probabilities of each row from members that never saw its label: (N, K), rows sum to 1
 noise_matrix         Confident joint: how many rows of each given label (rows) truly belong to each class (columns)
 judge_labels         Suspect labels of the images table as it stands: decisions applied, confirmed rows trusted
-estimated_errors     How many labels are wrong, as the confident joint has it: its sum off the diagonal
 fit_head             Fit the head that judges labels on all valid rows, to compare heads before and after cleansing
 out_of_fold_probs    Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss
 principal_features   (N, D) features on their principal directions: (N, D') float32; rows that are not valid are zero

@@ -15,7 +15,6 @@ from .heads import (
     principal_features as principal_features,
 )
 from .issues import (
-    estimated_errors as estimated_errors,
     find_label_issues as find_label_issues,
     judge_labels as judge_labels,
     out_of_sample_probs as out_of_sample_probs,

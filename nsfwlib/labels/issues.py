@@ -40,7 +40,6 @@ from nsfwlib.labels.noise import (
     corrected,
     distributions,
     labelled_rows,
-    noise_matrix,
     noise_rates,
     off_diagonal,
     posterior,
@@ -285,8 +284,3 @@ def judge_labels(
     of_test = find_label_issues(current, pred_probs, trusted=trusted, **options)
     issues = pd.concat([ranked[~is_test], of_test[is_test]]).loc[table.index]
     return pd.concat([table[["path", "sha256", "split", "group"]], issues], axis=1), pred_probs
-
-
-def estimated_errors(current: pd.Series, pred_probs: np.ndarray, *, class_names: Sequence[str]) -> float:
-    """How many labels are wrong, as the confident joint has it: its sum off the diagonal."""
-    return off_diagonal(noise_matrix(current, pred_probs, classes=list(class_names)).to_numpy())

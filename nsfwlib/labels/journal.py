@@ -4,14 +4,14 @@ The decisions journal is one append-only CSV file, one line a decision, and the 
 Lines are never changed: an undo is a line of its own. A decision belongs to the content (`sha256`), so it holds for
 every exact copy and survives renamed and moved files.
 
-**The label in force on a picture is its last decision or resolution that is not undone, whoever took it.** A second
-look never is: it only measures agreement, and where it differs somebody has to resolve it.
+**The label in force on a picture is its last decision, audit answer or resolution that is not undone, whoever took
+it.** A second look never is: it only measures agreement, and where it differs somebody has to resolve it.
 
 | column | meaning |
 |---|---|
 | `time` | UTC, ISO 8601 |
 | `reviewer` | who decided, as they call themselves; may be empty |
-| `kind` | `decision`; `second`: a blind second look; `resolution` of a disagreement; `undo` / `redo` of an action |
+| `kind` | `decision`; `audit`, `second`: blind answer, second look; `resolution` of a disagreement; `undo`, `redo` |
 | `action` | lines decided in one go (one picture, or a whole page) share it; undo and redo name it |
 | `sha256`, `path` | of the picture; the path is where it lay when it was decided |
 | `given_label`, `suggested`, `score` | what was shown |
@@ -38,7 +38,7 @@ from nsfwlib.data import DECISION_WORDS, may_be_class
 from nsfwlib.labels.records import COLUMNS, encode, fsync_folder, locked, mended, records_of, whole, write_and_sync
 
 IN_FORCE = ("sha256", "path", "given_label", "decision", "reviewer", "time", "suggested", "score")
-LABELLING = ("decision", "resolution")  # the kinds of lines that give a label
+LABELLING = ("decision", "audit", "resolution")  # the kinds of lines that give a label
 ACTIONS, MARKS = DECISION_WORDS[:4], DECISION_WORDS[4:]  # what a decision says besides a class; what takes it back
 _KIND, _SHA256, _DECISION = (COLUMNS.index(name) for name in ("kind", "sha256", "decision"))
 _REPEATED = [COLUMNS.index(name) for name in ("reviewer", "kind", "given_label", "decision", "suggested")]

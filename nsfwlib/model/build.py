@@ -1,12 +1,14 @@
 """Which model is it? One built anew, one of this kit's files, one of 2019, or a foreign one wrapped to our contract.
 
-The contract is `classifier`'s: raw RGB in, probabilities out, class names inside.
+The contract is `classifier`'s: raw RGB in, probabilities out, class names inside. The files of 2019
+(`nsfw.299x299.h5`, `nsfw_mobilenet2.224x224.h5`) hold a layers model without class names, whose scripts divided by 255
+outside. Nothing in any file is executed: layers that carry code are refused before Keras sees them.
 """
 
 import json
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,16 +24,25 @@ from nsfwlib.model.classifier import (
     _checked_names,
     _escape,
     assemble,
+    backbone_layers,
     class_names as names_of,
+    copy_backbone,
+    head_dense_layers,
     image_size as size_of,
-    layer_weights,
-    set_backbone_weights,
     set_rescaling,
 )
-from nsfwlib.model.legacy import checked_config, rebuilt
 from nsfwlib.model.published import CLASS_NAMES, load_backbone, published_model
 
 MOST_BYTES = 4 << 30  # of an unpacked model file
+# What a network of keras.applications with a head of dense layers is made of; a Lambda is not among them.
+_PLAIN_LAYERS = {
+    *("Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "Concatenate", "Conv2D", "Cropping2D"),
+    *("Dense", "DepthwiseConv2D", "Dropout", "Flatten", "Functional", "GlobalAveragePooling2D", "GlobalMaxPooling2D"),
+    *("InputLayer", "LayerNormalization", "LeakyReLU", "MaxPooling2D", "Model", "Multiply", "Normalization", "ReLU"),
+    *("Rescaling", "Reshape", "SeparableConv2D", "Sequential", "Softmax", "ZeroPadding2D"),
+}
+_OLD_BACKBONES = {94: "InceptionV3", 35: "MobileNetV2"}  # by the number of Conv2D layers
+_OLD_HEADS = {3: "original", 1: "logistic"}  # by the number of dense layers
 
 
 def resolve_model(
@@ -54,7 +65,7 @@ def resolve_model(
     if isinstance(model, str) and model == "published":
         _check_same(CLASS_NAMES, class_names)
         return published_model()
-    found = _load(model, class_names)
+    found = _load(Path(model), class_names) if isinstance(model, str | os.PathLike) else model
     try:
         own = names_of(found)
     except ValueError as error:
@@ -70,13 +81,11 @@ def _check_same(own: Sequence[str], class_names: Sequence[str] | None) -> None:
         raise ValueError(f"The model carries its class names: {', '.join(own)}. Received: {', '.join(class_names)}.")
 
 
-def _load(model: keras.Model | Path | str, class_names: Sequence[str] | None) -> keras.Model:
+def _load(path: Path, class_names: Sequence[str] | None) -> keras.Model:
     """A model of this kit or, where a file holds no such one, what Keras makes of it."""
-    if not isinstance(model, str | os.PathLike):
-        return model
-    found = _read(Path(model))
+    found = _read(path)
     try:
-        return rebuilt(found, Path(model), class_names) if _is_hdf5(Path(model)) else found
+        return _rebuilt(found, path, class_names) if _is_hdf5(path) else found
     except ValueError:
         return found
 
@@ -130,11 +139,10 @@ def build_classifier(
         )
     classifier = assemble(class_names, backbone, head=head, size=image_size, imagenet=weights == "imagenet", seed=seed)
     if weights == "nsfwjs":
-        load_backbone(classifier)
+        load_backbone(classifier, backbone)
     elif weights not in (None, "imagenet"):
         source = load_model(Path(weights))
-        body = source.layers[: source.layers.index(source.get_layer(FEATURES))]
-        set_backbone_weights(classifier, layer_weights(body))
+        copy_backbone(classifier, backbone_layers(source))
         theirs = source.get_layer("rescaling")
         set_rescaling(classifier, theirs.scale, theirs.offset)
     return classifier
@@ -143,11 +151,8 @@ def build_classifier(
 def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras.Model:
     """Load a classifier: a `.keras` that `save_model` wrote, or a Keras 2 `.h5` of 2019.
 
-    No code in the file is ever executed. An `.h5` is wrapped to the contract of this kit, see `legacy`.
-
-    Args:
-        path: the file.
-        class_names: for an `.h5`, which has none: its K classes in the order of the outputs; by default those of 2019.
+    No code in the file is ever executed. An `.h5` is wrapped to the contract of this kit; it has no
+    `class_names`, which are its K classes in the order of the outputs, by default those of 2019.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -156,8 +161,15 @@ def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras
     path = Path(path)
     model = _read(path)
     if _is_hdf5(path):
-        return rebuilt(model, path, class_names)
-    _checked_contract(model, path)
+        return _rebuilt(model, path, class_names)
+    names_of(model)
+    size_of(model)
+    expected = ("rescaling", FEATURES, "temperature")
+    if missing := sorted({*expected} - {layer.name for layer in model.layers}):
+        raise ValueError(
+            f"{path} is no classifier of this kit. Expected layers {', '.join(expected)}. Received one without "
+            f"{', '.join(missing)}."
+        )
     return model
 
 
@@ -168,13 +180,17 @@ def _read(path: Path) -> keras.Model:
             f"There is no model file {path}. Train one with 02_fine_tune, or take the published one: model='published' "
             "to score, weights='nsfwjs' to train."
         )
-    if path.is_dir():
-        raise ValueError(_folder_advice(path))
+    if (path / "saved_model.pb").exists():
+        raise ValueError(
+            f"{path} is a SavedModel folder, which Keras 3 cannot load as a model. Load it with Keras 2 "
+            "(`pip install tf-keras`; `tf_keras.models.load_model(folder).save('model.h5')`) and give the `.h5` here, "
+            "or use it as it is with `keras.layers.TFSMLayer`."
+        )
     if not path.is_file():
-        raise ValueError(f"{path} is no regular file but a pipe or a device. Expected a `.keras` or `.h5` file.")
+        raise ValueError(f"{path} is no regular file but a folder, pipe or device. Expected a `.keras` or `.h5` file.")
     if not _is_hdf5(path) and not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019. Received: another format.")
-    config = checked_config(path) if _is_hdf5(path) else _checked_archive(path)
+    config = _checked_config(path) if _is_hdf5(path) else _checked_archive(path)
     try:
         _check_sizes(path, config)
         return keras.models.load_model(path, compile=False, safe_mode=True)
@@ -193,14 +209,11 @@ def _is_hdf5(path: Path) -> bool:
 
 def _check_sizes(path: Path, config: dict[str, Any]) -> None:
     """A ValueError where weights or layers would fill the memory: as stored, Keras' take a byte or more a number."""
-    stored = path.stat().st_size
     if _is_hdf5(path):
-        declared = _declared_bytes(path)
+        stored, declared = path.stat().st_size, _declared_bytes(path)
     else:
-        with zipfile.ZipFile(path) as archive:
-            stored = sum(part.file_size for part in archive.infolist())
-            with archive.open("model.weights.h5") as file:
-                declared = _declared_bytes(file)
+        with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:
+            stored, declared = sum(part.file_size for part in archive.infolist()), _declared_bytes(file)
     with ThreadPoolExecutor(1) as pool:  # what Keras remembers of these layers, it forgets with the thread
         parameters = pool.submit(_count_parameters, config).result()
     if max(declared, parameters) > stored:
@@ -231,36 +244,95 @@ def _checked_archive(path: Path) -> dict[str, Any]:
     `zipfile` reads no more of a part than it declares.
     """
     with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-    if any(part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for part in parts):
-        raise ValueError(f"{path} is compressed in a way that Keras does not use, so it was not opened. Save it anew.")
-    whole, limit = sum(part.file_size for part in parts), min(MOST_BYTES, max(64 << 20, 20 * path.stat().st_size))
-    if whole > limit:
-        raise ValueError(
-            f"{path} expands to {whole / 1e6:,.0f} MB, so it was not opened. At most {limit / 1e6:,.0f} MB is expected "
-            "of a file of its size. Save the model anew with Keras, which does not compress."
-        )
-    with zipfile.ZipFile(path) as archive:
+        parts, stored = archive.infolist(), (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if any(part.compress_type not in stored for part in parts):
+            raise ValueError(
+                f"{path} is compressed in a way that Keras does not use, so it was not opened. Save it anew."
+            )
+        whole, limit = sum(part.file_size for part in parts), min(MOST_BYTES, max(64 << 20, 20 * path.stat().st_size))
+        if whole > limit:
+            raise ValueError(
+                f"{path} expands to {whole / 1e6:,.0f} MB, so it was not opened. At most {limit / 1e6:,.0f} MB is "
+                "expected of a file of its size. Save the model anew with Keras, which does not compress."
+            )
         return json.loads(archive.read("config.json"))
 
 
-def _folder_advice(path: Path) -> str:
-    if (path / "saved_model.pb").exists():
-        return (
-            f"{path} is a SavedModel folder, which Keras 3 cannot load as a model. Load it with Keras 2 "
-            "(`pip install tf-keras`; `tf_keras.models.load_model(folder).save('model.h5')`) and give the `.h5` here, "
-            "or use it as it is with `keras.layers.TFSMLayer`."
-        )
-    return f"{path} is a folder. Expected a `.keras` or `.h5` file."
+def _checked_config(path: Path) -> dict:
+    """The configuration of the model in an `.h5` file, once every layer in it is known to carry no code.
 
-
-def _checked_contract(model: keras.Model, path: Path) -> None:
-    """A ValueError unless `model` has what the kit's functions rely on."""
-    names_of(model)
-    size_of(model)
-    expected = ("rescaling", FEATURES, "temperature")
-    if missing := sorted({*expected} - {layer.name for layer in model.layers}):
+    Raises:
+        ValueError: a damaged file, weights without a model, or layers that carry code or are unknown here.
+    """
+    try:
+        with h5py.File(path) as file:
+            text = file.attrs.get("model_config")
+    except OSError as error:
+        raise ValueError(f"{path} is no HDF5 file, or a damaged one ({error}).") from error
+    if text is None:
         raise ValueError(
-            f"{path} is no classifier of this kit. Expected layers {', '.join(expected)}. Received one without "
-            f"{', '.join(missing)}."
+            f"{path} holds weights without a model. Expected a file that `model.save` wrote. Build the classifier with "
+            "model.build_classifier, load the weights with Keras, and save it as `.keras`."
         )
+    names: set[str] = set()  # of all layers, those in nested models and wrappers included
+
+    def note(part: dict) -> dict:
+        names.update([part["class_name"]] if "class_name" in part and _is_layer(part) else [])
+        return part
+
+    config = json.loads(text, object_hook=note)
+    if strange := sorted(names - _PLAIN_LAYERS):
+        raise ValueError(
+            f"{path} holds layers that can carry code or are unknown here ({', '.join(strange)}), so it was not "
+            f"opened. Expected: {', '.join(sorted(_PLAIN_LAYERS))}."
+        )
+    return config
+
+
+def _is_layer(config: dict) -> bool:
+    """Initializers and their like have a class name too, as have links between layers; all else counts as a layer."""
+    others = (keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
+    name = str(config["class_name"])
+    return name != "__keras_tensor__" and not any(hasattr(module, name) for module in others)
+
+
+def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) -> keras.Model:
+    """A classifier of this kit with the weights of `old`, which was read from `path`.
+
+    `class_names` are K names in the order of the outputs; where K = 5, by default those of 2019.
+
+    Raises:
+        ValueError: an architecture or a head that this kit does not know, or K names are needed.
+    """
+    layers = list(_flat(old))
+    dense = [layer for layer in layers if isinstance(layer, keras.layers.Dense)]
+    body = layers[: layers.index(dense[0])] if dense else []
+    count = old.output_shape[-1]
+    if class_names is None and count != len(CLASS_NAMES):
+        raise ValueError(f"{path} has {count} outputs and no class names. Pass class_names= with {count} names.")
+    names = list(CLASS_NAMES if class_names is None else class_names)
+    if len(names) != count:
+        raise ValueError(f"class_names must be {count} names, one an output of {path}. Received: {names}.")
+    try:
+        backbone = _OLD_BACKBONES[sum(type(layer) is keras.layers.Conv2D for layer in body)]
+        new = assemble(names, backbone, head=_OLD_HEADS[len(dense)], size=size_of(old))
+        copy_backbone(new, body)
+        for mine, theirs in zip(head_dense_layers(new), dense, strict=True):
+            mine.set_weights(theirs.get_weights())
+    except (KeyError, ValueError) as error:
+        units = [layer.units for layer in dense]
+        raise ValueError(
+            f"{path} is a model of another architecture: {len(body)} layers, then dense ones of {units}. Expected "
+            f"{' or '.join(_OLD_BACKBONES.values())} with dense layers of 256, 128 and K units, or of K alone."
+        ) from error
+    if not any(isinstance(layer, keras.layers.Rescaling) for layer in body):
+        set_rescaling(new, 1 / 255, 0.0)
+    return new
+
+
+def _flat(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _flat(layer)
+        else:
+            yield layer

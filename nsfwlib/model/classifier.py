@@ -26,17 +26,14 @@ _CLASSES = "classes"  # the last layer; its name carries the class names
 
 def _checked_names(class_names: Sequence[str]) -> list[str]:
     names = [str(name) for name in class_names]
-    fit = all(0 < len(name) < 256 and _is_printable(name) for name in names)
+    plain = [name.replace("\\", "") for name in names]
+    fit = all(0 < len(name) < 256 for name in names) and [table_path(name) for name in plain] == plain
     if len(names) < 2 or len(set(names)) < len(names) or not fit:
         raise ValueError(
             "class_names must be two or more different names, printable and of at most 255 characters. Received: "
             f"{[name[:256] for name in names]}."
         )
     return names
-
-
-def _is_printable(name: str) -> bool:
-    return table_path(name.replace("\\", "")) == name.replace("\\", "")
 
 
 def assemble(
@@ -129,10 +126,7 @@ def head_dense_layers(model: keras.Model) -> list[keras.layers.Layer]:
 
 
 def _head_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    names = [layer.name for layer in model.layers]
-    if FEATURES not in names:
-        raise ValueError(f"The model {model.name!r} has no layer {FEATURES!r}, so its head is unknown to this kit.")
-    return model.layers[names.index(FEATURES) + 1 :]
+    return model.layers[model.layers.index(_block(model, FEATURES)) + 1 :]
 
 
 def head_model(model: keras.Model) -> keras.Model:
@@ -194,9 +188,7 @@ def last_block(model: keras.Model) -> str:
 
 def freeze_backbone(model: keras.Model) -> None:
     """Leave only the head trainable. Compile again afterwards."""
-    head = set(map(id, _head_layers(model)))
-    for layer in model.layers:
-        layer.trainable = id(layer) in head
+    unfreeze_from(model, FEATURES)
 
 
 def unfreeze_from(model: keras.Model, block: str) -> None:
@@ -214,46 +206,47 @@ def unfreeze_from(model: keras.Model, block: str) -> None:
         layer.trainable = i > last and not isinstance(layer, keras.layers.BatchNormalization)
 
 
-def backbone_layers(model: keras.Model) -> dict[str, list[keras.layers.Layer]]:
-    """The layers before the head that have weights, by kind of layer, in the order of their numbers."""
-    return _by_kind(model.layers[: model.layers.index(_block(model, FEATURES))])
+def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers before the head."""
+    return model.layers[: model.layers.index(_block(model, FEATURES))]
 
 
-def _by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layers.Layer]]:
-    """Automatic names such as `conv2d_57` depend on what else the process has built; their order does not."""
+def by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layers.Layer]]:
+    """Those of `layers` that have weights, by kind of layer, in the order of their numbers.
+
+    Automatic names such as `conv2d_57` depend on what else the process has built; their order does not.
+    """
+
+    def number(layer: keras.layers.Layer) -> tuple[str, int]:
+        stem, digits = re.fullmatch(r"(.*?)_?(\d*)", layer.name).groups()
+        return stem, int(digits or 0)
+
     kinds: dict[str, list[keras.layers.Layer]] = {}
-    for layer in sorted(layers, key=_number):
+    for layer in sorted(layers, key=number):
         if layer.weights:
             kinds.setdefault(type(layer).__name__, []).append(layer)
     return kinds
 
 
-def layer_weights(layers: Sequence[keras.layers.Layer]) -> dict[str, list[list[np.ndarray]]]:
-    """Weights of `layers`, by kind of layer, in the order of the layers' numbers."""
-    return {kind: [layer.get_weights() for layer in some] for kind, some in _by_kind(layers).items()}
-
-
-def set_backbone_weights(model: keras.Model, weights: dict[str, list[list[np.ndarray]]]) -> None:
-    """Load the `layer_weights` of another backbone.
+def copy_backbone(model: keras.Model, body: Sequence[keras.layers.Layer]) -> None:
+    """Give the backbone of `model` the weights of another one, of the layers `body`.
 
     Raises:
-        ValueError: the weights belong to another architecture; nothing was loaded.
+        ValueError: they are of another architecture; nothing was copied.
     """
-    own = backbone_layers(model)
-    shapes = {kind: [[w.shape for w in layer.weights] for layer in layers] for kind, layers in own.items()}
-    if shapes != {kind: [[w.shape for w in arrays] for arrays in some] for kind, some in weights.items()}:
-        counts = [{kind: len(layers) for kind, layers in some.items()} for some in (own, weights)]
+    own, other = by_kind(backbone_layers(model)), by_kind(body)
+    shapes = [
+        {kind: [[w.shape for w in layer.weights] for layer in layers] for kind, layers in part.items()}
+        for part in (own, other)
+    ]
+    if shapes[0] != shapes[1]:
+        counts = [{kind: len(layers) for kind, layers in part.items()} for part in shapes]
         raise ValueError(
             f"The weights are of another architecture. Expected layers {counts[0]}. Received: {counts[1]}."
         )
     for kind, layers in own.items():
-        for layer, arrays in zip(layers, weights[kind], strict=True):
-            layer.set_weights(arrays)
-
-
-def _number(layer: keras.layers.Layer) -> tuple[str, int]:
-    stem, number = re.fullmatch(r"(.*?)_?(\d*)", layer.name).groups()
-    return stem, int(number or 0)
+        for mine, source in zip(layers, other[kind], strict=True):
+            mine.set_weights(source.get_weights())
 
 
 def set_rescaling(model: keras.Model, scale: float, offset: float) -> None:

@@ -54,24 +54,19 @@ def cluster_answers(
     cpus: float = 1,
     gpus: float = 0,
 ) -> Iterator[list[Answer]]:
-    """`model.stream_answers` on the machines of a Ray cluster, in the order in which they are ready.
+    """`model.stream_answers`, with its options, on the machines of a Ray cluster, in the order in which they are ready.
 
     Args:
         work: (position, path) of each file; every machine must reach it under that path.
-        files: where they lie.
         model: a classifier, or the converted file of one, which needs no TensorFlow; sent to each process once.
-        size: side of its pictures.
         blocks: pooled features of these blocks in place of probabilities.
         runtime: as in `model.forward_pass`.
         precision: "float32", "bfloat16" or "int8", of a converted file; it must be there, see `model.choose_precision`.
-        frames: at most so many frames of an animation.
-        batch_size: pictures a forward pass.
         workers: threads that decode in each process; as many as it has cores by default.
         skip: sha256 of contents that need no answer, as of this moment.
         address: of the cluster; by default `$RAY_ADDRESS`, or else the cores of this machine.
         actors: processes at a time; by default as many as the cluster has room for.
-        cpus: cores of each of them, for decoding and computing.
-        gpus: of each of them.
+        cpus: cores of each of them, for decoding and computing, as `gpus` are of each.
 
     Raises:
         ImportError: Ray is not installed.

@@ -13,7 +13,7 @@ import numpy as np
 
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.files import writable_folder, write_whole
-from nsfwlib.model.classifier import block_output, feature_model, layer_weights
+from nsfwlib.model.classifier import block_output, by_kind, feature_model
 from nsfwlib.model.runtime import Forward, keep_files, kept_path, open_converted, openvino_usable, require_openvino
 
 RUNTIMES = ("auto", "tensorflow", "openvino")
@@ -179,10 +179,10 @@ def model_identity(model: keras.Model, output: str | None = None) -> str:
     head = [list(model.input_shape[1:])]
     head += [float(value) for layer in constants for value in (layer.scale, layer.offset)] + ["pillow-bilinear"]
     digest = hashlib.sha256(json.dumps(head).encode())
-    for kind, layers in sorted(layer_weights(part.layers).items()):
+    for kind, layers in sorted(by_kind(part.layers).items()):
         digest.update(kind.encode())
-        for weights in layers:
-            for array in weights:
+        for layer in layers:
+            for array in layer.get_weights():
                 digest.update(np.ascontiguousarray(array))
     if output is None:
         digest.update(part.layers[-1].name.encode())

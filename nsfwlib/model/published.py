@@ -55,23 +55,23 @@ def published_model(backbone: str = "InceptionV3") -> keras.Model:
     if backbone not in MODELS:
         raise ValueError(f"backbone must be one of {', '.join(MODELS)}. Received: {backbone!r}.")
     classifier = assemble(CLASS_NAMES, backbone)
-    weights = load_backbone(classifier)
+    weights = load_backbone(classifier, backbone)
     for layer, name in zip(head_dense_layers(classifier), ("dense_1", "dense_2", "dense_3"), strict=True):
         layer.set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
     return classifier
 
 
-def load_backbone(classifier: keras.Model) -> dict[str, np.ndarray]:
-    """Load the published backbone and its rescaling into a classifier; returns all published tensors."""
-    from nsfwlib.model.classifier import backbone_layers, set_rescaling
+def load_backbone(classifier: keras.Model, backbone: str) -> dict[str, np.ndarray]:
+    """Load the published backbone and its rescaling into a classifier of that kind; returns all published tensors."""
+    from nsfwlib.model.classifier import backbone_layers, by_kind, set_rescaling
 
-    small = any(layer.name == "Conv1" for layer in classifier.layers)
-    _, weights = read_layers_model(fetch_package(), MODELS["MobileNetV2" if small else "InceptionV3"])
+    _, weights = read_layers_model(fetch_package(), MODELS[backbone])
     tensors = _by_layer(weights)
     numbered = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}  # InceptionV3's have no other names
-    for kind, layers in backbone_layers(classifier).items():
+    for kind, layers in by_kind(backbone_layers(classifier)).items():
         for i, layer in enumerate(layers):
-            layer.set_weights(tensors[layer.name if small else f"{numbered[kind]}_{i + 1}"])
+            name = f"{numbered[kind]}_{i + 1}" if backbone == "InceptionV3" else layer.name
+            layer.set_weights(tensors[name])
     set_rescaling(classifier, 1 / 255, 0.0)  # the scripts of 2019 divided by 255
     return weights
 
@@ -79,11 +79,10 @@ def load_backbone(classifier: keras.Model) -> dict[str, np.ndarray]:
 def _by_layer(weights: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
     """Tensors named "layer/weight" by layer, each in the order in which Keras keeps a layer's weights."""
     order = ("kernel", "depthwise_kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance")
-    layers: dict[str, dict[str, np.ndarray]] = {}
-    for name, values in weights.items():
-        layer, _, weight = name.rpartition("/")
-        layers.setdefault(layer, {})[weight] = values
-    return {layer: [some[weight] for weight in order if weight in some] for layer, some in layers.items()}
+    layers: dict[str, list[np.ndarray]] = {}
+    for name in sorted(weights, key=lambda name: order.index(name.rpartition("/")[2])):
+        layers.setdefault(name.rpartition("/")[0], []).append(weights[name])
+    return layers
 
 
 def fetch_package(*, cache_dir: Path | None = None) -> Path:
@@ -97,24 +96,22 @@ def fetch_package(*, cache_dir: Path | None = None) -> Path:
     """
     cache_dir = user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)
     archive = cache_dir / f"{PACKAGE}-{VERSION}.tgz"
-    if archive.exists() and _integrity(archive) == INTEGRITY:  # the folder may be read-only
+    if _integrity(archive) == INTEGRITY:  # the folder may be read-only
         return archive
     writable_folder(cache_dir, "cache_dir")
     with FileLock(f"{archive}.lock"):
-        damaged = archive.exists() and _integrity(archive) != INTEGRITY
-        if archive.exists() and not damaged:
+        if _integrity(archive) == INTEGRITY:  # another process was first
             return archive
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
             command = ["pack", f"{PACKAGE}@{VERSION}", "--pack-destination", folder, "--ignore-scripts"]
+            state = "damaged and could not be fetched anew" if archive.exists() else "needed once, then kept"
             problem = (
-                f"{archive} is {'damaged and could not be fetched anew' if damaged else 'needed once, then kept'}. npm "
-                f"could not fetch {PACKAGE}@{VERSION}. Check the network and the registry, or choose "
-                "weights='imagenet', a model file, or None"
+                f"{archive} is {state}. npm could not fetch {PACKAGE}@{VERSION}. Check the network and the registry, "
+                "or choose weights='imagenet', a model file, or None"
             )
             run_tool("npm", command, problem, cwd=folder)
             fresh = Path(folder) / archive.name
-            received = _integrity(fresh) if fresh.exists() else "no file"
-            if received != INTEGRITY:
+            if (received := _integrity(fresh)) != INTEGRITY:
                 raise RuntimeError(
                     f"Expected {PACKAGE} {VERSION} with integrity {INTEGRITY}. Received: {received}. The registry "
                     "that npm is set to served another file; nothing was kept. Check `npm config get registry`."
@@ -124,6 +121,8 @@ def fetch_package(*, cache_dir: Path | None = None) -> Path:
 
 
 def _integrity(path: Path) -> str:
+    if not path.exists():
+        return "no file"
     return "sha512-" + base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
 
 
@@ -155,12 +154,15 @@ def find_tool(name: str) -> str | None:
 
 def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:
     """Topology and dequantised float32 weights of the TF.js layers model `name` in the package."""
-    folder = f"package/dist/models/{name}"
     with tarfile.open(archive) as tar:
-        document = _exported_object(_text(tar, f"{folder}/model.min.js"))
+
+        def script(file: str) -> str:
+            return tar.extractfile(f"package/dist/models/{name}/{file}.min.js").read().decode()
 
         def shard(path: str) -> bytes:
-            return base64.b64decode(_exported_string(_text(tar, f"{folder}/{path}.min.js")))
+            return base64.b64decode(re.search(r'\.exports="([A-Za-z0-9+/=]*)"', script(path))[1])
+
+        document = _exported_object(script("model"))
 
         return document["modelTopology"], read_weights(document["weightsManifest"], shard)
 
@@ -182,27 +184,13 @@ def read_weights(manifest: Sequence[Mapping[str, Any]], read: Callable[[str], by
     return weights
 
 
-def _text(tar: tarfile.TarFile, member: str) -> str:
-    with tar.extractfile(member) as file:
-        return file.read().decode()
-
-
 def _exported_object(script: str) -> dict:
     """The object literal after `.exports=`, as JSON: keys quoted, `!0` and `!1` spelled out, `.5` as `0.5`."""
 
     def spell(match: re.Match) -> str:
-        match match.lastgroup:
-            case "key":
-                return f'"{match.group()}"'
-            case "bool":
-                return "true" if match.group() == "!0" else "false"
-            case "point":
-                return "0" + match.group()
-        return match.group()
+        text = match.group()
+        forms = {"key": f'"{text}"', "bool": "true" if text == "!0" else "false", "point": f"0{text}"}
+        return forms.get(match.lastgroup, text)
 
     start = re.search(r"\.exports=(?=\{\w+:)", script).end()
     return json.JSONDecoder().raw_decode(_TOKEN.sub(spell, script[start:]))[0]
-
-
-def _exported_string(script: str) -> str:
-    return re.search(r'\.exports="([A-Za-z0-9+/=]*)"', script).group(1)

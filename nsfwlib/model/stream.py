@@ -53,10 +53,8 @@ def stream_answers(
     """One answer a file, in lists of about a batch; memory holds three batches and what the threads decode.
 
     Args:
-        work: (position, path) of each file.
-        files: where they lie.
-        forward: uint8 (B, S, S, 3) → arrays (B, …).
-        size: S.
+        work: (position, path) of each file, which lie in `files`.
+        forward: uint8 (B, S, S, 3) → arrays (B, …), with S = `size`.
         frames: at most so many frames of an animation.
         batch_size: pictures a forward pass, a few more where an animation does not fit.
         workers: threads that decode; by default the cores, at most eight.
@@ -140,17 +138,11 @@ def _answer(batch: list[tuple[int, Picture]], forward: Forward, reduce: Reduce) 
 
 @dataclass(frozen=True)
 class Files:
-    """Where the files lie, and how large they may be: small enough to be sent to another machine.
+    """Where the files lie, and how large they may be: small enough to be sent to another machine."""
 
-    Attributes:
-        root: a folder, or "" where paths stand on their own.
-        filesystem: an fsspec file system, None for this machine's own.
-        max_pixels: larger ones are not decoded, as in `data.load_image`.
-    """
-
-    root: str = ""
-    filesystem: Any = None
-    max_pixels: int = MAX_PIXELS
+    root: str = ""  # a folder, or "" where paths stand on their own
+    filesystem: Any = None  # an fsspec file system, None for this machine's own
+    max_pixels: int = MAX_PIXELS  # larger ones are not decoded, as in `data.load_image`
 
     def read(self, path: str) -> bytes:
         """All bytes of the file at `path`, written as in the images table.
@@ -194,12 +186,10 @@ class Picture(NamedTuple):
 
 
 def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Container[str] = ()) -> Picture:
-    """Read, hash and decode one file; never raises for what is wrong with it.
+    """Read, hash and decode one file to (·, size, size, 3); never raises for what is wrong with it.
 
-    Args:
-        size: side S of the pictures that the model takes.
-        frames: of an animation, at most so many frames are sampled evenly; 1 takes the first alone.
-        skip: a container of sha256: those are read and hashed, but not decoded.
+    Of an animation at most `frames` are sampled evenly; 1 takes the first alone. Contents whose sha256 is in `skip` are
+    read and hashed, but not decoded.
     """
     sha256 = ""
     try:

@@ -9,7 +9,9 @@ from .data import (
     plot_feature_map as plot_feature_map,
     plot_formats as plot_formats,
     plot_heat_maps as plot_heat_maps,
+    plot_noise_matrix as plot_noise_matrix,
     plot_problems as plot_problems,
+    plot_scores as plot_scores,
     plot_sizes as plot_sizes,
 )
 from .evaluation import (
@@ -23,10 +25,6 @@ from .evaluation import (
     plot_score_histogram as plot_score_histogram,
     plot_slices as plot_slices,
     plot_threshold as plot_threshold,
-)
-from .labels import (
-    plot_noise_matrix as plot_noise_matrix,
-    plot_scores as plot_scores,
 )
 from .training import (
     plot_history as plot_history,

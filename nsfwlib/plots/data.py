@@ -1,8 +1,4 @@
-"""What is in the folders? Counts, problems, sizes, contact sheets, maps.
-
-Numbers come in, Axes or Figure goes out. Every figure reads in greyscale and for colour-blind people: shades differ in
-lightness, classes in marker.
-"""
+"""What is in the folders, and how suspect are its labels?"""
 
 from collections.abc import Sequence
 
@@ -15,6 +11,7 @@ from matplotlib.figure import Figure
 
 from nsfwlib.plots.style import (
     ACCENT,
+    DARK,
     INK,
     LIGHT,
     MID,
@@ -30,24 +27,19 @@ from nsfwlib.plots.style import (
 
 @styled
 def plot_counts(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Images per class, stacked by split; those left out for a problem are hatched.
-
-    Args:
-        images: the images table (`given_label`, `split`, `problem`).
-    """
+    """Images per class, stacked by split; those left out for a problem are hatched: `images` is the images table."""
     part = images["split"].where(images["problem"].eq(""), "left out").fillna("")
     counts = pd.crosstab(images["given_label"], part)
     ax = new_axes(ax, (7, 0.9 + 0.42 * max(len(counts), 1)))
-    left = np.zeros(len(counts))
-    for name in [s for s in (*SPLIT_COLOURS, "", "left out") if s in counts]:
-        look = {"color": SPLIT_COLOURS.get(name, MID), "edgecolor": "white"}
-        if name == "left out":
-            look = {"facecolor": "white", "edgecolor": ACCENT, "hatch": "////"}
-        ax.barh(np.arange(len(counts)), counts[name], left=left, label=name or "usable", height=0.72, **look)
+    looks = {name: {"color": colour, "edgecolor": "white"} for name, colour in (SPLIT_COLOURS | {"": MID}).items()}
+    looks["left out"] = {"facecolor": "white", "edgecolor": ACCENT, "hatch": "////"}
+    rows, left = np.arange(len(counts)), np.zeros(len(counts), int)
+    for name in [name for name in looks if name in counts]:
+        ax.barh(rows, counts[name], left=left, label=name or "usable", height=0.72, **looks[name])
         left = left + counts[name].to_numpy()
     for y, total in enumerate(left):
-        ax.text(total, y, f" {int(total):,}", va="center")
-    ax.set_yticks(np.arange(len(counts)), counts.index.map(shown))
+        ax.text(total, y, f" {total:,}", va="center")
+    ax.set_yticks(rows, counts.index.map(shown))
     ax.invert_yaxis()
     ax.margins(x=0.1)
     ax.set(xlabel="number of images", title=f"{len(images):,} images by class and split")
@@ -92,10 +84,8 @@ def _count_table(counts: pd.DataFrame, title: str, ax: Axes | None) -> Axes:
 def plot_sizes(images: pd.DataFrame, *, input_size: int = 299, most: int = 5000) -> Figure:
     """Width against height, and aspect ratio by class: two panels.
 
-    Args:
-        images: the images table; rows without a size are left out.
-        input_size: side of the model's input in pixels, drawn for comparison.
-        most: at most so many points are drawn, evenly picked; the box plot uses all.
+    Rows of the images table without a size are left out. The model's `input_size` in pixels is drawn for comparison. At
+    most `most` points are drawn, evenly picked; the box plot uses all.
     """
     sized = images[images["width"].fillna(0).gt(0) & images["height"].fillna(0).gt(0)]
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
@@ -129,14 +119,7 @@ def plot_sizes(images: pd.DataFrame, *, input_size: int = 299, most: int = 5000)
 def plot_contact_sheet(
     thumbnails: Sequence[np.ndarray], *, titles: Sequence[str] | None = None, columns: int = 8, title: str | None = None
 ) -> Figure:
-    """Thumbnails in rows, as they are given: blur them first.
-
-    Args:
-        thumbnails: uint8 arrays (H, W, 3), already blurred.
-        titles: one short text a thumbnail.
-        columns: thumbnails in a row.
-        title: of the whole sheet.
-    """
+    """Thumbnails, uint8 (H, W, 3), in rows, as they are given: blur them first. `titles` has a short text for each."""
     n, columns = len(thumbnails), max(1, min(columns, max(len(thumbnails), 1)))
     if titles is not None and len(titles) != n:
         raise ValueError(f"Expected one title a thumbnail: {n}. Received: {len(titles)} titles.")
@@ -145,12 +128,11 @@ def plot_contact_sheet(
     tallest = min(1.0, max((t.shape[0] / t.shape[1] for t in thumbnails), default=1.0))  # a strip stays in a square
     height = rows * (cell * tallest + (0.25 if titles is not None else 0.05)) + (0.35 if title else 0)
     fig, axes = plt.subplots(rows, columns, figsize=(columns * cell, height), squeeze=False)
-    for i, ax in enumerate(axes.flat):
+    for ax in axes.flat:
         ax.set_axis_off()
-        if i < n:
-            ax.imshow(thumbnails[i], interpolation="nearest")
-        if i < n and titles is not None:
-            ax.set_title(shown(titles[i]), fontsize=7, fontweight="normal", loc="center", pad=2)
+    for ax, thumbnail, text in zip(axes.flat, thumbnails, [""] * n if titles is None else titles, strict=False):
+        ax.imshow(thumbnail, interpolation="nearest")
+        ax.set_title(shown(text), fontsize=7, fontweight="normal", loc="center", pad=2)
     if n == 0:
         note(axes.flat[0], "no images")
     fig.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
@@ -167,32 +149,23 @@ def plot_heat_maps(
     titles: Sequence[str] | None = None,
     columns: int = 6,
 ) -> Figure:
-    """Where the model looked: heat over thumbnails, which are to be blurred first.
+    """Where the model looked: heat over thumbnails, which are to be blurred first; see `plot_contact_sheet`.
 
-    Args:
-        thumbnails: uint8 arrays (H, W, 3), already blurred.
-        heat: one array (h, w) of numbers from 0 a thumbnail; the most of each becomes opaque.
-        titles: one short text a thumbnail.
-        columns: thumbnails in a row.
+    `heat` is one array (h, w) of numbers from 0 a thumbnail; the most of each becomes opaque.
     """
     fig = plot_contact_sheet(thumbnails, titles=titles, columns=columns)
-    for ax, picture, values in zip(fig.axes, thumbnails, heat, strict=False):
-        height, width = picture.shape[:2]
+    for ax, values in zip(fig.axes, heat, strict=False):
         share = np.asarray(values, dtype=float) / max(float(np.max(values)), 1e-9)
-        ax.imshow(
-            share, cmap="inferno", alpha=0.65 * np.clip(share, 0, 1), extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-            interpolation="bilinear", vmin=0, vmax=1,
-        )  # fmt: skip
+        look = {"cmap": "inferno", "alpha": 0.65 * np.clip(share, 0, 1), "interpolation": "bilinear"}
+        ax.imshow(share, extent=ax.images[0].get_extent(), vmin=0, vmax=1, **look)
     return fig
 
 
 @styled
 def plot_feature_map(xy: np.ndarray, labels: Sequence[str], *, ax: Axes | None = None) -> Axes:
-    """Two-dimensional map of the features, one point an image.
+    """Two-dimensional map of the features, one point an image: coordinates (N, 2) and N classes.
 
-    Args:
-        xy: (N, 2) coordinates; distances mean little, neighbourhoods something.
-        labels: (N,) class of each image.
+    Distances mean little, neighbourhoods something.
     """
     xy, labels = np.asarray(xy), np.asarray(labels).astype(str)
     ax = new_axes(ax, (6.4, 5))
@@ -203,4 +176,50 @@ def plot_feature_map(xy: np.ndarray, labels: Sequence[str], *, ax: Axes | None =
     ax.set(xticks=[], yticks=[], xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)")
     ax.set_title(f"{len(xy):,} images by their features")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.5)
+    return ax
+
+
+@styled
+def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Which label was given to which class: estimated numbers of images, wrong ones shaded.
+
+    `noise` is a square table, rows the given labels, columns the classes believed true.
+    """
+    values = noise.to_numpy(dtype=float)
+    k, total = len(noise), values.sum()
+    ax = new_axes(ax, (2.5 + 0.85 * k, 1.7 + 0.72 * k))
+    texts = noise.map(lambda v: f"{v:,.0f}" if v >= 0.5 else "·")
+    shade = np.where(np.eye(k), 0.0, values)
+    names = {"xticklabels": noise.columns.map(shown), "yticklabels": noise.index.map(shown)}
+    sns.heatmap(
+        shade, annot=texts, fmt="", cmap="Oranges", vmin=0, vmax=max(shade.max(initial=0) * 1.25, 1),
+        cbar=False, linewidths=1.5, square=True, ax=ax, **names,
+    )  # fmt: skip
+    ax.tick_params(length=0, rotation=0)
+    wrong = shade.sum()
+    share = f" ({wrong / total:.1%})" if total else ""
+    ax.set(xlabel="class believed true", ylabel="given label")
+    ax.set_title(f"About {wrong:,.0f} of {total:,.0f} labels wrong{share}")
+    return ax
+
+
+@styled
+def plot_scores(issues: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Suspicion (`score`) of every label, most suspect first, with the cut (`is_issue`): `labels.find_label_issues`."""
+    score = issues["score"].dropna().sort_values(ascending=False).to_numpy()
+    cut = int(issues["is_issue"].sum())
+    ax = new_axes(ax, (7, 3.4))
+    ax.set(xlabel="rank (images, most suspect first, log)", ylabel="suspicion (no unit)")
+    ax.set_title(f"{cut:,} of {len(issues):,} labels suspected")
+    if not len(score):
+        note(ax, "no label was scored")
+        return ax
+    rank = np.arange(1, len(score) + 1)
+    ax.plot(rank, score, color=DARK, lw=2)
+    if cut:
+        ax.fill_between(rank[:cut], score[:cut], score.min(), color=LIGHT, lw=0, zorder=0)
+        ax.axvline(cut, color=INK, ls="--", lw=1, label=f"suspected: {cut:,}")
+        ax.legend(loc="upper right")
+    ax.set(xscale="log", xlim=(1, len(score)))
+    plain_log_ticks(ax.xaxis)
     return ax

@@ -67,8 +67,7 @@ def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 def note(ax: Axes, text: str) -> None:
     """Say in the middle of an empty figure why it is empty."""
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", wrap=True)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
 
 
 def shown(name: str) -> str:

@@ -14,20 +14,15 @@ from nsfwlib.plots.style import ACCENT, DARK, INK, MID, new_axes, percent, style
 def plot_history(history: pd.DataFrame) -> Figure:
     """Loss, accuracy and learning rate of all stages of training along one axis of epochs.
 
-    Args:
-        history: one row an epoch in order: `stage`, `loss`, `accuracy`, `val_loss`, `val_accuracy`, `learning_rate` (at
-            the end of the epoch).
+    `history` has a row an epoch in order, as from `train.train_head` and `train.fine_tune`.
     """
-    epochs = np.arange(1, len(history) + 1)
-    stage = history["stage"].to_numpy()
+    epochs, stages = np.arange(1, len(history) + 1), history["stage"].reset_index(drop=True)
+    stages = stages[stages.ne(stages.shift())]  # where each begins
     fig, axes = plt.subplots(1, 3, figsize=(12, 3.4), width_ratios=(4, 4, 2.5))
     best = int(np.nanargmin(history["val_loss"])) if history["val_loss"].notna().any() else None
     for ax, name in zip(axes, ("loss", "accuracy"), strict=False):
-        for column, label, look in (
-            (name, "training", {"color": MID, "ls": "--", "marker": "s"}),
-            (f"val_{name}", "validation", {"color": DARK, "ls": "-", "marker": "o"}),
-        ):
-            ax.plot(epochs, history[column], label=label, ms=4, **look)
+        ax.plot(epochs, history[name], "--s", color=MID, ms=4, label="training")
+        ax.plot(epochs, history[f"val_{name}"], "-o", color=DARK, ms=4, label="validation")
         if best is not None:
             value = history[f"val_{name}"].iloc[best]
             look = {"ms": 10, "mfc": "none", "mec": ACCENT, "mew": 1.5}
@@ -41,25 +36,20 @@ def plot_history(history: pd.DataFrame) -> Figure:
     for ax in axes:
         ax.set(xlabel="epoch (all stages)", xlim=(0.5, len(history) + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        for i in np.flatnonzero(stage[1:] != stage[:-1]):
-            ax.axvline(i + 1.5, color=INK, lw=0.8, ls=":")
-        for i in np.flatnonzero(np.r_[True, stage[1:] != stage[:-1]][: len(stage)]):
-            ax.text(i + 0.6, 1.01, stage[i], transform=ax.get_xaxis_transform(), fontsize=8, va="bottom")
+        for i, name in stages.items():
+            ax.axvline(i + 0.5, color=INK, lw=0.8, ls=":")
+            ax.text(i + 0.6, 1.01, name, transform=ax.get_xaxis_transform(), fontsize=8, va="bottom")
     axes[0].set(ylabel="loss (cross-entropy, nats)", title="Loss\n")
     axes[1].set(ylabel="share of images right", title="Accuracy\n")
     percent(axes[1].yaxis)
-    for ax, place in zip(axes, ("upper right", "lower right"), strict=False):
-        ax.legend(loc=place, fontsize="small")
+    axes[0].legend(loc="upper right", fontsize="small")
+    axes[1].legend(loc="lower right", fontsize="small")
     return fig
 
 
 @styled
 def plot_learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Validation accuracy against the number of training images: each fit a dot, a line through the means.
-
-    Args:
-        curve: one row a fit: `images`, `repeat`, `accuracy`, as from `train.learning_curve`.
-    """
+    """Validation accuracy against the number of training images: each of `train.learning_curve` a dot, and means."""
     ax = new_axes(ax, (5.5, 3.4))
     near = curve.groupby(curve.groupby("repeat").cumcount())[["images", "accuracy"]].mean().sort_values("images")
     ax.plot(curve["images"], curve["accuracy"], "o", color=MID, ms=4, label="one draw")

@@ -99,6 +99,7 @@ class ReviewGrid(ipywidgets.VBox):
         neighbours: path → table with the columns path, given_label, similarity (see `labels.nearest`).
         rescore: session → table for `ReviewSession.rerank`; adds the button "Re-rank".
         break_minutes: after so many minutes of work comes a reminder; 0 = never.
+        says: gives a sentence to stand beside the progress with every page, such as `evaluate.audit_progress`.
     """
 
     def __init__(
@@ -113,10 +114,12 @@ class ReviewGrid(ipywidgets.VBox):
         neighbours: Callable[[str], pd.DataFrame] | None = None,
         rescore: Callable[[ReviewSession], pd.DataFrame] | None = None,
         break_minutes: float = 25.0,
+        says: Callable[[], str] = str,
     ) -> None:
         self.session, self.store = session, PictureStore(data_dir)
         self.neighbours, self.rescore, self.break_seconds = neighbours, rescore, 60 * break_minutes
         self.screen, self.revealed = [session.first_open_page()], 0
+        self.says, self._said = says, says()
         self._contents: dict[str, str] = {}
         self._worked = self._since_break = 0.0
         self._last_seen = time.monotonic()
@@ -263,6 +266,7 @@ class ReviewGrid(ipywidgets.VBox):
         sections = [self._section(page, about.loc[page]) for page in self.screen]
         message = {"t": "page", "page": self.screen[0], "focus": focus, "rows": shown, "sections": sections}
         self.view.send(message, [data for data, _ in pictures])
+        self._said = self.says()
         self._count()
         following = self.session.page(*self._screen_after(1, self.screen))["path"]
         self._blurred([path for path in following if not self._why_hidden(path)])
@@ -406,11 +410,11 @@ class ReviewGrid(ipywidgets.VBox):
         p = self.session.progress()
         self.bar.value = p["decided"]
         rate = f" ({60 * p['errors_found'] / p['seconds']:.1f} a minute)" if p["seconds"] > 60 else ""
-        errors = [f"{_count(p['errors_found'], 'error')} found{rate}, about {p['expected_left']:,.0f} left"]
+        errors = [f"{_count(p['errors_found'], 'error')} found{rate}"]
         sitting = f"this sitting: {self.revealed:,} revealed, {self._worked / 60:.0f} min"
         decided, unsure = f"{p['decided']:,} of {p['rows']:,} decided", f"{p['unsure']:,} unsure"
-        parts = [decided, *errors[: not self.session.blind], unsure, sitting]
-        self.counts.value = " · ".join(parts)
+        parts = [decided, *errors[: not self.session.blind], unsure, sitting, html.escape(self._said)]
+        self.counts.value = " · ".join(filter(None, parts))
         if p["escalate"] != self._n_escalated:
             self._n_escalated = p["escalate"]
             self._list_escalated()

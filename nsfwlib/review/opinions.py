@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate import bootstrap_weights, effective_count, group_correlation, jeffreys, tails
+from nsfwlib.evaluate import bootstrap_weights, effective_count, group_correlation, share_interval, tails
 from nsfwlib.labels import LABELLING, group_codes, standing
 
+AUDIT_LOOKS = 60  # second looks at the audit of each split: they tell a reviewer's error rate to some points
 QUEUE = ("path", "sha256", "given", "suggested", "score", "group", "split")
 
 
@@ -61,7 +62,8 @@ def agreement(
     kinds = [(" and ".join(names), rows) for names, rows in pairs.groupby(["reviewer", "reviewer_other"])]
     records = []
     for between, rows in [("all", pairs), *kinds]:
-        share = _share(rows["answer"].eq(rows["answer_other"]).to_numpy(), rows["group"], level)
+        same = share_interval(rows["answer"].eq(rows["answer_other"]).to_numpy(), rows["group"], level=level)
+        share = {"agree": same.value, "low": same.low, "high": same.high}
         kappa = cohens_kappa(rows["answer"], rows["answer_other"], groups=rows["group"], level=level, seed=seed)
         records.append({"between": between, "pictures": rows["sha256"].nunique()} | share | kappa)
     return pd.DataFrame(records)
@@ -76,7 +78,7 @@ def cohens_kappa(
     draws: int = 4000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Agreement beyond chance of two lists of answers: `kappa`, `kappa_low`, `kappa_high`; NaN where undefined.
+    """Agreement beyond chance of two lists of answers: `kappa`, `kappa_low`, `kappa_high`, -1 … 1; NaN where undefined.
 
     (p − e) / (1 − e) with p the share on which both agree and e the one that their habits alone would give: Cohen, A
     Coefficient of Agreement for Nominal Scales, 1960. Interval: p from Beta(½ + hits, ½ + misses) on an effective
@@ -84,45 +86,56 @@ def cohens_kappa(
     """
     names, codes = np.unique(np.concatenate([np.asarray(one, str), np.asarray(other, str)]), return_inverse=True)
     n, k = len(one), len(names)
-    if not n:
+    if k < 2:  # no answer, or always the same
         return {"kappa": np.nan, "kappa_low": np.nan, "kappa_high": np.nan}
     a, b = np.eye(k)[codes[:n]], np.eye(k)[codes[n:]]
     same, members = codes[:n] == codes[n:], group_codes(groups, n)
     rng = np.random.default_rng(seed)
     chance = (a.mean(0) * b.mean(0)).sum()
-    kappa = (same.mean() - chance) / (1 - chance) if chance < 1 else np.nan
+    kappa = (same.mean() - chance) / (1 - chance)
     worth = effective_count(members, n, correlation=group_correlation(same, members))
     agree = rng.beta(same.mean() * worth + 0.5, (1 - same.mean()) * worth + 0.5, draws)
     weights = np.concatenate(list(bootstrap_weights(members, draws, rng)), axis=1)
     weights /= weights.sum(axis=0)
     by_habit = ((a.T @ weights) * (b.T @ weights)).sum(axis=0)
-    low, high = np.quantile((agree - by_habit) / np.maximum(1 - by_habit, 1e-12), tails(level))
-    return {"kappa": kappa, "kappa_low": float(np.fmin(low, kappa)), "kappa_high": float(np.fmax(high, kappa))}
+    beyond = np.maximum((agree - by_habit) / np.maximum(1 - by_habit, 1e-12), -1)
+    low, high = np.quantile(beyond, tails(level))
+    return {"kappa": kappa, "kappa_low": float(min(low, kappa)), "kappa_high": float(max(high, kappa))}
 
 
 def second_queue(
     table: pd.DataFrame, lines: pd.DataFrame, *, reviewer: str, share: float = 0.1, seed: int = 0
 ) -> pd.DataFrame:
-    """What `reviewer` is to see a second time: a random share of what others decided, for a session in mode "second".
+    """What `reviewer` is to see a second time, for a session in mode "second": a random share of what others decided.
+
+    And of each split's audit, `test` included, up to `AUDIT_LOOKS` answers of others: they say how far to trust it.
 
     Whole near-duplicate groups are drawn by a hash of their first picture: whoever asks and whenever, the same ones
     come, so the share is known before anybody decides. Pages change with every ranking and could not be kept.
-    What was resolved or escalated, and the test split, stay out.
+    What was resolved or escalated, and the rest of the test split, stay out.
 
     Args:
         table: the images table (`path`, `sha256`, `given_label`, `group`, `split`).
         lines: of the journal, as from `labels.read_journal`.
         reviewer: whose second look it is; own decisions are left out.
-        share: of the decided pictures, 0 … 1.
+        share: of the pictures decided in review, 0 … 1.
         seed: of the draw.
     """
     labelling = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
     open_to = labelling[
-        labelling["reviewer"].ne(reviewer) & labelling["kind"].eq("decision") & labelling["decision"].ne("escalate")
+        labelling["reviewer"].ne(reviewer) & labelling["kind"].ne("resolution") & labelling["decision"].ne("escalate")
     ]
-    rows = table[table["sha256"].isin(open_to["sha256"]) & table["split"].ne("test")].drop_duplicates("sha256")
+    rows = table[table["sha256"].isin(open_to["sha256"])].drop_duplicates("sha256")
     chance = rows["group"].map(table.groupby("group")["sha256"].min()).map(lambda first: _unit(f"{seed} {first}"))
-    rows = rows[chance < share]
+    of_audit = rows["sha256"].isin(open_to.loc[open_to["kind"].eq("audit"), "sha256"])
+    first = (
+        chance[of_audit]
+        .groupby(rows["split"])
+        .rank(method="first")
+        .le(AUDIT_LOOKS)
+        .reindex(rows.index, fill_value=False)
+    )
+    rows = rows[np.where(of_audit, first, (chance < share) & rows["split"].ne("test"))]
     rows = rows.assign(place=[_unit(f"{seed} place {sha256}") for sha256 in rows["sha256"]]).sort_values("place")
     return _as_queue(rows)
 
@@ -141,15 +154,6 @@ def disagreement_queue(table: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame
     rows = table[table["sha256"].isin(about.index) & table["split"].ne("test")].drop_duplicates("sha256")
     rows = rows.assign(about=rows["sha256"].map(about)).sort_values(["about", "sha256"])
     return _as_queue(rows).assign(about=rows["about"].to_numpy())
-
-
-def _share(same: np.ndarray, groups: pd.Series, level: float) -> dict[str, float]:
-    n = len(same)
-    if not n:
-        return {"agree": np.nan, "low": 0.0, "high": 1.0}
-    worth = effective_count(groups, n, correlation=group_correlation(same, groups))
-    low, high = jeffreys(same.mean() * worth, worth, level=level)
-    return {"agree": float(same.mean()), "low": float(low), "high": float(high)}
 
 
 def _as_queue(rows: pd.DataFrame) -> pd.DataFrame:

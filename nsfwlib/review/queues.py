@@ -24,18 +24,14 @@ def review_queue(issues: pd.DataFrame) -> pd.DataFrame:
     return queue.assign(score=queue["score"].fillna(1.0))
 
 
-def what_review_cost(session: ReviewSession, *, estimated: float) -> pd.Series:
-    """Work done and what it found: pictures, errors found, errors estimated left, minutes, errors a minute.
-
-    `estimated` is the number of errors in the queue before review, as from `estimated_errors`.
-    """
+def what_review_cost(session: ReviewSession) -> pd.Series:
+    """Work done and what it found: pictures, errors found, minutes, errors a minute; what is left an audit says."""
     progress = session.progress()
     minutes, found = progress["seconds"] / 60, progress["errors_found"]
     return pd.Series(
         {
             "pictures decided": progress["decided"],
             "errors found": found,
-            "errors estimated left": max(0, round(estimated - found)),
             "minutes": round(minutes, 1),
             "errors found a minute": round(found / minutes, 1) if minutes else float("nan"),
         }

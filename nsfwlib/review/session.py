@@ -31,7 +31,7 @@ OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")
 OPEN, KEPT, DROP, UNSURE, ESCALATE, RELABELLED, OTHER = range(len(OUTCOMES))
 _WORD = {"": OPEN, "keep": KEPT, "drop": DROP, "unsure": UNSURE, "escalate": ESCALATE}
 # How a session is held, and the kind of line that it writes to the journal. All but the first are blind.
-MODES = {"review": "decision", "audit": "decision", "second": "second", "disagreement": "resolution"}
+MODES = {"review": "decision", "audit": "audit", "second": "second", "disagreement": "resolution"}
 
 
 class ReviewSession:
@@ -49,8 +49,9 @@ class ReviewSession:
         control_every: after so many pages comes one drawn at random from the whole queue, shown without
             suggestion, so that the base rate of errors is known; 0 = never.
         seed: of that draw.
-        mode: "review", or a blind one: "audit" (a frozen sample; the only way in for the test split),
-            "second" (what others decided, shown again to `reviewer`), "disagreement" (to be resolved).
+        mode: "review", or a blind one: "audit" (a frozen sample; the only way in for the test split), "second" (what
+            others decided, shown again to `reviewer`; of the test split what an audit asked for), "disagreement" (to
+            be resolved).
 
     `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
     the session began comes last.
@@ -88,7 +89,7 @@ class ReviewSession:
                 f"blanks or quotes around its name: the journal could not tell. Rename: {clash}"
             )
         check_writable(self.journal)
-        check_queue(queue, test_may_enter=mode == "audit")
+        check_queue(queue, test_may_enter=mode in ("audit", "second"))
         queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
         self.pred_probs = None
         if pred_probs is not None and not self.blind:
@@ -172,10 +173,11 @@ class ReviewSession:
     def decision(self, sha256: str) -> str:
         """The decision in force on this content; "" when there is none.
 
-        In mode "second" this reviewer's own second look, in mode "disagreement" the resolution; an escalation always.
+        In mode "audit" the answer to an audit, in mode "second" this reviewer's own second look, in mode
+        "disagreement" the resolution; an escalation always.
         """
         said = self._replay.decision(sha256)
-        if said == "escalate" or self.mode not in ("second", "disagreement"):
+        if said == "escalate" or self.mode not in ("audit", "second", "disagreement"):
             return said
         return self._replay.decision(sha256, [MODES[self.mode]])
 
@@ -184,7 +186,7 @@ class ReviewSession:
 
         All that anybody filed, suggested, answered or decided, for it or a near-duplicate.
         """
-        group, kinds = self._group_of.get(path), (LABELLING, ["second"], ["resolution"])
+        group, kinds = self._group_of.get(path), (LABELLING, ["audit"], ["second"], ["resolution"])
         contents = self._contents_of.get(group, ())
         decided = {self._replay.decision(content, kind) for content in contents for kind in kinds}
         return (self._classes_of.get(group, set()) | decided) - {"", *ACTIONS}
@@ -289,8 +291,7 @@ class ReviewSession:
         """Numbers for a progress line.
 
         rows, decided, pages, pages_done; relabelled (to another class), kept, drop, unsure, escalate;
-        errors_found (relabelled or dropped); expected_left (errors among the undecided, as the score has it);
-        seconds looked at, all reviewers and sittings together.
+        errors_found (relabelled or dropped); seconds looked at, all reviewers and sittings together.
         """
         count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
         pages = self.pages()
@@ -301,7 +302,6 @@ class ReviewSession:
             "pages_done": int((pages["decided"] == pages["rows"]).sum()),
             **{name: count[name] for name in OUTCOMES[1:-1]},
             "errors_found": count["relabelled"] + count["drop"],
-            "expected_left": float(pages["expected_errors"].sum()),
             "seconds": self._replay.seconds,
         }
 

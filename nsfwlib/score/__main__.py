@@ -17,34 +17,31 @@ from nsfwlib.score.run import PLACES, RUNTIMES, score, summary
 def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m nsfwlib.score`: score a folder, a glob, files or a table; progress goes to standard error."""
     parser = argparse.ArgumentParser(prog="python -m nsfwlib.score", description=main.__doc__)
-    parser.add_argument("source", nargs="+", help="a folder, a glob, files, a table with the column path, or a URL")
-    parser.add_argument("--model", default="published", help='a .keras or .onnx file, or "published" (%(default)s)')
-    parser.add_argument(
-        "--out", type=Path, default=Path("scores.parquet"), help=".parquet, .csv or .jsonl (%(default)s)"
-    )
-    parser.add_argument("--where", choices=PLACES, default="local", help="ray: the machines of a cluster")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="auto", help="auto: OpenVINO where it is installed")
+    add = parser.add_argument
+    add("source", nargs="+", help="a folder, a glob, files, a table with the column path, or a URL")
+    add("--model", default="published", help='a .keras or .onnx file, or "published" (%(default)s)')
+    add("--out", type=Path, default=Path("scores.parquet"), help=".parquet, .csv or .jsonl (%(default)s)")
+    add("--where", choices=PLACES, default="local", help="ray: the machines of a cluster")
+    add("--runtime", choices=RUNTIMES, default="auto", help="auto: OpenVINO where it is installed")
     least = "of the computing; auto: bfloat16 where the processor has it and the answers agree (default: %(default)s)"
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help=least)
-    parser.add_argument("--data-dir", type=Path, help="what the paths of a table are relative to")
-    parser.add_argument("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
+    add("--precision", choices=PRECISIONS, default="auto", help=least)
+    add("--data-dir", type=Path, help="what the paths of a table are relative to")
+    add("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
     rescaling = "of a foreign model: it is given rgb · SCALE + OFFSET (default: 1/255 and 0)"
-    parser.add_argument(
-        "--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0), help=rescaling
-    )
-    parser.add_argument("--frames", type=int, default=8, help="of an animation, at most (default: %(default)s)")
+    add("--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0), help=rescaling)
+    add("--frames", type=int, default=8, help="of an animation, at most (default: %(default)s)")
     most = "of a picture; larger ones are rows without a score (default: %(default)s)"
-    parser.add_argument("--max-pixels", type=int, default=MAX_PIXELS, help=most)
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures at a time (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="threads that decode")
-    parser.add_argument("--cache-dir", type=Path, help="where converted models are kept")
-    parser.add_argument("--address", help="of a Ray cluster; default: this machine, or $RAY_ADDRESS")
-    parser.add_argument("--actors", type=int, help="models on the Ray cluster; default: as many as fit")
-    parser.add_argument("--gpus", type=float, default=0, help="of each Ray actor (default: %(default)s)")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help=most)
+    add("--batch-size", type=int, default=16, help="pictures at a time (default: %(default)s)")
+    add("--workers", type=int, help="threads that decode")
+    add("--cache-dir", type=Path, help="where converted models are kept")
+    add("--address", help="of a Ray cluster; default: this machine, or $RAY_ADDRESS")
+    add("--actors", type=int, help="models on the Ray cluster; default: as many as fit")
+    add("--gpus", type=float, default=0, help="of each Ray actor (default: %(default)s)")
     finished = parser.add_mutually_exclusive_group()
     finished.add_argument("--resume", action="store_true", help="take over the scores of a finished table")
     finished.add_argument("--overwrite", action="store_true", help="replace a finished table")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    add("--quiet", action="store_true", help="no progress")
     options = vars(parser.parse_args(arguments))
     source, quiet = options.pop("source"), options.pop("quiet")
     cluster = {name: options.pop(name) for name in ("address", "actors", "gpus")}

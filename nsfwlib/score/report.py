@@ -35,21 +35,13 @@ def unsafe_scores(table: pd.DataFrame, *, unsafe_classes: Sequence[str]) -> pd.S
 def chosen_thresholds(metrics_file: Path, *, otherwise: Sequence[float]) -> pd.DataFrame:
     """Thresholds of the model's run, or those given: columns `wish`, `prevalence` (NaN if given), `threshold`.
 
-    Args:
-        metrics_file: what notebook 04 wrote beside the model; it need not exist.
-        otherwise: thresholds to look at where there is no such file, or no threshold in it.
+    Those of `metrics_file`, which notebook 04 wrote beside the model, where it is there and has any; else `otherwise`.
     """
-    points = pd.DataFrame()
-    if Path(metrics_file).exists():
-        points = pd.DataFrame(runs.read_json(metrics_file).get("operating_points", []))
-    if len(points):
-        points = points[["wish", "prevalence", "threshold"]].astype({"threshold": float})
-        points = points.dropna(subset="threshold").drop_duplicates(["wish", "threshold"]).reset_index(drop=True)
-    if not len(points):
-        points = pd.DataFrame(
-            {"wish": "as asked for", "prevalence": np.nan, "threshold": [float(t) for t in otherwise]}
-        )
-    return points
+    known = runs.read_json(metrics_file).get("operating_points", []) if Path(metrics_file).exists() else []
+    points = pd.DataFrame(known, columns=["wish", "prevalence", "threshold"]).astype({"threshold": float})
+    points = points.dropna(subset="threshold").drop_duplicates(["wish", "threshold"]).reset_index(drop=True)
+    asked = {"wish": "as asked for", "prevalence": np.nan, "threshold": [float(t) for t in otherwise]}
+    return points if len(points) else pd.DataFrame(asked)
 
 
 def counts_above(score: pd.Series, points: pd.DataFrame) -> pd.DataFrame:

@@ -35,8 +35,7 @@ def training_cost(
     paths = [file_path(data_dir, path) for path in chosen["path"]]
     _, pixels, _ = next(decoded_batches(paths, size=image_size(model), batch_size=sample))
     started = time.perf_counter()
-    for _ in decoded_batches(paths, size=image_size(model), batch_size=sample):
-        pass
+    list(decoded_batches(paths, size=image_size(model), batch_size=sample))
     decode = (time.perf_counter() - started) / len(paths)
     passes = (forward_pass(model, [block]) for block in (blocks[-1], fine_tune_from))
     whole, lower = (_seconds(forward, pixels) for forward in passes)
@@ -82,9 +81,7 @@ def learning_curve(
         labels: N class names; missing ones are left out.
         splits: N of "train", "val", "test"; `test` is not looked at.
         groups: N near-duplicate groups, drawn whole; every row for itself by default.
-        fractions: shares of the training groups, 0 … 1.
-        repeats: draws a share (the whole is fitted once).
-        seed: of the draws.
+        fractions: shares of the training groups, 0 … 1, of which each is drawn `repeats` times and the whole once.
 
     Returns:
         One row a fit: `images` (trained on), `repeat`, `accuracy` and `log_loss` on validation.

@@ -16,16 +16,15 @@ from nsfwlib.train.head import history_table
 def resumed(work_dir: Path) -> pd.DataFrame:
     """History of the epochs that a killed run of the same arguments has finished; what it had begun is removed."""
     work_dir.mkdir(parents=True, exist_ok=True)
-    log, whole = work_dir / "epochs.csv", {0}
-    for file in sorted(work_dir.glob("epoch-*.weights.h5"), reverse=True):
+    log, epochs = work_dir / "epochs.csv", 0
+    files = {int(file.name[6:9]): file for file in sorted(work_dir.glob("epoch-*.weights.h5"))}
+    for epoch, file in files.items() if log.exists() else ():
         if _put_aside(file):
-            whole = {n for n in whole if n < _epoch(file)}  # a later one needs it: it may be the best
-        else:
-            whole.add(_epoch(file))
-    epochs = max(whole) if log.exists() else 0
-    for file in work_dir.glob("epoch-*.weights.h5"):
-        if not epochs or _epoch(file) > epochs:
-            file.unlink()
+            break  # later ones need it: it may be the best
+        epochs = epoch
+    for epoch, file in files.items():
+        if not epochs or epoch > epochs:
+            file.unlink(missing_ok=True)
     if not epochs:
         log.unlink(missing_ok=True)
         return pd.DataFrame()
@@ -50,10 +49,6 @@ def _put_aside(file: Path) -> bool:
         )
         return True
     return False
-
-
-def _epoch(file: Path) -> int:
-    return int(file.name[6:9])
 
 
 def save_whole(model: keras.Model, path: Path) -> None:

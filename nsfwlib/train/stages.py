@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
-from nsfwlib.data import ImageProblem, load_image
 from nsfwlib.files import file_path
 from nsfwlib.model import (
     block_output,
@@ -68,17 +67,13 @@ def fine_tune(
         keep: leave that folder where it is, for the caller to clear once the model is saved: until then the same call
             finds its result there.
         fine_tune_from: last frozen block; BatchNorm stays frozen everywhere.
-        epochs: passes over the training images.
-        batch_size: pictures a step.
         learning_rate: peak of SGD with momentum 0.9: a tenth of the steps of warm-up, then cosine decay.
-        label_smoothing: as in `train.train_head`.
-        class_weight: as in `train.train_head`.
+        label_smoothing: as in `train.train_head`, as is `class_weight`.
         augmented: see `augment`.
         stored_views: 0: every epoch augments anew, and computes the frozen lower part anew. V: the lower part is
             computed once for V augmentations of each training picture and kept on disk while this runs (444 KB a
             picture and view at `mixed7`); an epoch draws one of them for each picture. Pays where epochs > V.
         seed: of order, augmentation and dropout.
-        verbose: as in Keras.
 
     Returns:
         One row an epoch, as from `train.train_head`.
@@ -118,7 +113,11 @@ def fine_tune(
         train = picture_dataset(paths["train"], targets["train"], shuffled=True, augmented=augmented, **inputs)
         val = picture_dataset(paths["val"], targets["val"], **inputs)
     steps = -(-len(paths["train"]) // batch_size)
-    schedule = _schedule(learning_rate, epochs * steps)
+    warm_up = max(1, epochs * steps // 10)
+    decay = max(1, epochs * steps - warm_up)
+    schedule = keras.optimizers.schedules.CosineDecay(  # Loshchilov and Hutter 2017
+        learning_rate / 10, decay, warmup_target=learning_rate, warmup_steps=warm_up
+    )
     copy = _compiled_copy(trained, schedule, label_smoothing)
     before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
     if not len(done):
@@ -138,8 +137,7 @@ def fine_tune(
     with warnings.catch_warnings():  # the state of the optimizer, which is of no more use, does not match
         warnings.simplefilter("ignore", UserWarning)
         copy.load_weights(best)
-    if copy is not trained:
-        trained.set_weights(copy.get_weights())
+    trained.set_weights(copy.get_weights())
     freeze_backbone(model)
     nan.check(f"The best weights so far are in the model and in {best}.")
     if not keep:
@@ -152,32 +150,18 @@ def _compiled_copy(model: keras.Model, schedule: Callable[[int], tf.Tensor], lab
     strategy = _strategy()
     with strategy.scope():
         if isinstance(strategy, tf.distribute.MirroredStrategy):
-            model = in_half_precision(model, _training_policy())
+            # bfloat16 where every GPU has it in hardware (from Ampere on). float16 needs a scaled loss, and Keras'
+            # LossScaleOptimizer makes weights NaN under MirroredStrategy (3.15).
+            gpus = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+            modern = all(gpu.get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus)
+            model = in_half_precision(model, "mixed_bfloat16" if modern else "float32")
         compile_classifier(model, keras.optimizers.SGD(schedule, momentum=0.9), label_smoothing)
     return model
-
-
-def _training_policy() -> str:
-    """bfloat16 where every GPU has it in hardware (from Ampere on), else float32.
-
-    float16 needs a scaled loss, and Keras' LossScaleOptimizer makes weights NaN under MirroredStrategy (3.15).
-    """
-    gpus = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
-    modern = all(gpu.get("compute_capability", (0, 0)) >= (8, 0) for gpu in gpus)
-    return "mixed_bfloat16" if modern else "float32"
 
 
 def _strategy() -> tf.distribute.Strategy:
     gpus = tf.config.list_logical_devices("GPU")
     return tf.distribute.MirroredStrategy() if gpus else tf.distribute.get_strategy()
-
-
-def _schedule(learning_rate: float, steps: int) -> Callable[[int], tf.Tensor]:
-    """A tenth of the steps of warm-up, then cosine decay (Loshchilov and Hutter 2017)."""
-    warm_up = max(1, steps // 10)
-    return keras.optimizers.schedules.CosineDecay(
-        learning_rate / 10, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
-    )
 
 
 def picture_dataset(
@@ -190,30 +174,29 @@ def picture_dataset(
     augmented: bool = False,
     seed: int = 0,
 ) -> tf.data.Dataset:
-    """Batches (float32 RGB 0–255 (b, size, size, 3), one-hot (b, K)), decoded in parallel and never held together."""
-    targets = tf.constant(targets)
+    """Batches (float32 RGB 0–255 (b, size, size, 3), one-hot (b, K)), decoded ahead and never held together."""
+    rng = np.random.default_rng(seed)
 
-    def read(position: int) -> np.ndarray:
-        try:
-            return load_image(paths[position], size=size)
-        except ImageProblem as problem:
-            raise ValueError(f"{paths[position]} can no longer be read ({problem}). Scan again.") from problem
+    def batches() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        order = rng.permutation(len(paths)) if shuffled else np.arange(len(paths))
+        for positions, pixels in _decoded([paths[i] for i in order], size=size, batch_size=batch_size):
+            yield pixels, targets[order[positions]], rng.integers(2**31, size=2)
 
-    def load(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pixels = tf.numpy_function(read, [position], tf.uint8)
-        return tf.ensure_shape(pixels, (size, size, 3)), targets[position]
+    def finished(pixels: tf.Tensor, target: tf.Tensor, key: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return augment(pixels, key) if augmented else tf.cast(pixels, tf.float32), target
 
-    order = tf.data.Dataset.range(len(paths))
-    order = order.shuffle(len(paths), seed=seed) if shuffled else order
-    batches = order.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
-    if augmented:
-        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
-        batches = tf.data.Dataset.zip(batches, seeds).map(
-            lambda batch, key: (augment(batch[0], key), batch[1]), num_parallel_calls=1
-        )
-    else:
-        batches = batches.map(lambda x, y: (tf.cast(x, tf.float32), y))
-    return batches.prefetch(2)
+    shapes = ((None, size, size, 3), tf.uint8), ((None, targets.shape[1]), tf.float32), ((2,), tf.int64)
+    stream = tf.data.Dataset.from_generator(batches, output_signature=tuple(tf.TensorSpec(*shape) for shape in shapes))
+    counted = stream.apply(tf.data.experimental.assert_cardinality(-(-len(paths) // batch_size)))
+    return counted.map(finished).prefetch(2)
+
+
+def _decoded(paths: Sequence[Path], **options: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions and pixels of `model.decoded_batches`, all of which must be readable."""
+    for positions, pixels, problems in decoded_batches(paths, **options):
+        if problems:
+            raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
+        yield positions, pixels
 
 
 def augment(
@@ -290,15 +273,15 @@ def store_lower(
     file, width, forward = folder / "views.f16", 2 * int(np.prod(shape)), compiled(part)
     folder.mkdir(parents=True, exist_ok=True)
     start = file.stat().st_size // width if file.exists() else 0
-    batches = decoded_batches(paths[start:], size=part.input_shape[1], batch_size=batch_size)
+    batches = _decoded(paths[start:], size=part.input_shape[1], batch_size=batch_size)
     options = {"total": len(paths), "initial": start, "desc": f"up to {block}", "unit": "img", "disable": not progress}
+    need, free = (len(paths) - start) * width, shutil.disk_usage(folder).free
     try:
-        _check_room(folder, (len(paths) - start) * width)
+        if need > free:
+            raise OSError(f"Expected {need / 1e9:.1f} GB of room in {folder}. Received: {free / 1e9:.1f} GB")
         with file.open("ab") as stored, tqdm(**options) as bar:
             stored.truncate(start * width)  # a kill may have cut the last one
-            for positions, pixels, problems in batches:
-                if problems:
-                    raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
+            for positions, pixels in batches:
                 drawn = [(seed + view, start + int(positions[0])) for view in range(views)]
                 seen = [augment(tf.constant(pixels), key).numpy() for key in drawn] or [pixels]
                 rows = np.stack([forward(some)[0] for some in seen], axis=1)
@@ -311,9 +294,3 @@ def store_lower(
             f"what was computed stays in {folder}. Or use fewer stored views, or stored_views=0."
         ) from error
     return np.memmap(file, np.float16, "r", shape=(len(paths) * shape[0], *shape[1:]))
-
-
-def _check_room(folder: Path, need: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise OSError(f"Expected {need / 1e9:.1f} GB of room in {folder}. Received: {free / 1e9:.1f} GB")

@@ -20,7 +20,7 @@ from PIL import Image
 from nsfwlib import demo, files, pipeline
 from nsfwlib.data import images
 from nsfwlib.demo import shipped
-from nsfwlib.export import formats, node, parity, tfjs, write
+from nsfwlib.export import formats, parity, tfjs, write
 from nsfwlib.model import build, classifier, published
 from nsfwlib.plots import evaluation
 
@@ -41,7 +41,7 @@ def required(fetch):
 
 @pytest.fixture(scope="session")
 def node_modules():
-    return required(node.install_nsfwjs)
+    return required(parity.install_nsfwjs)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def executed(tmp_path_factory):
 
 def has_node():
     try:
-        return bool(node.install_nsfwjs())
+        return bool(parity.install_nsfwjs())
     except RuntimeError:
         if os.environ.get("CI") == "true":
             raise
@@ -180,7 +180,7 @@ def test_nsfwjs_loads_the_web_export_and_gives_the_same_answers(small, tmp_path,
     try:
         tfjs.write_tfjs(small, tmp_path)
         x = pixels(4)
-        answers = node.ask_nsfwjs(tmp_path, x, size=64, node_modules=node_modules)
+        answers = parity.ask_nsfwjs(tmp_path, x, size=64, node_modules=node_modules)
         expected = small.predict(x, verbose=0)
     finally:
         classifier.set_rescaling(small, *kept)
@@ -198,7 +198,7 @@ def topology(folder):
 def test_nsfwjs_reads_quantised_weights_as_keras_reads_them_back(small, tmp_path, node_modules, quantised, tolerance):
     tfjs.write_tfjs(small, tmp_path, quantised=quantised)
     x = pixels(3)
-    theirs = node.ask_nsfwjs(tmp_path, x, size=64, node_modules=node_modules).probabilities
+    theirs = parity.ask_nsfwjs(tmp_path, x, size=64, node_modules=node_modules).probabilities
     ours = tfjs.read_tfjs(tmp_path).predict(x / np.float32(255), verbose=0)
     assert np.abs(theirs - ours).max() < 1e-4
     assert np.abs(theirs - small.predict(x, verbose=0)).max() < tolerance
@@ -223,14 +223,14 @@ def test_a_layer_that_browsers_do_not_have_is_an_error(tmp_path):
 def test_a_web_export_that_nsfwjs_cannot_load_is_one_sentence(tmp_path, node_modules):
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(RuntimeError, match=r"nsfwjs did not answer with .*It said:"):
-        node.ask_nsfwjs(tmp_path, pixels(1), size=64, node_modules=node_modules)
+        parity.ask_nsfwjs(tmp_path, pixels(1), size=64, node_modules=node_modules)
 
 
 def test_without_node_the_error_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(published.sys, "executable", str(tmp_path / "python"))
     with pytest.raises(RuntimeError, match=r"no npm was found on PATH\. Install Node\.js, or `pip install"):
-        node.install_nsfwjs(cache_dir=tmp_path)
+        parity.install_nsfwjs(cache_dir=tmp_path)
 
 
 def test_an_unknown_format_lists_those_there_are(small, tmp_path):
@@ -325,7 +325,7 @@ def test_the_notebook_finds_pictures_whose_names_are_escaped_in_the_table(tmp_pa
 
 def test_the_published_model_equals_nsfwjs_in_node(node_modules):
     x = pixels(2, size=299)
-    theirs = node.ask_nsfwjs("InceptionV3", x, size=299, node_modules=node_modules)
+    theirs = parity.ask_nsfwjs("InceptionV3", x, size=299, node_modules=node_modules)
     ours = published.published_model().predict(x, verbose=0)
     assert np.abs(theirs.probabilities - ours).max() < 1e-4
 

@@ -122,7 +122,7 @@ def test_backbone_weights_of_a_file_come_with_its_rescaling(small, tmp_path, rng
 
 def test_weights_of_another_architecture_are_refused_whole(small, inception):
     with pytest.raises(ValueError, match=r"another architecture\. Expected layers"):
-        classifier.set_backbone_weights(inception, classifier.layer_weights(small.layers))
+        classifier.copy_backbone(inception, small.layers)
 
 
 @pytest.mark.parametrize("names", [["one"], [], ["a", "a"], ["a", ""]])

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from nsfwlib import evaluate, plots
 from nsfwlib.plots import confusion, data, evaluation, style, training
-from nsfwlib.plots.labels import plot_noise_matrix, plot_scores
+from nsfwlib.plots.data import plot_noise_matrix, plot_scores
 
 NAMES = ["drawings", "hentai", "neutral"]
 PUBLISHED = Path(__file__).parents[2] / "_art" / "published_confusion.json"

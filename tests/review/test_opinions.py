@@ -81,7 +81,7 @@ def test_the_last_of_decisions_and_resolutions_is_in_force_and_each_can_be_undon
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["decision", "second", "resolution", "undo", "redo", "something new"]),
+        st.sampled_from(["decision", "audit", "second", "resolution", "undo", "redo", "something new"]),
         st.sampled_from(["Ada", "Bob"]),
         st.sampled_from("12"),
         st.sampled_from([*NAMES, "keep", "drop"]),
@@ -107,11 +107,12 @@ def test_replayed_line_by_line_a_journal_of_every_kind_says_the_same_as_read_who
     table, replay = journal.read_journal(path), Replay(path, reviewer="Bob")
     replay.catch_up()
     looks = journal.standing(table, "second").query("reviewer == 'Bob'")
-    resolutions = journal.standing(table, "resolution")
+    resolutions, audits = journal.standing(table, "resolution"), journal.standing(table, "audit")
     for kinds, said in [
         (journal.LABELLING, journal.in_force(table)),
         (["second"], looks),
         (["resolution"], resolutions),
+        (["audit"], audits),
     ]:
         last = dict(said[["sha256", "decision"]].to_numpy())
         assert {sha: word for sha in table["sha256"].unique() if (word := replay.decision(sha, kinds))} == last
@@ -149,6 +150,16 @@ def test_own_decisions_test_rows_and_what_was_resolved_or_escalated_do_not_come_
     )  # fmt: skip
     queue = opinions.second_queue(table, lines, reviewer="Bob", share=1.0)
     assert sorted(queue["sha256"]) == [contents[3], contents[4]]
+
+
+def test_audit_answers_of_every_split_are_seen_again_up_to_a_number_a_split(path):
+    table = make_table(200)
+    table.loc[100:, "split"] = "test"
+    rows = table.to_dict("records")
+    lines = write(path, *[[line(row["sha256"], "cat", "Ada", "audit") for row in rows]])
+    queue = opinions.second_queue(table, lines, reviewer="Bob", share=0.0)
+    assert queue["split"].value_counts().to_dict() == {"train": 60, "test": 60}
+    assert opinions.second_queue(table, lines, reviewer="Ada", share=1.0).empty
 
 
 def test_a_second_reviewer_sees_neither_decision_nor_label_and_goes_on_after_a_break(path):
@@ -225,8 +236,13 @@ def test_full_agreement_on_few_pictures_is_no_certainty_and_near_duplicates_coun
 
 
 def test_without_answers_or_variety_kappa_is_unknown():
-    assert np.isnan(opinions.cohens_kappa([], [])["kappa"])
-    assert np.isnan(opinions.cohens_kappa(["cat"] * 9, ["cat"] * 9)["kappa"])
+    assert np.isnan([*opinions.cohens_kappa([], []).values()]).all()
+    assert np.isnan([*opinions.cohens_kappa(["cat"] * 30, ["cat"] * 30).values()]).all()
+
+
+def test_kappa_is_never_said_to_be_below_minus_one():
+    found = opinions.cohens_kappa(["cat"] * 29 + ["dog"], ["cat"] * 30)
+    assert -1 <= found["kappa_low"] <= found["kappa"] <= found["kappa_high"] <= 1
 
 
 # --- what becomes of disagreements

@@ -543,22 +543,24 @@ def test_in_a_blind_session_each_picture_needs_a_class(queue, path):
     assert session.page_default(0) == "" and not path.exists()
     session.decide(queue["path"][0], "emu")
     line = journal.read_journal(path).iloc[0]
-    assert (line["kind"], line["given_label"], line["suggested"]) == ("decision", queue["given"][0], "")
+    assert (line["kind"], line["given_label"], line["suggested"]) == ("audit", queue["given"][0], "")
     assert np.isnan(line["score"])
 
 
-def test_test_rows_enter_review_through_an_audit_alone(queue, path):
+def test_test_rows_are_seen_in_audits_and_second_looks_at_them_alone(queue, path):
     queue["split"] = "test"
-    assert open_session(queue, path, mode="audit").n_pages
-    for mode in ("review", "second", "disagreement"):
+    assert all(open_session(queue, path, mode=mode, reviewer="Ada").n_pages for mode in ("audit", "second"))
+    for mode in ("review", "disagreement"):
         with pytest.raises(ValueError, match="test split never enters"):
             open_session(queue, path, mode=mode, reviewer="Ada")
 
 
-def test_what_was_decided_already_comes_last_in_a_blind_session(queue, path):
-    first = open_session(queue, path)
+def test_what_review_decided_is_asked_again_in_an_audit_and_what_an_audit_was_told_comes_last(queue, path):
+    review, first = open_session(queue, path), open_session(queue, path, mode="audit")
     for where in queue["path"][:3]:
         first.decide(where, "dog")
+    for where in queue["path"][3:9]:
+        review.decide(where, "dog")
     session = open_session(queue, path, mode="audit")
     assert session.queue["path"].tolist() == [*queue["path"][3:], *queue["path"][:3]]
     assert session.progress()["decided"] == 3 and session.first_open_page() == 0
