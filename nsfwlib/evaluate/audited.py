@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.weigh import Weighed, weigh, without_slips
+from nsfwlib.evaluate.weigh import Weighed, mean_of, weigh, without_slips
 from nsfwlib.labels import group_codes
 
 JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
@@ -143,7 +143,7 @@ def audited_scores(
 
     answers = np.asarray(class_names, object)[top]
     accuracy = audited_accuracy(truth, answers, audit, seed=seed)
-    found = {"balanced accuracy": _balanced(share(is_true * np.eye(len(class_names))[top], is_true))}
+    found = {"balanced accuracy": mean_of(share(is_true * np.eye(len(class_names))[top], is_true))}
     brier = np.square(probs).sum(axis=1, keepdims=True) - 2 * probs + 1  # (N, K), were this class the truth
     for name, loss in {"brier score": brier, "log-loss": -np.log(np.clip(probs, 1e-7, None))}.items():
         control = np.stack([(judge * loss).sum(axis=1), judge.sum(axis=1)], axis=1)
@@ -160,17 +160,6 @@ def judged(audit: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     probs = audit.filter(regex=JUDGE)
     codes = probs.columns.get_indexer([f"P({name})" for name in names])
     return np.where(codes < 0, 0.0, probs.to_numpy(float)[np.arange(len(probs)), codes])
-
-
-def _balanced(found: Weighed) -> Weighed:
-    """The mean of M shares; the half row goes to the one that it moves most."""
-    seen = np.isfinite(found.value)
-    if not seen.any():
-        return Weighed(*(part[:1] for part in found))
-    value, mean, plain, low, high = (part[seen] for part in found)
-    down, up = (low - plain).min(axis=0) / len(plain), (high - plain).max(axis=0) / len(plain)
-    centre = plain.mean(axis=0, keepdims=True)
-    return Weighed(value.mean(keepdims=True), mean[:1], centre, centre + down, centre + up)
 
 
 def _ends_of(found: Weighed) -> dict[str, float]:

@@ -2,26 +2,19 @@
 
 Near-duplicate images are not independent witnesses: wherever `groups` is taken, intervals allow for them.
 Shares (accuracy, recall, cells of a confusion matrix) have Jeffreys intervals on an effective count, since a
-bootstrap calls an empty cell certain, and so have rankings; everything else is bootstrapped by group.
+bootstrap calls an empty cell certain, and so have rankings; everything else has those of `weigh`.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array, vstack
 from scipy.stats import binom, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import (
-    bootstrap_weights,
-    effective_count,
-    group_correlation,
-    jeffreys,
-    share_interval,
-    tails,
-)
+from nsfwlib.evaluate.intervals import effective_count, group_correlation, jeffreys, share_interval, tails
+from nsfwlib.evaluate.weigh import mean_of, weigh
 from nsfwlib.labels import check_probs, group_codes
 
 TINY = 1e-12  # probabilities are kept this far from 0 before a logarithm
@@ -33,7 +26,6 @@ def scores(
     *,
     class_names: Sequence[str],
     groups: Sequence[int] | None = None,
-    draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
     """All scores with their 95 % intervals.
@@ -42,16 +34,15 @@ def scores(
     TP / (TP + FP + FN), of which it is a rising function). So has average precision, as a share of the class's images
     (Boyd, Eng and Page, Area under the Precision-Recall Curve: Point Estimates and Confidence Intervals, 2013), and
     AUROC, as one of the rarer side's (no larger variance is possible: Birnbaum and Klose, Bounds for the Variance of
-    the Mann-Whitney Statistic, 1957). Balanced accuracy averages draws from the recalls; all others have Bayesian
-    bootstrap intervals by group, towards the bad with one more group that is wrong, or as bad as the worst; that of
-    the calibration error allows for its bias: the gaps of 15 equal-width bins (Guo et al., On Calibration of Modern
-    Neural Networks, 2017) err upwards on few images.
+    the Mann-Whitney Statistic, 1957). The others have those of `weigh`; that of the calibration error allows for its
+    bias: the gaps of 15 equal-width bins (Guo et al., On Calibration of Modern Neural Networks, 2017) err upwards on
+    few images.
 
     Args:
         labels: (N,) class of each row.
         pred_probs: (N, K) probabilities, the columns those of `class_names`.
         groups: (N,) near-duplicate group of each row.
-        draws: of the bootstrap, from `seed`.
+        seed: of the bootstrap.
 
     Returns:
         One row a score: `score`, `class` ("" for all), `value`, `low`, `high`, `support` (images), `note`.
@@ -59,11 +50,11 @@ def scores(
     codes = class_codes(labels, class_names)
     probs = check_probs(pred_probs, len(codes), len(class_names))
     members = group_codes(groups, len(codes))
-    rng = np.random.default_rng(seed)
-    shares = _share_scores(codes, probs.argmax(axis=1), class_names, members)
-    parts = [shares, _balanced_accuracy(shares[shares["score"].eq("recall")], max(draws, 4000), rng)]
-    parts += [_bootstrapped_scores(codes, probs, members, draws, rng)] if len(codes) else []
-    parts += [_ranking_scores(codes, probs, class_names, members)]
+    parts = [
+        _share_scores(codes, probs.argmax(axis=1), class_names, members),
+        _mean_scores(codes, probs, members, seed),
+        _ranking_scores(codes, probs, class_names, members),
+    ]
     table = pd.concat(parts, ignore_index=True)
     table["note"] = np.where(table["value"].isna(), "no image to measure it on", "")
     return table[["score", "class", "value", "low", "high", "support", "note"]]
@@ -80,18 +71,7 @@ def _share_scores(codes: np.ndarray, top: np.ndarray, class_names: Sequence[str]
     shares = np.stack(found[:3], axis=1)
     shares = np.where(table[["score"]].eq("f1"), 2 * shares / (1 + shares), shares)
     table[["value", "low", "high"]] = shares
-    return table.assign(support=found.rows, hits=found.hits, worth=found.worth)
-
-
-def _balanced_accuracy(recalls: pd.DataFrame, draws: int, rng: np.random.Generator) -> pd.DataFrame:
-    """Mean recall of the classes that have images; its interval from the recalls' Beta distributions."""
-    seen = recalls[recalls["support"] > 0]
-    value, low, high = np.nan, 0.0, 1.0
-    if len(seen):
-        mean = rng.beta(seen["hits"] + 0.5, seen["worth"] - seen["hits"] + 0.5, (draws, len(seen))).mean(axis=1)
-        value, (low, high) = seen["value"].mean(), np.quantile(mean, tails())
-    row = {"score": "balanced accuracy", "class": "", "value": value, "support": seen["support"].sum()}
-    return pd.DataFrame([row | {"low": np.fmin(low, value), "high": np.fmax(high, value)}])
+    return table.assign(support=found.rows)
 
 
 def _ranking_scores(
@@ -112,45 +92,24 @@ def _ranking_scores(
     return pd.DataFrame(rows, columns=["score", "class", "value", "low", "high", "support"])
 
 
-def _bootstrapped_scores(
-    codes: np.ndarray, probs: np.ndarray, members: np.ndarray, draws: int, rng: np.random.Generator
-) -> pd.DataFrame:
-    """Log-loss, Brier score, macro F1 and calibration error."""
+def _mean_scores(codes: np.ndarray, probs: np.ndarray, members: np.ndarray, seed: int) -> pd.DataFrame:
+    """Scores that are means of all rows or of classes, and the calibration error of means of bins."""
     n, k = probs.shape
-    top, rows = probs.argmax(1), np.arange(n)
-    losses = np.stack([_log_losses(codes, probs), ((probs - np.eye(k)[codes]) ** 2).sum(1)])
+    truth, answer = np.eye(k)[codes], np.eye(k)[probs.argmax(axis=1)]
+    losses = np.stack([_log_losses(codes, probs), ((probs - truth) ** 2).sum(axis=1)], axis=1)
     confidence, which = confidence_bins(probs, 15)
-    gaps = csr_array(((top == codes) - confidence, (which, rows)), shape=(15, n))
-    right = csr_array((2.0 * (top == codes), (codes, rows)), shape=(k, n))
-    named = csr_array((np.ones(2 * n), (np.r_[codes, top], np.r_[rows, rows])), shape=(k, n))  # labels and answers
-    sums = vstack([csr_array(losses), right, named, gaps]).astype(np.float32)  # BLAS is 100 times slower on this shape
-    one_more = (np.bincount(members).astype(float) ** 2).sum() / n
-    ends, chance = [], []  # replicates of the scores for their low and their high ends, of the gaps
-    for weight in bootstrap_weights(members, draws, rng):
-        extra, total = one_more * rng.standard_exponential(weight.shape[1]), weight.sum(axis=0)
-        means = sums @ weight / total
-        worse = (means[:2] * total + extra * losses.max(axis=1)[:, None]) / (total + extra)
-        macro = [_macro_f1(means[2:-15], more) for more in (2 * extra / total / k, 0)]
-        ends.append([[*means[:2], macro[0]], [*worse, macro[1]]])
-        chance.append(means[-15:])
-    low, high = (
-        np.quantile(part, end, axis=1) for part, end in zip(np.concatenate(ends, axis=2), tails(), strict=True)
-    )
-    value = np.r_[losses.mean(axis=1), _macro_f1(sums.sum(axis=1)[2:-15], 0)]
-    error = _calibration_interval(gaps.sum(axis=1) / n, np.hstack(chance))
-    found = np.vstack([np.transpose([value, low, np.maximum(high, value)]), error])
-    names = {"score": ["log-loss", "Brier score", "macro F1", "calibration error"], "class": "", "support": n}
-    return pd.DataFrame(names).assign(value=found[:, 0], low=found[:, 1], high=found[:, 2])
-
-
-def _macro_f1(counts: np.ndarray, more: np.ndarray | float) -> np.ndarray:
-    """Mean F1 of the classes that occur, of twice their hits (K, …) and, below, their labels and answers (K, …).
-
-    `more` labels or answers without a hit a class keep an interval off 1 where nothing was wrong.
-    """
-    hits, named = np.split(np.asarray(counts, dtype=float), 2)
-    seen = named.reshape(len(named), -1).any(axis=1)
-    return (hits[seen] / (named[seen] + more)).mean(axis=0)
+    gaps = np.eye(15)[which] * ((truth * answer).sum(axis=1) - confidence)[:, None]
+    least = np.repeat([0.0, -1.0], [2, 15])[:, None]
+    most = np.r_[losses.max(axis=0, initial=0), np.ones(15)][:, None]
+    options = {"strata": np.zeros(n), "groups": members, "draws": 1000, "seed": seed}
+    balanced = mean_of(weigh(truth * answer, per=truth, **options))
+    f1 = mean_of(weigh(truth * answer, per=(truth + answer) / 2, **options))
+    means = weigh(np.hstack([losses, gaps]), bounds=(least, most), **options)
+    rows = np.concatenate([np.transpose([found.value, *found.interval()]) for found in (balanced, f1, means)])[:5]
+    rows[4] = _calibration_interval(means.mean[2:], means.plain[2:])
+    table = pd.DataFrame(rows, columns=["value", "low", "high"])
+    names = ["balanced accuracy", "macro F1", "log-loss", "Brier score", "calibration error"]
+    return table.assign(**{"score": names, "class": "", "support": n})
 
 
 def _calibration_interval(gap: np.ndarray, replicates: np.ndarray) -> tuple[float, float, float]:

@@ -265,14 +265,14 @@ def test_intervals_write_each_value_and_leave_unknown_ones_open():
 def test_class_scores_have_a_panel_a_score_and_the_support():
     labels = np.array(NAMES * 40, dtype=object)
     probs = np.tile(np.eye(3) * 0.8 + 0.0667, (40, 1))
-    fig = evaluation.plot_class_scores(evaluate.scores(labels, probs, class_names=NAMES, draws=20))
+    fig = evaluation.plot_class_scores(evaluate.scores(labels, probs, class_names=NAMES))
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["Precision", "Recall", "F1", "Average precision"]
     assert ticks(fig.axes[0].get_yticklabels()) == ["drawings  (40)", "hentai  (40)", "neutral  (40)"]
 
 
 def test_class_scores_say_where_there_is_no_image():
     probs = np.tile([0.8, 0.1, 0.1], (40, 1))
-    table = evaluate.scores(["drawings"] * 40, probs, class_names=NAMES, draws=20)
+    table = evaluate.scores(["drawings"] * 40, probs, class_names=NAMES)
     assert texts(evaluation.plot_class_scores(table, which=["recall"]).axes[0]) == ["100.0%", "unknown", "unknown"]
 
 
@@ -418,7 +418,7 @@ def drawings_of(names):
         "plot_contact_sheet": {"thumbnails": thumbnails, "titles": names, "title": names[0]},
         "plot_heat_maps": {"thumbnails": thumbnails, "heat": [np.eye(3)] * k, "titles": names},
         "plot_feature_map": [rng.random((n, 2)), labels], "plot_intervals": {"table": table, "title": names[0]},
-        "plot_class_scores": [evaluate.scores(labels, probs, class_names=names, draws=5)],
+        "plot_class_scores": [evaluate.scores(labels, probs, class_names=names)],
         "plot_calibration": [{n: evaluate.calibration_table(labels, probs, class_names=names) for n in names[:3]}],
         "plot_precision_recall": [curve], "plot_roc": [curve],
         "plot_threshold": [curve, points.iloc[0]], "plot_slices": [pd.DataFrame(slices | {"low": 0.4, "high": 0.6, "accuracy": 0.5})],
