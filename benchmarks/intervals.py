@@ -73,11 +73,11 @@ def score_table(truth, probs, groups):
 
 def coverage_of_scores(draws, images, seed=0):
     rng = np.random.default_rng(seed)
-    truth = score_table(*draw_predictions(100_000, rng), None)["value"]
+    truth = score_table(*draw_predictions(100_000, rng), groups=None)["value"]
     covered, width = 0, 0
     for _ in range(draws):
         groups = draw_groups(images, rng)
-        table = score_table(*draw_predictions(images, rng, groups=groups), groups)
+        table = score_table(*draw_predictions(images, rng, groups=groups), groups=groups)
         covered = covered + ((table["low"] <= truth) & (truth <= table["high"]))
         width = width + (table["high"] - table["low"])
     return pd.DataFrame({"truth": truth, "coverage": 100 * covered / draws, "width": width / draws})

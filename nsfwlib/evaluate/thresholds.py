@@ -118,8 +118,8 @@ def at_threshold(
     for i, (name, found) in enumerate((("recall", held), ("fpr", alarm))):
         table[name], table[f"{name}_low"], table[f"{name}_high"] = (column[i] for column in found[:3])
     point = held.value, alarm.value / np.where(held.value > 0, held.value, 1)
-    spread = _expected(*some, prevalence, costs)
-    for name, value in _expected(*point, prevalence, costs).items():
+    spread = _expected(*some, prevalence=prevalence, costs=costs)
+    for name, value in _expected(*point, prevalence=prevalence, costs=costs).items():
         ends = np.quantile(spread[name], tails(), axis=0)
         table[name], table[f"{name}_low"], table[f"{name}_high"] = (
             value,
@@ -130,7 +130,7 @@ def at_threshold(
 
 
 def _expected(
-    stopped: np.ndarray, certain: np.ndarray, prevalence: np.ndarray, costs: Sequence[float]
+    stopped: np.ndarray, certain: np.ndarray, *, prevalence: np.ndarray, costs: Sequence[float]
 ) -> dict[str, np.ndarray]:
     """What to expect of uploads at each prevalence (P,), by Bayes' rule: the numbers (…, P) of `at_threshold`.
 
