@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from nsfwlib.evaluate.confusion import class_codes
 from nsfwlib.evaluate.intervals import share_interval
-from nsfwlib.evaluate.metrics import TINY, compare, confidence_bins, log_losses
+from nsfwlib.evaluate.metrics import BINS, TINY, compare, confidence_bins, log_losses
 from nsfwlib.labels import check_probs
 
 
@@ -20,9 +20,8 @@ def calibration_table(
     class_names: Sequence[str],
     groups: Sequence[int] | None = None,
     weights: Sequence[float] | None = None,
-    bins: int = 15,
 ) -> pd.DataFrame:
-    """Confidence against accuracy, one row a bin of equal width; `weights` (N,) above 0 are those of audited rows.
+    """Confidence against accuracy, one row for each of 15 bins; `weights` (N,) above 0 are those of audited rows.
 
     Returns:
         `low_edge`, `high_edge`, `count`, `confidence`, `accuracy` (NaN in bins without an image), and `low` and
@@ -30,13 +29,13 @@ def calibration_table(
     """
     codes = class_codes(labels, class_names)
     probs = check_probs(pred_probs, len(codes), len(class_names))
-    confidence, which = confidence_bins(probs, bins)
+    confidence, which = confidence_bins(probs)
     right = probs.argmax(axis=1) == codes
     weight = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=float)
-    found = share_interval(right, groups, among=[which == b for b in range(bins)], weights=weight)
-    edges = np.linspace(0, 1, bins + 1)
+    found = share_interval(right, groups, among=[which == b for b in range(BINS)], weights=weight)
+    edges = np.linspace(0, 1, BINS + 1)
     table = pd.DataFrame({"low_edge": edges[:-1], "high_edge": edges[1:], "count": found.rows})
-    total, whole = (np.bincount(which, weights=part, minlength=bins) for part in (weight * confidence, weight))
+    total, whole = (np.bincount(which, weights=part, minlength=BINS) for part in (weight * confidence, weight))
     table["confidence"] = total / np.where(whole > 0, whole, np.nan)
     return table.assign(accuracy=found.value, low=found.low, high=found.high)
 

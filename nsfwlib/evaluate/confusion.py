@@ -63,12 +63,7 @@ def confused_pairs(
 
 
 def save_incarnation(
-    path: Path,
-    matrix: np.ndarray,
-    *,
-    class_names: Sequence[str],
-    interval: tuple[float, float],
-    **made: str,
+    path: Path, matrix: np.ndarray, *, class_names: Sequence[str], interval: tuple[float, float], **made: str
 ) -> None:
     """Keep a confusion matrix of counts with its accuracy, low and high of that, as JSON beside its picture.
 
@@ -101,8 +96,11 @@ def read_incarnations(paths: Sequence[Path]) -> pd.DataFrame:
 def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Published confusion matrices of the same classes, best last: `name` and `shares` (K, K); often []."""
     found = read_incarnations([Path(path)] if path and Path(path).exists() else []).sort_values("accuracy")
-    found = found[[list(names) == list(class_names) for names in found["class_names"]]]
-    return found.rename(columns={"matrix": "shares"})[["name", "shares"]].to_dict("records")
+    return [
+        {"name": row["name"], "shares": row["matrix"]}
+        for row in found.to_dict("records")
+        if list(row["class_names"]) == list(class_names)
+    ]
 
 
 def class_codes(labels: Sequence[str], class_names: Sequence[str], what: str = "labels") -> np.ndarray:

@@ -18,6 +18,7 @@ from nsfwlib.evaluate.weigh import mean_of, weigh
 from nsfwlib.labels import check_probs, group_codes
 
 TINY = 1e-12  # probabilities are kept this far from 0 before a logarithm
+BINS = 15  # of equal width, of confidence
 
 
 def scores(
@@ -96,11 +97,11 @@ def _mean_scores(codes: np.ndarray, probs: np.ndarray, members: np.ndarray, seed
     """Scores that are means of all rows or of classes, and the calibration error of means of bins."""
     n, k = probs.shape
     truth, answer = np.eye(k)[codes], np.eye(k)[probs.argmax(axis=1)]
-    losses = np.stack([_log_losses(codes, probs), ((probs - truth) ** 2).sum(axis=1)], axis=1)
-    confidence, which = confidence_bins(probs, 15)
-    gaps = np.eye(15)[which] * ((truth * answer).sum(axis=1) - confidence)[:, None]
-    least = np.repeat([0.0, -1.0], [2, 15])[:, None]
-    most = np.r_[losses.max(axis=0, initial=0), np.ones(15)][:, None]
+    losses = np.stack([log_losses(codes, probs, class_names=range(k)), ((probs - truth) ** 2).sum(axis=1)], axis=1)
+    confidence, which = confidence_bins(probs)
+    gaps = np.eye(BINS)[which] * ((truth * answer).sum(axis=1) - confidence)[:, None]
+    least = np.repeat([0.0, -1.0], [2, BINS])[:, None]
+    most = np.r_[losses.max(axis=0, initial=0), np.ones(BINS)][:, None]
     options = {"strata": np.zeros(n), "groups": members, "draws": 1000, "seed": seed}
     balanced = mean_of(weigh(truth * answer, per=truth, **options))
     f1 = mean_of(weigh(truth * answer, per=(truth + answer) / 2, **options))
@@ -125,19 +126,16 @@ def _calibration_interval(gap: np.ndarray, replicates: np.ndarray) -> tuple[floa
     return error, error * shrunk[np.argmax(np.array(reach) >= error)], max(reach[-1], error)
 
 
-def confidence_bins(probs: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+def confidence_bins(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Confidence (N,) of the top class and the number of its equal-width bin, upper edge included."""
     confidence = probs.max(axis=1, initial=0)
-    return confidence, np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return confidence, np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 
 
 def log_losses(labels: Sequence[str], pred_probs: np.ndarray, *, class_names: Sequence[str]) -> np.ndarray:
     """(N,) log-loss of each row."""
-    return _log_losses(class_codes(labels, class_names), np.asarray(pred_probs, dtype=float))
-
-
-def _log_losses(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    return -np.log(np.clip(probs[np.arange(len(codes)), codes], TINY, None))
+    codes = class_codes(labels, class_names)
+    return -np.log(np.clip(np.asarray(pred_probs, dtype=float)[np.arange(len(codes)), codes], TINY, None))
 
 
 def compare(

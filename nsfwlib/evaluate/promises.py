@@ -152,14 +152,14 @@ def promised_threshold(
 
     if kind == "precision":  # begins where an eighth of the false alarms is flagged that perfect recall would allow
         most = (1 - wish) * prevalence / max(wish * (1 - prevalence), 1e-12)
-        start = max(np.searchsorted(fpr, most / 8, side="right"), 1)
+        start = max(int(np.searchsorted(fpr, most / 8, side="right")), 1)
         here = np.unique(np.geomspace(start, len(steps), FEW).astype(int)) - 1
         reached = len(list(itertools.takewhile(granted, here))) - 1
     else:
         reached = bisect.bisect_left(here, True, key=lambda step: not granted(step)) - 1
     if reached >= 0:
         return steps[here[reached]], ""
-    return np.nan, _needed(_times_needed(lambda times: granted(here[0], times)), kind, sides)
+    return np.nan, _needed(lambda times: granted(here[0], times), kind, sides)
 
 
 def _keeps(kind: str, wish: float, recall: np.ndarray, fpr: np.ndarray, prevalence: float) -> np.ndarray:
@@ -169,17 +169,14 @@ def _keeps(kind: str, wish: float, recall: np.ndarray, fpr: np.ndarray, prevalen
     return recall >= wish if kind == "recall" else fpr <= wish
 
 
-def _times_needed(granted: Callable[[float], bool]) -> float:
-    """How many times as many pictures would grant it, to a tenth; infinite where no number would."""
+def _needed(granted: Callable[[float], bool], kind: str, sides: tuple[int, int]) -> str:
+    """How many more pictures it would take to grant a wish, to a tenth, in a sentence."""
     found = bisect.bisect_left(TIMES, True, key=granted)
-    return TIMES[found] if found < len(TIMES) else np.inf
-
-
-def _needed(times: float, kind: str, sides: tuple[int, int]) -> str:
-    if np.isinf(times):
+    if found == len(TIMES):
         return "Cannot be promised: validation shows no margin, and more pictures like these would not."
     unsafe, safe = (
-        f"{float(f'{(times - 1) * n:.2g}'):,.0f} more {name}" for n, name in zip(sides, ("unsafe", "safe"), strict=True)
+        f"{float(f'{(TIMES[found] - 1) * n:.2g}'):,.0f} more {name}"
+        for n, name in zip(sides, ("unsafe", "safe"), strict=True)
     )
     more = {"recall": unsafe, "fpr": safe}.get(kind, f"{safe} and {unsafe}")
     return f"Cannot be promised: about {more} pictures are needed."
@@ -232,5 +229,5 @@ def review_band(
     reached = bisect.bisect_left(steps, True, key=lambda threshold: not fits(threshold))
     if reached or risk is None:
         return (steps[reached - 1] if reached else high), high, note
-    times = _times_needed(lambda k: fits(steps[0], k)) if len(steps) else np.inf
-    return np.nan, np.nan, _needed(times, "reviewed", (int(unsafe.sum()), int((~unsafe).sum())))
+    sizes = int(unsafe.sum()), int((~unsafe).sum())
+    return np.nan, np.nan, _needed(lambda times: len(steps) > 0 and fits(steps[0], times), "reviewed", sizes)

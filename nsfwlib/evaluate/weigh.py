@@ -119,13 +119,7 @@ def _bootstrap(
 
 
 def _ends(
-    mean: np.ndarray,
-    total: np.ndarray,
-    more: np.ndarray,
-    blank: np.ndarray,
-    bounds: Sequence[Any],
-    *,
-    counted: bool,
+    mean: np.ndarray, total: np.ndarray, more: np.ndarray, blank: np.ndarray, bounds: Sequence[Any], *, counted: bool
 ) -> Weighed:
     """Draws (M, .) with the half row, and with what nobody looked at, at either end; shares of what is counted."""
     m = len(mean) // 2 if counted else len(mean)

@@ -1,6 +1,6 @@
 """How good, how sure, which threshold, and where does it fail? The figures of evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,19 +51,17 @@ def _rows(table: pd.DataFrame, *, xlabel: str, title: str, ax: Axes | None) -> A
 
 
 @styled
-def plot_class_scores(
-    scores: pd.DataFrame, *, which: Sequence[str] = ("precision", "recall", "f1", "average precision")
-) -> Figure:
-    """Scores of each class with their intervals, one panel a score.
+def plot_class_scores(scores: pd.DataFrame) -> Figure:
+    """Precision, recall, F1 and average precision of each class with their intervals, a panel each.
 
     Args:
         scores: as from `evaluate.scores`.
-        which: scores to show, in this order.
     """
+    which = ("precision", "recall", "f1", "average precision")
     support = scores[scores["score"].eq("recall")].set_index("class")["support"]
     size = (2.7 * len(which) + 1, 1.2 + 0.4 * len(support))
-    fig, axes = plt.subplots(1, len(which), figsize=size, sharey=True, squeeze=False)
-    for ax, score in zip(axes[0], which, strict=True):
+    fig, axes = plt.subplots(1, len(which), figsize=size, sharey=True)
+    for ax, score in zip(axes, which, strict=True):
         table = scores[scores["score"].eq(score)].set_index("class").reindex(support.index)
         table["name"] = [f"{name}  ({n:,})" for name, n in support.items()]
         plot_intervals(table, xlabel="share", title=score.capitalize(), ax=ax)

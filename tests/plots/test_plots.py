@@ -273,7 +273,7 @@ def test_class_scores_have_a_panel_a_score_and_the_support():
 def test_class_scores_say_where_there_is_no_image():
     probs = np.tile([0.8, 0.1, 0.1], (40, 1))
     table = evaluate.scores(["drawings"] * 40, probs, class_names=NAMES)
-    assert texts(evaluation.plot_class_scores(table, which=["recall"]).axes[0]) == ["100.0%", "unknown", "unknown"]
+    assert texts(evaluation.plot_class_scores(table).axes[1]) == ["100.0%", "unknown", "unknown"]
 
 
 def test_calibration_draws_only_bins_with_images():
