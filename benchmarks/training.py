@@ -1,14 +1,16 @@
 """What does training cost, and what does it reach? Against the recipe of 2019 in plain Keras 3.
 
-    python benchmarks/training.py [--tables features,time,seeds,memory] [--images-per-class 60] [--work-dir build/bench]
+    python benchmarks/training.py [--tables features,time,recipes,stages,memory] [--sets demo0,…,digits,clipart]
 
 features  images/s of the feature pass, decoding included, as a share of the fastest bare forward pass of that minute
 time      seconds to the same validation accuracy: ours, cold and warm, against a frozen backbone inside `fit`
-seeds     validation and test accuracy of stage 1, stage 2 and the published head: mean and spread over five seeds
+recipes   heads on frozen features: accuracy and log-loss on clean labels of test, as filed and with a fifth of the
+          labels of train and val wrong, on several splits
+stages    the same of stage 1 and of what is saved after stage 2, as filed, on each set
 memory    peak memory of the feature pass at 1 k, 10 k and 100 k images (small ones, a process each)
 
-On the stand-in pictures with the published backbone. Prints tables, asserts nothing. All of it takes about half an hour
-on two cores.
+With the published backbone. `demo0` … are stand-in pictures of 150 a class, `digits` scikit-learn's as pictures,
+`clipart` eight classes of Debian's openclipart-png (`apt-get install openclipart-png`). Prints tables, asserts nothing.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pandas as pd
 from PIL import Image
+from sklearn.datasets import load_digits
 
-from nsfwlib import data, demo, model, train
+from nsfwlib import data, demo, evaluate, labels, model, train
 
 import keras  # isort: skip
 import tensorflow as tf  # isort: skip
 
 GFLOP = 11.4  # multiplications and additions of one InceptionV3 forward pass
-SEEDS = range(5)
 
 
 def stand_in(work_dir: Path, per_class: int) -> tuple[pd.DataFrame, Path]:
@@ -121,7 +123,7 @@ def compare_times(table: pd.DataFrame, data_dir: Path, most: int) -> None:
 
 
 def _ours(table: pd.DataFrame, data_dir: Path, cache_dir: Path, names: list[str]) -> tuple[float, float]:
-    classifier = model.build_classifier(names)
+    classifier = model.build_classifier(names, head="logistic")
     rows = table[table["split"].isin(["train", "val"])].reset_index(drop=True)
     started = time.perf_counter()
     found = model.bottleneck_features(classifier, rows, data_dir, cache_dir=cache_dir, progress=False)
@@ -169,37 +171,150 @@ def _recipe_of_2019(
     return epochs, time.perf_counter() - started, best
 
 
-# ------------------------------------------------------------------------------------------------ seeds
-def compare_stages(table: pd.DataFrame, data_dir: Path, work_dir: Path) -> None:
-    names = sorted(table["given_label"].unique())
-    rows = []
-    for seed in SEEDS:
-        parts = split(table, seed)
-        held_out = {part: parts["split"].eq(part).to_numpy() for part in ("val", "test")}
-        features_dir = work_dir / "cache"
+# ------------------------------------------------------------------------------------------------ recipes
+BLOCKS = ["mixed4", "mixed6", "mixed8", "mixed10"]
+CLIP_ART = Path("/usr/share/openclipart/png")
+CLIP_CLASSES = ("animals", "buildings", "food", "people", "plants", "recreation", "tools", "transportation")
 
-        def note(step: str, probs: np.ndarray, loss: float = np.nan, parts=parts, held_out=held_out, seed=seed) -> None:
-            right = np.array(names)[probs.argmax(axis=1)] == parts["truth"].to_numpy()
-            rows.append((step, seed, right[held_out["val"]].mean(), right[held_out["test"]].mean(), loss))
 
-        classifier = model.build_classifier(names, seed=seed)
-        found = model.bottleneck_features(classifier, parts, data_dir, cache_dir=features_dir, progress=False)
-        old = model.head_model(model.published_model())
-        note("published head", old.predict(found.astype(np.float32), verbose=0))
-        history = train.train_head(classifier, found, parts["given_label"], parts["split"], seed=seed)
-        head = model.head_model(classifier)
-        note("stage 1", head.predict(found.astype(np.float32), verbose=0), history["val_loss"].min())
-        options = {"work_dir": work_dir / "checkpoints", "stored_views": 2, "learning_rate": 3e-3, "verbose": 0}
-        before = history["val_loss"].min()
-        history = train.fine_tune(classifier, parts, parts["given_label"], data_dir, epochs=6, seed=seed, **options)
-        probs = train.predict(classifier, parts, data_dir, progress=False)
-        note("stage 2, best epoch kept", probs, min(before, history["val_loss"].min()))
-    result = pd.DataFrame(rows, columns=["step", "seed", "val", "test", "val loss (given labels)"])
-    print(f"\nAccuracy against the truth, {len(SEEDS)} seeds of split, order and weights; {len(table)} pictures")
-    print(result.drop(columns="seed").groupby("step", sort=False).agg(["mean", "std"]).round(3).to_string())
-    wide = result.pivot(index="seed", columns="step", values="test")
-    gain = wide["stage 2, best epoch kept"] - wide["stage 1"]
-    print(f"stage 2 - stage 1 on test, seed by seed: {', '.join(f'{value:+.3f}' for value in gain)}")
+def picture_set(name: str, work_dir: Path, clip_art: Path) -> tuple[pd.DataFrame, Path]:
+    """Usable rows of a set with `truth` and `group`, and its folder."""
+    folder = work_dir / name / "pictures"
+    if name.startswith("demo"):
+        demo.make_demo(folder, images_per_class=150, seed=int(name[4:]))
+    elif not folder.exists():
+        (_draw_digits if name == "digits" else _copy_clip_art)(folder, clip_art)
+    table = data.scan(folder, cache_dir=work_dir / "cache", progress=False)
+    table["group"] = data.group_duplicates(table)
+    truth = demo.read_truth(folder)
+    table["truth"] = table["given_label"] if truth is None else table["path"].map(truth.set_index("path")["true_label"])
+    classes = table["given_label"].unique()
+    return table[table["problem"].eq("") & table["truth"].isin(classes)].reset_index(drop=True), folder
+
+
+def _draw_digits(folder: Path, _: Path) -> None:
+    digits = load_digits()
+    for i, (picture, label) in enumerate(zip(digits.images[:1000], digits.target[:1000], strict=True)):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray((picture * 15.9).astype(np.uint8)).resize((96, 96)).save(folder / str(label) / f"{i}.png")
+
+
+def _copy_clip_art(folder: Path, clip_art: Path) -> None:
+    for label in CLIP_CLASSES:
+        (folder / label).mkdir(parents=True)
+        files = np.random.default_rng(0).permutation(sorted((clip_art / label).rglob("*.png")))
+        for i, file in enumerate(files[:130]):
+            picture = Image.open(file).convert("RGBA")
+            picture.thumbnail((400, 400))
+            white = Image.new("RGBA", picture.size, "white")
+            Image.alpha_composite(white, picture).convert("RGB").save(folder / label / f"{i}.png")
+
+
+def with_errors(truth: np.ndarray, kind: str, x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Codes of which a fifth is wrong: "anywhere", "pairs" (always the next class) or "clumps" of neighbours."""
+    labels, count = truth.copy(), truth.max() + 1
+    if kind == "clumps":
+        while (labels != truth).mean() < 0.2:
+            centre = rng.integers(len(truth))
+            near = np.argsort(((x - x[centre]) ** 2).sum(axis=1))[:12]
+            near = near[truth[near] == truth[centre]]
+            labels[near] = (truth[centre] + rng.integers(1, count)) % count
+        return labels
+    wrong = rng.random(len(truth)) < 0.2
+    labels[wrong] += 1 if kind == "pairs" else rng.integers(1, count, wrong.sum())
+    return labels % count
+
+
+def dense_head(x: np.ndarray, y: np.ndarray, splits: pd.Series, seed: int) -> np.ndarray:
+    """The head of 2019 on the last block, by Adam with early stopping on val: probabilities (N, K)."""
+    keras.utils.set_random_seed(seed)
+    layers, targets = keras.layers, np.eye(y.max() + 1)[y]
+    plan = [layers.Dropout(0.4), layers.Dense(256, "relu"), layers.Dropout(0.5), layers.Dense(128, "relu")]
+    head = keras.Sequential([*plan, layers.Dropout(0.25), layers.Dense(targets.shape[1], "softmax")])
+    head.compile("adam", "categorical_crossentropy")
+    stop = keras.callbacks.EarlyStopping(patience=8, restore_best_weights=True)
+    is_train, is_val = splits.eq("train").to_numpy(), splits.eq("val").to_numpy()
+    val = (x[is_val], targets[is_val])
+    head.fit(x[is_train], targets[is_train], 128, 60, 0, callbacks=[stop], validation_data=val)
+    return head.predict(x, verbose=0)
+
+
+def logistic_head(
+    body: keras.Model, features: dict, y: pd.Series, table: pd.DataFrame, weighted: bool = False
+) -> np.ndarray:
+    """The head of 02's stage 1 on the blocks of `features`: probabilities (N, K)."""
+    weights = None
+    if weighted:
+        judged = labels.find_label_issues(y.mask(table["split"].eq("test")), features=features, groups=table["group"])
+        weights = (judged["p_given"] / (judged["p_given"] + judged["p_suggested"])).fillna(0).to_numpy()
+    classifier = model.with_head(body, sorted(y.unique()), blocks=list(features))
+    x = np.concatenate(list(features.values()), axis=1)
+    train.train_head(classifier, x, y, table["split"], groups=table["group"], weights=weights)
+    return model.head_model(classifier).predict(x, verbose=0)
+
+
+def compare_recipes(sets: list[str], seeds: int, work_dir: Path, clip_art: Path) -> None:
+    rows, body = [], model.published_model()
+    for name in sets:
+        table, folder = picture_set(name, work_dir, clip_art)
+        options = {"cache_dir": work_dir / "cache", "blocks": BLOCKS, "progress": False}
+        features = model.block_features(body, table, folder, **options)
+        features = {block: values.astype(np.float32) for block, values in features.items()}
+        classes = np.array(sorted(table["truth"].unique()))
+        truth, filed = (pd.Index(classes).get_indexer(table[column]) for column in ("truth", "given_label"))
+        for seed, kind in (
+            (seed, kind) for seed in range(seeds) for kind in ("as filed", "anywhere", "pairs", "clumps")
+        ):
+            parts = split(table, seed)
+            rng, is_test = np.random.default_rng(seed), parts["split"].eq("test").to_numpy()
+            y = filed if kind == "as filed" else with_errors(truth, kind, features["mixed6"], rng)
+            named, last = pd.Series(classes[y]), {"mixed10": features["mixed10"]}
+            recipes = (
+                ("dense head, last block", dense_head, (features["mixed10"], y, parts["split"], seed)),
+                ("logistic, last block", logistic_head, (body, last, named, parts)),
+                ("logistic, all blocks", logistic_head, (body, features, named, parts)),
+                ("the same, rows weighted", logistic_head, (body, features, named, parts, True)),
+                ("the same, true labels", logistic_head, (body, features, parts["truth"], parts)),
+            )
+            for recipe, fit, arguments in recipes:
+                started = time.perf_counter()
+                probs = fit(*arguments)[is_test]
+                right = probs.argmax(axis=1) == truth[is_test]
+                loss = -np.log(np.maximum(probs[np.arange(len(right)), truth[is_test]], 1e-6)).mean()
+                rows.append((name.rstrip("012"), kind, recipe, right.mean(), loss, time.perf_counter() - started))
+    table = pd.DataFrame(rows, columns=["set", "errors", "recipe", "accuracy", "log-loss", "seconds"])
+    runs = table.groupby(["set", "errors", "recipe"], sort=False)
+    half = 1.96 * runs[["accuracy", "log-loss"]].sem().add_suffix(" ±")
+    print("\nOn clean labels of test: mean, half of the 95 % interval over the runs")
+    print(runs.mean().join(half).join(runs.size().rename("runs")).round(3).to_string())
+
+
+# ------------------------------------------------------------------------------------------------ stages
+def compare_stages(sets: list[str], work_dir: Path, clip_art: Path, epochs: int) -> None:
+    for name in sets:
+        table, folder = picture_set(name, work_dir, clip_art)
+        table, names = split(table, 0), sorted(table["truth"].unique())
+        options = {"cache_dir": work_dir / "cache", "blocks": BLOCKS, "progress": False}
+        classifier = model.build_classifier(names, blocks=BLOCKS, head="logistic")
+        features = np.concatenate(list(model.block_features(classifier, table, folder, **options).values()), axis=1)
+        history = train.train_head(classifier, features, table["given_label"], table["split"], groups=table["group"])
+        test = table[table["split"].eq("test")]
+
+        def note(stage: str, classifier=classifier, test=test, folder=folder, names=names, name=name) -> None:
+            probs = train.predict(classifier, test, folder, progress=False)
+            codes = pd.Index(names).get_indexer(test["truth"])
+            value, low, high, *_ = evaluate.share_interval(probs.argmax(axis=1) == codes, test["group"].to_numpy())
+            loss = -np.log(np.maximum(probs[np.arange(len(codes)), codes], 1e-6)).mean()
+            print(f"{name:8s} {stage:12s} {value:.3f} ({low:.3f}–{high:.3f}), log-loss {loss:.3f}", flush=True)
+
+        note("stage 1")
+        started = time.perf_counter()
+        how = {"work_dir": work_dir / "checkpoints", "epochs": epochs, "learning_rate": 3e-3, "verbose": 0}
+        tuned = train.fine_tune(classifier, table, table["given_label"], folder, **how)
+        note("saved")
+        history = pd.concat([history, tuned])
+        print(history[["stage", "epoch", "val_loss", "val_accuracy"]].round(3).to_string(index=False))
+        print(f"stage 2: {time.perf_counter() - started:.0f} s")
 
 
 # ------------------------------------------------------------------------------------------------ memory
@@ -234,7 +349,11 @@ def measure_memory(count: int, work_dir: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tables", default="features,time,seeds,memory")
+    parser.add_argument("--tables", default="features,time,recipes,stages,memory")
+    parser.add_argument("--sets", default="demo0,demo1,demo2,digits,clipart", help="of recipes and stages")
+    parser.add_argument("--clip-art", type=Path, default=CLIP_ART, help="folder of openclipart-png")
+    parser.add_argument("--seeds", type=int, default=3, help="of recipes: splits and errors")
+    parser.add_argument("--stage-epochs", type=int, default=2, help="of stage 2")
     parser.add_argument("--images-per-class", type=int, default=60)
     parser.add_argument("--work-dir", type=Path, default=Path("build/bench"))
     parser.add_argument("--epochs", type=int, default=40, help="at most, of the recipe of 2019")
@@ -245,12 +364,15 @@ if __name__ == "__main__":
     if options.one:
         measure_memory(options.one, options.work_dir)
         sys.exit()
-    pictures = stand_in(options.work_dir, options.images_per_class)
+    if "features" in chosen or "time" in chosen:
+        pictures = stand_in(options.work_dir, options.images_per_class)
     if "features" in chosen:
         compare_rates(*pictures, options.work_dir)
     if "time" in chosen:
         compare_times(*pictures, options.epochs)
-    if "seeds" in chosen:
-        compare_stages(*pictures, options.work_dir)
+    if "recipes" in chosen:
+        compare_recipes(options.sets.split(","), options.seeds, options.work_dir, options.clip_art)
+    if "stages" in chosen:
+        compare_stages(options.sets.split(","), options.work_dir, options.clip_art, options.stage_epochs)
     if "memory" in chosen:
         compare_memory(options.work_dir)

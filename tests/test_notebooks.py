@@ -48,7 +48,7 @@ def shipped(tmp_path_factory):
     (data / "photographs" / "coins-PNG.png").rename(data / "unlabelled" / "new.png")
     pipeline.run_notebooks(
         pipeline.STEPS, folder / "run", progress=False, data_dir=data, cache_dir=folder / "cache",
-        head_epochs=5, fine_tune_epochs=0, blocks=["mixed4"], robustness_pictures=0, heat_map_pictures=0,
+        fine_tune_epochs=0, blocks=["mixed4"], robustness_pictures=0, heat_map_pictures=0,
     )  # fmt: skip
     return folder
 
@@ -58,7 +58,7 @@ def small(tmp_path_factory):
     """The same on a small demo, with other parameters."""
     folder = tmp_path_factory.mktemp("small")
     parameters = {
-        "data_dir": folder / "demo", "cache_dir": folder / "cache", "demo_images": 16, "head_epochs": 15,
+        "data_dir": folder / "demo", "cache_dir": folder / "cache", "demo_images": 16,
         "fine_tune_epochs": 1, "fine_tune_from": "mixed9", "blocks": ["mixed4", "mixed10"], "seed": 1, "batch_size": 8,
     }  # fmt: skip
     pipeline.run_notebooks(pipeline.STEPS, folder / "run", progress=False, **parameters)

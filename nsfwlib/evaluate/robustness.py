@@ -90,39 +90,34 @@ def measure_robustness(
 def heat_maps(model: keras.Model, pixels: np.ndarray, classes: Sequence[int], *, batch_size: int = 16) -> np.ndarray:
     """How much each region speaks for a class: float32 (N, h, w), 0 for not at all, 1 the most of its picture.
 
-    Gradient of the class's log-probability by the last feature map, averaged over positions, weighs its channels
-    (Selvaraju et al., Grad-CAM, 2017). It shows where evidence lies, not why it counts, and only as finely as h × w.
-    `pixels` are RGB 0–255 (N, S, S, 3), `classes` (N,) positions of the class to explain, such as a wrong answer.
+    Gradient of the class's log-probability by the pooled feature maps weighs their channels (Selvaraju et al.,
+    Grad-CAM, 2017); the maps of all blocks that feed the head are summed on the grid of the finest. It shows where
+    evidence lies, not why it counts. `pixels` are RGB 0–255 (N, S, S, 3), `classes` (N,) positions of the class to
+    explain, such as a wrong answer.
 
     Raises:
-        ValueError: the model has no feature map.
+        ValueError: the model is no classifier of this kit.
     """
-    last = _last_feature_map(model)
     from nsfwlib._tensorflow import keras, tf
+    from nsfwlib.model import block_output, head_blocks, head_model
 
-    body, tail = keras.Model(model.inputs, last), keras.Model(last, model.outputs[0])
-    maps = [np.zeros((0, *last.shape[1:3]), np.float32)]
+    outputs, head = [block_output(model, block) for block in head_blocks(model)], head_model(model)
+    body, grid = keras.Model(model.input, outputs), max(tuple(output.shape[1:3]) for output in outputs)
+    heat = [np.zeros((0, *grid), np.float32)]
     for start in range(0, len(pixels), batch_size):
         part = slice(start, start + batch_size)
-        features = body(tf.constant(pixels[part], tf.float32), training=False)
+        maps = tf.nest.flatten(body(tf.constant(pixels[part], tf.float32), training=False))
+        pooled = tf.concat([tf.reduce_mean(each, axis=(1, 2)) for each in maps], axis=1)
         with tf.GradientTape() as tape:
-            tape.watch(features)
-            probs = tail(features, training=False)
+            tape.watch(pooled)
+            probs = head(pooled, training=False)
             chosen = tf.gather(probs, tf.constant(classes[part], tf.int32), axis=1, batch_dims=1)
             evidence = tf.math.log(chosen + 1e-7)
-        weight = tf.reduce_mean(tape.gradient(evidence, features), axis=(1, 2), keepdims=True)
-        maps.append(tf.nn.relu(tf.reduce_sum(weight * features, axis=-1)).numpy())
-    heat = np.concatenate(maps)
+        weights = tf.split(tape.gradient(evidence, pooled), [each.shape[-1] for each in maps], axis=1)
+        shares = [tf.einsum("bhwc,bc->bhw", each, weight) for each, weight in zip(maps, weights, strict=True)]
+        heat.append(tf.nn.relu(sum(tf.image.resize(share[..., None], grid) for share in shares))[..., 0].numpy())
+    heat = np.concatenate(heat)
     return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True, initial=0), 1e-12)
-
-
-def _last_feature_map(model: keras.Model) -> keras.KerasTensor:
-    """Output of the last layer that still knows where things are."""
-    for layer in reversed(model.layers):
-        shape = getattr(layer.output, "shape", ())
-        if len(shape) == 4 and min(shape[1] or 0, shape[2] or 0) > 1:
-            return layer.output
-    raise ValueError(f"Expected a model with a feature map (B, h, w, C). Received: {model.name!r}, which has none.")
 
 
 def baseline_answers(

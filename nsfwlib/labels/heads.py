@@ -34,12 +34,13 @@ def fit_head(
     classes: Sequence[Hashable] | None = None,
     C: float | None = None,
     groups: Any = None,
+    weights: np.ndarray | None = None,
     seed: int = 0,
 ) -> LinearHead:
-    """Fit the head that judges labels on all valid rows, to compare heads before and after cleansing.
+    """Fit the head that judges labels on all valid rows: that of 02's first stage, and of 03's comparison.
 
-    `features` is (N, D) (concatenate blocks); unlabelled rows and rows with NaN are left out.
-    With `C=None` the strength is chosen by out-of-fold log-loss, folds by `groups`.
+    `features` is (N, D) (concatenate blocks); unlabelled rows and rows with NaN are left out; `weights` (N,) say how
+    much each row counts. With `C=None` the strength is chosen by out-of-fold log-loss, folds by `groups`.
     """
     codes, classes = encode(labels, classes)
     values = np.asarray(features)
@@ -48,9 +49,10 @@ def fit_head(
         raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
     if C is None:
         x = principal_features(values, valid, seed)
-        C = out_of_fold_probs(x, codes, valid, len(classes), group_codes(groups, len(codes)), seed)[1]
-    names = np.array(classes, object)
-    return LinearHead(C=C, classes=classes).fit(values[valid], names[codes[valid]])
+        group = group_codes(groups, len(codes))
+        C = out_of_fold_probs(x, codes, valid, len(classes), group, seed, weights=weights)[1]
+    names, counts = np.array(classes, object), None if weights is None else np.asarray(weights)[valid]
+    return LinearHead(C=C, classes=classes).fit(values[valid], names[codes[valid]], counts)
 
 
 class LinearHead(ClassifierMixin, BaseEstimator):
@@ -63,7 +65,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         self.C = C
         self.classes = classes
 
-    def fit(self, X: np.ndarray, y: Any) -> LinearHead:
+    def fit(self, X: np.ndarray, y: Any, sample_weight: np.ndarray | None = None) -> LinearHead:
         """Fit on (N, D) features and N labels."""
         codes, classes = encode(y, self.classes)
         self.classes_ = np.array(classes)
@@ -72,7 +74,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         present = np.unique(codes)
         self.only_ = present[0] if len(present) == 1 else None
         if self.only_ is None:
-            self.model_ = _logistic(self.C).fit(_project(values, valid, self.mean_, self.directions_), codes)
+            x = _project(values, valid, self.mean_, self.directions_)
+            self.model_ = _logistic(self.C).fit(x, codes, sample_weight)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
@@ -88,6 +91,17 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         probs[~valid] = np.nan
         return probs
 
+    def coefficients(self) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel (D, K) and bias (K,): of finite rows the probabilities are softmax(X @ kernel + bias).
+
+        Only where every class had rows.
+        """
+        rotated, bias = self.model_.coef_.T, self.model_.intercept_
+        if rotated.shape[1] == 1:  # of two classes scikit-learn keeps one difference
+            rotated, bias = rotated * [[-0.5, 0.5]], bias * [-0.5, 0.5]
+        kernel = self.directions_ @ rotated
+        return kernel, bias - self.mean_ @ kernel
+
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The likeliest class of each row."""
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
@@ -102,12 +116,15 @@ def out_of_fold_probs(
     seed: int,
     *,
     strengths: Sequence[float] = STRENGTHS,
+    weights: np.ndarray | None = None,
 ) -> tuple[np.ndarray, float]:
     """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss."""
+    weights = np.ones(len(x)) if weights is None else np.asarray(weights)
     usable = valid & (codes != UNLABELLED)
     fold = group_folds(np.where(usable, codes, UNLABELLED), groups, seed)
     rows = np.flatnonzero(usable)
     taught, stands_for = _taught(codes, rows, seed)
+    stands_for = stands_for * weights[taught]
     models = [_logistic(strengths[0]) for _ in range(FOLDS)]
     best, least, chosen = np.full((len(codes), n_classes), EPS), np.inf, strengths[0]
     for strength in strengths:
@@ -116,13 +133,14 @@ def out_of_fold_probs(
             train, test = taught[fold[taught] != k], np.flatnonzero(valid & (fold == k))
             present = np.unique(codes[train])
             if len(present) > 1:
-                weights = stands_for[fold[taught] != k]
-                model.set_params(C=strength).fit(x[train].astype(np.float32), codes[train], weights)
+                model.set_params(C=strength).fit(
+                    x[train].astype(np.float32), codes[train], stands_for[fold[taught] != k]
+                )
             for part in (test[block] for block in chunks(len(test))):
                 says = model.predict_proba(x[part].astype(np.float32)) if len(present) > 1 else 1.0
                 probs[part[:, None], present] = says
         probs = normalised(probs)
-        loss = -np.log(probs[rows, codes[rows]]).mean() if len(rows) else 0.0
+        loss = -np.average(np.log(probs[rows, codes[rows]]), weights=weights[rows]) if len(rows) else 0.0
         if loss >= least:
             break  # the loss has one minimum in C: weaker heads cost the most and win nothing
         best, least, chosen = probs, loss, strength

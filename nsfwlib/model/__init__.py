@@ -13,9 +13,11 @@ class_names          The class names that travel in the model, in the order of i
 image_size           Side S in pixels of the square pictures that the model takes
 head_model           The head alone, (B, D) features → (B, K) probabilities, *sharing* its layers with `model`
 feature_model        The backbone up to `blocks`: RGB 0–255 (B, S, S, 3) → a list of pooled outputs (B, D)
-last_block           Name of the last block of the backbone, whose pooled output feeds the head
+with_head            A classifier with a fresh head on the pooled outputs of `blocks`; it *shares* the backbone
+find_blocks          Names of the ends of the backbone's stages, from fine to coarse
+head_blocks          Names of the blocks whose pooled outputs feed the head, in its order
 block_output         Symbolic output of the layer `block`
-reset_head           Fresh initial weights for the head, determined by `seed` alone
+set_logistic_head    Make the head answer softmax(features · kernel (D, K) + bias (K,))
 seed_dropout         Make the next training draw the same dropout masks, however often the layers have drawn before
 freeze_backbone      Leave only the head trainable
 unfreeze_from        Make the backbone trainable after `block` ("mixed0" … "mixed10"), BatchNorm excepted

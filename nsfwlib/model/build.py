@@ -19,19 +19,18 @@ import numpy as np
 from nsfwlib._tensorflow import keras
 from nsfwlib.model.classifier import (
     _CLASSES,
-    BACKBONES,
     FEATURES,
     _checked_names,
     _escape,
     assemble,
-    backbone_layers,
     class_names as names_of,
     copy_backbone,
     head_dense_layers,
     image_size as size_of,
     set_rescaling,
+    with_head,
 )
-from nsfwlib.model.published import CLASS_NAMES, load_backbone, published_model
+from nsfwlib.model.published import CLASS_NAMES, MODELS as PUBLISHED, load_backbone, published_model
 
 MOST_BYTES = 4 << 30  # of an unpacked model file
 # What a network of keras.applications with a head of dense layers is made of; a Lambda is not among them.
@@ -115,37 +114,62 @@ def build_classifier(
     weights: str | Path | None = "nsfwjs",
     backbone: str = "InceptionV3",
     head: str = "original",
+    blocks: Sequence[str] | None = None,
     image_size: int | None = None,
+    rescaling: tuple[float, float] = (1 / 255, 0.0),
     seed: int = 0,
 ) -> keras.Model:
     """A classifier with a fresh head on a frozen backbone: uint8 or float RGB 0–255 (B, S, S, 3) → (B, K).
 
     Args:
         class_names: K names, at least two, in the order of the outputs.
-        weights: of the backbone: "nsfwjs" (published with InceptionV3 and MobileNetV2), "imagenet" (Keras' download), a
-            file that `load_model` reads, or None (random).
-        backbone: a key of `BACKBONES`.
-        head: "original" (Dropout 0.4, Dense 256, Dropout 0.5, Dense 128, Dropout 0.25, softmax; the scripts of 2019
-            lost the first dropout to a typo), or "logistic" (softmax alone).
+        weights: of the backbone: "nsfwjs" (published with InceptionV3 and MobileNetV2), "imagenet" (Keras' download),
+            None (random), or a model file, whose network is the backbone then: one that `load_model` reads, or any
+            `.keras` of square RGB pictures.
+        backbone: name of a network in keras.applications.
+        head: "logistic" (standardised features, softmax), which `train.train_head` fits, or "original" (Dropout 0.4,
+            Dense 256, Dropout 0.5, Dense 128, Dropout 0.25, softmax; the scripts of 2019 lost the first dropout to a
+            typo).
+        blocks: layers whose pooled outputs feed the head, the deepest last, see `model.find_blocks`; by default the
+            last block alone.
         image_size: S; the backbone's own by default.
+        rescaling: of a foreign `.keras`: its network is given rgb · scale + offset.
 
     Raises:
-        ValueError: an unknown name, fewer than two classes, or weights of another architecture.
+        ValueError: an unknown name, fewer than two classes, or a file of another picture size.
     """
-    if weights == "nsfwjs" and backbone in set(BACKBONES) - {"InceptionV3", "MobileNetV2"}:
+    if weights == "nsfwjs" and backbone not in PUBLISHED:
         raise ValueError(
             "weights='nsfwjs' are an InceptionV3 or a MobileNetV2. "
             f"Received: backbone={backbone!r}. Use weights='imagenet'."
         )
-    classifier = assemble(class_names, backbone, head=head, size=image_size, imagenet=weights == "imagenet", seed=seed)
-    if weights == "nsfwjs":
-        load_backbone(classifier, backbone)
-    elif weights not in (None, "imagenet"):
-        source = load_model(Path(weights))
-        copy_backbone(classifier, backbone_layers(source))
-        theirs = source.get_layer("rescaling")
-        set_rescaling(classifier, theirs.scale, theirs.offset)
-    return classifier
+    if weights in (None, "nsfwjs", "imagenet"):
+        options = {"head": head, "blocks": blocks, "size": image_size, "imagenet": weights == "imagenet", "seed": seed}
+        classifier = assemble(class_names, backbone, **options)
+        if weights == "nsfwjs":
+            load_backbone(classifier, backbone)
+        return classifier
+    keras.utils.set_random_seed(seed)
+    return with_head(_backbone_of(Path(weights), image_size, rescaling), class_names, blocks=blocks, head=head)
+
+
+def _backbone_of(path: Path, size: int | None, rescaling: tuple[float, float]) -> keras.Model:
+    """The model in a file; a foreign one behind a layer "rescaling" of its own."""
+    found = _load(path, None)
+    side = size or size_of(found)
+    if found.input_shape[1] not in (None, side):
+        raise ValueError(f"{path} takes pictures of {found.input_shape[1]}. Received: image_size={side}. Leave it out.")
+    if any(layer.name == "rescaling" for layer in found.layers):
+        return found
+    inputs = keras.Input((side, side, 3), name="rgb")
+    rescale = keras.layers.Rescaling(*rescaling, name="rescaling")
+
+    def call(layer: keras.layers.Layer, first: Any, *others: Any, **options: Any) -> Any:
+        return layer(rescale(first) if first is inputs else first, *others, **options)
+
+    body = keras.models.clone_model(found, inputs, call_function=call)
+    body.set_weights(found.get_weights())
+    return body
 
 
 def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras.Model:

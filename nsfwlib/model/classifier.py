@@ -5,22 +5,19 @@ Keras loads it.
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FunctionType
 
 import numpy as np
 
 from nsfwlib._tensorflow import keras
 from nsfwlib.files import table_path, write_whole
 
-# keras.applications name → (scale, offset) from raw RGB to what its ImageNet weights expect, and its image size
-BACKBONES = {
-    "InceptionV3": (1 / 127.5, -1.0, 299),
-    "MobileNetV2": (1 / 127.5, -1.0, 224),
-    "EfficientNetV2B0": (1.0, 0.0, 224),
-    "ConvNeXtTiny": (1.0, 0.0, 224),
-}
-FEATURES = "features"  # the layer of pooled backbone output, where the head begins
+SIZES = {"InceptionV3": 299, "InceptionResNetV2": 299, "Xception": 299}  # of pictures; 224 for all others
+FEATURES = "features"  # the layer of pooled outputs of one or several blocks, where the head begins
+STANDARDISE = "standardise"  # the layer of a logistic head that holds mean and variance of its features
 _CLASSES = "classes"  # the last layer; its name carries the class names
 
 
@@ -41,6 +38,7 @@ def assemble(
     backbone: str = "InceptionV3",
     *,
     head: str = "original",
+    blocks: Sequence[str] | None = None,
     size: int | None = None,
     imagenet: bool = False,
     seed: int = 0,
@@ -50,17 +48,54 @@ def assemble(
     Arguments and errors are those of `model.build_classifier`.
     """
     names = _checked_names(class_names)
-    if backbone not in BACKBONES:
-        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}. Received: {backbone!r}.")
-    scale, offset, usual = BACKBONES[backbone]
+    scale, offset = _expected_range(backbone)
     keras.utils.set_random_seed(seed)
-    inputs = keras.Input((size or usual, size or usual, 3), name="rgb")
+    size = size or SIZES.get(backbone, 224)
+    inputs = keras.Input((size, size, 3), name="rgb")
     rescaled = keras.layers.Rescaling(scale, offset, name="rescaling")(inputs)
+    keras.layers.Rescaling(1.0)  # takes the automatic name "rescaling", which a layer of the network would have
     body = getattr(keras.applications, backbone)(
         include_top=False, weights="imagenet" if imagenet else None, input_tensor=rescaled
     )
-    features = keras.layers.GlobalAveragePooling2D(name=FEATURES)(body.output)
-    classifier = keras.Model(inputs, _head(features, names, head), name="classifier")
+    return with_head(keras.Model(inputs, body.output), names, blocks=blocks, head=head)
+
+
+def _expected_range(backbone: str) -> tuple[float, float]:
+    """(scale, offset) from raw RGB to what the ImageNet weights of this network of keras.applications expect."""
+    network = getattr(keras.applications, backbone, None)
+    if not isinstance(network, FunctionType):
+        known = [name for name, value in vars(keras.applications).items() if isinstance(value, FunctionType)]
+        raise ValueError(f"backbone must be one of {', '.join(known)}. Received: {backbone!r}.")
+    pixels = np.array([[0.0, 0, 0], [255, 255, 255], [255, 0, 0]])[:, None, None]
+    black, white, red = sys.modules[network.__module__].preprocess_input(pixels.copy())[:, 0, 0]
+    if np.ptp(black) or np.ptp(white) or red[0] != white[0]:
+        raise ValueError(
+            f"The ImageNet weights of {backbone} want channels of different ranges or in another order, which one "
+            "rescaling does not give. Expected a network such as InceptionV3, MobileNetV2 or EfficientNetV2B0."
+        )
+    return float(white[0] - black[0]) / 255, float(black[0])
+
+
+def with_head(
+    model: keras.Model, class_names: Sequence[str], *, blocks: Sequence[str] | None = None, head: str = "logistic"
+) -> keras.Model:
+    """A classifier with a fresh head on the pooled outputs of `blocks`; it *shares* the backbone of `model`, frozen.
+
+    Args:
+        model: a classifier, or a network of square RGB pictures that begins with the layer "rescaling".
+        class_names: K names in the order of the outputs.
+        blocks: layer names, the deepest last, see `find_blocks`; by default the last block alone.
+        head: "logistic" (standardised features, softmax) or "original", see `model.build_classifier`.
+
+    Raises:
+        ValueError: there is no such block or head.
+    """
+    layers = keras.layers
+    maps = [block_output(model, block) for block in blocks or find_blocks(model)[-1:]]
+    names = [f"pooled_{i}" for i in range(len(maps))] if len(maps) > 1 else [FEATURES]
+    pooled = [layers.GlobalAveragePooling2D(name=name)(each) for name, each in zip(names, maps, strict=True)]
+    features = layers.Concatenate(name=FEATURES)(pooled) if len(maps) > 1 else pooled[0]
+    classifier = keras.Model(model.input, _head(features, _checked_names(class_names), head), name="classifier")
     freeze_backbone(classifier)
     return classifier
 
@@ -71,6 +106,9 @@ def _head(features: keras.KerasTensor, names: list[str], head: str) -> keras.Ker
     if head not in plans:
         raise ValueError(f"head must be one of {', '.join(plans)}. Received: {head!r}.")
     x = features
+    if head == "logistic":  # frozen, so that it never learns
+        fixed = {"center": False, "scale": False, "epsilon": 1e-7, "trainable": False}
+        x = layers.BatchNormalization(name=STANDARDISE, **fixed)(x)
     for i, step in enumerate(plans[head]):
         if step < 1:
             x = layers.Dropout(step, name=f"head_dropout_{i // 2 + 1}")(x)
@@ -134,17 +172,30 @@ def head_model(model: keras.Model) -> keras.Model:
 
     Training it on cached features trains the classifier's head.
     """
-    x = inputs = keras.Input(model.get_layer(FEATURES).output.shape[1:], name=FEATURES)
+    x = inputs = keras.Input(_block(model, FEATURES).output.shape[1:], name=FEATURES)
     for layer in _head_layers(model):
         x = layer(x)
     return keras.Model(inputs, x, name="head")
 
 
-def reset_head(model: keras.Model, *, seed: int) -> None:
-    """Fresh initial weights for the head (Glorot and Bengio 2010; biases zero), determined by `seed` alone."""
-    for i, layer in enumerate(head_dense_layers(model)):
-        kernel = keras.initializers.GlorotUniform(seed + i)(layer.kernel.shape)
-        layer.set_weights([kernel, np.zeros(layer.bias.shape)])
+def set_logistic_head(
+    model: keras.Model, kernel: np.ndarray, bias: np.ndarray, mean: np.ndarray, std: np.ndarray
+) -> None:
+    """Make the head answer softmax(features · kernel (D, K) + bias (K,)), features standardised by mean and std (D,).
+
+    They are scaled to a length of about 1, however many they are, so that a step of training moves any head as far.
+
+    Raises:
+        ValueError: the head is not the "logistic" one.
+    """
+    if STANDARDISE not in {layer.name for layer in model.layers}:
+        raise ValueError(
+            f"The head of the model {model.name!r} must be 'logistic', which has one solution. Received: one of dense "
+            "layers. Build it with model.build_classifier(…, head='logistic'), or give it one by model.with_head."
+        )
+    std = np.where(std > 0, std, 1.0) * np.sqrt(len(std))
+    model.get_layer(STANDARDISE).set_weights([mean, std**2])
+    model.get_layer("logits").set_weights([kernel * std[:, None], bias + mean @ kernel])
 
 
 def seed_dropout(model: keras.Model, *, seed: int) -> None:
@@ -181,9 +232,33 @@ def _block(model: keras.Model, name: str) -> keras.layers.Layer:
         raise ValueError(f"The backbone has no block {name!r}. Blocks it has: {', '.join(known)}.") from None
 
 
-def last_block(model: keras.Model) -> str:
-    """Name of the last block of the backbone, whose pooled output feeds the head ("mixed10" of InceptionV3)."""
-    return model.get_layer(FEATURES).input._keras_history.operation.name
+def find_blocks(model: keras.Model) -> list[str]:
+    """Names of the ends of the backbone's stages: the last layer of each resolution that all paths go through.
+
+    From fine to coarse; InceptionV3's are the stem's last two, mixed2 (35 × 35 positions of a picture of 299), mixed7
+    (17 × 17) and mixed10 (8 × 8). The last one alone feeds the head of 2019.
+    """
+    names, ends, furthest = [layer.name for layer in model.layers], {}, {}
+    body = model.layers[: names.index(FEATURES) if FEATURES in names else None]
+    body = [layer for layer in body if not layer.name.startswith("pooled_")]
+    place = {id(layer): i for i, layer in enumerate(body)}
+    for i, layer in enumerate(body):
+        for tensor in keras.tree.flatten(layer.input):
+            furthest[place.get(id(tensor._keras_history.operation))] = i  # None: the input of a nested model
+    reach = 0
+    for i, layer in enumerate(body):
+        shape = getattr(layer.output, "shape", ())
+        if len(shape) == 4 and reach <= i and not isinstance(layer, keras.layers.ZeroPadding2D):
+            ends[round(np.log2(model.input_shape[1] / shape[1]))] = layer.name
+        reach = max(reach, furthest.get(i, 0))
+    return [name for stage, name in ends.items() if stage]  # without the pictures themselves
+
+
+def head_blocks(model: keras.Model) -> list[str]:
+    """Names of the blocks whose pooled outputs feed the head, in its order (["mixed10"] in the model of 2019)."""
+    source = _block(model, FEATURES)
+    pools = source.input if isinstance(source.input, list) else [source.output]
+    return [tensor._keras_history.operation.input._keras_history.operation.name for tensor in pools]
 
 
 def freeze_backbone(model: keras.Model) -> None:

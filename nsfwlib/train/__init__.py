@@ -1,6 +1,6 @@
 """How good does the classifier get on these pictures? Head, fine-tuning, forecast.
 
-train_head          Stage 1: train the head of `model` on its bottleneck features (N, D)
+train_head          Stage 1: fit the "logistic" head of `model` on pooled features (N, D), in place
 compile_classifier  Cross-entropy on one-hot labels, accuracy beside it
 predict             Probabilities float32 (N, K) of the rows of the images table; NaN where a picture cannot be read
 predictions_table   `path`, `split`, one column of probabilities a class: what `predictions.parquet` holds

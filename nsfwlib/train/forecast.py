@@ -22,7 +22,6 @@ def training_cost(
     blocks: Sequence[str],
     fine_tune_from: str = "mixed7",
     fine_tune_epochs: int = 2,
-    stored_views: int = 0,
     sample: int = 16,
 ) -> pd.DataFrame:
     """What training will cost on this machine, from `sample` pictures decoded and sent through the network now.
@@ -43,12 +42,9 @@ def training_cost(
     train, val = (usable["split"].eq(split).sum() for split in ("train", "val"))
     upper = max(whole - lower, 0.0)
     steps = [("features of the frozen backbone", missing, max(whole, decode))]
-    if fine_tune_epochs and stored_views:
-        steps += [("lower part, stored", stored_views * train + val, max(lower, decode))]
     if fine_tune_epochs:
-        forward = upper if stored_views else decode + whole
-        steps += [("fine-tuning", fine_tune_epochs * train, forward + 2 * upper)]
-        steps += [("validation", (fine_tune_epochs + 1) * val, forward)]
+        steps += [("fine-tuning", fine_tune_epochs * train, decode + whole + 2 * upper)]
+        steps += [("validation", (fine_tune_epochs + 2) * val, decode + whole)]
     steps += [("predictions", len(usable) - train, max(whole, decode))]
     plan = pd.DataFrame(steps, columns=["step", "images", "seconds_per_image"])
     return plan.assign(minutes=plan["images"] * plan["seconds_per_image"] / 60)

@@ -1,24 +1,29 @@
-"""How is the head trained? On cached features: a frozen backbone gives the same output every epoch."""
+"""How is the head fitted, and how much does each block count? On cached features, by the heads that judge labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 from tqdm.auto import tqdm
 
-from nsfwlib._tensorflow import keras, tf
+from nsfwlib._tensorflow import keras
 from nsfwlib.data import MAX_PIXELS, check_class_names
+from nsfwlib.labels import fit_head, group_codes, out_of_fold_probs, principal_features
 from nsfwlib.model import (
     Files,
+    block_output,
     class_names as names_of,
     forward_pass,
-    head_model,
+    head_blocks,
     image_size,
-    reset_head,
-    seed_dropout,
+    set_logistic_head,
     stream_answers,
 )
+
+SAMPLE = 20_000  # rows that mean and spread of the features are taken from
 
 
 def train_head(
@@ -27,70 +32,101 @@ def train_head(
     labels: pd.Series,
     splits: pd.Series,
     *,
-    epochs: int = 60,
-    batch_size: int | None = None,
-    learning_rate: float = 1e-3,
-    patience: int = 8,
-    label_smoothing: float = 0.0,
+    groups: pd.Series | None = None,
+    weights: np.ndarray | None = None,
     class_weight: str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Stage 1: train the head of `model` on its bottleneck features (N, D); the best epoch on `val` is kept.
+    """Stage 1: fit the "logistic" head of `model` on pooled features, in place: the one solution there is.
+
+    Each block gets the head that judges labels in 03 (`labels.fit_head`), its strength chosen by out-of-fold log-loss,
+    folds by group. What the model answers is the sum of their log-odds, each times the share that is best out of fold.
+    All of that on the training rows; `val` is only measured.
 
     Args:
-        model: a classifier; its head is trained in place.
-        features: pooled output of the block before the head; rows with NaN are left out.
+        model: a classifier with head="logistic".
+        features: (N, ΣD) pooled outputs of `model.head_blocks` side by side; rows with NaN are left out.
         labels: N class names; missing ones are left out.
         splits: N of "train", "val", "test"; `test` is not looked at.
-        epochs: at most so many; early stopping after `patience` epochs without a lower validation loss.
-        batch_size: rows a step; by default 128, and more where an epoch would have over 500 steps, up to 2,048.
-        learning_rate: of Adam.
-        patience: epochs.
-        label_smoothing: 0 … 1, spread evenly over the classes (Szegedy et al. 2016, section 7).
+        groups: N near-duplicate groups; every row for itself by default.
+        weights: N numbers from 0: how much each row counts, in the losses on `val` too, such as the chance that its
+            label is right.
         class_weight: "balanced" weighs classes by the inverse of their number, None does not.
-        seed: of initial weights, order and dropout.
+        seed: of the folds.
 
     Returns:
-        One row an epoch: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate.
+        One row: stage, epoch, loss, accuracy, val_loss, val_accuracy, learning_rate (none). Its `attrs["blocks"]` has
+        a record a block: `block`, `log_loss` out of fold with its 95 % interval `low` … `high`, `share`.
 
     Raises:
-        ValueError: a class without a training image, labels of unknown classes, no validation images.
-        FloatingPointError: the loss became NaN; the head keeps the weights of the best epoch before.
+        ValueError: a class without a training image, labels of unknown classes, no validation images, another head.
     """
     if not len(features) == len(labels) == len(splits):
         raise ValueError(
             f"Expected a row of features, a label and a split for each picture. Received: {len(features)} rows of "
             f"features, {len(labels)} labels, {len(splits)} splits."
         )
-    usable = labels.notna().to_numpy() & ~np.isnan(features[:, 0])
+    names, usable = names_of(model), labels.notna().to_numpy() & ~np.isnan(features[:, 0])
     rows = {split: np.flatnonzero(usable & splits.eq(split).to_numpy()) for split in ("train", "val")}
-    targets = one_hot(labels, rows, names_of(model))
-    keras.utils.set_random_seed(seed)
-    reset_head(model, seed=seed)
-    seed_dropout(model, seed=seed)
-    head = head_model(model)
-    compile_classifier(head, keras.optimizers.Adam(learning_rate), label_smoothing)
-    batch_size = batch_size or int(np.clip(len(rows["train"]) // 500, 128, 2048))
-    options = {"batch_size": batch_size, "by_number": True, "seed": seed}
-    train, val = (
-        rows_dataset(features, targets[split], some[None], shuffled=split == "train", **options)
-        for split, some in rows.items()
-    )
-    stop = keras.callbacks.EarlyStopping(
-        monitor="val_loss", patience=patience, restore_best_weights=True, start_from_epoch=1
-    )
-    nan = StopOnNaN()
-    fitted = head.fit(
-        train,
-        validation_data=val,
-        epochs=epochs,
-        verbose=0,
-        shuffle=False,
-        callbacks=[nan, stop],
-        class_weight=class_weights(targets["train"], class_weight),
-    )
-    nan.check()
-    return history_table(fitted.history, "head").assign(learning_rate=learning_rate)
+    targets, train = one_hot(labels, rows, names), rows["train"]
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights)
+    counts = row_weights(targets["train"], weights[train], class_weight)
+    group = group_codes(None if groups is None else groups.iloc[train], len(train))
+    blocks = {name: block_output(model, name).shape[-1] for name in head_blocks(model)}
+    parts = np.split(features, np.cumsum(list(blocks.values()))[:-1], axis=1)
+    fitted = [_block_head(part[train], targets["train"], group, counts, seed) for part in parts]
+    odds, kernels, biases = (list(each) for each in zip(*fitted, strict=True))
+    share = _shares(odds, targets["train"], counts)
+    kernel = np.concatenate([kernel * part for kernel, part in zip(kernels, share, strict=True)])
+    bias = share @ np.stack(biases)
+    sample = features[train[:: -(-len(train) // SAMPLE)]].astype(np.float32)
+    set_logistic_head(model, kernel, bias, sample.mean(axis=0), sample.std(axis=0))
+    record = {"stage": "head", "epoch": 1}
+    for split, prefix in (("train", ""), ("val", "val_")):
+        chunks = np.array_split(rows[split], len(rows[split]) // SAMPLE + 1)
+        answers = np.concatenate([features[chunk].astype(np.float32) @ kernel for chunk in chunks]) + bias
+        right = answers.argmax(axis=1) == targets[split].argmax(axis=1)
+        loss = np.average(_losses(answers, targets[split]), weights=weights[rows[split]])
+        record |= {f"{prefix}loss": loss, f"{prefix}accuracy": right.mean()}
+    history = pd.DataFrame([record | {"learning_rate": np.nan}])
+    history.attrs["blocks"] = [
+        {"block": name, **_interval(_losses(answers, targets["train"]), counts, group), "share": part}
+        for name, answers, part in zip(blocks, odds, share.tolist(), strict=True)
+    ]
+    return history
+
+
+def _block_head(
+    values: np.ndarray, targets: np.ndarray, group: np.ndarray, counts: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Out-of-fold log-probabilities (n, K) of one block's head, and the whole head's kernel (D, K) and bias (K,)."""
+    codes, width, valid = targets.argmax(axis=1), targets.shape[1], np.ones(len(targets), bool)
+    projected = principal_features(values, valid, seed)
+    probs, strength = out_of_fold_probs(projected, codes, valid, width, group, seed, weights=counts)
+    head = fit_head(values, codes, classes=range(width), C=strength, weights=counts, seed=seed)
+    return np.log(probs), *head.coefficients()
+
+
+def _shares(odds: list[np.ndarray], targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """How much each block's log-odds count, 0 or more: what makes their sum explain the labels best."""
+
+    def loss(share: np.ndarray) -> float:
+        return np.average(_losses(np.tensordot(share, odds, 1), targets), weights=counts)
+
+    start = np.full(len(odds), 1 / len(odds))
+    return minimize(loss, start, bounds=[(0, None)] * len(odds)).x
+
+
+def _losses(answers: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Cross-entropy (n,) of log-odds (n, K)."""
+    return logsumexp(answers, axis=1) - (answers * targets).sum(axis=1)
+
+
+def _interval(losses: np.ndarray, counts: np.ndarray, group: np.ndarray) -> dict[str, float]:
+    """Mean of the losses, each as much as its row counts (1 on average), and its interval; groups are its units."""
+    mean = np.average(losses, weights=counts)
+    half = 1.96 * np.sqrt(np.mean((counts * (losses - mean)) ** 2) / (group.max() + 1))
+    return {"log_loss": mean, "low": mean - half, "high": mean + half}
 
 
 def one_hot(labels: pd.Series, rows: dict[str, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
@@ -111,49 +147,18 @@ def one_hot(labels: pd.Series, rows: dict[str, np.ndarray], names: list[str]) ->
     return {split: np.eye(len(names), dtype=np.float32)[codes[some]] for split, some in rows.items()}
 
 
-def rows_dataset(
-    values: np.ndarray,
-    targets: np.ndarray,
-    rows: np.ndarray,
-    *,
-    batch_size: int,
-    shuffled: bool,
-    by_number: bool = False,
-    seed: int = 0,
-) -> tf.data.Dataset:
-    """Batches (float32 (b, …), one-hot (b, K)) of rows of (memory-mapped) `values`; only numbers are shuffled.
-
-    `rows` (V, N) numbers the rows of each picture's V views: an epoch takes each picture once, in a view drawn anew.
-    With `by_number` a batch is read in the order of the disk.
-    """
-    views, count = rows.shape
-
-    def gather(positions: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        positions = np.sort(positions) if by_number else positions
-        return values[rows[drawn % views, positions]].astype(np.float32), targets[positions]
-
-    def shaped(positions: tf.Tensor, drawn: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x, y = tf.numpy_function(gather, [positions, drawn], [tf.float32, tf.float32])
-        return tf.ensure_shape(x, (None, *values.shape[1:])), tf.ensure_shape(y, (None, targets.shape[1]))
-
-    order = tf.data.Dataset.range(count)
-    order = order.shuffle(count, seed=seed) if shuffled else order
-    drawn = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-    return tf.data.Dataset.zip(order, drawn).batch(batch_size).map(shaped).prefetch(2)
-
-
 def compile_classifier(model: keras.Model, optimizer: keras.Optimizer, label_smoothing: float = 0.0) -> None:
     """Cross-entropy on one-hot labels, accuracy beside it."""
     loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
     model.compile(optimizer, loss=loss, metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")])
 
 
-def class_weights(targets: np.ndarray, kind: str | None) -> dict[int, float] | None:
-    """Of "balanced": the inverse of each class's number, scaled so that the mean over the rows is 1."""
+def row_weights(targets: np.ndarray, weights: np.ndarray, kind: str | None = None) -> np.ndarray:
+    """How much each row of one-hot `targets` counts, 1 on average: `weights`, "balanced" by the sum of its class."""
     if kind not in (None, "balanced"):
         raise ValueError(f"class_weight must be 'balanced' or None. Received: {kind!r}.")
-    counts = targets.sum(axis=0)
-    return None if kind is None else dict(enumerate((len(targets) / (len(counts) * counts)).tolist()))
+    counts = weights / np.maximum(weights @ targets, 1e-9)[targets.argmax(axis=1)] if kind else weights
+    return counts / counts.mean()
 
 
 def history_table(history: dict[str, list[float]], stage: str, *, first: int = 1) -> pd.DataFrame:

@@ -58,15 +58,15 @@ def save_whole(model: keras.Model, path: Path) -> None:
 
 
 class Keep(keras.callbacks.Callback):
-    """After each epoch its row of `history` and its weights: the best ones stay, and the last two to go on from.
+    """After each epoch its row of `history` and its weights: the first, the best, and the last two to go on from.
 
     `before` is the loss on validation before training, `history` that of the epochs that are finished. An epoch counts
-    as finished when its weights are on disk.
+    as finished when its weights are on disk. Training stops after `patience` epochs without a lower loss.
     """
 
-    def __init__(self, work_dir: Path, before: float, history: pd.DataFrame) -> None:
+    def __init__(self, work_dir: Path, before: float, history: pd.DataFrame, patience: int) -> None:
         super().__init__()
-        self.work_dir, self.before, self.history = work_dir, before, history
+        self.work_dir, self.before, self.history, self.patience = work_dir, before, history, patience
 
     def file(self, epoch: int) -> Path:
         """The weights after so many epochs."""
@@ -74,8 +74,15 @@ class Keep(keras.callbacks.Callback):
 
     def best(self) -> Path:
         """The weights of the lowest loss, the first of several."""
-        losses = [self.before, *self.history.get("val_loss", [])]
-        return self.file(int(np.argmin(np.nan_to_num(losses, nan=np.inf))))
+        return self.file(int(self.losses().argmin()))
+
+    def losses(self) -> np.ndarray:
+        """On validation before training and after each epoch; infinite where there is none."""
+        return np.nan_to_num([self.before, *self.history.get("val_loss", [])], nan=np.inf)
+
+    def is_over(self) -> bool:
+        """Whether the loss has not been lower for so many epochs."""
+        return len(self.history) - self.losses().argmin() >= self.patience
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Called by Keras."""
@@ -90,5 +97,6 @@ class Keep(keras.callbacks.Callback):
         runs.write_table(self.history, self.work_dir / "epochs.csv")
         if np.isfinite(logs["loss"]):  # else training ends here
             save_whole(self.model, self.file(epoch + 1))
-            for file in {self.file(n) for n in range(epoch)} - {self.best()}:
+            for file in {self.file(n) for n in range(1, epoch)} - {self.best()}:
                 file.unlink(missing_ok=True)
+        self.model.stop_training |= self.is_over()

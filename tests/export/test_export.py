@@ -46,7 +46,7 @@ def node_modules():
 
 @pytest.fixture(scope="module")
 def small():
-    """A classifier of 64 pixels with each kind of layer, whose answers to photographs differ from one to another."""
+    """A classifier of 64 pixels with each kind of layer and a head on two blocks; its answers to photographs differ."""
     layers = keras.layers
     keras.utils.set_random_seed(0)
     inputs = keras.Input((64, 64, 3), name="rgb")
@@ -56,10 +56,12 @@ def small():
     x = layers.DepthwiseConv2D(3, padding="same")(x)
     x = layers.Activation("relu")(layers.BatchNormalization(scale=False, momentum=0.0)(x))
     pools = [layers.MaxPooling2D(3, 2, padding="same")(x), layers.AveragePooling2D(3, 2, padding="same")(x)]
-    x = layers.Concatenate()([*pools, layers.Add()(pools)])
-    features = layers.GlobalAveragePooling2D(name="features")(layers.Conv2D(32, 3, activation="relu")(x))
-    made = keras.Model(inputs, classifier._head(features, NAMES, "logistic"), name="small")
-    made(pixels(24), training=True)  # BatchNorm learns its statistics
+    x = layers.Concatenate(name="lower")([*pools, layers.Add()(pools)])
+    body = keras.Model(inputs, layers.Conv2D(32, 3, activation="relu", name="upper")(x))
+    body(pixels(24), training=True)  # BatchNorm learns its statistics
+    made = classifier.with_head(body, NAMES, blocks=["lower", "upper"])
+    features = np.concatenate(classifier.feature_model(made, ["lower", "upper"]).predict(pixels(24), verbose=0), axis=1)
+    made.get_layer("standardise").set_weights([features.mean(axis=0), features.var(axis=0) + features.var()])
     (dense,) = classifier.head_dense_layers(made)
     logits = keras.Model(inputs, made.get_layer("logits").output).predict(pixels(24), verbose=0)
     spread = 4 / logits.std(axis=0)

@@ -8,7 +8,8 @@ import pytest
 from sklearn.datasets import load_digits, make_moons
 
 from nsfwlib.labels import heads
-from nsfwlib.labels.issues import find_label_issues, noise_matrix, out_of_sample_probs
+from nsfwlib.labels.issues import find_label_issues, out_of_sample_probs
+from nsfwlib.labels.noise import noise_matrix
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,46 @@ def test_features_of_several_blocks_are_pooled_to_their_channels(inception, rng)
     assert widths == [(4, 768), (4, 2048)]
 
 
+def test_the_blocks_that_are_found_are_the_ends_of_the_stages(small, inception):
+    assert classifier.find_blocks(inception)[-3:] == ["mixed2", "mixed7", "mixed10"]
+    assert classifier.find_blocks(small)[-2:] == ["block_13_expand_relu", "out_relu"]
+
+
+def test_a_head_over_several_blocks_answers_from_all_of_them_in_plain_keras(small, tmp_path, rng):
+    blocks, x = ["block_3_project", "block_6_project", "out_relu"], pictures(rng)
+    wide = classifier.with_head(small, ["a", "b"], blocks=blocks)
+    features = np.concatenate(classifier.feature_model(small, blocks).predict(x, verbose=0), axis=1)
+    kernel, bias = rng.normal(size=(features.shape[1], 2)), rng.normal(size=2)
+    classifier.set_logistic_head(wide, kernel, bias, features.mean(axis=0), features.std(axis=0))
+    classifier.save_model(wide, tmp_path / "wide.keras")
+    odds = np.exp(features @ kernel + bias)
+    plain = keras.models.load_model(tmp_path / "wide.keras")
+    assert np.allclose(plain.predict(x, verbose=0), odds / odds.sum(axis=1, keepdims=True), atol=1e-4)
+    assert classifier.head_blocks(build.load_model(tmp_path / "wide.keras")) == blocks
+
+
+def test_any_keras_file_of_pictures_is_a_backbone_behind_its_own_rescaling(tmp_path, rng):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, strides=2, activation="relu", name="fine")(inputs)
+    foreign = keras.Model(inputs, keras.layers.Conv2D(5, 3, strides=2, name="coarse")(x))
+    foreign.save(tmp_path / "foreign.keras")
+    options = {"weights": tmp_path / "foreign.keras", "head": "logistic"}
+    made = build.build_classifier(["a", "b"], image_size=32, rescaling=(1 / 127.5, -1.0), **options)
+    pixels = pictures(rng).astype(np.float32)
+    expected = foreign.predict(pixels / 127.5 - 1, verbose=0).mean(axis=(1, 2))
+    assert np.allclose(classifier.feature_model(made, ["coarse"]).predict(pixels, verbose=0), expected, atol=1e-5)
+    assert classifier.find_blocks(made) == ["fine", "coarse"] and made.output_shape == (None, 2)
+    with pytest.raises(ValueError, match=r"square RGB pictures \(B, S, S, 3\)\. Received.*None"):
+        build.build_classifier(["a", "b"], **options)
+
+
+def test_a_network_whose_imagenet_weights_want_other_channels_is_refused_and_an_unknown_one_lists_those_there_are():
+    with pytest.raises(ValueError, match=r"VGG16 want channels of different ranges"):
+        build.build_classifier(["a", "b"], weights=None, backbone="VGG16")
+    with pytest.raises(ValueError, match=r"one of ConvNeXtBase.*Received: 'VGG'"):
+        build.build_classifier(["a", "b"], weights=None, backbone="VGG")
+
+
 def test_unfreezing_leaves_batch_norm_and_the_lower_blocks_frozen(inception):
     classifier.unfreeze_from(inception, "mixed7")
     trainable = [layer.name for layer in inception.layers if layer.trainable and layer.weights]
