@@ -151,8 +151,9 @@ def audited_scores(
         loss_and_one = (is_true * weights for weights in (loss, np.ones_like(loss)))
         columns = (values.sum(axis=1, keepdims=True) for values in loss_and_one)
         found[name] = share(*columns, expected=control, bounds=ends)
-    rows = [{"score": name, "value": one.value[0]} | _ends_of(one) for name, one in found.items()]
-    return pd.DataFrame([{"score": "accuracy"} | accuracy, *rows])[["score", "value", "low", "high"]]
+    rows = [(name, one.value[0], *np.ravel(one.interval())) for name, one in found.items()]
+    rows.insert(0, ("accuracy", *(accuracy[name] for name in ("value", "low", "high"))))
+    return pd.DataFrame(rows, columns=["score", "value", "low", "high"])
 
 
 def judged(audit: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
@@ -160,11 +161,6 @@ def judged(audit: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     probs = audit.filter(regex=JUDGE)
     codes = probs.columns.get_indexer([f"P({name})" for name in names])
     return np.where(codes < 0, 0.0, probs.to_numpy(float)[np.arange(len(probs)), codes])
-
-
-def _ends_of(found: Weighed) -> dict[str, float]:
-    low, high = found.interval()
-    return {"low": float(low[0]), "high": float(high[0])}
 
 
 def _answered(truth: Sequence[str | None], audit: pd.DataFrame) -> np.ndarray:

@@ -196,11 +196,11 @@ def review_band(
     Args:
         units: as from `independent_units`.
         prevalence: share of unsafe uploads.
-        capacity: share of the uploads that people can look at. Both this and `wrongly_blocked`, the share of safe
-            pictures blocked unseen, are kept in all but a share `risk` of such samples.
+        capacity: share of the uploads that people can look at, kept like `wrongly_blocked` in all but a share `risk`
+            of such samples.
         costs: of a missed, a wrongly blocked and a reviewed picture, in place of a capacity: the pair is taken that
             costs least if what is missed and wrongly blocked were at their bounds.
-        wrongly_blocked: see `capacity`.
+        wrongly_blocked: share of safe pictures blocked unseen, at most.
         risk: None takes rates as they are on these rows.
     """
     unsafe, score = units.unsafe, units.score
