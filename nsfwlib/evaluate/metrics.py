@@ -6,6 +6,7 @@ bootstrap calls an empty cell certain, and so have rankings; everything else has
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -51,11 +52,12 @@ def scores(
     codes = class_codes(labels, class_names)
     probs = check_probs(pred_probs, len(codes), len(class_names))
     members = group_codes(groups, len(codes))
-    parts = [
-        _share_scores(codes, probs.argmax(axis=1), class_names, members),
-        _mean_scores(codes, probs, members, seed),
-        _ranking_scores(codes, probs, class_names, members),
-    ]
+    options = {"strata": np.zeros(len(codes)), "groups": members, "draws": 1000, "seed": seed}
+    top = probs.argmax(axis=1)
+    means = mean_scores(np.eye(len(class_names))[codes], probs, **options)
+    error = pd.DataFrame([_calibration_error(codes == top, probs, **options)])
+    parts = [_share_scores(codes, top, class_names, members), _ranking_scores(codes, probs, class_names, members)]
+    parts[1:1] = [some.assign(**{"class": "", "support": len(codes)}) for some in (means, error)]
     table = pd.concat(parts, ignore_index=True)
     table["note"] = np.where(table["value"].isna(), "no image to measure it on", "")
     return table[["score", "class", "value", "low", "high", "support", "note"]]
@@ -93,37 +95,46 @@ def _ranking_scores(
     return pd.DataFrame(rows, columns=["score", "class", "value", "low", "high", "support"])
 
 
-def _mean_scores(codes: np.ndarray, probs: np.ndarray, members: np.ndarray, seed: int) -> pd.DataFrame:
-    """Scores that are means of all rows or of classes, and the calibration error of means of bins."""
-    n, k = probs.shape
-    truth, answer = np.eye(k)[codes], np.eye(k)[probs.argmax(axis=1)]
-    losses = np.stack([log_losses(codes, probs, class_names=range(k)), ((probs - truth) ** 2).sum(axis=1)], axis=1)
-    confidence, which = confidence_bins(probs)
-    gaps = np.eye(BINS)[which] * ((truth * answer).sum(axis=1) - confidence)[:, None]
-    least = np.repeat([0.0, -1.0], [2, BINS])[:, None]
-    most = np.r_[losses.max(axis=0, initial=0), np.ones(BINS)][:, None]
-    options = {"strata": np.zeros(n), "groups": members, "draws": 1000, "seed": seed}
-    balanced = mean_of(weigh(truth * answer, per=truth, **options))
-    f1 = mean_of(weigh(truth * answer, per=(truth + answer) / 2, **options))
-    means = weigh(np.hstack([losses, gaps]), bounds=(least, most), **options)
-    rows = np.concatenate([np.transpose([found.value, *found.interval()]) for found in (balanced, f1, means)])[:5]
-    rows[4] = _calibration_interval(means.mean[2:], means.plain[2:])
-    table = pd.DataFrame(rows, columns=["value", "low", "high"])
-    names = ["balanced accuracy", "macro F1", "log-loss", "Brier score", "calibration error"]
-    return table.assign(**{"score": names, "class": "", "support": n})
+def mean_scores(
+    truth: np.ndarray, probs: np.ndarray, *, judge: np.ndarray | None = None, **options: Any
+) -> pd.DataFrame:
+    """Scores that are means of rows or of classes: `score`, `value`, `low`, `high`; `options` are those of `weigh`.
+
+    Args:
+        truth: (N, K) 1 in the column of the true class; rows of 0 where that is no class, of NaN where it is unknown.
+        probs: (N, K) of the model.
+        judge: (N, K) probabilities of the truth; by default it is all known.
+    """
+    answer, per = np.eye(probs.shape[1])[probs.argmax(axis=1)], np.repeat(truth.sum(axis=1, keepdims=True), 2, axis=1)
+    brier = (probs**2).sum(axis=1, keepdims=True) - 2 * probs + 1
+    losses = np.stack([-np.log(np.clip(probs, TINY, None)), brier], axis=1)  # (N, 2, K), were this class the truth
+    least, most = (end(losses, axis=2).sum(axis=0)[:, None] / max(len(probs), 1) for end in (np.min, np.max))
+    of_judge = (
+        None if judge is None else np.c_[(judge[:, None] * losses).sum(axis=2), judge.sum(axis=1), judge.sum(axis=1)]
+    )
+    found = [
+        mean_of(weigh(truth * answer, per=truth, **options)),
+        mean_of(weigh(truth * answer, per=(truth + answer) / 2, **options)),
+        weigh((truth[:, None] * losses).sum(axis=2), per=per, expected=of_judge, bounds=(least, most), **options),
+    ]
+    rows = np.concatenate([np.transpose([some.value, *some.interval()]) for some in found])
+    names = ["balanced accuracy", "macro F1", "log-loss", "Brier score"]
+    return pd.DataFrame(rows, columns=["value", "low", "high"]).assign(score=names)[["score", "value", "low", "high"]]
 
 
-def _calibration_interval(gap: np.ndarray, replicates: np.ndarray) -> tuple[float, float, float]:
-    """Calibration error of the gaps (bins,) and its interval, given their bootstrap replicates (bins, draws).
+def _calibration_error(right: np.ndarray, probs: np.ndarray, **options: Any) -> dict[str, Any]:
+    """The calibration error and its interval.
 
     Chance only ever raises the error. Its low end is therefore that of the smallest multiple of the gaps from which
     chance could have raised it to what is seen; the bootstrap's own quantile is high enough for the high end.
     """
-    error = np.abs(gap).sum()
-    chance = replicates - gap[:, None]
+    confidence, which = confidence_bins(probs)
+    found = weigh(np.eye(BINS)[which] * (right - confidence)[:, None], bounds=(-1, 1), **options)
+    gap, error = found.mean[:, None], np.abs(found.mean).sum()
     shrunk = np.linspace(0, 1, 41)
-    reach = [np.quantile(np.abs(part * gap[:, None] + chance).sum(axis=0), tails()[1]) for part in shrunk]
-    return error, error * shrunk[np.argmax(np.array(reach) >= error)], max(reach[-1], error)
+    reach = [np.quantile(np.abs(found.plain - (1 - part) * gap).sum(axis=0), tails()[1]) for part in shrunk]
+    low, high = error * shrunk[np.argmax(np.array(reach) >= error)], max(reach[-1], error)
+    return {"score": "calibration error", "value": error, "low": low, "high": high}
 
 
 def confidence_bins(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
