@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import f1_score
 
 from nsfwlib.evaluate import weigh
 from nsfwlib.evaluate.audit import audit_plan, draw_audit
@@ -112,7 +113,8 @@ def scores_of(some: Set) -> pd.Series:
     return pd.Series({
         "accuracy": (top == some.truth).mean(),
         "balanced accuracy": np.mean([(top == some.truth)[some.truth == k].mean() for k in range(K)]),
-        "brier score": (np.square(some.probs).sum(axis=1) - 2 * some.probs[np.arange(len(p)), some.truth] + 1).mean(),
+        "macro F1": f1_score(some.truth, top, average="macro"),
+        "Brier score": (np.square(some.probs).sum(axis=1) - 2 * some.probs[np.arange(len(p)), some.truth] + 1).mean(),
         "log-loss": -np.log(p).mean(),
         "label errors": (some.labels != some.truth).mean(),
     })  # fmt: skip

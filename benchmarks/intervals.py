@@ -44,10 +44,10 @@ def draw_predictions(n, rng, *, groups=None, alike=0.9):
     return truth, probs / probs.sum(axis=1, keepdims=True)
 
 
-def score_table(truth, probs, groups, *, draws):
+def score_table(truth, probs, groups):
     """Every estimate with an interval, as one table indexed by name."""
     labels, predicted = np.array(NAMES, object)[truth], np.array(NAMES, object)[probs.argmax(1)]
-    table = evaluate.scores(labels, probs, class_names=NAMES, groups=groups, draws=draws)
+    table = evaluate.scores(labels, probs, class_names=NAMES, groups=groups)
     table.index = table["score"] + " " + table["class"]
     parts = [table[["value", "low", "high"]]]
     matrix = evaluate.confusion_matrix(labels, predicted, class_names=NAMES)
@@ -73,11 +73,11 @@ def score_table(truth, probs, groups, *, draws):
 
 def coverage_of_scores(draws, images, seed=0):
     rng = np.random.default_rng(seed)
-    truth = score_table(*draw_predictions(400_000, rng), None, draws=2)["value"]
+    truth = score_table(*draw_predictions(100_000, rng), groups=None)["value"]
     covered, width = 0, 0
     for _ in range(draws):
         groups = draw_groups(images, rng)
-        table = score_table(*draw_predictions(images, rng, groups=groups), groups, draws=400)
+        table = score_table(*draw_predictions(images, rng, groups=groups), groups=groups)
         covered = covered + ((table["low"] <= truth) & (truth <= table["high"]))
         width = width + (table["high"] - table["low"])
     return pd.DataFrame({"truth": truth, "coverage": 100 * covered / draws, "width": width / draws})

@@ -23,8 +23,7 @@ operating_points     Thresholds promised on validation rows for each wish, and w
 slice_attributes     Attributes to slice by, one row an image
 accuracy_by_slice    Share of right answers in each slice against all other rows, worst slice first
 draw_audit           Which rows a person has to look at so that accuracy can be estimated without bias
-audit_weights        How many rows each answered row of an audit stands for; NaN elsewhere
-audited_scores       Accuracy, balanced accuracy, Brier score and log-loss, from such a sample
+audited_scores       Accuracy, balanced accuracy, macro F1, log-loss and Brier score, from such a sample
 audited_accuracy     Accuracy against the truth, from an audited sample of noisily labelled rows
 audited_confusion    Estimated confusion matrix against the truth, from such a sample
 draw_audits          The frozen audits of a run's splits, drawn if they are not there

@@ -1,5 +1,4 @@
 from .audit import (
-    audit_weights as audit_weights,
     draw_audit as draw_audit,
 )
 from .audit_answers import (

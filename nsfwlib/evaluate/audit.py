@@ -16,7 +16,6 @@ from nsfwlib.labels import group_codes
 STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement")
 # Standard deviation of the answers in a stratum: no judge is trusted to be surer than that.
 LEAST_SPREAD = {STRATA[0]: 0.1, STRATA[1]: 0.3, STRATA[2]: 0.1, STRATA[3]: 0.1}
-BUDGETS = (50, 100, 200, 400, 800)
 
 
 def draw_audit(
@@ -98,26 +97,19 @@ def _allocated(size: pd.Series, spread: pd.Series, budget: int) -> pd.Series:
     return quota.round().clip(lower=np.minimum(size, max(2, budget // 20))).astype(int)
 
 
-def audit_weights(audit: pd.DataFrame, verdict: Sequence[str | None] | None = None) -> pd.Series:
-    """How many rows each answered row stands for, 1 / its chance to be answered; NaN where none is.
+def audit_weights(audit: pd.DataFrame, verdict: Sequence[str | None]) -> pd.Series:
+    """(N,) how many rows each answered row stands for, 1 / its chance to be answered; NaN where none is.
 
     In every stratum they sum to its rows, so weighted sums over answered rows estimate sums over all (Horvitz and
     Thompson, A Generalization of Sampling Without Replacement From a Finite Universe, 1952).
-
-    Args:
-        audit: as from `draw_audit`.
-        verdict: (N,) as from `audit_truth`; by default all picked rows count as answered.
     """
-    known = audit["picked"].astype(bool) if verdict is None else audit["picked"] & ~pd.isna(np.asarray(verdict, object))
+    known = audit["picked"] & ~pd.isna(np.asarray(verdict, object))
     counted = known.groupby(audit["stratum"])
     return (counted.transform("size") / counted.transform("sum").clip(lower=1)).where(known).rename("weight")
 
 
 def audit_plan(
-    audit: pd.DataFrame,
-    *,
-    budgets: Sequence[int] = BUDGETS,
-    seed: int = 0,
+    audit: pd.DataFrame, *, budgets: Sequence[int] = (50, 100, 200, 400, 800), seed: int = 0
 ) -> pd.DataFrame:
     """What an audit costs and buys, before anyone looks: `pictures` to look at, `width` of the interval in points.
 

@@ -26,13 +26,7 @@ AUDIT_COLUMNS = ("path", "sha256", "group", "split", "label", "predicted", "stra
 
 
 def freeze_audit(
-    run_dir: Path,
-    split: str,
-    rows: pd.DataFrame,
-    *,
-    about: str,
-    budget: int = 100,
-    seed: int = 0,
+    run_dir: Path, split: str, rows: pd.DataFrame, *, about: str, budget: int = 100, seed: int = 0
 ) -> pd.DataFrame:
     """Draw the audit of a split and keep it in the run; if it is there already, return that one, enlarged if need be.
 

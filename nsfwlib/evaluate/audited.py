@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.weigh import Weighed, weigh, without_slips
+from nsfwlib.evaluate.metrics import mean_scores
+from nsfwlib.evaluate.weigh import weigh, without_slips
 from nsfwlib.labels import group_codes
 
 JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
@@ -131,28 +132,15 @@ def audited_scores(
 ) -> pd.DataFrame:
     """Scores against the truth, from an audited sample: `score`, `value`, `low`, `high`.
 
-    Accuracy, balanced accuracy (of the classes seen), Brier score and log-loss; the last three of rows whose truth is
-    a class. `pred_probs` (N, K) are the model's; other arguments as in `audited_accuracy`.
+    Accuracy, balanced accuracy and macro F1 (of the classes seen), Brier score and log-loss (of rows whose truth is a
+    class). `pred_probs` (N, K) are the model's; other arguments as in `audited_accuracy`.
     """
     probs, known = np.asarray(pred_probs, float), _answered(truth, audit)[:, None]
-    is_true, judge, top = _one_hot(truth, class_names), audit.filter(regex=JUDGE).to_numpy(float), probs.argmax(axis=1)
+    judge, names = audit.filter(regex=JUDGE).to_numpy(float), np.asarray(class_names, object)
+    accuracy = audited_accuracy(truth, names[probs.argmax(axis=1)], audit, seed=seed)
     options = {"strata": audit["stratum"].to_numpy(), "groups": audit.get("group"), "seed": seed}
-
-    def share(y: np.ndarray, per: np.ndarray, **more: Any) -> Weighed:
-        return weigh(np.where(known, y, np.nan), per=np.where(known, per, np.nan), **options, **more)
-
-    answers = np.asarray(class_names, object)[top]
-    accuracy = audited_accuracy(truth, answers, audit, seed=seed)
-    found = {"balanced accuracy": _balanced(share(is_true * np.eye(len(class_names))[top], is_true))}
-    brier = np.square(probs).sum(axis=1, keepdims=True) - 2 * probs + 1  # (N, K), were this class the truth
-    for name, loss in {"brier score": brier, "log-loss": -np.log(np.clip(probs, 1e-7, None))}.items():
-        control = np.stack([(judge * loss).sum(axis=1), judge.sum(axis=1)], axis=1)
-        ends = loss.min(axis=1).mean(), loss.max(axis=1).mean()
-        loss_and_one = (is_true * weights for weights in (loss, np.ones_like(loss)))
-        columns = (values.sum(axis=1, keepdims=True) for values in loss_and_one)
-        found[name] = share(*columns, expected=control, bounds=ends)
-    rows = [{"score": name, "value": one.value[0]} | _ends_of(one) for name, one in found.items()]
-    return pd.DataFrame([{"score": "accuracy"} | accuracy, *rows])[["score", "value", "low", "high"]]
+    others = mean_scores(np.where(known, _one_hot(truth, class_names), np.nan), probs, judge=judge, **options)
+    return pd.concat([pd.DataFrame([{"score": "accuracy"} | accuracy])[list(others)], others], ignore_index=True)
 
 
 def judged(audit: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
@@ -160,22 +148,6 @@ def judged(audit: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
     probs = audit.filter(regex=JUDGE)
     codes = probs.columns.get_indexer([f"P({name})" for name in names])
     return np.where(codes < 0, 0.0, probs.to_numpy(float)[np.arange(len(probs)), codes])
-
-
-def _balanced(found: Weighed) -> Weighed:
-    """The mean of M shares; the half row goes to the one that it moves most."""
-    seen = np.isfinite(found.value)
-    if not seen.any():
-        return Weighed(*(part[:1] for part in found))
-    value, mean, plain, low, high = (part[seen] for part in found)
-    down, up = (low - plain).min(axis=0) / len(plain), (high - plain).max(axis=0) / len(plain)
-    centre = plain.mean(axis=0, keepdims=True)
-    return Weighed(value.mean(keepdims=True), mean[:1], centre, centre + down, centre + up)
-
-
-def _ends_of(found: Weighed) -> dict[str, float]:
-    low, high = found.interval()
-    return {"low": float(low[0]), "high": float(high[0])}
 
 
 def _answered(truth: Sequence[str | None], audit: pd.DataFrame) -> np.ndarray:

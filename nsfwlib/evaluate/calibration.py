@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from nsfwlib.evaluate.confusion import class_codes
 from nsfwlib.evaluate.intervals import share_interval
-from nsfwlib.evaluate.metrics import TINY, compare, confidence_bins, log_losses
+from nsfwlib.evaluate.metrics import BINS, TINY, compare, confidence_bins, log_losses
 from nsfwlib.labels import check_probs
 
 
@@ -20,10 +20,8 @@ def calibration_table(
     class_names: Sequence[str],
     groups: Sequence[int] | None = None,
     weights: Sequence[float] | None = None,
-    bins: int = 15,
-    level: float = 0.95,
 ) -> pd.DataFrame:
-    """Confidence against accuracy, one row a bin of equal width; `weights` (N,) above 0 are those of audited rows.
+    """Confidence against accuracy, one row for each of 15 bins; `weights` (N,) above 0 are those of audited rows.
 
     Returns:
         `low_edge`, `high_edge`, `count`, `confidence`, `accuracy` (NaN in bins without an image), and `low` and
@@ -31,13 +29,13 @@ def calibration_table(
     """
     codes = class_codes(labels, class_names)
     probs = check_probs(pred_probs, len(codes), len(class_names))
-    confidence, which = confidence_bins(probs, bins)
+    confidence, which = confidence_bins(probs)
     right = probs.argmax(axis=1) == codes
     weight = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=float)
-    found = share_interval(right, groups, among=[which == b for b in range(bins)], weights=weight, level=level)
-    edges = np.linspace(0, 1, bins + 1)
+    found = share_interval(right, groups, among=[which == b for b in range(BINS)], weights=weight)
+    edges = np.linspace(0, 1, BINS + 1)
     table = pd.DataFrame({"low_edge": edges[:-1], "high_edge": edges[1:], "count": found.rows})
-    total, whole = (np.bincount(which, weights=part, minlength=bins) for part in (weight * confidence, weight))
+    total, whole = (np.bincount(which, weights=part, minlength=BINS) for part in (weight * confidence, weight))
     table["confidence"] = total / np.where(whole > 0, whole, np.nan)
     return table.assign(accuracy=found.value, low=found.low, high=found.high)
 
@@ -50,7 +48,6 @@ def fit_temperature(
     weights: Sequence[float] | None = None,
     noise: np.ndarray | None = None,
     groups: Sequence[int] | None = None,
-    level: float = 0.95,
 ) -> float:
     """Temperature T > 0 that minimises the log-loss of softmax(log_probs / T); fit it on validation rows.
 
@@ -65,7 +62,6 @@ def fit_temperature(
         weights: (N,) above 0, what each audited row stands for.
         noise: (K, K) how many rows of each label (rows) truly belong to each class, as from `labels.noise_matrix`.
         groups: (N,) near-duplicate group of each row.
-        level: of the interval of the gain.
 
     Returns:
         T, between 0.05 and 20; above 1 the model was over-confident. Dividing never changes the top class. It is 1
@@ -85,8 +81,8 @@ def fit_temperature(
         for m in mixings
     ]
     chosen = found[0] if noise is None else np.clip(0.0, min(found), max(found))
-    options = {"groups": groups, "weights": weight, "level": level}
-    gains = [compare(-losses(chosen, mixing), -losses(0.0, mixing), **options)["low"] for mixing in mixings]
+    rows = {"groups": groups, "weights": weight}
+    gains = [compare(-losses(chosen, mixing), -losses(0.0, mixing), **rows)["low"] for mixing in mixings]
     return float(np.exp(chosen)) if min(gains) > 0 else 1.0
 
 

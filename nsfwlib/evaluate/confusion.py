@@ -30,67 +30,47 @@ def effective_support(
     return share_interval(rows == columns, groups, among=[rows == k for k in range(len(class_names))]).worth
 
 
-def confusion_intervals(matrix: np.ndarray, *, support: np.ndarray | None = None, level: float = 0.95) -> np.ndarray:
-    """Jeffreys interval of each share of the row-normalised confusion matrix: float (K, K, 2), low and high.
+def confusion_intervals(matrix: np.ndarray, *, support: np.ndarray | None = None) -> np.ndarray:
+    """Jeffreys interval of each share of the row-normalised confusion matrix by itself: float (K, K, 2).
 
     Args:
         matrix: (K, K) counts.
         support: (K,) what each row is worth, from `effective_support`; by default its sum, as if no two images
             were near-duplicates.
-        level: of the intervals, which hold for each cell by itself.
     """
     matrix = np.asarray(matrix, dtype=float)
     total = matrix.sum(axis=1, keepdims=True)
     worth = total if support is None else np.asarray(support, dtype=float)[:, None]
-    return np.stack(jeffreys(matrix / np.where(total > 0, total, 1) * worth, worth, level=level), axis=-1)
+    return np.stack(jeffreys(matrix / np.where(total > 0, total, 1) * worth, worth), axis=-1)
 
 
 def confused_pairs(
-    matrix: np.ndarray, *, class_names: Sequence[str], intervals: np.ndarray | None = None, top: int = 5
+    matrix: np.ndarray, *, class_names: Sequence[str], intervals: np.ndarray, top: int = 5
 ) -> pd.DataFrame:
     """The most frequent confusions, as shares of the label's images, each also as a sentence.
 
     Returns:
-        One row a pair: `label`, `predicted`, `count`, `share`, `low`, `high` (NaN without intervals), `sentence`.
+        One row a pair: `label`, `predicted`, `count`, `share`, `low`, `high`, `sentence`.
     """
-    matrix = np.asarray(matrix)
-    support = matrix.sum(axis=1)
-    rows = []
-    for i, j in zip(*np.nonzero(matrix * ~np.eye(len(matrix), dtype=bool)), strict=True):
-        low, high = (np.nan, np.nan) if intervals is None else intervals[i, j]
-        share, (a, b) = matrix[i, j] / support[i], (class_names[i], class_names[j])
-        span = "" if intervals is None else f", interval {low:.1%} to {high:.1%}"
-        sentence = f"{matrix[i, j]:,.0f} of {support[i]:,.0f} {a} images ({share:.1%}{span}) are taken for {b}."
+    support, rows = matrix.sum(axis=1), []
+    for i, j in np.argwhere(matrix * ~np.eye(len(matrix), dtype=bool)):
+        share, (a, b), (low, high) = matrix[i, j] / support[i], (class_names[i], class_names[j]), intervals[i, j]
+        counts = f"{matrix[i, j]:,.0f} of {support[i]:,.0f} {a} images"
+        sentence = f"{counts} ({share:.1%}, interval {low:.1%} to {high:.1%}) are taken for {b}."
         rows.append((a, b, matrix[i, j], share, low, high, sentence))
     table = pd.DataFrame(rows, columns=["label", "predicted", "count", "share", "low", "high", "sentence"])
     return table.sort_values("share", ascending=False, kind="stable", ignore_index=True).head(top)
 
 
 def save_incarnation(
-    path: Path,
-    matrix: np.ndarray,
-    *,
-    class_names: Sequence[str],
-    name: str,
-    date: str,
-    data: str,
-    interval: tuple[float, float] | None = None,
+    path: Path, matrix: np.ndarray, *, class_names: Sequence[str], interval: tuple[float, float], **made: str
 ) -> None:
-    """Keep a confusion matrix of counts with its accuracy as JSON beside its picture.
+    """Keep a confusion matrix of counts with its accuracy, low and high of that, as JSON beside its picture.
 
-    Args:
-        path: of the file, replaced whole.
-        matrix: (K, K) counts.
-        class_names: of rows and columns.
-        name: of the run.
-        date: ISO date of the run.
-        data: fingerprint of the data.
-        interval: low and high of the accuracy.
+    `made` are `name` and ISO `date` of the run, and the fingerprint of its `data`. The file is replaced whole.
     """
-    matrix = np.asarray(matrix)
-    record = {
-        "name": name, "date": date, "data": data, "accuracy": float(np.trace(matrix) / max(matrix.sum(), 1)),
-        "interval": None if interval is None else [float(bound) for bound in interval],
+    record = made | {
+        "accuracy": float(np.trace(matrix) / max(matrix.sum(), 1)), "interval": [float(end) for end in interval],
         "images": int(matrix.sum()), "class_names": list(class_names), "counts": matrix.tolist(),
     }  # fmt: skip
     runs.write_json(record, path)
@@ -106,14 +86,21 @@ def read_incarnations(paths: Sequence[Path]) -> pd.DataFrame:
         text = json.loads(Path(path).read_text(encoding="utf-8"))
         for record in text.get("matrices", [text]):
             low, high = record.get("interval") or (np.nan, np.nan)
-            rows.append({
-                "name": record["name"], "date": record.get("date", ""), "data": record.get("data", ""),
-                "accuracy": record["accuracy"], "low": low, "high": high, "images": record.get("images", 0),
-                "class_names": record.get("class_names", text.get("class_names")),
-                "matrix": np.array(record["counts"] if "counts" in record else record["shares"]),
-            })  # fmt: skip
+            matrix = np.array(record.get("counts") or record["shares"])
+            filled = {"date": "", "data": "", "images": 0, "class_names": text.get("class_names")} | record
+            rows.append(filled | {"low": low, "high": high, "matrix": matrix})
     columns = ["name", "date", "data", "accuracy", "low", "high", "images", "class_names", "matrix"]
     return pd.DataFrame(rows, columns=columns).sort_values("date", kind="stable", ignore_index=True)
+
+
+def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Published confusion matrices of the same classes, best last: `name` and `shares` (K, K); often []."""
+    found = read_incarnations([Path(path)] if path and Path(path).exists() else []).sort_values("accuracy")
+    return [
+        {"name": row["name"], "shares": row["matrix"]}
+        for row in found.to_dict("records")
+        if list(row["class_names"]) == list(class_names)
+    ]
 
 
 def class_codes(labels: Sequence[str], class_names: Sequence[str], what: str = "labels") -> np.ndarray:
@@ -127,15 +114,3 @@ def class_codes(labels: Sequence[str], class_names: Sequence[str], what: str = "
             f"({(codes < 0).sum():,} rows). Evaluate with the classes that the model was trained on."
         )
     return codes
-
-
-def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Published confusion matrices of the same classes, best last: `name` and `shares` (K, K); often []."""
-    if not path or not Path(path).exists():
-        return []
-    records = read_incarnations([Path(path)]).sort_values("accuracy")
-    return [
-        {"name": row["name"], "shares": row["matrix"]}
-        for _, row in records.iterrows()
-        if list(row["class_names"]) == list(class_names)
-    ]

@@ -122,6 +122,6 @@ def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator)
         yield weight[members]
 
 
-def tails(level: float) -> list[float]:
+def tails(level: float = 0.95) -> list[float]:
     """The two quantiles between which an interval of this level lies."""
     return [(1 - level) / 2, (1 + level) / 2]

@@ -7,6 +7,7 @@ prevalence than that of the sample, of which our wishes speak, are unknown to it
 """
 
 import bisect
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,6 @@ from nsfwlib.evaluate.audit import audit_weights
 from nsfwlib.labels import group_codes
 
 STAKES = 0.99 * 0.5 ** np.arange(6)  # shares of the largest bet that cannot ruin; the larger, the likelier
-STARTS = (0.0, 0.01, 0.05)  # shares of safe rows flagged where the tests of a precision begin, each at its part of risk
 FEW = 60  # thresholds tried for a precision and for costs
 TIMES = 1.1 ** np.arange(1, 175)  # how many times as many pictures are thought of
 
@@ -144,23 +144,22 @@ def promised_threshold(
         return steps[here[-1]], "A coin toss: it holds on validation, and elsewhere every second time."
 
     def granted(step: int, times: float = 1.0) -> bool:
-        options = {"risk": risk / (2 * len(STARTS)) if kind == "precision" else risk, "times": times}
+        options = {"risk": risk / 2 if kind == "precision" else risk, "times": times}
         flagged = units.score >= steps[step]
         alarm = 0.0 if kind == "recall" else rate_bound(flagged, ~units.unsafe, units, **options)
         missed = 0.0 if kind == "fpr" else rate_bound(~flagged, units.unsafe, units, **options)
         return bool(_keeps(kind, wish, 1 - missed, alarm, prevalence))
 
-    if kind == "precision":
-        grid = np.unique(np.searchsorted(fpr, [0, *np.geomspace(0.5 / sides[1], 1, FEW)], side="right") - 1)
-        here = grid[grid >= 0]
-        reached = _furthest(granted, here, np.searchsorted(fpr[here], STARTS))
+    if kind == "precision":  # begins where an eighth of the false alarms is flagged that perfect recall would allow
+        most = (1 - wish) * prevalence / max(wish * (1 - prevalence), 1e-12)
+        start = max(int(np.searchsorted(fpr, most / 8, side="right")), 1)
+        here = np.unique(np.geomspace(start, len(steps), FEW).astype(int)) - 1
+        reached = len(list(itertools.takewhile(granted, here))) - 1
     else:
         reached = bisect.bisect_left(here, True, key=lambda step: not granted(step)) - 1
     if reached >= 0:
         return steps[here[reached]], ""
-    probes = here[:: len(here) // 5 + 1] if kind == "precision" else here[:1]
-    times = min(_times_needed(lambda k, step=step: granted(step, k)) for step in probes)
-    return np.nan, _needed(times, kind, sides)
+    return np.nan, _needed(lambda times: granted(here[0], times), kind, sides)
 
 
 def _keeps(kind: str, wish: float, recall: np.ndarray, fpr: np.ndarray, prevalence: float) -> np.ndarray:
@@ -170,26 +169,14 @@ def _keeps(kind: str, wish: float, recall: np.ndarray, fpr: np.ndarray, prevalen
     return recall >= wish if kind == "recall" else fpr <= wish
 
 
-def _furthest(granted: Callable[[int], bool], steps: np.ndarray, starts: np.ndarray) -> int:
-    """Position of the last step that is reached from any start by steps that are all granted, or −1."""
-    reached = -1
-    for at in starts:
-        while reached < at < len(steps) and granted(steps[at]):
-            reached, at = at, at + 1
-    return reached
-
-
-def _times_needed(granted: Callable[[float], bool]) -> float:
-    """How many times as many pictures would grant it, to a tenth; infinite where no number would."""
+def _needed(granted: Callable[[float], bool], kind: str, sides: tuple[int, int]) -> str:
+    """How many more pictures it would take to grant a wish, to a tenth, in a sentence."""
     found = bisect.bisect_left(TIMES, True, key=granted)
-    return TIMES[found] if found < len(TIMES) else np.inf
-
-
-def _needed(times: float, kind: str, sides: tuple[int, int]) -> str:
-    if np.isinf(times):
+    if found == len(TIMES):
         return "Cannot be promised: validation shows no margin, and more pictures like these would not."
     unsafe, safe = (
-        f"{float(f'{(times - 1) * n:.2g}'):,.0f} more {name}" for n, name in zip(sides, ("unsafe", "safe"), strict=True)
+        f"{float(f'{(TIMES[found] - 1) * n:.2g}'):,.0f} more {name}"
+        for n, name in zip(sides, ("unsafe", "safe"), strict=True)
     )
     more = {"recall": unsafe, "fpr": safe}.get(kind, f"{safe} and {unsafe}")
     return f"Cannot be promised: about {more} pictures are needed."
@@ -209,11 +196,11 @@ def review_band(
     Args:
         units: as from `independent_units`.
         prevalence: share of unsafe uploads.
-        capacity: share of the uploads that people can look at. Both this and `wrongly_blocked`, the share of safe
-            pictures blocked unseen, are kept in all but a share `risk` of such samples.
+        capacity: share of the uploads that people can look at, kept like `wrongly_blocked` in all but a share `risk`
+            of such samples.
         costs: of a missed, a wrongly blocked and a reviewed picture, in place of a capacity: the pair is taken that
             costs least if what is missed and wrongly blocked were at their bounds.
-        wrongly_blocked: see `capacity`.
+        wrongly_blocked: share of safe pictures blocked unseen, at most.
         risk: None takes rates as they are on these rows.
     """
     unsafe, score = units.unsafe, units.score
@@ -242,5 +229,5 @@ def review_band(
     reached = bisect.bisect_left(steps, True, key=lambda threshold: not fits(threshold))
     if reached or risk is None:
         return (steps[reached - 1] if reached else high), high, note
-    times = _times_needed(lambda k: fits(steps[0], k)) if len(steps) else np.inf
-    return np.nan, np.nan, _needed(times, "reviewed", (int(unsafe.sum()), int((~unsafe).sum())))
+    sizes = int(unsafe.sum()), int((~unsafe).sum())
+    return np.nan, np.nan, _needed(lambda times: len(steps) > 0 and fits(steps[0], times), "reviewed", sizes)

@@ -25,25 +25,25 @@ def slice_attributes(images: pd.DataFrame, metadata: pd.DataFrame | None = None)
     Warns:
         UserWarning: images that the metadata does not know, or paths that it repeats (the first row counts).
     """
-    table = pd.DataFrame(index=pd.RangeIndex(len(images)))
-    column = {name: images[name].reset_index(drop=True) for name in images}
-    for name in ("source", "format", "brightness", "sharpness", "transparent"):
-        if name in column:
-            table[name] = column[name]
-    if {"width", "height"} <= column.keys():
-        side = np.minimum(column["width"], column["height"])
-        table["shorter side"] = pd.cut(
-            side, [0, 150, 300, 600, 1200, np.inf], labels=["≤ 150 px", "151–300", "301–600", "601–1200", "> 1200 px"]
-        ).astype(object)
-    if "grey" in column:
-        table["colour"] = np.where(column["grey"].eq(True), "greyscale", "colour")
-    if "frames" in column:
-        table["animation"] = np.where(column["frames"] > 1, "animated", "still")
-    if "group" in column:
-        table["near-duplicates"] = np.where(column["group"].duplicated(keep=False), "has some", "alone")
+    images = images.reset_index(drop=True)
+    table = images[
+        images.columns.intersection(["source", "format", "brightness", "sharpness", "transparent"], sort=False)
+    ]
+    more = {}
+    if {"width", "height"} <= set(images):
+        names = ["≤ 150 px", "151–300", "301–600", "601–1200", "> 1200 px"]
+        side = pd.cut(images[["width", "height"]].min(axis=1), [0, 150, 300, 600, 1200, np.inf], labels=names)
+        more["shorter side"] = side.astype(object)
+    if "grey" in images:
+        more["colour"] = np.where(images["grey"].eq(True), "greyscale", "colour")
+    if "frames" in images:
+        more["animation"] = np.where(images["frames"] > 1, "animated", "still")
+    if "group" in images:
+        more["near-duplicates"] = np.where(images["group"].duplicated(keep=False), "has some", "alone")
+    table = table.assign(**more)
     if metadata is None:
         return table
-    own = _joined(column["path"], metadata)
+    own = _joined(images["path"], metadata)
     return pd.concat([table, own.rename(columns={name: f"{name} (metadata)" for name in table})], axis=1)
 
 
@@ -79,7 +79,6 @@ def accuracy_by_slice(
     weights: Sequence[float] | None = None,
     groups: Sequence[int] | None = None,
     minimum: int = 30,
-    level: float = 0.95,
 ) -> pd.DataFrame:
     """Share of right answers in each slice against all other rows, worst slice first.
 
@@ -95,11 +94,11 @@ def accuracy_by_slice(
         weights: (N,) above 0, what each audited row stands for.
         groups: (N,) near-duplicate group of each row.
         minimum: smaller slices are listed last, without a test.
-        level: of all intervals of tested slices together, so that the worst may be picked (Bonferroni).
 
     Returns:
-        One row a slice: `attribute`, `value`, `images`, `accuracy`, `low`, `high`, `rest` (accuracy of all others,
-        had they this slice's classes), `p`, `q` (p corrected), `note`.
+        One row a slice: `attribute`, `value`, `images`, `accuracy`, `low` and `high` (of 95 % for all tested slices
+        together, so that the worst may be picked: Bonferroni), `rest` (accuracy of all others, had they this slice's
+        classes), `p`, `q` (p corrected), `note`.
     """
     right = np.asarray(right, dtype=bool)
     if len(attributes) != len(right):
@@ -110,8 +109,7 @@ def accuracy_by_slice(
     weight = np.ones(len(right)) if weights is None else np.asarray(weights, dtype=float)
     tested = np.array([minimum <= inside.sum() <= len(right) - minimum for inside in slices.values()], dtype=bool)
     among = [part for inside in slices.values() for part in (inside, ~inside)]
-    simultaneous = 1 - (1 - level) / max(tested.sum(), 1)
-    found = share_interval(right, groups, among=among, weights=weight, level=simultaneous)
+    found = share_interval(right, groups, among=among, weights=weight, level=1 - 0.05 / max(tested.sum(), 1))
     kinds = pd.factorize(np.zeros(len(right)) if classes is None else np.asarray(classes))[0]
     k = kinds.max(initial=0) + 1
     cells = np.array(

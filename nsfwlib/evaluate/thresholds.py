@@ -1,5 +1,6 @@
 """Safe or unsafe: which thresholds should be deployed, and what will they do there?"""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from nsfwlib.evaluate.promises import (
     review_band,
 )
 
-_COUNTS = ("precision", "flagged", "false_alarms", "missed", "reviewed", "cost")
+UPLOADS = 100_000  # to which counts refer
 
 
 def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:
@@ -35,7 +36,6 @@ def threshold_curve(
     *,
     groups: Sequence[int] | None = None,
     weights: Sequence[float] | None = None,
-    level: float = 0.95,
     most: int = 400,
 ) -> pd.DataFrame:
     """What each threshold does, for precision-recall and ROC curves; an image is flagged at `score >= threshold`.
@@ -45,12 +45,12 @@ def threshold_curve(
         score: (N,), higher is more unsafe.
         groups: (N,) near-duplicate group of each row.
         weights: (N,) what each audited row stands for, NaN or 0 elsewhere; by default all rows count equally.
-        level: of the intervals, which hold for each threshold by itself.
         most: rows of the result at most, evenly picked among the distinct scores.
 
     Returns:
-        `threshold` (falling), and `recall`, `fpr`, `precision`, each with `_low` and `_high`. Precision is at the
-        prevalence of these rows. Columns are NaN with intervals [0, 1] where a side has no image.
+        `threshold` (falling), and `recall`, `fpr`, `precision`, each with `_low` and `_high`, which hold for each
+        threshold by itself. Precision is at the prevalence of these rows. Columns are NaN with intervals [0, 1] where
+        a side has no image.
     """
     rows = checked(Judged(unsafe, score, weights, groups))
     threshold, hits, alarms = counts_by_threshold(rows)
@@ -65,7 +65,7 @@ def threshold_curve(
         worth = effective_count(rows.groups[among], int(among.sum()), correlation=rho, weights=weight)
         worth /= max(weight.sum(), 1e-12)
         table[name] = part / np.where(trials > 0, trials, np.nan)
-        table[f"{name}_low"], table[f"{name}_high"] = jeffreys(part * worth, trials * worth, level=level)
+        table[f"{name}_low"], table[f"{name}_high"] = jeffreys(part * worth, trials * worth)
     return table
 
 
@@ -79,12 +79,10 @@ def at_threshold(
     costs: tuple[float, float, float] = (0.0, 0.0, 0.0),
     groups: Sequence[int] | None = None,
     weights: Sequence[float] | None = None,
-    uploads: int = 100_000,
-    level: float = 0.95,
     draws: int = 4000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """One row a prevalence: rates and counts per `uploads` where pictures are flagged from a threshold on.
+    """One row a prevalence: rates and counts in 100,000 uploads where pictures are flagged from a threshold on.
 
     Every number has `_low` and `_high`, from Beta distributions of each side's shares on effective counts, and lies
     between them. Recall and false-positive rate are taken to hold at the deployment's prevalence, that is, safe and
@@ -95,7 +93,6 @@ def at_threshold(
         prevalence: shares of unsafe uploads, in [0, 1].
         review_from: from here on up to `threshold` a person looks; by default nobody does.
         costs: of a missed, a wrongly flagged and a reviewed picture.
-        uploads: to which counts refer.
         draws: of the distributions, from `seed`.
 
     Returns:
@@ -109,44 +106,46 @@ def at_threshold(
     unsafe, score, weight, members = checked(Judged(unsafe, score, weights, groups))
     low = threshold if review_from is None else min(review_from, threshold)
     stopped, flagged = score >= low, score >= threshold
-    among, options = (unsafe, ~unsafe), {"weights": weight, "level": level}
-    held = share_interval(stopped, members, among=among, **options)
-    alarm = share_interval(flagged, members, among=among, **options)
-    certain = share_interval(flagged, members, among=[side & stopped for side in among], **options)
+    held, alarm = (
+        share_interval(some, members, among=(unsafe, ~unsafe), weights=weight) for some in (stopped, flagged)
+    )
+    certain = share_interval(flagged, members, among=(unsafe & stopped, ~unsafe & stopped), weights=weight)
     rng = np.random.default_rng(seed)
-    counts = [(part.hits[:, None] + 0.5, (part.worth - part.hits)[:, None] + 0.5) for part in (held, certain)]
-    some = [rng.beta(*pair, (2, draws)) for pair in counts]
+    some = [rng.beta(part.hits + 0.5, part.worth - part.hits + 0.5, (draws, 1, 2)) for part in (held, certain)]
     if low == threshold or np.isinf(threshold):  # whatever is stopped is flagged, or nothing ever is
-        some[1] = np.full((2, 1), float(np.isfinite(threshold)))
-    point = held.value, alarm.value / np.where(held.value > 0, held.value, 1)
+        some[1] = np.full((1, 1, 2), float(np.isfinite(threshold)))
     table = pd.DataFrame({"prevalence": prevalence, "threshold": threshold, "review_from": low})
     for i, (name, found) in enumerate((("recall", held), ("fpr", alarm))):
         table[name], table[f"{name}_low"], table[f"{name}_high"] = (column[i] for column in found[:3])
-    exact = [expected_counts(*point, prevalence=p, uploads=uploads, costs=costs) for p in prevalence]
-    spread = [expected_counts(*some, prevalence=p, uploads=uploads, costs=costs) for p in prevalence]
-    for name in _COUNTS:
-        value = np.array([part[name] for part in exact])
-        ends = np.array([np.quantile(part[name], tails(level)) for part in spread]).T
-        table[name] = value
-        table[f"{name}_low"], table[f"{name}_high"] = np.fmin(ends[0], value), np.fmax(ends[1], value)
+    point = held.value, alarm.value / np.where(held.value > 0, held.value, 1)
+    spread = _expected(*some, prevalence=prevalence, costs=costs)
+    for name, value in _expected(*point, prevalence=prevalence, costs=costs).items():
+        ends = np.quantile(spread[name], tails(), axis=0)
+        table[name], table[f"{name}_low"], table[f"{name}_high"] = (
+            value,
+            np.fmin(ends[0], value),
+            np.fmax(ends[1], value),
+        )
     return table
 
 
-def expected_counts(
-    stopped: np.ndarray, certain: np.ndarray, *, prevalence: float, uploads: int, costs: tuple[float, float, float]
+def _expected(
+    stopped: np.ndarray, certain: np.ndarray, *, prevalence: np.ndarray, costs: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """What to expect of so many uploads, by Bayes' rule: the numbers of `at_threshold`.
+    """What to expect of uploads at each prevalence (P,), by Bayes' rule: the numbers (…, P) of `at_threshold`.
 
-    `stopped` are the shares (2, …) of the unsafe and of the safe pictures that do not pass, `certain` those of them
+    `stopped` are the shares (…, 2) of the unsafe and of the safe pictures that do not pass, `certain` those of them
     that are flagged without a person.
     """
-    unsafe, safe = uploads * prevalence, uploads * (1 - prevalence)
-    held = unsafe * stopped[0], safe * stopped[1]
-    found, alarms = held[0] * certain[0], held[1] * certain[1]
-    counts = {"flagged": found + alarms, "false_alarms": alarms, "missed": unsafe - held[0]}
-    counts["reviewed"] = held[0] * (1 - certain[0]) + held[1] * (1 - certain[1])
-    counts["precision"] = found / np.where(found + alarms > 0, found + alarms, np.nan)
-    return counts | {"cost": costs[0] * counts["missed"] + costs[1] * alarms + costs[2] * counts["reviewed"]}
+    held = UPLOADS * np.stack([prevalence, 1 - prevalence], axis=-1) * stopped
+    found = held * certain
+    alarms, flagged, reviewed = found[..., 1], found.sum(axis=-1), (held - found).sum(axis=-1)
+    missed = UPLOADS * prevalence - held[..., 0]
+    return {
+        "precision": found[..., 0] / np.where(flagged > 0, flagged, np.nan), "flagged": flagged,
+        "false_alarms": alarms, "missed": missed, "reviewed": reviewed,
+        "cost": costs[0] * missed + costs[1] * alarms + costs[2] * reviewed,
+    }  # fmt: skip
 
 
 def operating_points(
@@ -160,62 +159,50 @@ def operating_points(
     weights: Sequence[float] | None = None,
     promise: float | None = 0.95,
     wrongly_blocked: float = 0.001,
-    uploads: int = 100_000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Thresholds chosen on validation rows for each wish, and what they do on test rows at each prevalence.
 
-    Args:
-        unsafe: bool (N,), truth of the test rows.
-        scores: (N,) of the test rows, higher is more unsafe.
-        validation: `Judged`, or its first two to four arrays: sides and scores of the validation rows, their weights
-            where they are audited, their groups.
-        wishes: ("precision" or "recall", at least) or ("fpr", at most) give one threshold: of several, the one that
-            flags most unsafe images for precision and false-positive rate, fewest safe ones for recall. Two, with a
-            person between them, come of ("reviewed", at most so many of `uploads`) and of ("cost", (of a missed, of
-            a wrongly blocked, of a reviewed picture)), see `promises.review_band`.
+    Args, those of the test rows as in `threshold_curve`:
+        validation: `Judged`, or its first two to four arrays.
+        wishes: ("precision" or "recall", at least) or ("fpr", at most) give one threshold, the most useful that keeps
+            it. Two, with a person between them, come of ("reviewed", at most so many of 100,000 uploads) and of
+            ("cost", (of a missed, of a wrongly blocked, of a reviewed picture)), see `promises.review_band`.
         prevalence: shares of unsafe uploads expected in deployment; precision and the work of people depend on it.
-        groups: (N,) near-duplicate group of the test rows.
-        weights: (N,) of the test rows, as in `threshold_curve`.
         promise: confidence with which a wish is to hold beyond these rows (Learn then Test); None takes the threshold
             that just grants it on validation, which elsewhere is a coin toss.
         wrongly_blocked: share of safe pictures that may be blocked where people review; if that cannot be promised,
             nothing is blocked unseen: `threshold` is infinite.
-        uploads: to which counts refer.
-        level: of the intervals.
-        seed: of the draws behind them, and of the picture drawn from each near-duplicate group of validation.
+        seed: of the draws behind intervals, and of the picture drawn from each near-duplicate group of validation.
 
     Returns:
         One row a wish and prevalence: `wish`, the columns of `at_threshold`, and `note`, a sentence where no
         threshold can be promised and how many more validation pictures it would take (then the numbers are NaN).
     """
     units, rows = independent_units(Judged(*validation), seed=seed), []
-    rest = {"groups": groups, "weights": weights, "uploads": uploads, "level": level, "seed": seed}
-    for kind, wish in wishes:
-        name = _wish_name(kind, wish, uploads)
-        for share in prevalence:
-            choice = {"prevalence": share, "risk": None if promise is None else 1 - promise}
-            if kind in ("reviewed", "cost"):
-                asked = {"capacity": wish / uploads} if kind == "reviewed" else {"costs": wish}
-                low, high, note = review_band(units, wrongly_blocked=wrongly_blocked, **asked, **choice)
-                two = {"review_from": low, "costs": asked.get("costs", (0, 0, 0))}
-            else:
-                high, note = promised_threshold(units, kind, wish, **choice)
-                two = {}
-            row = at_threshold(unsafe, scores, high, prevalence=share, **two, **rest)
-            if np.isnan(high):
-                row.loc[:, row.columns[2:]] = np.nan
-            rows.append(row.assign(wish=name, note=note))
-    table = pd.concat(rows, ignore_index=True)
-    return table[["wish", *table.columns.drop(["wish", "note"]), "note"]]
+    risk = None if promise is None else 1 - promise
+    for (kind, wish), share in itertools.product(wishes, prevalence):
+        name, low = _wish_name(kind, wish), None
+        if kind in ("reviewed", "cost"):
+            asked = {"capacity": wish / UPLOADS} if kind == "reviewed" else {"costs": wish}
+            low, high, note = review_band(units, prevalence=share, wrongly_blocked=wrongly_blocked, risk=risk, **asked)
+        else:
+            high, note = promised_threshold(units, kind, wish, prevalence=share, risk=risk)
+        row = at_threshold(
+            unsafe, scores, high, prevalence=share, review_from=low, costs=wish if kind == "cost" else (0, 0, 0),
+            groups=groups, weights=weights, seed=seed,
+        )  # fmt: skip
+        if np.isnan(high):
+            row.loc[:, row.columns[2:]] = np.nan
+        rows.append(pd.concat([pd.DataFrame({"wish": [name]}), row.assign(note=note)], axis=1))
+    return pd.concat(rows, ignore_index=True)
 
 
-def _wish_name(kind: str, wish: float | Sequence[float], uploads: int) -> str:
+def _wish_name(kind: str, wish: float | Sequence[float]) -> str:
     if kind == "cost" and np.shape(wish) == (3,):
         return "least cost ({:g} missed, {:g} wrongly blocked, {:g} reviewed)".format(*wish)
-    if kind == "reviewed" and np.ndim(wish) == 0 and 0 <= wish <= uploads:
-        return f"reviewed ≤ {wish:,.0f} of {uploads:,}"
+    if kind == "reviewed" and np.ndim(wish) == 0 and 0 <= wish <= UPLOADS:
+        return f"reviewed ≤ {wish:,.0f} of {UPLOADS:,}"
     if kind in ("precision", "recall", "fpr") and np.ndim(wish) == 0 and 0 <= wish <= 1:
         return f"{kind} {'≤' if kind == 'fpr' else '≥'} {wish:g}"
     raise ValueError(

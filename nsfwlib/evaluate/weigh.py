@@ -13,7 +13,7 @@ one end. With one stratum and outcomes 0 and 1 this is Jeffreys' interval.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,8 +46,9 @@ def weigh(
     *,
     expected: np.ndarray | None = None,
     per: np.ndarray | None = None,
-    bounds: Sequence[float] = (0.0, 1.0),
+    bounds: Sequence[Any] = (0.0, 1.0),
     groups: Sequence[int] | None = None,
+    draws: int | None = None,
     seed: int = 0,
 ) -> Weighed:
     """Means over all rows of outcomes that are known of a random sample of each stratum.
@@ -59,9 +60,9 @@ def weigh(
         strata: (N,) stratum of each row.
         expected: (N, M) what the judge expects of each row, or (N, 2M) of outcome and `per`; by default nothing.
         per: (N, M) 1 where a row counts, 0 where not, known where the outcome is: shares of what counts are asked for.
-        bounds: the least and the greatest that an outcome can be.
+        bounds: the least and the greatest that an outcome can be, or (M, 1) of each.
         groups: (N,) near-duplicate group of each row.
-        seed: of the draws.
+        draws: of the bootstrap, DRAWS by default, from `seed`.
     """
     y = outcome if per is None else np.concatenate([outcome, per], axis=1)
     known, members = np.isfinite(y).all(axis=1), group_codes(groups, len(y))
@@ -75,12 +76,12 @@ def weigh(
     rest = np.zeros((len(names), y.shape[1]))
     if expected is not None:
         y, rest = _against_the_judge(y, expected, codes, known, weight)
-    rng = np.random.default_rng(seed)
-    parts = rng.dirichlet(size * effective_count(members, len(members)) / len(members), DRAWS).T
+    rng, draws = np.random.default_rng(seed), draws or DRAWS
+    parts = rng.dirichlet(size * effective_count(members, len(members)) / len(members), draws).T
     total = rest.T @ parts + _bootstrap(y, at, parts, pd.factorize(members[known])[0], rng)
     mean = weight @ y + part @ rest
     heft = np.bincount(members[known], weight)
-    more = (heft**2).sum() / heft.sum() * rng.gamma(0.5, size=DRAWS)
+    more = (heft**2).sum() / heft.sum() * rng.gamma(0.5, size=draws)
     return _ends(mean, total, more, parts[seen == 0].sum(axis=0), bounds, counted=per is not None)
 
 
@@ -118,13 +119,7 @@ def _bootstrap(
 
 
 def _ends(
-    mean: np.ndarray,
-    total: np.ndarray,
-    more: np.ndarray,
-    blank: np.ndarray,
-    bounds: tuple[float, float],
-    *,
-    counted: bool,
+    mean: np.ndarray, total: np.ndarray, more: np.ndarray, blank: np.ndarray, bounds: Sequence[Any], *, counted: bool
 ) -> Weighed:
     """Draws (M, .) with the half row, and with what nobody looked at, at either end; shares of what is counted."""
     m = len(mean) // 2 if counted else len(mean)
@@ -133,6 +128,17 @@ def _ends(
         value, plain = np.where(count > 0, mean[:m] / count, np.nan), total[:m] / per
         low, high = ((total[:m] + (more + blank) * end) / (per + more + blank) for end in bounds)
     return Weighed(value, mean[:m], plain, *(np.clip(end, *bounds) for end in (low, high)))
+
+
+def mean_of(found: Weighed) -> Weighed:
+    """The mean of M shares; the half row goes to the one that it moves most."""
+    seen = np.isfinite(found.value)
+    if not seen.any():
+        return Weighed(*(part[:1] for part in found))
+    value, mean, plain, low, high = (part[seen] for part in found)
+    down, up = (low - plain).min(axis=0) / len(plain), (high - plain).max(axis=0) / len(plain)
+    centre = plain.mean(axis=0, keepdims=True)
+    return Weighed(value.mean(keepdims=True), mean[:1], centre, centre + down, centre + up)
 
 
 def without_slips(found: Weighed, same: float, pairs: float, k: int, *, seed: int = 0) -> Weighed:

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from nsfwlib.plots.style import DARK, new_axes, note, percent, shown, styled
+from nsfwlib.plots.evaluation import plot_intervals
+from nsfwlib.plots.style import DARK, new_axes, note, shown, styled
 
 
 @styled
@@ -83,26 +84,15 @@ def plot_incarnations(incarnations: pd.DataFrame, *, ax: Axes | None = None) -> 
     Args:
         incarnations: as from `evaluate.read_incarnations`.
     """
-    ax = new_axes(ax, (max(5, 1.3 * len(incarnations) + 1.5), 3.6))
-    ax.set(ylabel="share of images right", title="Accuracy over incarnations")
     if incarnations.empty:
-        note(ax, "no confusion matrix yet")
+        note(ax := new_axes(ax, (5, 3.6)), "no confusion matrix yet")
         return ax
-    x, value = np.arange(len(incarnations)), incarnations["accuracy"].to_numpy()
-    own = incarnations["images"].gt(0).to_numpy()
-    ax.vlines(x, incarnations["low"], incarnations["high"], color=DARK, lw=2)
-    ax.plot(x[own], value[own], "o", color=DARK, ms=8, label="measured here (with 95% interval)")
-    ax.plot(x[~own], value[~own], "s", color=DARK, mfc="white", ms=8, label="published, other test images")
-    for i, share in enumerate(value):
-        ax.annotate(f"{share:.1%}", (i, share), (8, 0), textcoords="offset points", va="center", fontsize=9)
-    names = [
-        f"{shown(name)}\n{date}".strip() for name, date in zip(incarnations["name"], incarnations["date"], strict=True)
-    ]
-    ax.set_xticks(x, names)
-    ax.set_xlim(-0.5, len(x) - 0.2)
-    percent(ax.yaxis)
-    ax.margins(y=0.2)
-    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2), fontsize="small")
+    table = incarnations.assign(value=incarnations["accuracy"])
+    table["name"] = (table["name"] + "\n" + table["date"]).str.strip()
+    ax = plot_intervals(table, xlabel="share of images right", title="Accuracy over incarnations", ax=ax)
+    old = np.flatnonzero(table["images"].eq(0))
+    ax.plot(table["value"].iloc[old], old, "s", color=DARK, mfc="white", ms=8, label="published, other test images")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return ax
 
 

@@ -186,7 +186,7 @@ def test_audited_scores_are_near_those_against_the_truth():
     _, _, audit, verdict = drawn(budget=400)
     found = audited_scores(verdict, some.probs, audit, class_names=NAMES).set_index("score")
     true = honest_audit.scores_of(some)[found.index]
-    assert (found["low"] <= true).all() and (true <= found["high"]).all() and len(found) == 4
+    assert (found["low"] <= true).all() and (true <= found["high"]).all() and len(found) == 5
 
 
 def test_a_picture_without_a_class_is_wrong_and_in_no_row_of_the_matrix():

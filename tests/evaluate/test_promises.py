@@ -114,8 +114,10 @@ def test_no_number_lies_outside_its_interval():
 
 def test_a_person_between_two_thresholds_takes_what_lies_between_them():
     unsafe, score = np.tile([True, False], 50), np.repeat([0.9, 0.5, 0.1, 0.5, 0.9], 20)
-    row = thresholds.at_threshold(unsafe, score, 0.8, prevalence=0.25, review_from=0.4, uploads=1000).iloc[0]
-    assert row[["flagged", "reviewed", "missed", "false_alarms"]].tolist() == pytest.approx([400, 400, 50, 300])
+    row = thresholds.at_threshold(unsafe, score, 0.8, prevalence=0.25, review_from=0.4).iloc[0]
+    assert row[["flagged", "reviewed", "missed", "false_alarms"]].tolist() == pytest.approx(
+        [40_000, 40_000, 5_000, 30_000]
+    )
 
 
 def test_what_people_can_look_at_is_kept_and_little_is_blocked_wrongly():

@@ -265,15 +265,15 @@ def test_intervals_write_each_value_and_leave_unknown_ones_open():
 def test_class_scores_have_a_panel_a_score_and_the_support():
     labels = np.array(NAMES * 40, dtype=object)
     probs = np.tile(np.eye(3) * 0.8 + 0.0667, (40, 1))
-    fig = evaluation.plot_class_scores(evaluate.scores(labels, probs, class_names=NAMES, draws=20))
+    fig = evaluation.plot_class_scores(evaluate.scores(labels, probs, class_names=NAMES))
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["Precision", "Recall", "F1", "Average precision"]
     assert ticks(fig.axes[0].get_yticklabels()) == ["drawings  (40)", "hentai  (40)", "neutral  (40)"]
 
 
 def test_class_scores_say_where_there_is_no_image():
     probs = np.tile([0.8, 0.1, 0.1], (40, 1))
-    table = evaluate.scores(["drawings"] * 40, probs, class_names=NAMES, draws=20)
-    assert texts(evaluation.plot_class_scores(table, which=["recall"]).axes[0]) == ["100.0%", "unknown", "unknown"]
+    table = evaluate.scores(["drawings"] * 40, probs, class_names=NAMES)
+    assert texts(evaluation.plot_class_scores(table).axes[1]) == ["100.0%", "unknown", "unknown"]
 
 
 def test_calibration_draws_only_bins_with_images():
@@ -284,14 +284,11 @@ def test_calibration_draws_only_bins_with_images():
     assert dots[:, 1].tolist() == [1, 1] and dots[:, 0].tolist() == pytest.approx([0.6, 0.9], abs=0.01)
 
 
-def test_curves_carry_the_computed_numbers_and_mark_thresholds_on_the_curve(two_sides):
+def test_curves_carry_the_computed_numbers(two_sides):
     curve = evaluate.threshold_curve(*two_sides)
-    points = evaluate.operating_points(*two_sides, validation=two_sides, prevalence=[0.01])
-    ax = evaluation.plot_precision_recall(curve, points=points)
+    ax = evaluation.plot_precision_recall(curve)
     assert ax.lines[0].get_ydata().tolist() == curve["precision"].tolist()
-    for line in ax.lines[1:]:
-        assert ((curve["recall"] == line.get_xdata()[0]) & (curve["precision"] == line.get_ydata()[0])).any()
-    roc = evaluation.plot_roc(curve, points=points)
+    roc = evaluation.plot_roc(curve)
     assert roc.lines[0].get_xdata().tolist() == curve["fpr"].tolist()
 
 
@@ -321,7 +318,7 @@ def test_slices_show_the_worst_first_and_fill_those_that_differ():
     right = np.r_[np.arange(200) % 20 > 0, np.arange(200) % 3 > 0]
     ax = evaluation.plot_slices(evaluate.accuracy_by_slice(attributes, right))
     assert ticks(ax.get_yticklabels())[0] == "source: scan  (200)"
-    assert ax.lines[0].get_mfc() == style.ACCENT and len(ax.lines[0].get_xdata()) == 2
+    assert drawn(ax, "differs (q ≤ 0.05)").get_xdata().tolist() == pytest.approx([133 / 200, 190 / 200])
 
 
 def test_slices_too_small_for_a_conclusion_say_so():
@@ -329,14 +326,18 @@ def test_slices_too_small_for_a_conclusion_say_so():
     assert texts(evaluation.plot_slices(table)) == ["no slice has enough images"]
 
 
-def test_robustness_has_a_panel_a_change_and_the_untouched_as_reference():
+def test_robustness_has_a_row_a_change_and_the_untouched_as_reference():
     table = pd.DataFrame({
         "change": ["none", "blur", "blur", "mirror"], "level": ["", 1, 2, "yes"], "value": [0.9, 0.85, 0.7, 0.9],
         "low": [0.85, 0.8, 0.6, 0.85], "high": [0.95, 0.9, 0.8, 0.95],
     })  # fmt: skip
-    fig = evaluation.plot_robustness(table)
-    assert [ax.get_title(loc="left") for ax in fig.axes] == ["blur", "mirror"]
-    assert fig.axes[0].lines[0].get_ydata().tolist() == [0.85, 0.7] and fig.axes[0].lines[1].get_ydata()[0] == 0.9
+    ax = evaluation.plot_robustness(table)
+    assert ticks(ax.get_yticklabels()) == ["blur 1", "blur 2", "mirror yes"] and texts(ax) == [
+        "85.0%",
+        "70.0%",
+        "90.0%",
+    ]
+    assert drawn(ax, "untouched").get_xdata() == [0.9, 0.9]
 
 
 def test_robustness_without_a_change_is_refused():
@@ -364,7 +365,7 @@ def test_incarnations_are_drawn_in_order_with_published_ones_hollow(tmp_path):
         interval=(0.7, 0.9),
     )
     ax = confusion.plot_incarnations(evaluate.read_incarnations([tmp_path / "a.json", PUBLISHED]))
-    assert ticks(ax.get_xticklabels()) == ["published, 90 %", "published, 93 %", "demo\n2026-01-01"]
+    assert ticks(ax.get_yticklabels()) == ["published, 90 %", "published, 93 %", "demo\n2026-01-01"]
     assert texts(ax) == ["90.0%", "93.0%", "85.0%"] and ax.lines[1].get_mfc() == "white"
 
 
@@ -417,9 +418,9 @@ def drawings_of(names):
         "plot_contact_sheet": {"thumbnails": thumbnails, "titles": names, "title": names[0]},
         "plot_heat_maps": {"thumbnails": thumbnails, "heat": [np.eye(3)] * k, "titles": names},
         "plot_feature_map": [rng.random((n, 2)), labels], "plot_intervals": {"table": table, "title": names[0]},
-        "plot_class_scores": [evaluate.scores(labels, probs, class_names=names, draws=5)],
+        "plot_class_scores": [evaluate.scores(labels, probs, class_names=names)],
         "plot_calibration": [{n: evaluate.calibration_table(labels, probs, class_names=names) for n in names[:3]}],
-        "plot_precision_recall": {"curve": curve, "points": wishes}, "plot_roc": {"curve": curve, "points": wishes},
+        "plot_precision_recall": [curve], "plot_roc": [curve],
         "plot_threshold": [curve, points.iloc[0]], "plot_slices": [pd.DataFrame(slices | {"low": 0.4, "high": 0.6, "accuracy": 0.5})],
         "plot_robustness": [changes], "plot_incarnations": [table],
         "plot_confusion": {"matrix": matrix, "class_names": names, "title": names[0]},
