@@ -140,9 +140,9 @@ def _head(metrics: dict[str, Any], when: str) -> str:
 def _next(run_dir: Path, data_dir: Any) -> str:
     """What to do with the suspects of a run on one's own data, as a command; "" for the demo, which has no reviewer."""
     table = run_dir / "label_issues.parquet"
-    if not data_dir or not table.exists():
+    count = int(pd.read_parquet(table, columns=["is_issue"])["is_issue"].sum()) if data_dir and table.exists() else 0
+    if not count:
         return ""
-    count = int(pd.read_parquet(table, columns=["is_issue"])["is_issue"].sum())
     return (
         f"\n{count:,} labels are suspected, none is changed before a person says so. Look at them:\n"
         f"    make review DATA={shlex.quote(str(data_dir))} RUN={shlex.quote(str(run_dir))} REVIEWER=your-name\n"
