@@ -109,13 +109,15 @@ def _bootstrap(
     y: np.ndarray, at: np.ndarray, parts: np.ndarray, members: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """(M, draws) sums over strata of their parts (S, draws) times the mean of their rows, one draw a group."""
-    blocks, done = [], 0
+    blocks, done, strata = [], 0, np.unique(at)
+    y = y.T.astype(np.float32)  # as the weights are: no copy of them in double
     for block in bootstrap_weights(members, parts.shape[1], rng):
         part = parts[:, done : (done := done + block.shape[1])]
-        for s in np.unique(at):
-            block[at == s] *= part[s] / block[at == s].sum(axis=0)
-        blocks.append(y.T @ block)
-    return np.concatenate(blocks, axis=1)
+        for s in strata:
+            rows = at == s if len(strata) > 1 else slice(None)
+            block[rows] *= (part[s] / block[rows].sum(axis=0)).astype(np.float32)
+        blocks.append(y @ block)
+    return np.concatenate(blocks, axis=1).astype(float)
 
 
 def _ends(

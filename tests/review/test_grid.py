@@ -276,7 +276,7 @@ def test_accepting_a_page_decides_this_page_alone(tmp_path):
 
 
 def test_small_pages_share_the_screen_as_far_as_they_fit(tmp_path):
-    browser = make_grid(tmp_path, n=20)
+    browser = make_grid(tmp_path, n=16)
     message = browser.send("open")[0][0]
     screens = [[part["page"] for part in message["sections"]]]
     while True:

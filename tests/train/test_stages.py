@@ -122,7 +122,7 @@ KILLED = """
             os.kill(os.getpid(), signal.SIGKILL)
 
     keeping.Keep.on_epoch_end = killed
-    fine_tune(build(), pickle.load(open({data!r}, "rb")), {work!r}, epochs=4, learning_rate=0.01)
+    fine_tune(build(), pickle.load(open({data!r}, "rb")), {work!r}, epochs=4, patience=9, learning_rate=0.01)
 """
 
 
@@ -140,7 +140,7 @@ def test_a_killed_run_goes_on_at_its_epoch_with_its_history(data, tmp_path, requ
     child = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED).format(**names)], capture_output=True)
     assert child.returncode == -9, child.stderr.decode()[-2000:]
     log = pd.read_csv(next((tmp_path / "work").glob("*/epochs.csv")))
-    history = fine_tune(build(), data, tmp_path / "work", epochs=4, learning_rate=0.01)
+    history = fine_tune(build(), data, tmp_path / "work", epochs=4, patience=9, learning_rate=0.01)
     assert history["epoch"].tolist() == [1, 2, 3, 4, 1]
     assert np.allclose(history["val_loss"][:2], log["val_loss"])
 
