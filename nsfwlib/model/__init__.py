@@ -36,6 +36,7 @@ Ready                A model that can score
 make_ready           A model by name, file or itself, loaded; converted to OpenVINO where that is of use
 read_description     What the JSON beside an ONNX file of others says
 PRECISIONS           What a converted model may compute in
+COMPARED             Pictures that answers in lowered precision are compared on
 choose_precision     The precision in force for a converted model, and how its answers agree with float32
 agreement            How probabilities in lowered precision agree with the exact ones
 in_words             An agreement in a sentence's part

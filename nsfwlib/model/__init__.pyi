@@ -38,6 +38,7 @@ from .forward import (
     onnx_file as onnx_file,
 )
 from .precision import (
+    COMPARED as COMPARED,
     PRECISIONS as PRECISIONS,
     agreement as agreement,
     choose_precision as choose_precision,

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from nsfwlib.data import MAX_PIXELS
 from nsfwlib.files import writable_folder
-from nsfwlib.model import Answer, Files, Ready, cluster_answers, make_ready, stream_answers
+from nsfwlib.model import COMPARED, Answer, Files, Ready, cluster_answers, make_ready, stream_answers
 from nsfwlib.score.source import deadly_files, open_source, sample_pictures
 from nsfwlib.score.store import (
     FORMATS,
@@ -133,7 +133,8 @@ def score(
     scored_by = f"{ready.identity}-{frames}"
     if precision == "auto" and not overwrite:
         precision = _precision_before(out, scored_by) or precision
-    ready = ready.lowered(precision, partial(_sample, source, data_dir, files, ready.size))
+    least = COMPARED if precision == "auto" else 0  # with fewer it stays float32, and none is decoded to see that
+    ready = ready.lowered(precision, partial(_sample, source, data_dir, files, ready.size, least))
     scored_by += "" if ready.precision == "float32" else f"-{ready.precision}"
     about = {"precision": ready.precision, "agreement": ready.agreement or {}}
     options = {"size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
@@ -163,9 +164,9 @@ def _precision_before(out: Path, scored_by: str) -> str:
     return "" if before or not same else precision.removeprefix("-") or "float32"
 
 
-def _sample(source: Any, data_dir: Path | None, files: Files, size: int, count: int) -> np.ndarray:
+def _sample(source: Any, data_dir: Path | None, files: Files, size: int, least: int, count: int) -> np.ndarray:
     _, rows = open_source(source, data_dir=data_dir, filesystem=files.filesystem)
-    return sample_pictures(files, rows, size=size, count=count)
+    return sample_pictures(files, rows, size=size, count=count, least=least)
 
 
 def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:

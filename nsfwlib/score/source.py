@@ -153,16 +153,18 @@ def deadly_files(files: Files, suspects: Sequence[tuple[int, str]]) -> list[Answ
     return found
 
 
-def sample_pictures(files: Files, rows: Iterable[Row], *, size: int, count: int) -> np.ndarray:
+def sample_pictures(files: Files, rows: Iterable[Row], *, size: int, count: int, least: int = 0) -> np.ndarray:
     """First frames of at most `count` pictures drawn from `rows`, uint8 (n, S, S, 3), the same each time.
 
-    They are decoded in other processes; where a file ends or holds one of these, there are none.
+    They are decoded in other processes; where a file ends or holds one of these, or there are fewer than `least`, there
+    are none.
     """
     paths = (path for path, problem, _ in rows if not problem)
     drawn = heapq.nsmallest(count + count // 10, paths, key=lambda path: zlib.crc32(path.encode()))
     load = joblib.delayed(partial(load_picture, files, size=size, frames=1))
     try:
-        loaded = joblib.Parallel(-1, timeout=SAMPLE_SECONDS)(load(path) for path in drawn)
+        enough = drawn if len(drawn) >= least else []
+        loaded = joblib.Parallel(-1, timeout=SAMPLE_SECONDS)(load(path) for path in enough) if enough else []
     except (BrokenProcessPool, TimeoutError):
         loaded = []
     found = [picture.pixels for picture in loaded if picture.pixels is not None][:count]

@@ -24,7 +24,7 @@ from nsfwlib.model import Ready, forward, precision, stream
 from nsfwlib.model.classifier import save_model
 from nsfwlib.model.forward import forward_pass, model_identity
 from nsfwlib.model.stream import Files, load_picture, stream_answers
-from nsfwlib.score import __main__, run
+from nsfwlib.score import __main__, run, source
 from nsfwlib.score.source import open_source
 from nsfwlib.score.store import _WRITERS, FIXED, FORMATS, add_answers, open_store, read_scores, work_file
 
@@ -883,3 +883,10 @@ def test_a_full_disk_has_a_way_out_in_the_shell(folder, monkeypatch, capsys):
 def test_asking_for_help_needs_no_tensorflow():
     code = "import sys; from nsfwlib.score import __main__, score; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_too_few_pictures_to_compare_precisions_on_are_not_decoded_for_it(folder, monkeypatch):
+    monkeypatch.setattr(source, "load_picture", lambda *args, **options: pytest.fail("decoded"))
+    files, rows = open_source(folder)
+    found = source.sample_pictures(files, rows, size=SIZE, count=300, least=300)
+    assert found.shape == (0, SIZE, SIZE, 3)
