@@ -282,3 +282,11 @@ def test_a_notebook_explains_more_than_it_computes(notebook):
 def test_every_parameter_says_what_it_is(notebook):
     for name, about in papermill.inspect_notebook(str(notebook)).items():
         assert about["help"], name
+
+
+def test_one_pass_over_the_pictures_in_01_serves_02_and_03():
+    blocks = {
+        path.stem: set(ast.literal_eval(papermill.inspect_notebook(str(path))["blocks"]["default"]))
+        for path in NOTEBOOKS[:3]
+    }
+    assert blocks["01_explore_data"] == blocks["02_fine_tune"] | blocks["03_cleanse_labels"]
