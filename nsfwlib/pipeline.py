@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, about in known.items():
         text = f"{about['help']} (default: {about['default']})".replace("%", "%%")
         option = {"dest": name, "type": _reader(about["default"]), "help": text, "metavar": "VALUE"}
-        parser.add_argument(f"--{name.replace('_', '-')}", **option)
+        parser.add_argument(*dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"]), **option)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser.error(f"no parameter {' '.join(unknown)}; those there are: " + ", ".join(f"--{n}" for n in known))

@@ -87,7 +87,7 @@ def test_the_shell_command_names_a_parameter_that_no_notebook_has(capsys):
 @pytest.mark.parametrize(
     ("option", "value"),
     [("data-dir", "2024"), ("data-dir", "None"), ("data-dir", "photos [2020] {v2}"), ("source-pattern", "(\\d{4})"),
-     ("class-map", {"a": "b"}), ("seed", 7), ("blocks", ["mixed4"])],
+     ("class-map", {"a": "b"}), ("class_map", {"a": "b"}), ("seed", 7), ("blocks", ["mixed4"])],
 )  # fmt: skip
 def test_an_option_keeps_the_type_of_its_parameter(tmp_path, monkeypatch, option, value):
     monkeypatch.chdir(tmp_path)
