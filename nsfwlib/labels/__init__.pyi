@@ -11,8 +11,6 @@ from .heads import (
     check_probs as check_probs,
     fit_head as fit_head,
     group_codes as group_codes,
-    out_of_fold_probs as out_of_fold_probs,
-    principal_features as principal_features,
 )
 from .issues import (
     find_label_issues as find_label_issues,

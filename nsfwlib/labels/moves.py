@@ -281,11 +281,7 @@ def read(path: Path) -> Log:
 
 def append(log: Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
     """Write one line, whole or not at all; with `sync` it is on disk when this returns."""
-
-    def name(path: Path) -> str:
-        return str(path.relative_to(log.folder) if path.is_relative_to(log.folder) else path)
-
-    data = (json.dumps(line, default=name) + "\n").encode()
+    data = (json.dumps(line, default=lambda path: str(path).removeprefix(f"{log.folder}{os.sep}")) + "\n").encode()
     size = os.fstat(log.fd).st_size
     try:
         while data:
