@@ -1,4 +1,5 @@
 from .current import (
+    Replay as Replay,
     current_labels as current_labels,
     journal_in_use as journal_in_use,
     what_changed as what_changed,
@@ -31,4 +32,3 @@ from .neighbours import (
     nearest as nearest,
 )
 from .noise import noise_matrix as noise_matrix
-from .replay import Replay as Replay
