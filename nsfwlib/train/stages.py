@@ -29,7 +29,7 @@ from nsfwlib.model import (
     seed_dropout,
     unfreeze_from,
 )
-from nsfwlib.train.head import StopOnNaN, compile_classifier, history_table, one_hot, row_weights
+from nsfwlib.train.head import compile_classifier, history_table, one_hot, row_weights
 from nsfwlib.train.keeping import Keep, resumed, save_whole
 
 BODY = 0.1  # share of the head's rate at which the backbone's last stage learns, and each stage of the one above it
@@ -117,7 +117,7 @@ def fine_tune(
     before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
     if not len(done):
         save_whole(copy, work_dir / "epoch-000.weights.h5")
-    nan, kept = StopOnNaN(), Keep(work_dir, before, done, patience)
+    kept = Keep(work_dir, before, done, patience)
     copy.fit(
         train,
         validation_data=val,
@@ -125,13 +125,17 @@ def fine_tune(
         initial_epoch=len(done),
         verbose=verbose,
         shuffle=False,
-        callbacks=[nan, kept],
+        callbacks=[kept],
     )
     average = _keep_best(copy, kept, val)
     if copy is not model:
         model.set_weights(copy.get_weights())
     freeze_backbone(model)
-    nan.check(f"The best weights so far are in the model and in {kept.best()}.")
+    if kept.nan:
+        raise FloatingPointError(
+            f"The loss is no longer a number since {kept.nan}. The best weights so far are in the model and in "
+            f"{kept.best()}. Try a smaller learning_rate."
+        )
     if not keep:
         shutil.rmtree(work_dir)
     rates = [float(schedule(epoch * steps)) for epoch in kept.history["epoch"]]
@@ -217,7 +221,10 @@ def picture_dataset(
 
     def batches() -> Iterator[tuple[np.ndarray, ...]]:
         order = rng.permutation(len(paths)) if shuffled else np.arange(len(paths))
-        for positions, pixels in _decoded([paths[i] for i in order], size=size, batch_size=batch_size):
+        pictures = decoded_batches([paths[i] for i in order], size=size, batch_size=batch_size)
+        for positions, pixels, problems in pictures:
+            if problems:
+                raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
             rows = order[positions]
             yield pixels, targets[rows], weights[rows], rng.integers(2**31, size=2)
 
@@ -229,14 +236,6 @@ def picture_dataset(
     stream = tf.data.Dataset.from_generator(batches, output_signature=tuple(tf.TensorSpec(*shape) for shape in shapes))
     counted = stream.apply(tf.data.experimental.assert_cardinality(-(-len(paths) // batch_size)))
     return counted.map(finished).prefetch(2)
-
-
-def _decoded(paths: Sequence[Path], **options: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions and pixels of `model.decoded_batches`, all of which must be readable."""
-    for positions, pixels, problems in decoded_batches(paths, **options):
-        if problems:
-            raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
-        yield positions, pixels
 
 
 def augment(

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from nsfwlib.labels import journal, records
-from nsfwlib.labels.current import current_labels
-from nsfwlib.labels.replay import Replay
+from nsfwlib.labels.current import Replay, current_labels
 
 NASTY = [
     'porn/it\'s "quoted".jpg',

@@ -165,7 +165,7 @@ def test_a_finished_stage_is_kept_until_told_and_found_again_without_training(da
     first, again = lopsided(build()), lopsided(build())
     history = fine_tune(first, data, tmp_path, learning_rate=0.01, keep=True)
     monkeypatch.setattr(keras.Model, "train_on_batch", None)
-    monkeypatch.setattr(stages.StopOnNaN, "on_epoch_begin", None)  # an epoch would fail
+    monkeypatch.setattr(stages.Keep, "on_train_batch_end", None)  # an epoch would fail
     pd.testing.assert_frame_equal(fine_tune(again, data, tmp_path, learning_rate=0.01), history)
     assert all(map(np.array_equal, first.get_weights(), again.get_weights()))
     assert not list(tmp_path.iterdir())
