@@ -5,8 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from nsfwlib.model.foreign import EXAMPLE
-from nsfwlib.model.ready import make_ready
+from nsfwlib.model.ready import EXAMPLE, make_ready
 
 SIZE = 4
 RED_TO_BLUE = {**EXAMPLE, "labels": ["red", "green", "blue"], "size": SIZE, "scale": [0.01, 0.02, 0.03], "offset": 0.5}

@@ -5,7 +5,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from tiny import awakened
 
-from nsfwlib.model import build, forward, published, runtime
+from nsfwlib.model import build, forward, runtime
 from nsfwlib.model.classifier import feature_model, set_rescaling, set_temperature
 from nsfwlib.model.forward import forward_pass, in_half_precision, model_identity
 
@@ -118,7 +118,7 @@ def test_features_in_bfloat16_are_near_those_in_float32_and_kept_apart(classifie
 
 
 def test_half_precision_keeps_the_published_features_to_a_hundredth_and_the_weights_as_they_were():
-    classifier = published.published_model("MobileNetV2")
+    classifier = build.published_model("MobileNetV2")
     photographs = [Image.fromarray(photograph).resize((224, 224)) for photograph in load_sample_images().images]
     photographs = np.stack(photographs).astype(np.float32)
     features = feature_model(classifier, ["out_relu"])
