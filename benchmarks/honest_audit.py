@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import f1_score
 
-from nsfwlib.evaluate import weigh
-from nsfwlib.evaluate.audit import audit_plan, draw_audit
-from nsfwlib.evaluate.audited import audited_accuracy, audited_confusion, audited_scores
+from nsfwlib.evaluate import intervals
+from nsfwlib.evaluate.audit import audit_plan, audited_accuracy, audited_confusion, audited_scores, draw_audit
 
 NAMES = list("abcde")
 K = len(NAMES)
@@ -198,7 +197,7 @@ def stopping_coverage(world: World, audits: int, target: float, every: int = 15)
         for n in range(30, int(audit["picked"].sum()) + 1, every):
             verdict = np.where(place <= n, names[some.truth], None)
             found = audited_accuracy(verdict, predicted, audit, seed=seed)
-            wider = weigh.at_any_time(found["high"] - found["low"], n, int(audit["picked"].sum())) / (
+            wider = intervals.at_any_time(found["high"] - found["low"], n, int(audit["picked"].sum())) / (
                 found["high"] - found["low"]
             )
             low, high = (found["value"] + wider * (found[end] - found["value"]) for end in ("low", "high"))
@@ -243,7 +242,7 @@ if __name__ == "__main__":
     parser.add_argument("--audits", type=int, default=600)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    start, weigh.DRAWS = time.perf_counter(), 1000
+    start, intervals.DRAWS = time.perf_counter(), 1000
     found = table(options.audits, options.only)
     plain = WORLDS["plain"]
     big = draw_set(plain._replace(rows=400_000), np.random.default_rng(10**6))
