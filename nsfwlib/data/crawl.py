@@ -1,7 +1,6 @@
 """How is every file of a big tree inspected, once, whatever happens? The walk, the workers, the cache."""
 
 import collections
-import contextlib
 import itertools
 import os
 import time
@@ -20,7 +19,7 @@ from nsfwlib.data.scan_cache import look_up, open_cache, stamp_of, state_of, sto
 LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 _BATCH = 16  # files a worker gets at a time
 _START = 300.0  # seconds that a worker may take to start on a busy machine
-_PASSING = {"missing", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
+_PASSING = {"missing", "link loop", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
 
 
 def is_skipped(name: str) -> bool:
@@ -39,12 +38,11 @@ def walk_files(data_dir: Path) -> Iterator[tuple[str, str, str]]:
     pending, links = collections.deque([""]), collections.deque()
     while pending or links:
         folder = pending.popleft() if pending else links.popleft()
-        if folder:
-            identity = _identity(data_dir / folder)
-            if identity in seen:
-                yield folder, "link loop", "leads to a folder that is listed already, or contains this one"
-                continue
-            seen.add(identity)
+        identity = _identity(data_dir / folder)
+        if folder and identity in seen:
+            yield folder, "link loop", "leads to a folder that is listed already, or contains this one"
+            continue
+        seen.add(identity)
         try:
             with os.scandir(data_dir / folder) as entries:
                 entries = sorted(entries, key=lambda entry: entry.name)
@@ -53,30 +51,15 @@ def walk_files(data_dir: Path) -> Iterator[tuple[str, str, str]]:
             continue
         hidden = any(is_skipped(part) for part in folder.split(os.sep))  # noqa: PTH206
         for entry in entries:
-            yield from _visit(entry, folder, hidden, pending, links)
-
-
-def _visit(
-    entry: os.DirEntry, folder: str, hidden: bool, pending: collections.deque, links: collections.deque
-) -> Iterator[tuple[str, str, str]]:
-    path = os.path.join(folder, entry.name)  # noqa: PTH118 - a million Path objects cost memory
-    if entry.is_dir(follow_symlinks=False):
-        pending.append(path)
-    elif hidden or is_skipped(entry.name):
-        yield path, "skipped: hidden or litter", ""
-    elif entry.is_symlink():
-        try:
-            if entry.is_dir():
+            path = os.path.join(folder, entry.name)  # noqa: PTH118 - a million Path objects cost memory
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(path)
+            elif hidden or is_skipped(entry.name):
+                yield path, "skipped: hidden or litter", ""
+            elif entry.is_symlink() and (data_dir / path).is_dir():
                 links.append(path)
             else:
-                entry.stat()
                 yield path, "", ""
-        except FileNotFoundError:
-            yield path, "missing", "dangling link"
-        except OSError as error:
-            yield path, "link loop", error.strerror or ""
-    else:
-        yield path, "", ""
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -104,7 +87,7 @@ def inspect_files(
     """
     keys = np.zeros((len(paths), 3), dtype=np.int64)
     misses: list[int] = []
-    with contextlib.closing(open_cache(cache_dir)) as cache:
+    with open_cache(cache_dir) as cache:
         stamp = stamp_of(options)
         for start in range(0, len(paths), 512):
             chunk = range(start, min(start + 512, len(paths)))

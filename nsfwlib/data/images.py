@@ -1,5 +1,6 @@
 """What does this file show? One decoder for training, review and scoring: bytes in, RGB uint8 out."""
 
+import errno
 import io
 import itertools
 import os
@@ -20,7 +21,7 @@ REASONS = {
     "missing": "there is no such file, or the link leads nowhere",
     "unreadable": "the file or folder exists but may not be read, or the disk failed",
     "not a regular file": "a folder, FIFO, socket or device",
-    "link loop": "a link to a folder that contains it, or to one that is listed already",
+    "link loop": "a link to itself, to a folder that contains it, or to one that is listed already",
     "empty file": "zero bytes",
     "too many bytes": "the file is larger than `MAX_BYTES`",
     "not an image": "the content is not that of any image format: an error page, a video, text",
@@ -168,7 +169,8 @@ def _read_regular(path: str) -> bytes:
     except ImageProblem:
         raise
     except (OSError, ValueError) as error:
-        raise ImageProblem("unreadable", getattr(error, "strerror", "") or str(error), name) from None
+        reason = "link loop" if getattr(error, "errno", 0) == errno.ELOOP else "unreadable"
+        raise ImageProblem(reason, getattr(error, "strerror", "") or str(error), name) from None
     if data is None or len(data) > MAX_BYTES:
         raise ImageProblem("too many bytes", f"more than {MAX_BYTES:,}", name)
     return data
@@ -242,8 +244,13 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
     kind, detail = sniff(data)
     if kind in REASONS:
         raise ImageProblem(kind, detail, name)
-    if kind == "HEIF" and not _register_heif():
-        raise ImageProblem("unsupported format", "HEIC needs pillow-heif: pip install 'nsfwlib[heic]'", name)
+    if kind == "HEIF" and kind not in Image.ID:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            detail = "HEIC needs pillow-heif: pip install 'nsfwlib[heic]'"
+            raise ImageProblem("unsupported format", detail, name) from None
+        register_heif_opener()
     container = check(data, kind)
     if kind not in Image.OPEN:
         Image.init()
@@ -308,16 +315,6 @@ def _memory(image: Image.Image, max_pixels: int) -> float:
         rows = min(int(image.tag_v2.get(278, image.height)), image.height)
         need += image.width * rows * sum(bits if isinstance(bits, tuple) else (bits,)) / 8
     return need
-
-
-def _register_heif() -> bool:
-    if "HEIF" not in Image.ID:
-        try:
-            import pillow_heif
-        except ImportError:
-            return False
-        pillow_heif.register_heif_opener()
-    return True
 
 
 def _reason_of(error: Exception, container: Container) -> tuple[str, str]:

@@ -135,14 +135,10 @@ def perceptual_hashes(grey: np.ndarray) -> tuple[int, int]:
     Mirroring negates the odd horizontal frequencies, so the second hash costs no second transform.
     """
     frequencies = _DCT @ np.asarray(grey, dtype=np.float64) @ _DCT.T
-    mirrored = frequencies * np.where(np.arange(8) % 2, -1, 1)
-    return _sign_bits(frequencies), _sign_bits(mirrored)
-
-
-def _sign_bits(frequencies: np.ndarray) -> int:
-    values = frequencies.ravel()
-    median = np.sort(values)[31:33].mean()
-    return int.from_bytes(np.packbits(values > median).tobytes())
+    both = np.stack([frequencies, frequencies * np.where(np.arange(8) % 2, -1, 1)]).reshape(2, 64)
+    bits = np.packbits(both > np.sort(both)[:, 31:33].mean(axis=1, keepdims=True), axis=1)
+    phash, mirror = (int.from_bytes(row.tobytes()) for row in bits)
+    return phash, mirror
 
 
 _options: dict = {}  # of a worker

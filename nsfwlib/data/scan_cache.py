@@ -14,27 +14,19 @@ _VERSION = 2  # of what is recorded; a new one makes every cached row stale
 _PATIENCE = 60.0  # seconds that one scan waits for another to let go of the cache
 
 
-class _Cache(sqlite3.Connection):
-    """The scan's cache: its errors name the file and the way out."""
-
-    file: Path | str = ":memory:"
-
-    def execute(self, *args: object) -> sqlite3.Cursor:
-        with _explained(self.file):
-            return super().execute(*args)
-
-    def commit(self) -> None:
-        with _explained(self.file):
-            super().commit()
-
-
 @contextlib.contextmanager
-def _explained(file: Path | str) -> Iterator[None]:
+def open_cache(cache_dir: Path | None) -> Iterator[sqlite3.Connection]:
+    """The scan's cache, made on first use; in memory if `cache_dir` is None; a damaged one is put aside.
+
+    Raises, for what fails inside the block, too:
+        TimeoutError: another scan holds it.
+        OSError: it cannot be written.
+    """
+    file = Path(":memory:") if cache_dir is None else Path(cache_dir) / "scan.sqlite"
     try:
-        yield
-    except (sqlite3.OperationalError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # explained already
-            raise
+        with contextlib.closing(_opened(file)) as cache:
+            yield cache
+    except sqlite3.OperationalError as error:
         way_out = "What it holds stays. Then scan again, or give another cache_dir."
         if "locked" in str(error):
             message = f"Another scan has held the cache {file} for over {_PATIENCE:.0f} seconds. Wait for its end."
@@ -43,41 +35,29 @@ def _explained(file: Path | str) -> Iterator[None]:
         raise OSError(f"{message} {way_out}") from None
 
 
-def open_cache(cache_dir: Path | None) -> sqlite3.Connection:
-    """The scan's cache, made on first use; in memory if `cache_dir` is None; a damaged one is put aside.
-
-    Raises:
-        TimeoutError: another scan holds it.
-        OSError: it cannot be written.
-    """
-    if cache_dir is None:
-        return _prepared(":memory:")
-    file = Path(cache_dir) / "scan.sqlite"
-    with _explained(file):
+def _opened(file: Path) -> sqlite3.Connection:
+    with contextlib.suppress(OSError):  # SQLite says so itself
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return _prepared(file)
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            warnings.warn(f"The scan's cache was damaged and starts anew: {file} ({error})", stacklevel=2)
-        for suffix in ("", "-wal", "-shm"):
-            damaged = Path(f"{file}{suffix}")
-            if damaged.exists():
-                damaged.replace(f"{damaged}.damaged")
+    try:
         return _prepared(file)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        warnings.warn(f"The scan's cache was damaged and starts anew: {file} ({error})", stacklevel=2)
+    for damaged in (Path(f"{file}{suffix}") for suffix in ("", "-wal", "-shm")):
+        if damaged.exists():
+            damaged.replace(f"{damaged}.damaged")
+    return _prepared(file)
 
 
-_STORED = [*COLUMNS]
 _SIGNED = {"phash", "phash_mirror"}  # SQLite's integers are signed
 
 
-def _prepared(file: Path | str) -> sqlite3.Connection:
-    cache = sqlite3.connect(file, timeout=_PATIENCE, factory=_Cache)
-    cache.file = file
+def _prepared(file: Path) -> sqlite3.Connection:
+    cache = sqlite3.connect(file, timeout=_PATIENCE)
     cache.execute("PRAGMA journal_mode=WAL")
     cache.execute("PRAGMA synchronous=NORMAL")
-    columns = ", ".join(f'"{name}"' for name in ("path", "stamp", "size", "mtime", "ctime", *_STORED))
+    columns = ", ".join(f'"{name}"' for name in ("path", "stamp", "size", "mtime", "ctime", *COLUMNS))
     cache.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}, PRIMARY KEY (path, stamp)) WITHOUT ROWID")
     cache.execute("CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, thumb BLOB)")
     if cache.execute("PRAGMA user_version").fetchone() == (0,):  # of a version that kept the paths themselves
@@ -113,28 +93,23 @@ def look_up(cache: sqlite3.Connection, stamp: str, paths: list[str]) -> dict[str
     """What is kept of these paths: path → (size and times, row)."""
     of = {_key(path): path for path in paths}
     marks = ",".join("?" * len(paths))
-    names = ", ".join(f'"{name}"' for name in _STORED)
+    names = ", ".join(f'"{name}"' for name in COLUMNS)
     query = f"SELECT path, size, mtime, ctime, {names} FROM files WHERE stamp = ? AND path IN ({marks})"
     found = cache.execute(query, [stamp, *of])
     return {of[key]: ((size, mtime, ctime), _unpack(values)) for key, size, mtime, ctime, *values in found}
 
 
 def _unpack(values: Sequence) -> dict:
-    row = dict(zip(_STORED, values, strict=True))
-    for name in _SIGNED:
-        row[name] &= 0xFFFF_FFFF_FFFF_FFFF
-    for name, default in COLUMNS.items():
-        if row[name] is None:  # how SQLite keeps NaN
-            row[name] = default
-    return row
+    kept = zip(COLUMNS.items(), values, strict=True)
+    row = {name: default if value is None else value for (name, default), value in kept}  # None: how SQLite keeps NaN
+    return row | {name: row[name] & 0xFFFF_FFFF_FFFF_FFFF for name in _SIGNED}
 
 
 def store_row(cache: sqlite3.Connection, stamp: str, path: str, state: Sequence[int], row: dict) -> None:
     """Keep one row, and its thumbnail by content."""
-    values = [row[name] - (row[name] >> 63 << 64) if name in _SIGNED else row[name] for name in _STORED]
-    marks = ",".join("?" * (5 + len(values)))
+    values = [row[name] - (row[name] >> 63 << 64) if name in _SIGNED else row[name] for name in COLUMNS]
     record = [_key(path), stamp, *map(int, state), *values]
-    cache.execute(f"INSERT OR REPLACE INTO files VALUES ({marks})", record)
+    cache.execute(f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * len(record))})", record)
     if row["thumb"]:
         cache.execute("INSERT OR IGNORE INTO thumbs VALUES (?, ?)", [row["sha256"], row["thumb"]])
 
@@ -142,7 +117,7 @@ def store_row(cache: sqlite3.Connection, stamp: str, path: str, state: Sequence[
 def read_thumbs(cache_dir: Path, contents: Sequence[str]) -> dict[str, bytes]:
     """The grey thumbnails in the cache, by sha256; what is not there is left out."""
     found: dict[str, bytes] = {}
-    with contextlib.closing(open_cache(cache_dir)) as cache:
+    with open_cache(cache_dir) as cache:
         for start in range(0, len(contents), 500):
             part = [str(content) for content in contents[start : start + 500]]
             marks = ",".join("?" * len(part))
@@ -158,7 +133,7 @@ def purge_thumbnails(cache_dir: Path) -> int:
     """
     for damaged in Path(cache_dir).glob("scan.sqlite*.damaged"):
         damaged.unlink()
-    with contextlib.closing(open_cache(cache_dir)) as cache:
+    with open_cache(cache_dir) as cache:
         cache.execute("PRAGMA secure_delete=ON")
         count = cache.execute("DELETE FROM thumbs").rowcount
         cache.commit()
