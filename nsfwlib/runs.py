@@ -263,7 +263,7 @@ def begin() -> None:
     if shell is None:
         return
     # Foreseen errors carry a sentence; `%tb` still shows the whole traceback.
-    shell.set_custom_exc((ValueError, OSError, RuntimeError), _show)
+    shell.set_custom_exc((ValueError, OSError, RuntimeError, KeyboardInterrupt), _show)
     _check_injected(shell.user_ns.get("In", []))
     for name, value in list(shell.user_ns.items()):
         if isinstance(value, str) and value.startswith("~/") and not name.startswith("_"):
@@ -299,6 +299,10 @@ def _assigned(source: str) -> list[str]:
 
 def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
     """A sentence for what this library raises, the usual traceback for everything else."""
+    if kind is KeyboardInterrupt:
+        error = kind("Stopped. What is finished was kept: run this cell again, and it goes on.")
+        shell._showtraceback(kind, error, [str(error)])
+        return [str(error)]
     *_, (last, _) = traceback.walk_tb(trace)
     told = with_way_out(error, "run_dir and cache_dir")
     shown = [f"{kind.__name__}: {told}"]
