@@ -59,7 +59,8 @@ def fine_tune(
 
     The weights of the lowest validation loss are kept: those of stage 1, of an epoch, or the mean of both. Where
     fine-tuning does not help, nothing is lost. A run that was killed or interrupted and is started again with the same
-    arguments goes on at its epoch. Several visible GPUs share each batch; on those that have bfloat16 it computes in mixed precision.
+    arguments goes on at its epoch. Several visible GPUs share each batch; on those that have bfloat16 it computes in
+    mixed precision.
 
     Args:
         model: a classifier whose head is trained (`train.train_head`).
