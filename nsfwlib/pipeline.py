@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{with_way_out(error, str(run_dir))}\n")
         return 2
-    if (run_dir / "metrics.json").exists():
+    if STEPS[-1] in {Path(notebook).stem for notebook in options.notebooks}:  # else the numbers are of another call
         sys.stdout.write(f"\n{summary(run_dir).to_string()}\n{_next(run_dir, values.get('data_dir'))}")
     return 0
 

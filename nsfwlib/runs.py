@@ -133,6 +133,55 @@ def fingerprint(images: pd.DataFrame, labels: pd.Series) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def note_data(run_dir: Path, images: pd.DataFrame, data_dir: Path, *, class_map: Mapping[str, str]) -> None:
+    """Name the data of a run in its `run.json`, under "about"; the record of a model of other pictures is cleared.
+
+    A folder may grow, or be moved as it is; nothing else may change.
+
+    Raises:
+        ValueError: the run is about other data, or with another `class_map`; says what differs and what to do.
+    """
+    path = Path(run_dir) / "run.json"
+    record = read_json(path) if path.exists() else {}
+    now = {"data_dir": Path(data_dir).resolve(), "images": fingerprint(images, images["given_label"])}
+    now = _spelled({**now, "class_map": class_map})
+    was = {**now, **record.get("about", {})}
+    same = was["images"] == now["images"]
+    for name in ("class_map", "data_dir"):
+        if was[name] != now[name] and not (same and name == "data_dir"):
+            raise _of_other_data(run_dir, name, was[name], now[name], "Name another run_dir for other data")
+    write_json({**(record if same else {}), "about": {**was, **now}}, path)
+
+
+def check_data(run_dir: Path, data_dir: Path | None = None, journal: Path | None = None) -> dict[str, Any]:
+    """What a run is about: `data_dir`, `images` (their `fingerprint`), `class_map` and, once there is one, `journal`.
+
+    Empty for a run of before there was such a record.
+
+    Raises:
+        ValueError: the run is about another `data_dir`, or was reviewed in another journal; says what to do.
+    """
+    path = Path(run_dir) / "run.json"
+    record = read_json(path) if path.exists() else {}
+    was, place = record.get("about", {}), _spelled({"at": Path(data_dir or "").resolve()})["at"]
+    if data_dir is not None and was.get("data_dir", place) != place:
+        way_out = "Name the run_dir of that data; if the folder was moved, run 01_explore_data on it first"
+        raise _of_other_data(run_dir, "data_dir", was["data_dir"], place, way_out)
+    if was and journal is not None:
+        known, now = was.get("journal", ""), _spelled({"at": Path(journal).absolute()})["at"]
+        if known and (not Path(journal).exists() or (known != now and Path(known).expanduser().exists())):
+            way_out = "Put the decisions there, name theirs as journal_file, or choose another run_dir"
+            raise _of_other_data(run_dir, "the journal", known, now, way_out)
+        if known != now and Path(journal).exists():
+            was = {**was, "journal": now}
+            write_json({**record, "about": was}, path)
+    return was
+
+
+def _of_other_data(run_dir: Path, what: str, was: Any, now: Any, way_out: str) -> ValueError:
+    return ValueError(f"{run_dir} is a run with {what} {was}. Received: {now}. {way_out}.")
+
+
 def describe(started: float, *, files: Sequence[Path] = (), **facts: Any) -> dict[str, Any]:
     """A record for `run.json`: `facts`, versions, seconds since `started` (`time.time()`), peak memory (MB or None).
 
@@ -175,11 +224,13 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     """`run.json`, the record that 02_fine_tune writes last.
 
     Raises:
-        FileNotFoundError: there is none: 02 has not run, or was stopped while it wrote.
+        FileNotFoundError: there is none: 02 has not run on these pictures, or was stopped while it wrote.
         ValueError: a file beside it is not the one that it was written with.
     """
     path = _made(Path(run_dir) / "run.json", "02_fine_tune")
     record = read_json(path)
+    if "settings" not in record:
+        raise FileNotFoundError(f"{path} names no model. Run notebook 02_fine_tune with the same run_dir first.")
     if replaced := _replaced(path.parent, record):
         raise ValueError(
             f"{path.parent / replaced[0]} is not the one that {path.name} was written with. Run notebook 02_fine_tune "
@@ -212,7 +263,7 @@ def begin() -> None:
     if shell is None:
         return
     # Foreseen errors carry a sentence; `%tb` still shows the whole traceback.
-    shell.set_custom_exc((ValueError, OSError, RuntimeError), _show)
+    shell.set_custom_exc((ValueError, OSError, RuntimeError, KeyboardInterrupt), _show)
     _check_injected(shell.user_ns.get("In", []))
     for name, value in list(shell.user_ns.items()):
         if isinstance(value, str) and value.startswith("~/") and not name.startswith("_"):
@@ -248,6 +299,10 @@ def _assigned(source: str) -> list[str]:
 
 def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
     """A sentence for what this library raises, the usual traceback for everything else."""
+    if kind is KeyboardInterrupt:
+        error = kind("Stopped. What is finished was kept: run this cell again, and it goes on.")
+        shell._showtraceback(kind, error, [str(error)])
+        return [str(error)]
     *_, (last, _) = traceback.walk_tb(trace)
     told = with_way_out(error, "run_dir and cache_dir")
     shown = [f"{kind.__name__}: {told}"]

@@ -110,6 +110,14 @@ def test_a_notebook_of_the_users_own_has_its_parameters_as_options(tmp_path, cap
     assert "no parameter --seed 1; those there are: --mine, --run_dir" in capsys.readouterr().err
 
 
+def test_the_closing_table_holds_no_numbers_of_an_earlier_call(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").write_text("no numbers")
+    source = notebook(tmp_path / "x.ipynb", HEADER)
+    assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_an_option_that_is_no_value_of_its_kind_is_a_sentence(capsys):
     with pytest.raises(SystemExit):
         pipeline.main(["--seed", "many"])

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def current_labels(
     """Given labels with decisions applied → Series with the table's index; NA where a row is out.
 
     Out are rows with a problem, without any label, and those dropped or escalated. "keep" and "unsure"
-    leave the given label. A decision belongs to content: it applies to every row of that `sha256`.
+    leave the given label. A decision belongs to content: it applies to every row of that `sha256`. A warning says so
+    where none of the decisions is on these pictures.
 
     Raises:
         ValueError: a decision in force on these pictures is a class that no folder of the table has and `new_classes`
@@ -33,6 +35,9 @@ def current_labels(
     lines = journal if isinstance(journal, pd.DataFrame) else decisions_in_force(journal)
     decided = table["sha256"].map(lines.set_index("sha256")["decision"])
     decided = decided.where(table["problem"] == "")
+    if len(lines) and not decided.notna().any():
+        name = "the journal" if isinstance(journal, pd.DataFrame) else journal
+        warnings.warn(f"{name}: 0 of {len(lines):,} decisions match these files. Is it of other data?", stacklevel=2)
     known = {*ACTIONS, *table["given_label"], *new_classes}
     unknown = decided[decided.notna() & ~decided.isin(known)]
     if len(unknown):

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ import numpy as np
 import pandas as pd
 import traitlets
 
-from nsfwlib.data import ImageProblem, blurred_thumbnail, encode_jpeg
-from nsfwlib.evaluate import at_threshold, threshold_curve
+from nsfwlib import runs
+from nsfwlib.data import SPLITS, ImageProblem, blurred_thumbnail, encode_jpeg
+from nsfwlib.evaluate import at_threshold, audit_width, load_audit, threshold_curve
 from nsfwlib.files import file_path, spreadsheet_safe
 from nsfwlib.plots import plot_threshold
+from nsfwlib.review.queues import open_session
 from nsfwlib.review.session import ReviewSession
 
 THUMBNAIL, REVEALED = 192, 640  # pixels on the long side
@@ -187,7 +189,9 @@ class ReviewGrid(ipywidgets.VBox):
     def _handle(self, message: Message) -> None:
         handlers = {
             "open": lambda m: self._send_page(),
-            "decide": lambda m: self.session.decide(m["path"], m["decision"], seconds=self._work(m)),
+            "decide": lambda m: self.session.decide(
+                m["path"], m["decision"], also=m.get("also", ()), seconds=self._work(m)
+            ),
             "accept": lambda m: self.session.accept_page(m["page"], skip=m["skip"], seconds=self._work(m)),
             "undo": self._take_back,
             "redo": self._take_back,
@@ -203,7 +207,8 @@ class ReviewGrid(ipywidgets.VBox):
             if message["op"] in ("decide", "accept"):
                 self._send_state(message)
         except (ValueError, KeyError, IndexError, OSError) as error:
-            self.view.send({"t": "problem", "text": _sentence(error)})
+            paths = [message.get("path"), *message.get("also", ())] if message["op"] == "decide" else []
+            self.view.send({"t": "problem", "text": _sentence(error), "paths": paths})
             self._send_state(message)
 
     def _take_back(self, message: Message) -> None:
@@ -295,13 +300,15 @@ class ReviewGrid(ipywidgets.VBox):
     def _row(self, row: Message, note: str) -> Message:
         probs = None if self.session.pred_probs is None else self.session.pred_probs.loc[row["path"]]
         suggested = "" if row["is_control"] else str(row["suggested"])
+        if row["is_control"] and note == "class hidden":  # beside its label, that would tell what was suggested
+            row = {**row, "given": ""}
         pair = {"p_given": row["given"], "p_suggested": row["suggested"]}
         odds = {p: row.get(p, np.nan if probs is None else probs.get(name, np.nan)) for p, name in pair.items()}
         return {
             **{name: str(row[name]) for name in ("path", "given", "decision")},
             "suggested": suggested,
             "words": self._words(row, suggested),
-            "name": "" if self.session.blind else str(row["path"]),
+            "name": "" if self.session.blind or (row["is_control"] and not row["given"]) else str(row["path"]),
             "group": str(row.get("group", row["path"])),
             "section": self.screen.index(row["page"]),
             "note": note,
@@ -316,7 +323,9 @@ class ReviewGrid(ipywidgets.VBox):
             return [str(row["about"]), f"called {row['about'].replace(' / ', ' and ')}"]
         if self.session.blind:
             return ["", "label not shown"]
-        spoken = f"filed under {row['given']}" + (f", might be {suggested}" if suggested else "")
+        spoken = f"filed under {row['given'] or 'no label that is shown'}" + (
+            f", might be {suggested}" if suggested else ""
+        )
         return [f"{row['given']} → {suggested}" if suggested else str(row["given"]), spoken]
 
     def _remark(self, row: Message) -> str:
@@ -326,7 +335,7 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _section(self, page: int, about: pd.Series) -> Message:
         default = self.session.page_default(page)
-        facts = f"page {page + 1:,} of {self.session.n_pages:,} · {_count(int(about['rows']), 'picture')}"
+        facts, short = _count(int(about["rows"]), "picture"), "drawn at random"
         if self.session.blind:
             title = [(BLIND_TITLES[self.session.mode], True)]
         elif about["is_control"]:
@@ -335,8 +344,10 @@ class ReviewGrid(ipywidgets.VBox):
             likely = ", perhaps " if default == "keep" else ", looks like "
             given, suggested = (about["given"] or "no label", True), (about["suggested"], True)
             title = [("Filed under ", False), given, (likely, False), suggested]
-            facts += f" · about {about['expected_errors']:.0f} of the undecided wrong"
-        return {"page": page, "default": default, "title": title, "facts": facts}
+            facts += f" · about {about['expected_errors']:.1f} wrong"
+            short = f"{given[0]} → {suggested[0]}"
+        place = f"page {page + 1:,} of {self.session.n_pages:,}"
+        return {"page": page, "default": default, "title": title, "short": short, "place": place, "facts": facts}
 
     def _send_state(self, message: Message, *, text: str = "") -> None:
         state = {path: self.session.decision(sha256) for path, sha256 in self._contents.items()}
@@ -424,6 +435,39 @@ class ReviewGrid(ipywidgets.VBox):
         self.escalated.layout.display = None if len(table) else "none"
         self.escalated.titles = (f"Escalated: {_count(len(table), 'picture')}, listed without pixels",)
         self.escalated.children[0].value = table.to_html(index=False, border=0, escape=True)
+
+
+def open(
+    run_dir: Path,
+    *,
+    data_dir: Path | None = None,
+    journal: Path | None = None,
+    hidden: Collection[str] = (),
+    guidelines: Path | None = None,
+    wish: float = 5.0,
+    **options: Any,
+) -> ReviewGrid:
+    """The grid on the queue that notebook 03 left in a run; it fits nothing again, so it is there in a second.
+
+    Args:
+        run_dir: as in `open_session`, and so are `options` such as `mode` and `reviewer`.
+        data_dir: that which `run.json` names by default; the same of `journal`.
+        hidden: as of `ReviewGrid`, and so is `guidelines`.
+        wish: points more or less at which an audit is exact enough, as the grid says in mode "audit".
+
+    Raises:
+        ValueError: data or journal are not those of the run, or `run.json` names none and nobody else does.
+    """
+    about = runs.check_data(run_dir, data_dir, journal)
+    if not (data_dir := data_dir or about.get("data_dir")):
+        raise ValueError(f"{run_dir} does not name its data. Expected data_dir=… Received none.")
+    data_dir = Path(data_dir).expanduser()
+    session = open_session(
+        run_dir, Path(journal or about.get("journal") or runs.journal_path(data_dir)).expanduser(), **options
+    )
+    frozen = {split: load_audit(run_dir, split) for split in SPLITS if session.mode == "audit"}
+    says = partial(audit_width, frozen, session.journal, class_names=session.class_names, wish=wish) if frozen else str
+    return ReviewGrid(session, data_dir, hidden=hidden, guidelines=guidelines, says=says)
 
 
 def _button(text: str, run: Callable[[], None]) -> ipywidgets.Button:

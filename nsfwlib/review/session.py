@@ -213,23 +213,24 @@ class ReviewSession:
 
     # --- what is decided ---
 
-    def decide(self, path: str, decision: str, *, seconds: float | None = None) -> None:
+    def decide(self, path: str, decision: str, *, also: Collection[str] = (), seconds: float | None = None) -> None:
         """Record one decision on the picture at `path` (and all its exact copies); on disk when this returns.
 
-        `decision` is a class name, "keep", "drop", "unsure" or "escalate"; `seconds`, how long it was looked at.
+        `decision` is a class name, "keep", "drop", "unsure" or "escalate"; `also`, the paths of others that it is for,
+        as one action; `seconds`, how long they were looked at.
 
         Raises:
-            KeyError: the path is not in the queue.
+            KeyError: a path is not in the queue.
             ValueError: there is no such decision, or "keep" on copies that lie under two labels.
         """
-        row = self._row_of(path)
+        rows = [self._row_of(one) for one in (path, *also)]
         choices = [*self.class_names, *ACTIONS]
         if decision not in choices:
             raise ValueError(f"decision must be one of {choices}. Received: {decision!r}")
-        if decision == "keep" and (self.blind or self.queue["sha256"].iloc[row] in self._conflicting):
+        if decision == "keep" and (self.blind or self._conflicting & {*self.queue["sha256"].iloc[rows]}):
             why = "No label is shown here" if self.blind else "Exact copies of this picture lie under two labels"
             raise ValueError(f"{why}, so 'keep' says nothing: give the picture a class.")
-        self._decide([row], decision, seconds)
+        self._decide(rows, decision, seconds)
 
     def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float | None = None) -> pd.DataFrame:
         """Give every undecided row of page `i` the page's likelier decision (`page_default`), as one action.
@@ -244,8 +245,7 @@ class ReviewSession:
         if decision == "keep":
             rows = rows[~rows["sha256"].isin(self._conflicting)]
         if len(rows):
-            each = None if seconds is None else seconds / len(rows)
-            self._decide([self._row_of(path) for path in rows["path"]], decision, each)
+            self._decide([self._row_of(path) for path in rows["path"]], decision, seconds)
         return self.page(i)
 
     def undo(self) -> list[str]:
@@ -367,7 +367,8 @@ class ReviewSession:
         # An escalation is no opinion to compare: it hides the picture from everybody at once.
         kind = "decision" if decision == "escalate" else MODES[self.mode]
         lines = self.queue.iloc[rows][["sha256", "path", "suggested", "score"]]
-        lines = lines.assign(given_label=self._filed[rows], decision=decision, seconds=seconds, kind=kind)
+        each = None if seconds is None else seconds / len(rows)
+        lines = lines.assign(given_label=self._filed[rows], decision=decision, seconds=each, kind=kind)
         if decision == "keep":  # where an earlier decision is shown as given, that class is meant, not the folder's
             given = self.queue["given"].iloc[rows]
             lines["decision"] = given.where((given != "") & (given != lines["given_label"]), decision)

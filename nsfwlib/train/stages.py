@@ -58,8 +58,9 @@ def fine_tune(
     """Stage 2: train the blocks after `fine_tune_from` and the head, on augmented pictures, in place.
 
     The weights of the lowest validation loss are kept: those of stage 1, of an epoch, or the mean of both. Where
-    fine-tuning does not help, nothing is lost. A killed run that is started again with the same arguments goes on at
-    its epoch. Several visible GPUs share each batch; on those that have bfloat16 it computes in mixed precision.
+    fine-tuning does not help, nothing is lost. A run that was killed or interrupted and is started again with the same
+    arguments goes on at its epoch. Several visible GPUs share each batch; on those that have bfloat16 it computes in
+    mixed precision.
 
     Args:
         model: a classifier whose head is trained (`train.train_head`).
@@ -87,6 +88,7 @@ def fine_tune(
     Raises:
         ValueError: as `train.train_head`, or there is no such block.
         FloatingPointError: the loss became NaN; the model keeps the best weights so far.
+        KeyboardInterrupt: somebody stopped it; the model has the weights of before.
     """
     usable = labels.notna().to_numpy() & table["problem"].eq("").to_numpy()
     rows = {split: np.flatnonzero(usable & table["split"].eq(split).to_numpy()) for split in ("train", "val")}
@@ -113,24 +115,29 @@ def fine_tune(
     schedule = keras.optimizers.schedules.CosineDecay(  # Loshchilov and Hutter 2017
         learning_rate / 10, decay, warmup_target=learning_rate, warmup_steps=warm_up
     )
-    copy = _compiled_copy(model, schedule, label_smoothing)
-    before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
-    if not len(done):
-        save_whole(copy, work_dir / "epoch-000.weights.h5")
-    kept = Keep(work_dir, before, done, patience)
-    copy.fit(
-        train,
-        validation_data=val,
-        epochs=len(done) if kept.is_over() else epochs,
-        initial_epoch=len(done),
-        verbose=verbose,
-        shuffle=False,
-        callbacks=[kept],
-    )
-    average = _keep_best(copy, kept, val)
+    copy, start = _compiled_copy(model, schedule, label_smoothing), model.get_weights()
+    try:
+        before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
+        if not len(done):
+            save_whole(copy, work_dir / "epoch-000.weights.h5")
+        kept = Keep(work_dir, before, done, patience)
+        copy.fit(
+            train,
+            validation_data=val,
+            epochs=len(done) if kept.is_over() else epochs,
+            initial_epoch=len(done),
+            verbose=verbose,
+            shuffle=False,
+            callbacks=[kept],
+        )
+        average = _keep_best(copy, kept, val)
+    except KeyboardInterrupt:
+        model.set_weights(start)  # half-trained ones would be another model, whose work is not found again
+        raise
+    finally:
+        freeze_backbone(model)
     if copy is not model:
         model.set_weights(copy.get_weights())
-    freeze_backbone(model)
     if kept.nan:
         raise FloatingPointError(
             f"The loss is no longer a number since {kept.nan}. The best weights so far are in the model and in "

@@ -373,6 +373,29 @@ def test_a_control_page_shows_no_suggestion(tmp_path):
     assert page["sections"][0]["default"] == "keep"
 
 
+def test_a_class_hidden_on_a_random_page_does_not_tell_what_was_suggested(tmp_path):
+    queue = write_pictures(tmp_path / "data", 20)
+    queue["suggested"] = "dog"
+    session = ReviewSession(queue, tmp_path / "j.csv", class_names=NAMES, page_size=20, control_every=1)
+    browser = Browser(ReviewGrid(session, tmp_path / "data", hidden=["dog"]))
+    browser.grid.screen = [int(session.pages()["is_control"].argmax())]
+    page = browser.send("open")[0][0]
+    assert len(page["rows"]) > 3 and {row["note"] for row in page["rows"]} == {"class hidden"}
+    assert not {row["given"] + row["name"] + row["words"][0] for row in page["rows"]} - {""}
+
+
+def test_a_refusal_names_its_pictures_and_several_are_decided_as_one_action(tmp_path):
+    browser = make_grid(tmp_path)
+    paths = [row["path"] for row in browser.send("open")[0][0]["rows"]][:3]
+    browser.send("decide", path=paths[0], also=paths[1:], decision="bird")
+    assert browser.last("problem")[0]["paths"] == paths
+    browser.send("decide", path=paths[0], also=paths[1:], decision="dog", seconds=6)
+    lines = journal.read_journal(tmp_path / "decisions.csv")
+    assert lines["action"].nunique() == 1 and lines["seconds"].tolist() == [2, 2, 2]
+    browser.send("undo")
+    assert browser.grid.session.progress()["decided"] == 0
+
+
 def test_a_row_without_a_label_is_shown(tmp_path):
     queue = write_pictures(tmp_path / "data", 8)
     queue.loc[0, ["given", "score"]] = [None, np.nan]

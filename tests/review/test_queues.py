@@ -114,6 +114,18 @@ def test_a_reviewers_page_opens_in_every_mode(run):
     assert open_now.queue["about"].tolist() == ["a / b"]
 
 
+def test_the_saved_queue_of_a_run_opens_as_a_grid_with_the_data_and_the_journal_of_its_record(run, planted):
+    with pytest.raises(ValueError, match="does not name its data"):
+        grid.open(run)
+    runs.note_data(run, planted[0], run, class_map={})
+    runs.check_data(run, run, run / "j.csv")
+    opened = grid.open(run, reviewer="Bob")
+    assert opened.session.progress()["decided"] == 3 and opened.store.data_dir == run
+    assert grid.open(run, mode="audit").says(), "how exact the audit is"
+    with pytest.raises(ValueError, match="data_dir"):
+        grid.open(run, data_dir=run.parent)
+
+
 def test_agreement_of_a_run_counts_groups_and_is_empty_before_any_second_look(run, planted):
     assert opinions.agreement(journal.read_journal(run / "j.csv"), images=planted[0]).empty
     second = queues.open_session(run, run / "j.csv", mode="second", reviewer="Bob", share=1.0)
