@@ -41,6 +41,14 @@ label_errors         Share of wrong labels, over all, by class and by pair, as a
 cached_robustness    Accuracy of a run's model on changed pictures
 baseline_answers     Predicted classes of a baseline on the same pictures
 explain_errors       Blurred thumbnails and where the model saw its answer in them
+read_detector        What a detector says of these pictures, in our labels, from any table of scores
+is_wrong             Whether a detector says another class than the label, or another side
+shared_audit         The frozen audit that serves all detectors, enlarged by what a new one disputes
+comparable_rows      The pictures that all detectors have scored, as a shared audit knows them
+compare_detectors    One row a detector: accuracy, rankings, rates and precision with their intervals
+differences_to_best  How far each detector is behind the best, and whether that is more than chance
+cheapest_cascade     A fast detector first, the slow one only between two of its thresholds
+write_comparison     Write `COMPARISON.md`, `comparison.parquet`, and the row of the run's own model into its card
 with_intervals       A table for people: each number with its interval as one text
 write_card           Write `MODEL_CARD.md` from the tables of a run
 share_interval       A share, its Jeffreys interval, and how many independent rows it rests on

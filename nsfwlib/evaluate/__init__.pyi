@@ -24,6 +24,13 @@ from .card import (
     with_intervals as with_intervals,
     write_card as write_card,
 )
+from .comparison import (
+    cheapest_cascade as cheapest_cascade,
+    comparable_rows as comparable_rows,
+    compare_detectors as compare_detectors,
+    differences_to_best as differences_to_best,
+    write_comparison as write_comparison,
+)
 from .confusion import (
     confused_pairs as confused_pairs,
     confusion_intervals as confusion_intervals,
@@ -33,6 +40,10 @@ from .confusion import (
     read_incarnations as read_incarnations,
     save_incarnation as save_incarnation,
 )
+from .detectors import (
+    is_wrong as is_wrong,
+    read_detector as read_detector,
+)
 from .intervals import (
     bootstrap_weights as bootstrap_weights,
     effective_count as effective_count,
@@ -40,6 +51,9 @@ from .intervals import (
     jeffreys as jeffreys,
     share_interval as share_interval,
     tails as tails,
+)
+from .joint_audit import (
+    shared_audit as shared_audit,
 )
 from .metrics import (
     apply_temperature as apply_temperature,

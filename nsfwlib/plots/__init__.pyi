@@ -14,6 +14,9 @@ from .data import (
     plot_scores as plot_scores,
     plot_sizes as plot_sizes,
 )
+from .detectors import (
+    plot_detectors as plot_detectors,
+)
 from .evaluation import (
     plot_calibration as plot_calibration,
     plot_class_scores as plot_class_scores,

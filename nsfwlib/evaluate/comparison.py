@@ -1,0 +1,327 @@
+"""Which detector is best on these pictures, and is its lead more than chance? All from one audit, by its weights.
+
+Intervals of rankings are a Bayesian bootstrap by near-duplicate group within strata, with half a picture more of each
+side, ranked as badly, or as well, as can be: the rule of `weigh`, for numbers that are no means.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from nsfwlib import runs
+from nsfwlib.evaluate.card import _table, with_intervals
+from nsfwlib.evaluate.detectors import has_classes
+from nsfwlib.evaluate.intervals import bootstrap_weights, share_interval, tails
+from nsfwlib.evaluate.promises import audited_rows
+from nsfwlib.evaluate.weigh import mean_of, weigh
+from nsfwlib.files import write_whole
+from nsfwlib.labels import group_codes
+
+DRAWS = 1000  # of the bootstrap
+FLIPS = 2000  # of signs, of the test
+LEVEL = 0.05  # at which a lead is named
+RATES = {"recall at FPR 1 %": 0.01, "recall at FPR 0.1 %": 0.001}
+Detectors = Mapping[str, pd.DataFrame]
+
+
+def comparable_rows(
+    detectors: Detectors, audit: pd.DataFrame, verdict: pd.Series, *, class_names: Sequence[str]
+) -> pd.DataFrame:
+    """The pictures that all detectors have scored, by path, as a shared audit knows them.
+
+    Columns: `label`, the truth, NaN where nobody answered; `group`, `stratum`; `weight`, how many pictures each stands
+    for, 0 where the truth is unknown or no class. `attrs["note"]` says how many have no score or no answer.
+    """
+    rows = audited_rows(audit, verdict, class_names=class_names).assign(stratum=audit["stratum"].to_numpy())
+    scored = np.all([some.loc[rows.index, "unsafe"].notna() for some in detectors.values()], axis=0)
+    due = int((audit["picked"] & pd.isna(verdict)).sum())
+    notes = [f"{due:,} of {audit['picked'].sum():,} picked pictures have no answer."] if due else []
+    notes += [] if scored.all() else [f"{(~scored).sum():,} pictures are left out: not all detectors scored them."]
+    rows.attrs["note"] = " ".join(notes)
+    return rows[scored]
+
+
+def compare_detectors(
+    detectors: Detectors,
+    rows: pd.DataFrame,
+    *,
+    unsafe_classes: Sequence[str],
+    prevalence: float,
+    thresholds: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """One row a detector, the best AUROC first; each number with `_low` and `_high`, of 95 %.
+
+    Args:
+        detectors: by name, as from `read_detector`.
+        rows: as from `comparable_rows`.
+        unsafe_classes: classes to be flagged.
+        prevalence: share of unsafe uploads where it will run; the precision is that of Bayes' rule there.
+        thresholds: from which each flags, by name; ½ by default.
+        seed: of the bootstrap.
+
+    Returns:
+        `detector`; `class accuracy` and `balanced accuracy` where classes map; `AUROC`, `AP` (average precision, at the
+        share of unsafe among these pictures), `recall at FPR 1 %` and `0.1 %`; `recall`, `FPR` and `precision` at the
+        threshold.
+
+    Raises:
+        ValueError: the answers know safe or unsafe pictures only.
+    """
+    answered, table = rows[rows["weight"].gt(0)], []
+    drawn = _weighings(rows, _is_unsafe(answered, unsafe_classes), seed)
+    for name, detector in detectors.items():
+        score, cut = detector.loc[answered.index, "unsafe"].to_numpy(), (thresholds or {}).get(name, 0.5)
+        found = {"detector": name} | _of_classes(detector.loc[rows.index], rows, seed)
+        point, *others = [_rankings(score, *end, cut=cut, prevalence=prevalence) for end in drawn]
+        for measure, (value,) in point.items():
+            ends = np.quantile([some[measure] for some in others], tails(), axis=1)  # wrongly ranked, a rate rises
+            low, high = ends[0].min(), ends[1].max()
+            found |= {measure: value, f"{measure}_low": min(low, value), f"{measure}_high": max(high, value)}
+        table.append(found)
+    return pd.DataFrame(table).sort_values("AUROC", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _is_unsafe(answered: pd.DataFrame, unsafe_classes: Sequence[str]) -> np.ndarray:
+    unsafe = answered["label"].isin(list(unsafe_classes)).to_numpy()
+    if not 0 < unsafe.sum() < len(unsafe):
+        raise ValueError(
+            f"Expected safe and unsafe pictures among those answered. Received: {unsafe.sum():,} unsafe of "
+            f"{len(unsafe):,}. Answer more of the audit, or check unsafe_classes."
+        )
+    return unsafe
+
+
+def _of_classes(scores: pd.DataFrame, rows: pd.DataFrame, seed: int) -> dict[str, Any]:
+    """Accuracy and the mean of the classes' recalls, as `weigh` has them; NaN for a detector that tells sides only."""
+    names = ("class accuracy", "balanced accuracy")
+    if not has_classes(scores):
+        return {f"{name}{end}": np.nan for name in names for end in ("", "_low", "_high")}
+    probs = scores.drop(columns="unsafe")
+    truth = np.where(rows[["label"]].isna(), np.nan, rows[["label"]].to_numpy(object) == probs.columns.to_numpy(object))
+    right = truth.astype(float) * np.eye(probs.shape[1])[probs.to_numpy().argmax(axis=1)]
+    options = {"strata": rows["stratum"].to_numpy(), "groups": rows["group"], "seed": seed}
+    parts = weigh(right.sum(axis=1, keepdims=True), **options), mean_of(weigh(right, per=truth, **options))
+    ends = [(part.value[0], *(end[0] for end in part.interval())) for part in parts]
+    return {
+        f"{name}{end}": value
+        for name, values in zip(names, ends, strict=True)
+        for end, value in zip(("", "_low", "_high"), values, strict=True)
+    }
+
+
+def _weighings(rows: pd.DataFrame, unsafe: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """Sides and weights (n, .) of the answered rows: as they are, and draws with half a row more of each side.
+
+    The third is how the added rows, one unsafe and one safe, are ranked: not at all, wrongly (-1) or rightly (1).
+    """
+    weight, known = rows["weight"].to_numpy(), rows["weight"].gt(0).to_numpy()
+    members, strata = pd.factorize(group_codes(rows["group"], len(rows))[known])[0], pd.factorize(rows["stratum"])[0]
+    size, at, rng = np.bincount(strata), strata[known], np.random.default_rng(seed)
+    draws = np.concatenate(list(bootstrap_weights(members, DRAWS, rng)), axis=1).astype(float)
+    mass = (
+        pd.Series(weight[known]).groupby(at).transform("sum").to_numpy()
+    )  # less than the stratum where some have none
+    total = pd.DataFrame(draws).groupby(at).transform("sum").to_numpy()
+    draws *= rng.dirichlet(size, DRAWS).T[at] * len(rows) * (mass / size[at])[:, None] / total
+    heft = np.bincount(members, weight[known])
+    more = (heft**2).sum() / heft.sum() * rng.gamma(0.5, size=(2, DRAWS))
+    sides, draws = np.r_[unsafe, True, False], np.concatenate([draws, more])
+    return [(unsafe, weight[known, None], 0), (sides, draws, -1), (sides, draws, 1)]
+
+
+def _rankings(
+    score: np.ndarray, unsafe: np.ndarray, weights: np.ndarray, ranked: int, *, cut: float, prevalence: float
+) -> dict[str, np.ndarray]:
+    """What scores (n,) are worth, each (B,), by sides and weights (n, B); arguments as from `_weighings`."""
+    score = np.r_[score, ranked * np.inf, -ranked * np.inf] if ranked else score
+    order = np.argsort(-score, kind="stable")
+    last = np.flatnonzero(np.r_[score[order][1:] != score[order][:-1], True])  # equal scores are passed together
+    hits, alarms = (np.cumsum((weights * side[:, None])[order], axis=0)[last] for side in (unsafe, ~unsafe))
+    hits, alarms = (np.concatenate([0 * part[:1], part]) for part in (hits, alarms))
+    recall, fpr = hits / hits[-1], alarms / alarms[-1]
+    step = np.diff(recall, axis=0)
+    found = {"AUROC": (np.diff(fpr, axis=0) * (recall[1:] + recall[:-1]) / 2).sum(axis=0)}
+    found["AP"] = (step * hits[1:] / np.maximum(hits[1:] + alarms[1:], 1e-12)).sum(axis=0)
+    found |= {name: np.where(fpr <= rate + 1e-12, recall, 0).max(axis=0) for name, rate in RATES.items()}
+    at = np.searchsorted(-score[order][last], -cut, side="right")
+    found |= {"recall": recall[at], "FPR": fpr[at]}
+    right, wrong = prevalence * recall[at], (1 - prevalence) * fpr[at]
+    return found | {"precision": right / np.maximum(right + wrong, 1e-12)}
+
+
+def differences_to_best(
+    detectors: Detectors, rows: pd.DataFrame, *, unsafe_classes: Sequence[str], measure: str = "AUROC", seed: int = 0
+) -> pd.DataFrame:
+    """How far each detector is behind the best, and whether that is more than chance.
+
+    Were two detectors alike, each near-duplicate group's part in their difference could as well have the other sign.
+    p is the share of sign flips in which the largest difference of any two, in its standard errors, is as large: so it
+    allows for choosing the best among many (Westfall and Young, Resampling-based Multiple Testing, 1993). The parts of
+    an accuracy are the pictures (McNemar); those of AUROC each picture's rank among the other side (DeLong, DeLong and
+    Clarke-Pearson, Comparing the Areas under Two or More Correlated ROC Curves, 1988). A rate at a threshold has no p.
+
+    Args:
+        detectors: by name, as from `read_detector`; those that tell no classes have no accuracy and are left out then.
+        rows: as from `comparable_rows`.
+        unsafe_classes: classes to be flagged.
+        measure: "AUROC", "accuracy" or "balanced accuracy".
+        seed: of the flips.
+
+    Returns:
+        The best first: `detector`, `value`, `difference` with `low` and `high` (of 95 %, each for itself), `p`,
+        `sentence`.
+    """
+    if measure not in ("AUROC", "accuracy", "balanced accuracy"):
+        raise ValueError(f"Expected AUROC, accuracy or balanced accuracy. Received: {measure!r}.")
+    answered = rows[rows["weight"].gt(0)]
+    unsafe, members = _is_unsafe(answered, unsafe_classes), group_codes(answered["group"], len(answered))
+    names = [name for name, some in detectors.items() if measure == "AUROC" or has_classes(some)]
+    parts = np.array([_parts(detectors[name].loc[answered.index], answered, unsafe, measure) for name in names])
+    value = parts.sum(axis=1) / (2 if measure == "AUROC" else 1)
+    order = np.argsort(-value, kind="stable")
+    value, names = value[order], [names[i] for i in order]
+    of_group = np.stack([np.bincount(members, part) for part in parts[order]], axis=1)  # (groups, detectors)
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (FLIPS, len(of_group)))
+    flipped, most, error = signs @ of_group, np.zeros(FLIPS), np.zeros((len(names), len(names)))
+    for i, j in itertools.combinations(range(len(names)), 2):
+        error[i, j] = np.linalg.norm(of_group[:, i] - of_group[:, j])
+        most = np.maximum(most, np.abs(flipped[:, i] - flipped[:, j]) / max(error[i, j], 1e-12))
+    table = pd.DataFrame({"detector": names, "value": value, "difference": value - value[0]})
+    half = norm.ppf(tails()[1]) * error[0]
+    table["low"], table["high"] = table["difference"] - half, table["difference"] + half
+    size = np.abs(table["difference"]) / np.maximum(error[0], 1e-12)
+    table["p"] = [(1 + (most >= some - 1e-9).sum()) / (1 + FLIPS) if i else np.nan for i, some in enumerate(size)]
+    table["sentence"] = [_verdict(row, names[0], measure) for row in table.itertuples()]
+    return table
+
+
+def _parts(scores: pd.DataFrame, answered: pd.DataFrame, unsafe: np.ndarray, measure: str) -> np.ndarray:
+    """What each answered row adds: they sum to the measure, or to twice the AUROC, once over either side."""
+    weight, label = answered["weight"].to_numpy(), answered["label"]
+    if measure != "AUROC":
+        right = scores.drop(columns="unsafe").idxmax(axis=1).eq(label).to_numpy()
+        of_class = answered.groupby("label")["weight"].transform("sum") * label.nunique()
+        return weight * right / (of_class.to_numpy() if measure != "accuracy" else weight.sum())
+    score = scores["unsafe"].to_numpy()
+    beaten = np.sign(score[:, None] - score) / 2 + 0.5  # (n, n) 1 where the row's score is higher
+    of_side = [weight * side / weight[side].sum() for side in (unsafe, ~unsafe)]
+    return of_side[0] * (beaten @ of_side[1]) + of_side[1] * (of_side[0] @ beaten)
+
+
+def _verdict(row: Any, best: str, measure: str) -> str:
+    if row.detector == best:
+        return f"{best} has the highest {measure}: {row.value:.3f}."
+    lead = (
+        f"{best} leads {row.detector}" if row.p <= LEVEL else f"no difference shown between {best} and {row.detector}"
+    )
+    points = f"{100 * row.difference:+.1f} points of {measure} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
+    return f"{lead}: {points}, p = {row.p:.3g}."
+
+
+def cheapest_cascade(
+    fast: pd.DataFrame,
+    slow: pd.DataFrame,
+    *,
+    chosen_on: pd.DataFrame,
+    rows: pd.DataFrame,
+    unsafe_classes: Sequence[str],
+    prevalence: float,
+    speed: tuple[float, float],
+    fpr: float = 0.01,
+    give: float = 0.02,
+) -> pd.DataFrame:
+    """A fast detector first, the slow one only between two of its thresholds, where that loses next to nothing.
+
+    Args:
+        fast: as from `read_detector`.
+        slow: the same; alone it flags where it catches most at this false-positive rate.
+        chosen_on: by path `label`, `weight` and `group` of the pictures on which thresholds are chosen, not `rows`.
+        rows: as from `comparable_rows`, to measure on.
+        unsafe_classes: classes to be flagged.
+        prevalence: share of unsafe uploads, for how often the slow one is asked.
+        speed: images/s of the fast and of the slow one.
+        fpr: share of safe pictures that may be flagged.
+        give: recall that may be lost against the slow one alone, on `chosen_on`.
+
+    Returns:
+        Three rows, `fast`, `slow` and `cascade`: `low`, `high`, `threshold` (of the slow one), `recall` and `FPR` with
+        `_low` and `_high`, `asked` (share of the uploads that the slow one sees), `images/s`.
+    """
+    known = {name: some[some["weight"].gt(0)] for name, some in (("val", chosen_on), ("rows", rows))}
+    unsafe = {name: _is_unsafe(some, unsafe_classes) for name, some in known.items()}
+    score = {name: [some.loc[known[name].index, "unsafe"].to_numpy() for some in (fast, slow)] for name in known}
+    weight = known["val"]["weight"].to_numpy()
+
+    def rates(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(some[:, side] @ weight[side] / weight[side].sum() for side in (unsafe["val"], ~unsafe["val"]))
+
+    cuts = []
+    for values in score["val"]:
+        steps = np.unique(np.r_[values, np.inf])
+        recall, alarms = rates(values >= steps[:, None])
+        cuts.append(steps[np.flatnonzero(alarms <= fpr)[0]])
+    alone = rates(score["val"][1][None] >= cuts[1])
+    grid = np.unique(np.r_[-np.inf, np.quantile(score["val"][0], np.linspace(0, 1, 41)), np.inf])
+    low, high = (ends.ravel() for ends in np.meshgrid(grid, grid))
+    low, high = low[low <= high], high[low <= high]
+    between = (score["val"][0] >= low[:, None]) & (score["val"][0] < high[:, None])
+    recall, alarms = rates((score["val"][0] >= high[:, None]) | (between & (score["val"][1] >= cuts[1])))
+    asked = np.array([prevalence, 1 - prevalence]) @ rates(between)
+    asked[(recall < alone[0] - give - 1e-9) | (alarms > max(fpr, alone[1][0]) + 1e-9)] = np.inf
+    best = asked.argmin()
+    ends = [(cuts[0], cuts[0], np.nan), (-np.inf, np.inf, cuts[1]), (low[best], high[best], cuts[1])]
+    table = [_cascade_row(score["rows"], unsafe["rows"], known["rows"], end, prevalence, speed) for end in ends]
+    return pd.DataFrame(table, index=pd.Index(["fast", "slow", "cascade"], name="what"))
+
+
+def _cascade_row(
+    score: Sequence[np.ndarray],
+    unsafe: np.ndarray,
+    rows: pd.DataFrame,
+    ends: tuple[float, float, float],
+    prevalence: float,
+    speed: tuple[float, float],
+) -> dict[str, float]:
+    low, high, cut = ends
+    between = (score[0] >= low) & (score[0] < high)
+    options = {"groups": rows["group"], "among": (unsafe, ~unsafe), "weights": rows["weight"].to_numpy()}
+    found = share_interval((score[0] >= high) | (between & (score[1] >= cut)), **options)
+    row = {"low": low, "high": high, "threshold": cut}
+    for i, name in enumerate(("recall", "FPR")):
+        row |= {name: found.value[i], f"{name}_low": found.low[i], f"{name}_high": found.high[i]}
+    asked = float(np.dot([prevalence, 1 - prevalence], share_interval(between, **options).value))
+    first = 0 if low == -np.inf else 1 / speed[0]
+    return row | {"asked": asked, "images/s": 1 / (first + asked / speed[1])}
+
+
+def write_comparison(
+    run_dir: Path, sections: Mapping[str, pd.DataFrame | str], table: pd.DataFrame, *, own: str
+) -> Path:
+    """Write `COMPARISON.md`, `comparison.parquet`, and the row of the run's own model into its `MODEL_CARD.md`.
+
+    Args:
+        run_dir: of the run.
+        sections: headings and what stands below them, tables or sentences.
+        table: as from `compare_detectors`.
+        own: the detector that is the run's model; its row goes into the card, if there is one.
+    """
+    file, card = Path(run_dir) / "COMPARISON.md", Path(run_dir) / "MODEL_CARD.md"
+    texts = [f"## {name}\n\n{part if isinstance(part, str) else _table(part)}" for name, part in sections.items()]
+    with write_whole(file) as draft:
+        draft.write_text("# Detectors compared\n\n" + "\n\n".join(texts) + "\n", encoding="utf-8")
+    runs.write_table(table, Path(run_dir) / "comparison.parquet")
+    row = table[table["detector"].eq(own)]
+    if card.exists() and len(row):
+        heading = "\n## Among other detectors\n"
+        before = card.read_text(encoding="utf-8").partition(heading)[0].rstrip()
+        with write_whole(card) as draft:
+            draft.write_text(
+                f"{before}\n{heading}\nSee {file.name}.\n\n{_table(with_intervals(row))}\n", encoding="utf-8"
+            )
+    return file

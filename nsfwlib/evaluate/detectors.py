@@ -1,0 +1,150 @@
+"""Which detectors can be compared? Any table with one row a picture and one column a label, in one label space.
+
+What a run, `score.score`, a pipeline of others, an API or a vendor says of the same pictures, and what of it differs.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nsfwlib.files import read_text_table
+
+SIDES = ("safe", "unsafe")
+# Columns of our own tables that hold numbers and are no label.
+NO_LABELS = ("frames", "width", "height", "bytes", "group", "seconds")
+
+
+def read_detector(
+    source: pd.DataFrame | Path | str,
+    images: pd.DataFrame,
+    *,
+    class_names: Sequence[str],
+    unsafe_classes: Sequence[str],
+    mapping: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """What a detector says of these pictures, in our labels.
+
+    Args:
+        source: a table, or a .parquet, .csv or .jsonl file, with `path` or `sha256` and one column a label, scores in
+            [0, 1]; `<label>_max`, the highest over frames, counts for the unsafe side where it is there.
+        images: `path` and `sha256` of the N pictures.
+        class_names: our K classes.
+        unsafe_classes: those of them that are to be flagged.
+        mapping: the detector's label → one of our classes, "safe", "unsafe", or "" for a label to ignore. By default
+            its labels are our classes. Where any label says no more than safe or unsafe, so does the detector.
+
+    Returns:
+        Indexed by path, in the order of `images`: a probability a class, where classes map; `unsafe`, how unsafe it is,
+        in [0, 1]: the sum of its unsafe labels where scores sum to 1, else the highest. NaN where it has no score.
+
+    Raises:
+        ValueError: labels unknown or unmapped, scores outside [0, 1], neither `path` nor `sha256`, or less than half of
+            the pictures are in the table.
+    """
+    table = source if isinstance(source, pd.DataFrame) else _read(Path(source))
+    named = "the table" if isinstance(source, pd.DataFrame) else os.fspath(source)
+    targets = {name: name for name in class_names} if mapping is None else dict(mapping)
+    scores = _label_scores(table, targets, [*class_names, *SIDES, ""], named)
+    rows = _matched(table, images, named)
+    scores = scores.reset_index(drop=True).reindex(rows).set_axis(pd.Index(images["path"]))
+    used = [name for name, target in targets.items() if target]
+    values = scores[used]
+    outside = ((values < 0) | (values > 1)).any(axis=1)
+    if outside.any():
+        raise ValueError(
+            f"Expected scores in [0, 1]. Received in {named}: {outside.sum():,} rows outside, first: "
+            f"{outside.idxmax()} {values.loc[outside.idxmax()].to_dict()}. Divide percentages; logits want a sigmoid."
+        )
+    flagged = [name for name in used if targets[name] == "unsafe" or targets[name] in unsafe_classes]
+    one = values.sum(axis=1, skipna=False)
+    highest = scores.reindex(columns=[f"{name}_max" for name in flagged]).set_axis(flagged, axis=1)
+    worst = highest.fillna(values[flagged])
+    added, most = worst.sum(axis=1, skipna=False).clip(upper=1), worst.max(axis=1, skipna=False)
+    found = pd.DataFrame(index=values.index)
+    if all(targets[name] in class_names for name in used):
+        for name in class_names:
+            found[name] = values[[label for label in used if targets[label] == name]].sum(axis=1, skipna=False)
+    return found.assign(unsafe=added.where(one.sub(1).abs().lt(0.01), most).where(one.notna())).astype(float)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if path.suffix not in (".parquet", ".csv", ".jsonl"):
+        raise ValueError(f"Expected a table .parquet, .csv or .jsonl. Received: {path}. Score it with nsfwlib.score.")
+    if path.suffix == ".jsonl":
+        return pd.read_json(path, lines=True, dtype={"path": str, "sha256": str}, encoding="utf-8")
+    return pd.read_parquet(path) if path.suffix == ".parquet" else read_text_table(path)
+
+
+def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequence[str], named: str) -> pd.DataFrame:
+    """The columns of labels, and of their maxima over frames, as numbers; labels are named that lack a target."""
+    strange = {name: target for name, target in targets.items() if target not in known}
+    if strange:
+        raise ValueError(f"Labels are mapped to one of {[*known[:-1]]}, or '' to ignore one. Received: {strange}.")
+    columns = [name for name in targets if name in table]
+    maxima = [f"{name}_max" for name in columns if f"{name}_max" in table]
+    numbers = table.drop(columns=["path", "sha256", *NO_LABELS, *maxima], errors="ignore").apply(_as_numbers)
+    other = [name for name in numbers if numbers[name].notna().any() and numbers[name].dropna().between(0, 1).all()]
+    missing, unmapped = sorted(set(targets) - set(table)), sorted(set(other) - set(targets))
+    if missing or unmapped or not any(targets.values()):
+        raise ValueError(
+            f"The mapping of {named} must name each of its labels: to a class, 'safe', 'unsafe', or '' to ignore it. "
+            f"Not in the table: {missing}. Not in the mapping: {unmapped}."
+        )
+    return numbers[columns].join(table[maxima].apply(_as_numbers))
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column, errors="coerce").astype(float)
+
+
+def _matched(table: pd.DataFrame, images: pd.DataFrame, named: str) -> np.ndarray:
+    """(N,) which row of the table each picture has, -1 for none."""
+    keys = [key for key in ("path", "sha256") if key in table]
+    if not keys:
+        raise ValueError(
+            f"Expected a column path or sha256 in {named}. Received: {', '.join(map(str, table.columns))}."
+        )
+    found = {}
+    for key in keys:
+        first = pd.Series(np.arange(len(table)), table[key].astype(str)).loc[lambda rows: ~rows.index.duplicated()]
+        found[key] = first.reindex(images[key]).fillna(-1).to_numpy(int)
+    rows = max(found.values(), key=lambda some: (some >= 0).sum())
+    if (rows >= 0).sum() < len(images) / 2:
+        raise ValueError(
+            f"{named} is about other pictures: it has {(rows >= 0).sum():,} of {len(images):,} by {' or '.join(keys)}. "
+            f"Expected such as {images[keys[0]].iloc[0]!r}. Received: {str(table[keys[0]].iloc[0])!r}."
+        )
+    return rows
+
+
+def has_classes(detector: pd.DataFrame) -> bool:
+    """Whether a detector tells classes apart, or safe from unsafe only."""
+    return detector.shape[1] > 1
+
+
+def is_wrong(
+    detector: pd.DataFrame,
+    labels: pd.Series,
+    *,
+    unsafe_classes: Sequence[str],
+    threshold: float = 0.5,
+    sides: bool = False,
+) -> pd.Series:
+    """Whether a detector says another class than the label, or another side where that is all it tells; bool (N,).
+
+    Args:
+        detector: as from `read_detector`; what it has not scored is not wrong.
+        labels: labels by path; only these rows are returned.
+        unsafe_classes: classes to be flagged.
+        threshold: from here on a picture is flagged.
+        sides: ask for the side in any case.
+    """
+    rows = detector.loc[labels.index]
+    if has_classes(detector) and not sides:
+        wrong = rows.drop(columns="unsafe").fillna(-1).idxmax(axis=1).ne(labels)
+    else:
+        wrong = rows["unsafe"].ge(threshold).ne(labels.isin(list(unsafe_classes)))
+    return wrong & rows["unsafe"].notna()

@@ -1,0 +1,91 @@
+"""Which pictures does a person look at so that any number of detectors can be compared on the same looks?
+
+The union of what any detector disputes, and a sample of what none does. Each picture keeps one random number for good,
+and of each stratum those with the lowest are looked at (permanent random numbers: Ohlsson, Coordination of Samples,
+1995). A later detector only moves pictures from *agreement* to a stratum of its own: what was picked stays picked, and
+is still a random part of where it is, whatever was answered.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nsfwlib import runs
+from nsfwlib.evaluate.detectors import is_wrong
+
+AGREEMENT = "agreement of all"
+COLUMNS = ("path", "sha256", "group", "split", "label")
+
+
+def shared_audit(
+    run_dir: Path,
+    images: pd.DataFrame,
+    detectors: Mapping[str, pd.DataFrame],
+    *,
+    unsafe_classes: Sequence[str],
+    budget: int = 150,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The frozen audit of these pictures, drawn if it is not there, enlarged by what new detectors dispute.
+
+    Disagreements get up to two thirds of the budget, all of them where that is enough, and never less than they have.
+
+    Args:
+        run_dir: holds `audit_detectors.parquet` and `.json`, which says what was drawn when.
+        images: `COLUMNS` of N pictures, `label` the one in force.
+        detectors: by name, as from `read_detector`.
+        unsafe_classes: classes to be flagged.
+        budget: pictures to look at; a later detector adds to it, a smaller number never shrinks an audit.
+        seed: of the random numbers, which are drawn once.
+
+    Returns:
+        One row a picture, for `audit_queue` and `audit_truth`: `COLUMNS`, `draw`, `stratum`, `order`, `picked`, and
+        `predicted`, what the first detector that tells classes says.
+
+    Raises:
+        ValueError: the audit in the run is of other pictures.
+    """
+    table, record = (Path(run_dir) / f"audit_detectors{end}" for end in (".parquet", ".json"))
+    about = runs.fingerprint(images, images["path"])
+    if table.exists() and record.exists():
+        audit, facts = pd.read_parquet(table), runs.read_json(record)
+        if facts["about"] != about:
+            raise ValueError(
+                f"{table} was drawn from {len(audit):,} other pictures. Received: {len(images):,}. An audit is drawn "
+                "once: compare on the same pictures, use a new run_dir, or give it up for good by deleting both files."
+            )
+    else:
+        audit = images[list(COLUMNS)].reset_index(drop=True).assign(stratum=AGREEMENT, picked=False)
+        audit["draw"] = np.random.default_rng([seed, int(about, 16)]).random(len(audit))
+        audit["predicted"] = audit["label"]
+        facts = {"about": about, "seed": seed, "drawn": []}
+    larger = _enlarged(audit, detectors, unsafe_classes=unsafe_classes, budget=budget)
+    if (
+        not table.exists()
+        or not larger["stratum"].equals(audit["stratum"])
+        or larger["picked"].gt(audit["picked"]).any()
+    ):
+        now = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "detectors": list(detectors)}
+        counts = larger.groupby("stratum")["picked"].agg(["size", "sum"]).to_dict("index")
+        runs.write_table(larger, table)
+        runs.write_json(facts | {"drawn": [*facts["drawn"], now | {"rows and picked": counts}]}, record)
+    return larger
+
+
+def _enlarged(
+    audit: pd.DataFrame, detectors: Mapping[str, pd.DataFrame], *, unsafe_classes: Sequence[str], budget: int
+) -> pd.DataFrame:
+    labels = audit.set_index("path")["label"]
+    disputed = [is_wrong(some, labels, unsafe_classes=unsafe_classes).to_numpy() for some in detectors.values()]
+    fresh = np.any(disputed, axis=0) & audit["stratum"].eq(AGREEMENT)
+    audit = audit.assign(stratum=audit["stratum"].mask(fresh, f"disagreement {audit['stratum'].nunique()}"))
+    audit["order"] = audit.groupby("stratum")["draw"].rank().astype(int) - 1
+    size, had = audit["stratum"].value_counts(), audit.groupby("stratum")["picked"].sum()
+    apart = size.drop(AGREEMENT, errors="ignore")
+    quota = np.minimum(apart, np.ceil(budget * 2 / 3 * apart / max(apart.sum(), 1)))
+    quota[AGREEMENT] = min(size.get(AGREEMENT, 0), max(budget - quota.sum(), 0))
+    quota = np.maximum(quota, had.reindex(quota.index).fillna(0))
+    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)))
