@@ -3,7 +3,7 @@
     python benchmarks/honest_audit.py [--audits 600] [--only NAME]
 
 Each line is one number in one world, of so many audits: bias and width in points (of log-loss in hundredths), coverage
-of the 95 % interval in per cent, the forecast width of `audit_plan` against what came. Asserts nothing.
+of the 95 % interval in per cent, the forecast width of `audit_costs` against what came. Asserts nothing.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import pandas as pd
 from sklearn.metrics import f1_score
 
 from nsfwlib.evaluate import intervals
-from nsfwlib.evaluate.audit import audit_plan, audited_accuracy, audited_confusion, audited_scores, draw_audit
+from nsfwlib.evaluate.audit import audit_costs, audited_accuracy, audited_confusion, audited_scores, draw_audit
 
 NAMES = list("abcde")
 K = len(NAMES)
@@ -230,11 +230,11 @@ def table(audits: int, only: str = "") -> pd.DataFrame:
 
 
 def forecast(world: World, seed: int) -> float:
-    """Width in points that `audit_plan` foretells."""
+    """Width in points that `audit_costs` foretells."""
     some, names = draw_set(world, np.random.default_rng(seed)), np.array(NAMES, object)
     predicted = names[some.probs.argmax(axis=1)]
     audit = draw_audit(names[some.labels], predicted, some.judge, class_names=NAMES, budget=world.budget, seed=seed)
-    return audit_plan(audit.assign(group=some.groups), budgets=[world.budget], seed=seed)["width"].iloc[0]
+    return audit_costs({"test": audit.assign(group=some.groups)}, budgets=[world.budget], seed=seed)["width"].iloc[0]
 
 
 if __name__ == "__main__":

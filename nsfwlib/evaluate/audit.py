@@ -119,30 +119,26 @@ def audited_rows(audit: pd.DataFrame, verdict: Truth, *, class_names: Sequence[s
     return pd.DataFrame({"label": label, "group": audit["group"], "weight": weight}).set_axis(audit["path"])
 
 
-def audit_plan(
-    audit: pd.DataFrame, *, budgets: Sequence[int] = (50, 100, 200, 400, 800), seed: int = 0
+def audit_costs(
+    frozen: Mapping[str, pd.DataFrame], *, budgets: Sequence[int] = (50, 100, 200, 400, 800), seed: int = 0
 ) -> pd.DataFrame:
-    """What an audit costs and buys, before anyone looks: `pictures` to look at, `width` of the interval in points.
+    """What audits of a model's accuracy cost and buy, by split: `pictures`, `width` of the interval in points.
 
-    Answers are imagined, from `seed`, as the judge expects them, alike within near-duplicate groups, and weighed as
-    real ones are. `budgets` are sizes to compare; those beyond the rows there are come once.
+    Before anyone looks: answers are imagined, from `seed`, as the judge expects them, alike within near-duplicate
+    groups, and weighed as real ones are. `budgets` are sizes to compare; those beyond the rows there are come once.
     """
-    members = group_codes(audit.get("group"), len(audit))
-    dice = np.random.default_rng(seed).random((5, members.max(initial=-1) + 1))[:, members]
     rows = {}
-    for budget in budgets:
-        larger = enlarge_audit(audit.drop(columns="picked", errors="ignore"), budget=budget)
-        chance, picked = judged(larger, larger["predicted"]), larger["picked"].to_numpy()
-        answers = [np.where(picked, die < chance, np.nan) for die in dice]
-        drawn = [audited_share(one, larger, expected=chance, seed=seed) for one in answers]
-        rows[int(picked.sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])
-    return pd.DataFrame({"pictures": rows.keys(), "width": rows.values()})
-
-
-def audit_costs(frozen: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What audits of a model's accuracy cost and buy, by split: `pictures`, `width` in points."""
-    plans = [audit_plan(audit).assign(split=split) for split, audit in frozen.items() if split != "train"]
-    return pd.concat(plans or [pd.DataFrame(columns=["split"])]).set_index("split")
+    for split, audit in ((split, audit) for split, audit in frozen.items() if split != "train"):
+        members = group_codes(audit.get("group"), len(audit))
+        dice = np.random.default_rng(seed).random((5, members.max(initial=-1) + 1))[:, members]
+        for budget in budgets:
+            larger = enlarge_audit(audit.drop(columns="picked", errors="ignore"), budget=budget)
+            chance, picked = judged(larger, larger["predicted"]), larger["picked"].to_numpy()
+            answers = [np.where(picked, die < chance, np.nan) for die in dice]
+            drawn = [audited_share(one, larger, expected=chance, seed=seed) for one in answers]
+            rows[split, int(picked.sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])
+    costs = [(*row, width) for row, width in rows.items()]
+    return pd.DataFrame(costs, columns=["split", "pictures", "width"]).set_index("split")
 
 
 def audited_share(

@@ -66,11 +66,11 @@ def save_incarnation(
 
     `made` are `name` and ISO `date` of the run, and the fingerprint of its `data`. The file is replaced whole.
     """
-    record = made | {
+    numbers = {
         "accuracy": float(np.trace(matrix) / max(matrix.sum(), 1)), "interval": [float(end) for end in interval],
         "images": int(matrix.sum()), "class_names": list(class_names), "counts": matrix.tolist(),
     }  # fmt: skip
-    runs.write_json(record, path)
+    runs.write_json(made | numbers, path)
 
 
 def read_incarnations(paths: Sequence[Path]) -> pd.DataFrame:

@@ -270,7 +270,8 @@ def baseline_answers(
     if theirs != list(class_names) or missing.any():
         raise ValueError(
             f"{baseline} must have predicted the same pictures with the classes {', '.join(class_names)}. Received "
-            f"classes {', '.join(theirs)}; {missing.sum():,} unpredicted. Use a run on this split, or baseline_run=''."
+            f"classes {', '.join(theirs)}; {missing.sum():,} pictures are missing. Use a run on the same split, or "
+            "baseline_run=''."
         )
     return table.loc[rows["path"], theirs].idxmax(axis=1)
 

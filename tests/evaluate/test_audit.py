@@ -8,7 +8,7 @@ from honest_audit import NAMES, WORLDS, K, World
 
 from nsfwlib.evaluate import intervals
 from nsfwlib.evaluate.audit import (
-    audit_plan,
+    audit_costs,
     audit_weights,
     audited_accuracy,
     audited_confusion,
@@ -175,7 +175,7 @@ def test_the_plan_foretells_the_width_that_comes():
 
 
 def test_a_plan_has_one_line_a_size_and_narrower_intervals_for_more_looks():
-    plan = audit_plan(drawn(World(rows=150))[2], budgets=(50, 100, 200, 400))
+    plan = audit_costs({"test": drawn(World(rows=150))[2]}, budgets=(50, 100, 200, 400))
     assert plan["pictures"].round(-1).tolist() == [50, 100, 150] and plan["width"].is_monotonic_decreasing
 
 
