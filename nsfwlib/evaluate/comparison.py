@@ -14,11 +14,10 @@ import pandas as pd
 from scipy.stats import norm
 
 from nsfwlib import runs
+from nsfwlib.evaluate.audit import audited_rows
 from nsfwlib.evaluate.card import _table, with_intervals
 from nsfwlib.evaluate.detectors import has_classes
-from nsfwlib.evaluate.intervals import bootstrap_weights, share_interval, tails
-from nsfwlib.evaluate.promises import audited_rows
-from nsfwlib.evaluate.weigh import mean_of, weigh
+from nsfwlib.evaluate.intervals import bootstrap_weights, mean_of, share_interval, tails, weigh
 from nsfwlib.files import write_whole
 from nsfwlib.labels import group_codes
 
