@@ -221,8 +221,7 @@ def chunks(n: int) -> list[slice]:
 
 def encode(labels: Any, classes: Sequence[Hashable] | None) -> tuple[np.ndarray, list]:
     """Labels as codes into `classes`; unlabelled rows are UNLABELLED."""
-    values = pd.Series(np.asarray(labels, object)) if not isinstance(labels, pd.Series) else labels
-    values = values.astype(object).reset_index(drop=True)
+    values = pd.Series(np.asarray(labels, object), dtype=object)
     empty = values.isna() | (values == "")
     names = list(values[~empty].unique()) if classes is None else list(classes)
     if len({isinstance(name, str) for name in names}) > 1:

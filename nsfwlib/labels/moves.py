@@ -187,7 +187,8 @@ def _is_own(op: dict) -> bool:
         return dst.is_symlink() and dst.readlink() == src
     if "copied" in op:
         return _identity(dst) == op["copied"]
-    return how == "move" and os.path.lexists(src) and os.path.samestat(src.lstat(), dst.lstat())
+    beside = how == "move" and os.path.lexists(src) and os.path.samestat(src.lstat(), dst.lstat())
+    return beside and dst.lstat().st_nlink > 1  # else it is one file by two spellings of its name
 
 
 def undoing(op: dict) -> dict:

@@ -1,5 +1,6 @@
 """How is the head fitted, and how much does each block count? On cached features, by the heads that judge labels."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -166,13 +167,11 @@ def predict(
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
     options = {"size": image_size(model), "batch_size": batch_size}
     files = Files(str(data_dir), max_pixels=table.attrs.get("max_pixels", MAX_PIXELS))  # that of the scan
-    answers = stream_answers(enumerate(table["path"]), files, forward_pass(model), **options)
-    with tqdm(total=len(table), desc="predictions", unit="img", disable=not progress) as bar:
-        for batch in answers:
-            for answer in batch:
-                if answer.values is not None:
-                    found[answer.position] = answer.values[0]
-            bar.update(len(batch))
+    batches = stream_answers(enumerate(table["path"]), files, forward_pass(model), **options)
+    answers = itertools.chain.from_iterable(batches)
+    for answer in tqdm(answers, total=len(table), desc="predictions", unit="img", disable=not progress):
+        if answer.values is not None:
+            found[answer.position] = answer.values[0]
     return found
 
 
