@@ -107,10 +107,8 @@ def write_json(content: Mapping[str, Any], path: Path) -> Path:
 
 def _spelled(content: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON reads it back, and without the path of the home folder, which names a person."""
-    try:
-        homes = [re.escape(str(home)) for home in (Path.home(), Path.home().resolve()) if len(home.parts) > 1]
-    except RuntimeError:  # a user without one
-        homes = []
+    own = Path(os.path.expanduser("~"))  # noqa: PTH111 - "~" it stays where the user has none
+    homes = [re.escape(str(home)) for home in (own, own.resolve()) if len(own.parts) > 1]
     home = re.compile(rf"(?<![\w./-])({'|'.join(homes)})(?![\w.-])")
 
     def without_home(value: Any) -> Any:
@@ -120,11 +118,8 @@ def _spelled(content: Mapping[str, Any]) -> dict[str, Any]:
             return [without_home(part) for part in value]
         return home.sub("~", value) if homes and isinstance(value, str) else value
 
-    return without_home(json.loads(json.dumps(content, default=_plain)))
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    plain = json.dumps(content, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value))
+    return without_home(json.loads(plain))
 
 
 def fingerprint(images: pd.DataFrame, labels: pd.Series) -> str:
@@ -187,23 +182,20 @@ def describe(started: float, *, files: Sequence[Path] = (), **facts: Any) -> dic
 
     It holds the sha256 of `files`, which lie beside it, and stands for no others: write it last, and clear it first.
     """
+    try:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    except ImportError:  # Windows
+        peak = None
     return {
         **facts,
         "files": {path.name: file_hash(path) for path in files},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 1),
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": peak and round(peak),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
-
-
-def _peak_memory_mb() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024**2 if sys.platform == "darwin" else 1024))
 
 
 def is_current(path: Path, settings: Mapping[str, Any]) -> bool:
@@ -245,9 +237,6 @@ def _replaced(folder: Path, record: Mapping[str, Any]) -> list[str]:
     return [name for name, sha256 in files if not (folder / name).exists() or file_hash(folder / name) != sha256]
 
 
-INJECTED = "# Parameters\n"  # first line of the cell that papermill adds after the one tagged `parameters`
-
-
 def begin() -> None:
     """To be called in a notebook's first cell after its parameters: plain errors, no unknown parameter, `~` expanded.
 
@@ -283,7 +272,7 @@ def is_interactive() -> bool:
 
 def _check_injected(cells: Sequence[str]) -> None:
     for before, cell in itertools.pairwise(cells):
-        if not cell.startswith(INJECTED):
+        if not cell.startswith("# Parameters\n"):  # that papermill adds after the one tagged `parameters`
             continue
         known = _assigned(before)
         if unknown := [name for name in _assigned(cell) if name not in known]:

@@ -256,23 +256,21 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
         Image.init()
     try:
         image = Image.OPEN[kind][0](io.BytesIO(data), "")  # not Image.open, whose limit is the process's
-        if kind == "TIFF":
-            _skip_thumbnail(image)
-            if not container.reason and _end_of_pixels(image) > len(data):
-                container = Container("truncated", "pixels lie behind the end of the file")
+        if kind == "TIFF" and _first_page(image) > len(data) and not container.reason:
+            container = Container("truncated", "pixels lie behind the end of the file")
         need = _memory(image, max_pixels)
     except Exception as error:
         if kind == "TIFF" and isinstance(error, _NOT_READ) and not container.reason:  # TIFF knows more kinds of pixels
             raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read", name) from None
         raise ImageProblem(*_reason_of(error, container), name) from None
-    limit = max_pixels * (4 if kind == "JPEG" else 1)
+    limit, memory = max_pixels * (4 if kind == "JPEG" else 1), _BYTES_A_PIXEL * max_pixels
+    size = f"{image.width} × {image.height}"
     if image.width * image.height > limit:
-        raise ImageProblem("too many pixels", f"{image.width} × {image.height}, limit {limit:,}", name)
-    memory = _BYTES_A_PIXEL * max_pixels
+        raise ImageProblem("too many pixels", f"{size}, limit {limit:,}", name)
     if need > memory:
-        takes = f"{image.width} × {image.height} as {image.format} take {need / 1e9:.1f} GB to decode"
         limits = f"limit {memory / 1e9:.1f} GB: {_BYTES_A_PIXEL} bytes for each of max_pixels"
-        raise ImageProblem("too many pixels", f"{takes}, {limits}", name)
+        takes = f"{size} as {image.format} take {need / 1e9:.1f} GB to decode, {limits}"
+        raise ImageProblem("too many pixels", takes, name)
     if container.reason:
         raise ImageProblem(container.reason, container.detail, name)
     if image.format == "TIFF" and 50706 in getattr(image, "tag_v2", ()):  # DNGVersion: the first page is a thumbnail
@@ -280,8 +278,8 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
     return image, container
 
 
-def _skip_thumbnail(image: Image.Image) -> None:
-    """Go to the first page that is no reduced version of another; stay where there is none."""
+def _first_page(image: Image.Image) -> int:
+    """Go to the first page that is no reduced version of another, if there is one → where its strips and tiles end."""
     page = 0
     try:
         while image.tag_v2.get(254, 0) & 1 and page < 8:
@@ -289,10 +287,6 @@ def _skip_thumbnail(image: Image.Image) -> None:
             image.seek(page)
     except EOFError:
         image.seek(0)
-
-
-def _end_of_pixels(image: Image.Image) -> int:
-    """Where the strips and tiles of a TIFF's page end."""
     tags = image.tag_v2
     places = [
         zip(tags.get(start, ()), tags.get(start + length, ()), strict=False) for start, length in ((273, 6), (324, 1))
