@@ -121,7 +121,6 @@ def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, np.ndar
             return base64.b64decode(re.search(r'\.exports="([A-Za-z0-9+/=]*)"', script(path))[1])
 
         document = _exported_object(script("model"))
-
         return document["modelTopology"], read_weights(document["weightsManifest"], shard)
 
 
