@@ -68,7 +68,7 @@ def test_int8_is_quantised_once_and_its_agreement_kept_beside_it(ready, monkeypa
 
 
 def test_answers_outside_the_bounds_are_refused_with_the_numbers(ready, monkeypatch):
-    wide(monkeypatch, 0.0)
+    wide(monkeypatch, -1.0)  # no answers are as near as that, even where bfloat16 is computed as float32
     with pytest.raises(ValueError, match=r"Received: [\d.]+% of the predicted classes.* on 40 pictures.*float32"):
         ready.lowered("int8", sample)
     assert ready.lowered("auto", sample).precision == "float32"
