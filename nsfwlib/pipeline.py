@@ -4,6 +4,7 @@ import argparse
 import ast
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from nsfwlib.files import with_way_out
 _CARRIED = Path(__file__).parent / "notebooks"  # in a wheel
 NOTEBOOKS = _CARRIED if _CARRIED.is_dir() else Path(__file__).parents[1] / "notebooks"
 _FOLDERS = ("data_dir", "run_dir", "cache_dir")
+_BAR = re.compile(r"widget-view.* 0%\|.*\| 0/")
 _COPY = "copy:"  # papermill's scheme of what `_Copies` writes
 STEPS = ("01_explore_data", "02_fine_tune", "03_cleanse_labels", "04_analyse_errors")
 
@@ -78,7 +80,11 @@ class _Copies(LocalHandler):
     """Executed copies as papermill saves them, cell by cell: whole, and without the home folder's path, always."""
 
     def write(self, buf: str, path: str) -> None:
-        runs.write_json(json.loads(buf), Path(path.removeprefix(_COPY)))
+        notebook = json.loads(buf)
+        for cell in notebook["cells"]:  # without its widget's state a bar would stay at 0 % for ever
+            if "outputs" in cell:
+                cell["outputs"] = [output for output in cell["outputs"] if not _BAR.search(json.dumps(output))]
+        runs.write_json(notebook, Path(path.removeprefix(_COPY)))
 
 
 papermill_io.register(_COPY, _Copies())

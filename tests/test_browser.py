@@ -290,6 +290,16 @@ def test_a_picture_is_sharp_only_while_one_stays_on_it(grid):
     assert revealed(grid) == 0
 
 
+def test_while_b_is_held_the_blur_is_less_and_back_afterwards(grid):
+    sources = "() => [...document.querySelectorAll('.nsfw-cell img')].map((image) => image.src)"
+    before = grid.page.evaluate(sources)
+    grid.page.keyboard.down("b")
+    grid.page.wait_for_function(f"(before) => ({sources})().every((source, i) => source !== before[i])", arg=before)
+    grid.page.keyboard.up("b")
+    assert grid.page.evaluate(sources) == before
+    assert decisions(grid) == []
+
+
 def test_an_escalated_picture_is_gone_before_the_kernel_answers(grid):
     left = grid.page.evaluate(
         """() => {
@@ -389,7 +399,7 @@ def test_reviewing_goes_on_after_a_kernel_restart(grid):
 
 
 def test_what_a_dead_kernel_did_not_save_is_said(grid):
-    grid.execute("grid.view.on_msg(grid._on_message, remove=True)")
+    grid.execute("grid._inbox.take = lambda message: None")
     press(grid, "k")
     grid.page.wait_for_selector(".nsfw-notice:visible", timeout=8000)
     assert "1 not saved yet" in grid.page.locator(".nsfw-notice:visible").inner_text()

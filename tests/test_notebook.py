@@ -38,7 +38,7 @@ def test_notebook_01_shows_what_the_split_adds_to_the_warnings_of_the_scan(tmp_p
         output["data"]["text/plain"]
         for cell in cells
         for output in cell.get("outputs", [])
-        if "warnings_of(table)" in cell.source and output.output_type == "execute_result"
+        if "warnings_of(table)" in cell.source and output.output_type == "display_data"
     ]
     assert ["empty class" in text for text in shown] == [True, False]
     assert ["val drawn from train" in text and "leaks between splits" in text for text in shown] == [False, True]

@@ -193,7 +193,7 @@ def test_real_photographs_and_drawings_of_every_form_go_all_the_way_unanswered(s
     assert table["problem"].ne("").sum() == 1
     assert table.loc[table["problem"].ne(""), "path"].tolist() == ["graphics/broken.jpg"]
     cleansing = json.loads((shipped / "run" / "cleansing.json").read_text())
-    assert cleansing == {"found": "0 in 0 pictures looked at", "changed": 0, "simulated": False}
+    assert cleansing == {"found": "0 wrong of 0 looked at", "changed": 0, "simulated": False}
     assert not (shipped / "shipped_decisions.csv").exists()
     issues = pd.read_parquet(shipped / "run" / "label_issues.parquet").set_index("path")
     assert issues.loc["unlabelled/new.png", "suggested"] in ("graphics", "photographs"), (

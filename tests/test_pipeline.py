@@ -110,6 +110,12 @@ def test_a_notebook_of_the_users_own_has_its_parameters_as_options(tmp_path, cap
     assert "no parameter --seed 1; those there are: --mine, --run_dir" in capsys.readouterr().err
 
 
+def test_an_executed_copy_shows_no_bar_that_stands_at_its_beginning(tmp_path):
+    bars = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='scan'):\n    pass\nprint('went')"
+    (copy,) = pipeline.run_notebooks([notebook(tmp_path / "x.ipynb", HEADER, bars)], tmp_path / "run", progress=False)
+    assert "0/3" not in copy.read_text() and text_of(copy) == "went\n"
+
+
 def test_the_closing_table_holds_no_numbers_of_an_earlier_call(tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.json").write_text("no numbers")

@@ -11,10 +11,15 @@ const KEEP = "keep"; // says nothing where no label is shown
 const MARK = Object.fromEntries(ACTIONS.map(([name, , mark]) => [name, mark]));
 const KEYS = [
   ["1 … 9", "give this class"], ["k", "keep the given label"], ["d", "drop from the data"], ["?", "unsure"],
-  ["e", "escalate: hide at once, hand on"], ["space", "reveal large, or hide again"], ["Enter", "accept the section in focus"],
+  ["e", "escalate: hide at once, hand on"], ["space", "reveal large, or hide again"], ["b, held", "a third of the blur"], ["Enter", "accept the section in focus"],
   ["u", "undo"], ["r", "redo"], ["n", "neighbours and near-duplicates"], ["← ↑ → ↓", "move"], ["Shift with arrows", "choose several, for one decision"],
   ["PageUp, PageDown", "turn the page"], ["h", "this help"], ["Esc", "hide, close, dismiss"],
 ];
+const BLIND = { // modes in which no label is shown
+  audit: "Which class is it? The label is not shown",
+  second: "A second look: which class is it?",
+  disagreement: "Two people disagree: which class is it?",
+};
 const SIGNS = [
   ["grey and amber bar", "how likely the given label is, and the suggested one"],
   ["3 alike", "so many pictures here are near-duplicates of one another"],
@@ -58,7 +63,7 @@ function pictures() {
 }
 
 function render({ model, el }) {
-  const classes = model.get("classes"), blind = model.get("blind");
+  const classes = model.get("classes"), blindTitle = BLIND[model.get("mode")], blind = Boolean(blindTitle);
   const actions = ACTIONS.filter(([action]) => !blind || action !== KEEP);
   const shown = pictures();
   const id = `nsfw-${Math.random().toString(36).slice(2)}`;
@@ -66,7 +71,7 @@ function render({ model, el }) {
   const pending = new Map(); // path, or "" for the page -> [number of its last message, when]
   const later = []; // keys typed while an undo is on its way
   const refused = new Map(); // path -> why a decision on it was not taken, until that is dismissed or another one is
-  let page = null, cells = [], heads = [], cur = 0, anchor = 0, seq = 0, waiting = false, wanted = null, since = performance.now();
+  let page = null, cells = [], heads = [], cur = 0, anchor = 0, held = false, seq = 0, waiting = false, wanted = null, since = performance.now();
 
   // --- the parts ---
   const root = make("div", "nsfw-review");
@@ -105,7 +110,7 @@ function render({ model, el }) {
   // --- talking to Python ---
   const send = (op, more = {}) => {
     seq += 1;
-    if (!["reveal", "details", "still"].includes(op)) root.dataset.pending = "?";
+    if (!["reveal", "details", "less", "still"].includes(op)) root.dataset.pending = "?";
     try {
       model.send({ op, sender, seq, ...more });
     } catch (error) {
@@ -144,6 +149,24 @@ function render({ model, el }) {
   const row = () => page?.rows[cur];
   const isShown = (r) => !r.note && r.decision !== "escalate";
   const words = (r) => (r.decision ? `${MARK[r.decision] ?? "→"} ${r.decision}` : "");
+  const pair = (r) => {
+    if (blind) return r.about; // what two people answered, or nothing
+    if (!r.given) return r.suggested && `${r.suggested}${r.sure == null ? "" : ` ${r.sure.toFixed(2)}`}`;
+    return r.suggested ? `${r.given} → ${r.suggested}` : r.given;
+  };
+  const spoken = (r) => {
+    if (blind) return r.about ? `called ${r.about.replace(" / ", " and ")}` : "label not shown";
+    return `filed under ${r.given || "no label that is shown"}${r.suggested ? `, might be ${r.suggested}` : ""}`;
+  };
+  const remark = (r) => (r.conflict && !blind ? "two labels" : r.alike > 1 ? `${r.alike} alike` : "");
+  const counted = (part) => `${part.rows.toLocaleString("en")} picture${part.rows === 1 ? "" : "s"}`;
+  const factsOf = (part) => counted(part) + (blind || part.drawn ? "" : ` · about ${part.wrong.toFixed(1)} wrong`);
+  const titleOf = (part) => {
+    if (blind) return [[blindTitle, true]];
+    if (part.drawn) return [["Drawn at random: is the label right?", true]];
+    const likely = part.default === "keep" ? ", perhaps " : ", looks like ";
+    return [["Filed under ", false], [part.given || "no label", true], [likely, false], [part.suggested, true]];
+  };
 
   const paint = (i) => {
     const r = page.rows[i], cell = cells[i];
@@ -153,9 +176,9 @@ function render({ model, el }) {
     cell.classList.toggle("nsfw-refused", Boolean(why));
     cell.title = why ?? "";
     cell.querySelector(".nsfw-badge").textContent = words(r);
-    cell.querySelector(".nsfw-remark").textContent = why ? "not taken" : r.remark;
-    cell.setAttribute("aria-label", [`Picture ${i + 1} of ${cells.length}, ${r.words[1]}`,
-      r.decision || "undecided", r.note, r.remark, why].filter(Boolean).join(", "));
+    cell.querySelector(".nsfw-remark").textContent = why ? "not taken" : remark(r);
+    cell.setAttribute("aria-label", [`Picture ${i + 1} of ${cells.length}, ${spoken(r)}`,
+      r.decision || "undecided", r.note, remark(r), why].filter(Boolean).join(", "));
     if (r.decision === "escalate") {
       page.rows.forEach((other, j) => {
         if (other === r || other.group === r.group) hide(j);
@@ -200,8 +223,8 @@ function render({ model, el }) {
   };
   const paintHead = () => {
     const part = page && section(), nothing = page ? "Nothing to review" : "Loading …";
-    title.replaceChildren(...(part?.title ?? [[nothing, true]]).map(([text, strong]) => make(strong ? "b" : "span", "", text)));
-    facts.textContent = [part?.place, part?.facts].filter(Boolean).join(" · ");
+    title.replaceChildren(...(part ? titleOf(part) : [[nothing, true]]).map(([text, strong]) => make(strong ? "b" : "span", "", text)));
+    facts.textContent = part ? `page ${(part.page + 1).toLocaleString("en")} of ${part.of.toLocaleString("en")} · ${factsOf(part)}` : "";
     accept.disabled = !part;
     accept.firstChild.textContent = blind || !part ? "Go on" : offer(row().section, " page") || "Page done, go on";
     heads.forEach((node, number) => {
@@ -215,6 +238,27 @@ function render({ model, el }) {
   };
 
   // --- moving and revealing ---
+  const lessBlur = () => {
+    if (!held && page && !waiting) send("less");
+    held = true;
+  };
+  const fullBlur = () => {
+    if (!held) return;
+    held = false;
+    cells.forEach((cell, i) => {
+      shown.drop(-1 - i);
+      const img = cell.querySelector("img"), blurred = shown.get(page.rows[i].path);
+      if (img && blurred && !cell.classList.contains("nsfw-revealed")) img.src = blurred;
+    });
+  };
+  const showLess = (message, buffers) => {
+    message.paths.forEach((path, n) => {
+      const i = page.rows.findIndex((r) => r.path === path), img = cells[i]?.querySelector("img");
+      if (held && img && buffers[n].byteLength && i !== cells.findIndex((c) => c.classList.contains("nsfw-revealed"))) {
+        img.src = shown.put(-1 - i, buffers[n]); // numbers from 0 on are of the strip
+      }
+    });
+  };
   const conceal = () => {
     wanted = null;
     if (!shown.get(SHARP)) return;
@@ -330,7 +374,7 @@ function render({ model, el }) {
     ArrowDown: ({ shiftKey }) => select(below(1), shiftKey), ArrowUp: ({ shiftKey }) => select(below(-1), shiftKey),
     Home: ({ shiftKey }) => select(0, shiftKey), End: ({ shiftKey }) => select(cells.length - 1, shiftKey),
     PageDown: () => turn(1), PageUp: () => turn(-1),
-    Enter: () => acceptPage(), " ": reveal, n: details, u: () => takeBack("undo"), r: () => takeBack("redo"), h: toggleHelp,
+    Enter: () => acceptPage(), " ": reveal, b: lessBlur, n: details, u: () => takeBack("undo"), r: () => takeBack("redo"), h: toggleHelp,
     Escape: () => {
       if (help.contains(document.activeElement)) grid.focus({ preventScroll: true }); // it is about to be hidden
       help.hidden = true;
@@ -354,8 +398,11 @@ function render({ model, el }) {
     if (waiting === "undo") later.push(() => handler(event));
     else handler(event);
   });
+  root.addEventListener("keyup", (event) => event.key === "b" && fullBlur());
   root.addEventListener("focusout", (event) => {
-    if (!root.contains(event.relatedTarget)) conceal();
+    if (root.contains(event.relatedTarget)) return;
+    conceal();
+    fullBlur();
   });
   const onVisibility = () => {
     if (document.hidden) conceal();
@@ -427,7 +474,7 @@ function render({ model, el }) {
       odds.title = `${r.given} ${r.p_given.toFixed(2)}, ${r.suggested} ${r.p_suggested.toFixed(2)}`;
     }
     const caption = make("div", "nsfw-caption");
-    caption.append(make("span", "nsfw-words", r.words[0]), make("span", "nsfw-remark", r.remark));
+    caption.append(make("span", "nsfw-words", pair(r)), make("span", "nsfw-remark", remark(r)));
     const picture = thumbnail(r.path, buffer, r.note);
     picture.append(make("span", "nsfw-badge"));
     cell.append(picture, odds, caption);
@@ -440,13 +487,14 @@ function render({ model, el }) {
   };
   const makeHead = (part, number) => {
     const node = make("div", "nsfw-section"), text = make("span");
-    text.append(make("b", "", part.short), make("span", "nsfw-facts", part.facts));
+    text.append(make("b", "", part.drawn ? "drawn at random" : pair(part)), make("span", "nsfw-facts", factsOf(part)));
     node.append(text, button("Accept", "", () => acceptPage(number)));
     node.lastChild.tabIndex = -1; // Enter does it for the section in focus
     node.setAttribute("role", "presentation");
     return node;
   };
   const build = (message, buffers) => {
+    held = false;
     shown.clear();
     closeStrip();
     pending.clear();
@@ -459,7 +507,7 @@ function render({ model, el }) {
     grid.replaceChildren(...page.sections.map((part, number) => {
       const group = make("div", "nsfw-group"), inside = cells.filter((_, i) => page.rows[i].section === number);
       group.setAttribute("role", "group");
-      group.setAttribute("aria-label", part.short);
+      group.setAttribute("aria-label", factsOf(part));
       group.style.setProperty("--n", heads.length ? inside.length : 99);
       group.append(...heads.slice(number, number + 1), ...inside);
       return group;
@@ -526,6 +574,7 @@ function render({ model, el }) {
     } else if (!page) return;
     else if (message.t === "state") settle(message);
     else if (message.t === "reveal") showSharp(message, buffers[0]);
+    else if (message.t === "less") showLess(message, buffers);
     else if (message.t === "details") showStrip(message, buffers);
     else if (message.t === "break") {
       conceal();

@@ -96,10 +96,11 @@ class ReviewSession:
             probs = check_probs(pred_probs, len(queue), len(self.class_names), gaps=True)
             self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
         self.images = known_images(queue, images)
-        self._group_of = dict(zip(self.images["path"], self.images["group"], strict=True))
+        known_of = {name: column.tolist() for name, column in self.images.items()}  # lists, ten times as fast to walk
+        self._group_of = dict(zip(known_of["path"], known_of["group"], strict=True))
         self._contents_of: dict[Any, set[str]] = defaultdict(set)  # by group, for what is hidden is hidden by group
         self._classes_of: dict[Any, set[str]] = defaultdict(set)
-        for _, sha256, filed, group in self.images.itertuples(index=False, name=None):
+        for _, sha256, filed, group in zip(*known_of.values(), strict=True):
             self._contents_of[group].add(sha256)
             self._classes_of[group].add(filed)
         self._note_classes(queue)
@@ -108,11 +109,11 @@ class ReviewSession:
         self._replay = Replay(self.journal, reviewer=reviewer)
         self._replay.catch_up()
         known = {*self.class_names, *self.images["given_label"]} - {""}
-        said = labels_of.index.to_series().map(self._replay.decision)
+        said = pd.Series([self._replay.decision(content) for content in labels_of.index.tolist()], labels_of.index)
         unknown = said[~said.isin(["", *ACTIONS, *known])]
         if len(unknown):
             refuse_class(self.journal, unknown.index[0], unknown.iloc[0], known)
-        decided = queue["sha256"].map(self.decision) != ""
+        decided = np.array([self.decision(content) != "" for content in queue["sha256"].tolist()], bool)
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
             pages = [np.arange(start, len(queue))[:page_size] for start in range(0, len(queue), page_size)]
@@ -280,6 +281,7 @@ class ReviewSession:
         rest = np.concatenate([np.arange(0), *(p for p, stay in zip(self._pages, stays, strict=True) if not stay)])
         queue = self.queue.drop(columns=["page", "is_control"])
         queue.iloc[rest] = updated(queue.iloc[rest], scores)
+        self._note_classes(queue)
         fresh = [rest[page] for page in make_pages(queue.iloc[rest], page_size=self.page_size)]
         control = [*table["is_control"][stays], *[False] * len(fresh)]
         self._set_pages(queue, kept + fresh, control)
@@ -332,9 +334,10 @@ class ReviewSession:
         self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
         self._position = pd.Index(self.queue["path"])
         self._p_error = error_probability(self.queue)
-        self._rows_of: dict[str, np.ndarray] = self.queue.groupby("sha256").indices
+        self._rows_of: dict[str, list[int]] = defaultdict(list)
+        for row, content in enumerate(self.queue["sha256"].tolist()):
+            self._rows_of[content].append(row)
         self._filed = self.images.set_index("path")["given_label"].loc[self._position].to_numpy(object)
-        self._note_classes(self.queue)
         self._sync(self._rows_of)
 
     def _note_classes(self, queue: pd.DataFrame) -> None:
