@@ -48,6 +48,11 @@ from .confusion import (
     read_incarnations as read_incarnations,
     save_incarnation as save_incarnation,
 )
+from .deployment import (
+    clip_scores as clip_scores,
+    frame_rules as frame_rules,
+    review_week as review_week,
+)
 from .detectors import (
     is_wrong as is_wrong,
     read_detector as read_detector,
@@ -86,4 +91,10 @@ from .thresholds import (
     operating_points as operating_points,
     threshold_curve as threshold_curve,
     unsafe_score as unsafe_score,
+)
+from .traffic import (
+    draw_traffic as draw_traffic,
+    score_shift as score_shift,
+    traffic_at as traffic_at,
+    traffic_shares as traffic_shares,
 )
