@@ -33,7 +33,6 @@ from .card import (
     write_card as write_card,
 )
 from .comparison import (
-    cheapest_cascade as cheapest_cascade,
     comparable_rows as comparable_rows,
     compare_detectors as compare_detectors,
     differences_to_best as differences_to_best,
@@ -50,7 +49,6 @@ from .confusion import (
 )
 from .deployment import (
     clip_scores as clip_scores,
-    frame_rules as frame_rules,
     review_week as review_week,
 )
 from .detectors import (

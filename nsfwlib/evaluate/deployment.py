@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate.thresholds import operating_points
-
 MINUTES = 60
 
 
@@ -61,46 +59,3 @@ def clip_scores(frames: pd.DataFrame, k: int) -> pd.Series:
     ranked = frames.sort_values("score", ascending=False)
     kth = ranked[ranked.groupby("clip").cumcount().eq(k - 1)].set_index("clip")["score"]
     return kth.reindex(frames["clip"].unique()).fillna(0.0)
-
-
-def frame_rules(
-    frames: pd.DataFrame,
-    unsafe: pd.Series,
-    *,
-    chosen_on: Sequence[str],
-    false_alarms: float = 0.01,
-    counts: Sequence[int] = (1, 2, 3, 5, 8),
-    promise: float = 0.95,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Flag a clip where k of its frames score at least t: the threshold t of each k that keeps a promise per clip.
-
-    A still's threshold fires on nearly every long clip: 6 % a frame is almost 100 % of clips of fifty.
-
-    Args:
-        frames: `clip`, `score`, one row a frame that was scored.
-        unsafe: bool, by clip.
-        chosen_on: the clips on which thresholds are chosen; the others are reported on.
-        false_alarms: share of safe clips that may be flagged; kept by all rules together with the confidence `promise`.
-        counts: the k to try.
-        promise: as in `operating_points`.
-        seed: as there.
-
-    Returns:
-        One row a rule, the most useful first: `frames` (k), and the columns of `operating_points`.
-    """
-    rows = []
-    for k in counts:
-        score = clip_scores(frames, k)
-        here = score.index.isin(list(chosen_on))
-        sides = unsafe.loc[score.index].to_numpy(bool)
-        points = operating_points(
-            sides[~here], score[~here].to_numpy(), validation=(sides[here], score[here].to_numpy()), prevalence=[0.5],
-            wishes=[("fpr", false_alarms)], promise=1 - (1 - promise) / len(counts), seed=seed,
-        )  # fmt: skip
-        known = sides & here
-        caught = (score[known] >= points["threshold"].iloc[0]).mean() if known.any() else 0.0
-        rows.append(points.assign(frames=k, chosen=caught))
-    return (
-        pd.concat(rows, ignore_index=True).sort_values("chosen", ascending=False, kind="stable").drop(columns="chosen")
-    )
