@@ -86,5 +86,5 @@ $(VENV)/review: $(VENV)/base
 
 $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV) with what the tests need: about 3 GB, a few minutes."
-	$(PIP) -e '.[dev,bench,heic,onnx,openvino,pdq,ray,tflite$(if $(NPM),$(comma)$(NPM))]'
+	$(PIP) -e '.[dev,bench,heic,onnx,opennsfw,openvino,pdq,ray,tflite,video$(if $(NPM),$(comma)$(NPM))]'
 	@touch $@ $(VENV)/base

@@ -25,6 +25,9 @@ next_steps             What to do next, a sentence each, most pressing first; co
 plain_words            Steps as a numbered list, one a line
 feature_map            Two-dimensional map of bottleneck features (N, D)
 load_image             Decode a file or its bytes → uint8 (H, W, 3), upright, sRGB, on white
+VIDEO_NAMES            How names of videos end
+is_video               Whether a file that begins so is a video
+load_video             Evenly spaced frames of a video, upright, with their times
 load_frames            Evenly sampled frames of an animated GIF, WebP, APNG or AVIF, of anything else the picture
 blurred_thumbnail      A small, blurred picture for display → uint8 (h, w, 3), at most `size` on the long side
 encode_jpeg            uint8 (H, W, 3) or (H, W) → JPEG bytes

@@ -64,3 +64,8 @@ from .splits import (
     SPLITS as SPLITS,
     assign_splits as assign_splits,
 )
+from .video import (
+    VIDEO_NAMES as VIDEO_NAMES,
+    is_video as is_video,
+    load_video as load_video,
+)

@@ -47,8 +47,13 @@ shared_audit         The frozen audit that serves all detectors, enlarged by wha
 comparable_rows      The pictures that all detectors have scored, as a shared audit knows them
 compare_detectors    One row a detector: accuracy, rankings, rates and precision with their intervals
 differences_to_best  How far each detector is behind the best, and whether that is more than chance
-cheapest_cascade     A fast detector first, the slow one only between two of its thresholds
 write_comparison     Write `COMPARISON.md`, `comparison.parquet`, and the row of the run's own model into its card
+draw_traffic         Which of a day's uploads a person looks at, each with a known chance
+traffic_shares       Share of each kind in the traffic, over all or by source, format, day
+traffic_at           What each threshold does to this traffic: precision, recall, missed
+score_shift          Has the traffic changed, by scores alone? A test, and the new share of unsafe
+review_week          A week of the review queue: backlog, waiting time, exposure
+clip_scores          The k-th highest score of each clip's frames
 with_intervals       A table for people: each number with its interval as one text
 write_card           Write `MODEL_CARD.md` from the tables of a run
 share_interval       A share, its Jeffreys interval, and how many independent rows it rests on

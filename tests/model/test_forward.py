@@ -113,7 +113,7 @@ def test_auto_is_tensorflow_where_nothing_was_converted(classifier, pixels, tmp_
 
 def test_features_in_bfloat16_are_near_those_in_float32_and_kept_apart(classifier, pixels, tmp_path):
     exact, lowered = (forward_pass(classifier, ["out_relu"], bfloat16=b, cache_dir=tmp_path)(pixels)[0] for b in (0, 1))
-    assert not np.array_equal(exact, lowered), "nothing was computed in bfloat16"
+    assert not runtime.has_bfloat16() or not np.array_equal(exact, lowered), "nothing was computed in bfloat16"
     assert np.corrcoef(exact.ravel(), lowered.ravel())[0, 1] > 0.95, "a random network makes much of small differences"
 
 

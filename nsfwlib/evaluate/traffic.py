@@ -1,0 +1,133 @@
+"""How much of what comes in is it? Shares, precision and what is missed, from a few looks at a day's uploads."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import ks_2samp, norm
+
+from nsfwlib.evaluate.audit import allocated
+from nsfwlib.evaluate.intervals import Weighed, bootstrap_weights, tails, weigh
+
+EDGES = (0.5, 0.8, 0.95, 0.99)  # shares of the traffic, by score, between which strata lie
+LEAST_SPREAD = 0.05  # of answers in a stratum, whatever the scores say
+
+
+def draw_traffic(table: pd.DataFrame, score: Sequence[float], *, budget: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Which of these uploads does a person look at? Those that score high more often, each with a known chance.
+
+    The same scores and seed give the same draw, and a larger budget adds to it: as an audit it is frozen by itself.
+
+    Args:
+        table: `path`, `sha256`, and `group` where known, of N uploads without a label.
+        score: (N,) how unsafe a detector finds them; rows of NaN are left out.
+        budget: how many to look at.
+        seed: of the draw.
+
+    Returns:
+        For `audit_queue` and `audit_truth`: `table` with `score`, `stratum`, `order`, `picked`.
+    """
+    audit = table.assign(score=np.asarray(score, float), label="", predicted="").dropna(subset="score")
+    if audit.empty:
+        raise ValueError(f"Expected uploads with a score. Received: {len(table):,} rows, none with one.")
+    audit = audit.assign(group=audit.get("group", pd.Series(np.arange(len(audit)), audit.index))).reset_index(drop=True)
+    draw = pd.Series(np.random.default_rng([seed, len(audit)]).permutation(len(audit)))
+    place = (audit["score"].rank(method="first") - 0.5) / len(audit)
+    audit["stratum"] = "part " + pd.Series(np.searchsorted(EDGES, place) + 1).astype(str)
+    audit["order"] = draw.groupby(audit["stratum"]).rank().astype(int) - 1
+    expected = audit.groupby("stratum")["score"].mean().clip(0, 1)
+    spread = np.sqrt(expected * (1 - expected)).clip(lower=LEAST_SPREAD)
+    quota = allocated(audit["stratum"].value_counts(), spread, budget)
+    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)))
+
+
+def traffic_shares(
+    audit: pd.DataFrame, verdict: pd.Series, *, kinds: dict[str, Sequence[str]], by: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Share of each kind in the traffic, one row a kind and value of `by`: for `plots.plot_intervals`.
+
+    Args:
+        audit: as from `draw_traffic`.
+        verdict: as from `audit_truth`; what has no answer is left out, what belongs to no class is none of the kinds.
+        kinds: name → the classes it is made of, such as {"unsafe": ["porn", "hentai"]}.
+        by: (N,) source, format, day, or whatever else is known of every upload.
+
+    Returns:
+        `name`, `part` (of `by`), `value`, `low`, `high` (of 95 %), `looks`, `uploads`.
+    """
+    parts = pd.Series("all" if by is None else np.asarray(by, object), audit.index)
+    outcome = np.stack([_known(verdict.isin(list(classes)), audit, verdict) for classes in kinds.values()], axis=1)
+    rows = []
+    for part, inside in parts.groupby(parts).groups.items():
+        some = audit.index.get_indexer(inside)
+        found = _weighed(audit.iloc[some], outcome[some])
+        for i, name in enumerate(kinds):
+            low, high = (float(end[i]) for end in found.interval())
+            looks = int(np.isfinite(outcome[some, i]).sum())
+            rows.append((name, part, float(found.value[i]), low, high, looks, len(some)))
+    return pd.DataFrame(rows, columns=["name", "part", "value", "low", "high", "looks", "uploads"])
+
+
+def traffic_at(
+    audit: pd.DataFrame, verdict: pd.Series, thresholds: Sequence[float], *, unsafe_classes: Sequence[str]
+) -> pd.DataFrame:
+    """What each threshold does to this traffic: `flagged`, known of all; `precision`, `recall`, and `missed`.
+
+    All are shares, `missed` of all uploads, with `_low` and `_high`, of 95 %; other arguments as in `traffic_shares`.
+    """
+    unsafe = _known(verdict.isin(list(unsafe_classes)), audit, verdict)[:, None]
+    flag = audit["score"].to_numpy()[:, None] >= np.asarray(thresholds, float)
+    pairs = {"precision": (unsafe * flag, flag + 0 * unsafe), "recall": (unsafe * flag, unsafe + 0 * flag)}
+    pairs["missed"] = (unsafe * ~flag, None)
+    table = pd.DataFrame({"threshold": thresholds, "flagged": flag.mean(axis=0)})
+    for name, (outcome, per) in pairs.items():
+        found = _weighed(audit, outcome, per)
+        table[name], (table[f"{name}_low"], table[f"{name}_high"]) = found.value, found.interval()
+    return table
+
+
+def _known(outcome: pd.Series, audit: pd.DataFrame, verdict: pd.Series) -> np.ndarray:
+    return outcome.astype(float).where(audit["picked"] & verdict.notna()).to_numpy()
+
+
+def _weighed(audit: pd.DataFrame, outcome: np.ndarray, per: np.ndarray | None = None) -> Weighed:
+    return weigh(outcome, audit["stratum"].to_numpy(), per=per, groups=audit["group"])
+
+
+def score_shift(
+    before: pd.DataFrame, verdict: pd.Series, after: Sequence[float], *, unsafe_classes: Sequence[str], seed: int = 0
+) -> pd.Series:
+    """Has the traffic changed, by scores alone? A two-sample test, and the new share of unsafe without a look.
+
+    The share is black-box shift estimation (Lipton, Wang and Smola, Detecting and Correcting for Label Shift, 2018)
+    with the score as predictor. It holds where unsafe and safe uploads are each as they were and only their mix has
+    changed; where it leaves the interval of new looks, they are not.
+
+    Args:
+        before: as from `draw_traffic`, answered.
+        verdict: of `before`.
+        after: (M,) scores of the new traffic.
+        unsafe_classes: classes to be flagged.
+        seed: of the bootstrap.
+
+    Returns:
+        `distance` (Kolmogorov and Smirnov) and its `p`; `value`, `low`, `high` of the new share, NaN where `before` has
+        no unsafe picture, or scores that do not tell it from safe ones.
+    """
+    after = np.asarray(after, float)
+    after, unsafe = after[np.isfinite(after)], _known(verdict.isin(list(unsafe_classes)), before, verdict)
+    test, known = ks_2samp(before["score"], after), np.isfinite(unsafe)
+    rows, side = before[known], unsafe[known] > 0
+    weight = (before.groupby("stratum").size() / rows.groupby("stratum").size())[rows["stratum"]].to_numpy()
+    draws = np.concatenate(
+        list(bootstrap_weights(pd.factorize(rows["group"])[0], 2000, np.random.default_rng(seed))), 1
+    )
+    draws = np.c_[weight, weight[:, None] * draws]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = [rows["score"].to_numpy()[some] @ draws[some] / draws[some].sum(axis=0) for some in (side, ~side)]
+        error = after.std() / np.sqrt(len(after)) * norm.ppf((np.arange(2000) + 0.5) / 2000)
+        new = after.mean() + np.r_[0, np.random.default_rng(seed).permutation(error)]
+        share = np.where(means[0] > means[1], np.clip((new - means[1]) / (means[0] - means[1]), 0, 1), np.nan)
+    ends = np.nanquantile(share, tails()) if np.isfinite(share).any() else (0.0, 1.0)
+    found = {"distance": test.statistic, "p": test.pvalue, "value": share[0], "low": ends[0], "high": ends[1]}
+    return pd.Series(found)
