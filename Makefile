@@ -58,9 +58,9 @@ art: demo $(VENV)/dev  ## redraw the figures that the README shows from the demo
 	$(BIN)/python _art/redraw.py runs/demo
 	rm -rf build/art && mkdir -p build/art && $(BIN)/papermill --prepare-only \
 		notebooks/review_page.ipynb build/art/review_page.ipynb -p data_dir "$(abspath data/demo)" \
-		-p run_dir "$(abspath runs/demo)" -p journal_file "$(abspath build/art/decisions.csv)"
+		-p run_dir "$(abspath runs/demo)" -p journal_file "$(abspath build/art/decisions.csv)" -p mode review
 	$(BIN)/python tests/browser.py build/art/review_page.ipynb .nsfw-panel _art/review_grid.png \
-		--keys 1 d Enter "?" Enter " "
+		--keys k d Enter "?" Enter
 
 lint: $(VENV)/dev  ## style, types and stripped notebooks
 	$(BIN)/ruff check .
