@@ -59,7 +59,7 @@ def read_detector(
             f"{outside.idxmax()} {values.loc[outside.idxmax()].to_dict()}. Divide percentages; logits want a sigmoid."
         )
     flagged = [name for name in used if targets[name] == "unsafe" or targets[name] in unsafe_classes]
-    one = values.sum(axis=1, skipna=False)
+    one = scores[list(targets)].sum(axis=1, skipna=False)
     highest = scores.reindex(columns=[f"{name}_max" for name in flagged]).set_axis(flagged, axis=1)
     worst = highest.fillna(values[flagged])
     added, most = worst.sum(axis=1, skipna=False).clip(upper=1), worst.max(axis=1, skipna=False)
@@ -85,19 +85,20 @@ def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequen
         raise ValueError(f"Labels are mapped to one of {[*known[:-1]]}, or '' to ignore one. Received: {strange}.")
     columns = [name for name in targets if name in table]
     maxima = [f"{name}_max" for name in columns if f"{name}_max" in table]
-    numbers = table.drop(columns=["path", "sha256", *NO_LABELS, *maxima], errors="ignore").apply(_as_numbers)
-    other = [name for name in numbers if numbers[name].notna().any() and numbers[name].dropna().between(0, 1).all()]
+    numbers = table.drop(columns=["path", "sha256", *NO_LABELS], errors="ignore")
+    numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
+    other = [
+        name
+        for name in numbers.columns.difference(maxima)
+        if numbers[name].notna().any() and numbers[name].dropna().between(0, 1).all()
+    ]
     missing, unmapped = sorted(set(targets) - set(table)), sorted(set(other) - set(targets))
     if missing or unmapped or not any(targets.values()):
         raise ValueError(
             f"The mapping of {named} must name each of its labels: to a class, 'safe', 'unsafe', or '' to ignore it. "
             f"Not in the table: {missing}. Not in the mapping: {unmapped}."
         )
-    return numbers[columns].join(table[maxima].apply(_as_numbers))
-
-
-def _as_numbers(column: pd.Series) -> pd.Series:
-    return pd.to_numeric(column, errors="coerce").astype(float)
+    return numbers[[*columns, *maxima]]
 
 
 def _matched(table: pd.DataFrame, images: pd.DataFrame, named: str) -> np.ndarray:

@@ -105,7 +105,7 @@ def test_an_enlarged_audit_is_without_bias(tmp_path):
     true, images, found = world(500, {"a": 2.5, "b": 1.5})
     exact = {name: float((some[NAMES].idxmax(axis=1).to_numpy() == true).mean()) for name, some in found.items()}
     means = []
-    for seed in range(60):
+    for seed in range(40):
         folder = tmp_path / str(seed)
         answered(folder, true, images, {"a": found["a"]}, budget=50, seed=seed)
         audit, verdict = answered(folder, true, images, found, budget=50, seed=seed)
@@ -114,7 +114,7 @@ def test_an_enlarged_audit_is_without_bias(tmp_path):
         right = [some.loc[judged.index, NAMES].idxmax(axis=1).eq(judged["label"]) for some in found.values()]
         means.append([np.average(one, weights=judged["weight"]) for one in right])
     off = np.mean(means, axis=0) - list(exact.values())
-    assert (np.abs(off) < 3 * np.std(means, axis=0) / np.sqrt(60) + 1e-3).all(), off
+    assert (np.abs(off) < 3 * np.std(means, axis=0) / np.sqrt(40) + 1e-3).all(), off
     assert audit["stratum"].nunique() == 3 and audit["stratum"].eq(AGREEMENT).any()
 
 
@@ -157,17 +157,17 @@ def test_a_real_lead_is_named(tmp_path):
         assert "strong leads weak" in table["sentence"].iloc[1]
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_no_difference_is_shown_where_there_is_none(tmp_path, count):
+@pytest.mark.parametrize(("count", "worlds"), [(2, 100), (4, 50)])
+def test_no_difference_is_shown_where_there_is_none(tmp_path, count, worlds):
     wrongly = dict.fromkeys(("AUROC", "accuracy"), 0)
-    for seed in range(1000, 1100):
+    for seed in range(1000, 1000 + worlds):
         true, images, found = world(250, {f"d{i}": 2.0 for i in range(count)}, seed=seed)
         audit, verdict = answered(tmp_path / str(seed), true, images, found, budget=100, seed=seed)
         rows = evaluate.comparable_rows(found, audit, verdict, class_names=NAMES)
         for measure in wrongly:
             table = evaluate.differences_to_best(found, rows, unsafe_classes=["porn"], measure=measure, seed=seed)
             wrongly[measure] += table["sentence"].str.contains(" leads ").any()
-    assert max(wrongly.values()) <= 6, wrongly
+    assert max(wrongly.values()) <= 0.06 * worlds, wrongly
 
 
 def test_the_comparison_is_written_and_the_card_gets_its_row_once(tmp_path):
