@@ -6,20 +6,16 @@ side, ranked as badly, or as well, as can be: the rule of `weigh`, for numbers t
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from nsfwlib import runs
 from nsfwlib.evaluate.audited import audited_scores
-from nsfwlib.evaluate.card import _table, with_intervals
 from nsfwlib.evaluate.detectors import has_classes
 from nsfwlib.evaluate.intervals import bootstrap_weights, tails
 from nsfwlib.evaluate.promises import audited_rows
-from nsfwlib.files import write_whole
 from nsfwlib.labels import group_codes
 
 DRAWS = 500  # of the bootstrap
@@ -218,30 +214,3 @@ def _verdict(row: Any, best: str, measure: str) -> str:
     lead = f"{one}{best} {other} {row.detector}"
     points = f"{100 * row.difference:+.1f} points of {measure} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
     return f"{lead}: {points}, p = {row.p:.3g}."
-
-
-def write_comparison(
-    run_dir: Path, sections: Mapping[str, pd.DataFrame | str], table: pd.DataFrame, *, own: str
-) -> Path:
-    """Write `COMPARISON.md`, `comparison.parquet`, and the row of the run's own model into its `MODEL_CARD.md`.
-
-    Args:
-        run_dir: of the run.
-        sections: headings and what stands below them, tables or sentences.
-        table: as from `compare_detectors`.
-        own: the detector that is the run's model; its row goes into the card, if there is one.
-    """
-    file, card = Path(run_dir) / "COMPARISON.md", Path(run_dir) / "MODEL_CARD.md"
-    texts = [f"## {name}\n\n{part if isinstance(part, str) else _table(part)}" for name, part in sections.items()]
-    with write_whole(file) as draft:
-        draft.write_text("# Detectors compared\n\n" + "\n\n".join(texts) + "\n", encoding="utf-8")
-    runs.write_table(table, Path(run_dir) / "comparison.parquet")
-    row = table[table["detector"].eq(own)]
-    if card.exists() and len(row):
-        heading = "\n## Among other detectors\n"
-        before = card.read_text(encoding="utf-8").partition(heading)[0].rstrip()
-        with write_whole(card) as draft:
-            draft.write_text(
-                f"{before}\n{heading}\nSee {file.name}.\n\n{_table(with_intervals(row))}\n", encoding="utf-8"
-            )
-    return file

@@ -168,16 +168,3 @@ def test_no_difference_is_shown_where_there_is_none(tmp_path, count, worlds):
             table = evaluate.differences_to_best(found, rows, unsafe_classes=["porn"], measure=measure, seed=seed)
             wrongly[measure] += table["sentence"].str.contains(" leads ").any()
     assert max(wrongly.values()) <= 0.06 * worlds, wrongly
-
-
-def test_the_comparison_is_written_and_the_card_gets_its_row_once(tmp_path):
-    table = pd.DataFrame(
-        {"detector": ["a", "b"], "AUROC": [0.9, 0.8], "AUROC_low": [0.8, 0.7], "AUROC_high": [0.95, 0.9]}
-    )
-    (tmp_path / "MODEL_CARD.md").write_text("# a\n")
-    for _ in range(2):
-        evaluate.write_comparison(tmp_path, {"Numbers": table, "Words": "b is worse."}, table, own="a")
-    card = (tmp_path / "MODEL_CARD.md").read_text()
-    assert card.startswith("# a\n") and card.count("Among other detectors") == 1 and "0.9 (0.8–0.95)" in card
-    assert "b is worse." in (tmp_path / "COMPARISON.md").read_text()
-    assert len(pd.read_parquet(tmp_path / "comparison.parquet")) == 2
