@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from nsfwlib.evaluate.audited import audited_scores
 from nsfwlib.evaluate.detectors import has_classes
@@ -159,8 +158,8 @@ def differences_to_best(
         seed: of the flips.
 
     Returns:
-        The best first: `detector`, `value`, `difference` with `low` and `high` (of 95 %, each for itself), `p`,
-        `sentence`.
+        The best first: `detector`, `value`, `difference` with `low` and `high` (of 95 %, for all of them at once),
+        `p`, `sentence`.
     """
     names = [name for name, some in detectors.items() if measure == "AUROC" or has_classes(some)]
     if measure not in ("AUROC", "accuracy", "balanced accuracy") or not names:
@@ -181,7 +180,7 @@ def differences_to_best(
         error[i, j] = np.linalg.norm(of_group[:, i] - of_group[:, j])
         most = np.maximum(most, np.abs(flipped[:, i] - flipped[:, j]) / max(error[i, j], 1e-12))
     table = pd.DataFrame({"detector": names, "value": value, "difference": value - value[0]})
-    half = norm.ppf(tails()[1]) * error[0]
+    half = np.quantile(most, 1 - LEVEL) * error[0]
     table["low"], table["high"] = (table["difference"] + sign * half for sign in (-1, 1))
     table[["low", "high"]] = table[["low", "high"]].clip(-1, 1)
     size = np.abs(table["difference"]) / np.maximum(error[0], 1e-12)

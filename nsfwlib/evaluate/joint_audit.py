@@ -54,7 +54,7 @@ def shared_audit(
     table, about = Path(run_dir) / "audit_detectors.parquet", runs.fingerprint(images, images["path"])
     if table.exists():
         audit = pd.read_parquet(table)
-        if audit.attrs["about"] != about:
+        if audit.attrs.get("about") != about:
             raise ValueError(
                 f"{table} was drawn from {len(audit):,} other pictures. Received: {len(images):,}. An audit is drawn "
                 "once: compare on the same pictures, use a new run_dir, or give it up for good by deleting the file."
