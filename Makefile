@@ -8,7 +8,9 @@ NPM := $(if $(shell command -v npm),,npm)
 comma := ,
 DATA ?= data/demo
 RUN ?= runs/demo
-MODE ?= review
+MODE ?=
+# What the page asks of anybody but this machine is refused by the browser: its template names a font on a CDN.
+HERE_ONLY := default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws:
 
 PYTEST := NSFWLIB_HEADLESS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 -p no:cacheprovider
@@ -42,10 +44,12 @@ lab: $(VENV)/base  ## JupyterLab on a run's own copies of the notebooks: make la
 		--data-dir "$(DATA)" --run-dir "$(RUN)"
 	$(BIN)/python -m jupyterlab --ServerApp.root_dir="$(abspath $(RUN))/notebooks"
 
-review: $(VENV)/review  ## the review grid as a page for reviewers: make review DATA=… RUN=… REVIEWER=… MODE=…
+review: $(VENV)/review  ## the review grid as a page for reviewers: make review DATA=… RUN=… REVIEWER=…
+	@test -n "$(REVIEWER)" || { echo "Who decides? A name goes with each decision: REVIEWER=your-name" >&2; exit 2; }
 	mkdir -p build && $(BIN)/papermill --prepare-only notebooks/review_page.ipynb build/review_page.ipynb \
 		-p data_dir "$(abspath $(DATA))" -p run_dir "$(abspath $(RUN))" -p reviewer "$(REVIEWER)" -p mode "$(MODE)"
-	$(BIN)/voila --no-browser --VoilaConfiguration.file_allowlist="[]" build/review_page.ipynb
+	$(BIN)/voila --no-browser --VoilaConfiguration.file_allowlist="[]" build/review_page.ipynb \
+		--Voila.tornado_settings="{'headers': {'Content-Security-Policy': \"$(HERE_ONLY)\"}}"
 
 bench: $(VENV)/dev  ## side-by-side measurements against public peers
 	for script in $(filter-out benchmarks/second_round.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -3,7 +3,7 @@
     python benchmarks/honest_audit.py [--audits 600] [--only NAME]
 
 Each line is one number in one world, of so many audits: bias and width in points (of log-loss in hundredths), coverage
-of the 95 % interval in per cent, the forecast width of `audit_plan` against what came. Asserts nothing.
+of the 95 % interval in per cent, the forecast width of `audit_costs` against what came. Asserts nothing.
 """
 
 import argparse
@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import f1_score
 
-from nsfwlib.evaluate import weigh
-from nsfwlib.evaluate.audit import audit_plan, draw_audit
-from nsfwlib.evaluate.audited import audited_accuracy, audited_confusion, audited_scores
+from nsfwlib.evaluate import intervals
+from nsfwlib.evaluate.audit import audit_costs, audited_accuracy, audited_confusion, audited_scores, draw_audit
 
 NAMES = list("abcde")
 K = len(NAMES)
@@ -198,7 +197,7 @@ def stopping_coverage(world: World, audits: int, target: float, every: int = 15)
         for n in range(30, int(audit["picked"].sum()) + 1, every):
             verdict = np.where(place <= n, names[some.truth], None)
             found = audited_accuracy(verdict, predicted, audit, seed=seed)
-            wider = weigh.at_any_time(found["high"] - found["low"], n, int(audit["picked"].sum())) / (
+            wider = intervals.at_any_time(found["high"] - found["low"], n, int(audit["picked"].sum())) / (
                 found["high"] - found["low"]
             )
             low, high = (found["value"] + wider * (found[end] - found["value"]) for end in ("low", "high"))
@@ -231,11 +230,11 @@ def table(audits: int, only: str = "") -> pd.DataFrame:
 
 
 def forecast(world: World, seed: int) -> float:
-    """Width in points that `audit_plan` foretells."""
+    """Width in points that `audit_costs` foretells."""
     some, names = draw_set(world, np.random.default_rng(seed)), np.array(NAMES, object)
     predicted = names[some.probs.argmax(axis=1)]
     audit = draw_audit(names[some.labels], predicted, some.judge, class_names=NAMES, budget=world.budget, seed=seed)
-    return audit_plan(audit.assign(group=some.groups), budgets=[world.budget], seed=seed)["width"].iloc[0]
+    return audit_costs({"test": audit.assign(group=some.groups)}, budgets=[world.budget], seed=seed)["width"].iloc[0]
 
 
 if __name__ == "__main__":
@@ -243,7 +242,7 @@ if __name__ == "__main__":
     parser.add_argument("--audits", type=int, default=600)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
-    start, weigh.DRAWS = time.perf_counter(), 1000
+    start, intervals.DRAWS = time.perf_counter(), 1000
     found = table(options.audits, options.only)
     plain = WORLDS["plain"]
     big = draw_set(plain._replace(rows=400_000), np.random.default_rng(10**6))

@@ -160,10 +160,9 @@ def plant(data, kind, seed):
 
 def tuned_head_probs(data, given):
     """The head alone, over all blocks side by side: out of fold by group, its strength by log-loss."""
-    valid = np.ones(len(given), bool)
-    x = labels.principal_features(np.concatenate(data.blocks, axis=1), valid, 0)
+    classes = range(data.truth.max() + 1)
     groups = np.unique(data.groups, return_inverse=True)[1]
-    return labels.out_of_fold_probs(x, given, valid, data.truth.max() + 1, groups, 0)[0]
+    return labels.fit_head(np.concatenate(data.blocks, axis=1), given, classes=classes, groups=groups).out_of_fold
 
 
 def neighbours_against(data, given, k=10):

@@ -46,8 +46,14 @@ def write_whole(path: Path) -> Iterator[Path]:
         OSError: the disk is full or the folder read-only; the message names the file and what to do.
     """
     path = Path(path)
+    mark = f".{zlib.crc32(os.fsencode(f'{platform.node()}/{path.name}')):08x}-"  # short, whatever the name
     try:
-        with _drafts(path) as folder:
+        for left in path.parent.glob(f"{mark}*"):
+            import psutil  # rarely needed
+
+            if not psutil.pid_exists(int(left.name.split("-")[1])):
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{mark}{os.getpid()}-") as folder:
             draft = Path(folder) / path.name
             yield draft
             draft.replace(path)
@@ -61,16 +67,6 @@ def write_whole(path: Path) -> Iterator[Path]:
         )
         told.errno = error.errno
         raise told from error
-
-
-def _drafts(path: Path) -> tempfile.TemporaryDirectory:
-    target = f".{zlib.crc32(os.fsencode(f'{platform.node()}/{path.name}')):08x}-"  # short, whatever the name
-    for left in path.parent.glob(f"{target}*"):
-        import psutil  # rarely needed
-
-        if not psutil.pid_exists(int(left.name.split("-")[1])):
-            shutil.rmtree(left, ignore_errors=True)
-    return tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{target}{os.getpid()}-")
 
 
 def writable_folder(folder: Path, name: str) -> Path:
@@ -155,7 +151,5 @@ def _escape(match: re.Match) -> str:
 
 
 def _unescape(match: re.Match) -> str:
-    text = match[1]
-    if text == "\\":
-        return text
-    return chr(int(text[1:], 16) + (0xDC00 if text[0] == "x" else 0))
+    character = match[0].encode().decode("unicode_escape")
+    return chr(ord(character) + 0xDC00) if match[1][0] == "x" else character

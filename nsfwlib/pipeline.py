@@ -4,9 +4,11 @@ import argparse
 import ast
 import json
 import os
+import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from nsfwlib.files import with_way_out
 _CARRIED = Path(__file__).parent / "notebooks"  # in a wheel
 NOTEBOOKS = _CARRIED if _CARRIED.is_dir() else Path(__file__).parents[1] / "notebooks"
 _FOLDERS = ("data_dir", "run_dir", "cache_dir")
+_BAR = re.compile(r"widget-view.* 0%\|.*\| 0/")
 _COPY = "copy:"  # papermill's scheme of what `_Copies` writes
 STEPS = ("01_explore_data", "02_fine_tune", "03_cleanse_labels", "04_analyse_errors")
 
@@ -48,8 +51,7 @@ def run_notebooks(
     sources = [_find(notebook) for notebook in notebooks]
     known = {source: papermill.inspect_notebook(_plain(source)) for source in sources}
     names = sorted({name for those in known.values() for name in those})
-    unknown = sorted(set(parameters) - set(names))
-    if unknown:
+    if unknown := sorted(set(parameters) - set(names)):
         asked = ", ".join(source.stem for source in sources)
         raise ValueError(f"No parameter {', '.join(unknown)} in {asked}. Those there are: {', '.join(names)}.")
     values = {name: _absolute(name, value) for name, value in {**parameters, "run_dir": Path(run_dir)}.items()}
@@ -78,7 +80,11 @@ class _Copies(LocalHandler):
     """Executed copies as papermill saves them, cell by cell: whole, and without the home folder's path, always."""
 
     def write(self, buf: str, path: str) -> None:
-        runs.write_json(json.loads(buf), Path(path.removeprefix(_COPY)))
+        notebook = json.loads(buf)
+        for cell in notebook["cells"]:  # without its widget's state a bar would stay at 0 % for ever
+            if "outputs" in cell:
+                cell["outputs"] = [output for output in cell["outputs"] if not _BAR.search(json.dumps(output))]
+        runs.write_json(notebook, Path(path.removeprefix(_COPY)))
 
 
 papermill_io.register(_COPY, _Copies())
@@ -116,25 +122,21 @@ def summary(run_dir: Path) -> pd.Series:
     run_dir = Path(run_dir)
     metrics, cleansing = (runs.read_json(run_dir / f"{name}.json") for name in ("metrics", "cleansing"))
     table, split = pd.read_parquet(run_dir / "images.parquet", columns=["problem"]), metrics.get("measured_on", "test")
+    heads = ((metrics[f"head_{when}"], metrics[f"head_{when}_log_loss"]) for when in ("before", "after"))
+    before, after = (f"{accuracy:.3f} (log-loss {log_loss:.3f})" for accuracy, log_loss in heads)
     rows = {
         "images": f"{len(table):,}",
         "problems found": f"{table['problem'].ne('').sum():,} files left out",
         "label issues found": cleansing["found"],
         f"02's model, {split}, given labels": metrics["fine_tuned_given"],
         f"02's model, {split}, planted truth": metrics.get("fine_tuned_truth"),
-        f"head on given labels, {split} ({metrics['test_labels']})": _head(metrics, "before"),
-        f"head on cleaned labels, {split} ({metrics['test_labels']})": _head(metrics, "after"),
+        f"head on given labels, {split} ({metrics['test_labels']})": before,
+        f"head on cleaned labels, {split} ({metrics['test_labels']})": after,
         "02's model, validation, given labels": metrics["validation"]["given labels"],
         "02's model, validation, cleaned labels": metrics["validation"]["corrected labels"],
         "figures": str(run_dir / "figures"),
     }
-    return pd.Series(
-        {name: f"{v:.3f}" if isinstance(v, float) else str(v) for name, v in rows.items() if v is not None}
-    )
-
-
-def _head(metrics: dict[str, Any], when: str) -> str:
-    return f"{metrics[f'head_{when}']:.3f} (log-loss {metrics[f'head_{when}_log_loss']:.3f})"
+    return pd.Series(rows).dropna().map(lambda value: f"{value:.3f}" if isinstance(value, float) else str(value))
 
 
 def _next(run_dir: Path, data_dir: Any) -> str:
@@ -167,8 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-h", "--help", action="help", help="show this, with the parameters of these notebooks")
     for name, about in known.items():
         text = f"{about['help']} (default: {about['default']})".replace("%", "%%")
-        option = {"dest": name, "type": _reader(about["default"]), "help": text, "metavar": "VALUE"}
-        parser.add_argument(f"--{name.replace('_', '-')}", **option)
+        option = {"dest": name, "type": partial(_read_as, about["default"]), "help": text, "metavar": "VALUE"}
+        parser.add_argument(*dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"]), **option)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser.error(f"no parameter {' '.join(unknown)}; those there are: " + ", ".join(f"--{n}" for n in known))
@@ -177,30 +179,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run_notebooks(options.notebooks, run_dir, prepare=options.prepare, **values)
     except PapermillExecutionError as error:
-        sys.stderr.write(
-            f"\n{error.ename}: {error.evalue}\nThe executed copy in {run_dir / 'notebooks'} shows where.\n"
-        )
+        where = run_dir / "notebooks"
+        sys.stderr.write(f"\n{error.ename}: {error.evalue}\nThe executed copy in {where} shows where.\n")
         return 1
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{with_way_out(error, str(run_dir))}\n")
         return 2
-    if (run_dir / "metrics.json").exists():
+    if STEPS[-1] in {Path(notebook).stem for notebook in options.notebooks}:  # else the numbers are of another call
         sys.stdout.write(f"\n{summary(run_dir).to_string()}\n{_next(run_dir, values.get('data_dir'))}")
     return 0
 
 
-def _reader(default: str) -> Callable[[str], Any]:
-    """How a parameter is read: text where a notebook's own value is text, else a Python literal such as `[1, 2]`."""
-    if isinstance(ast.literal_eval(default), str):
-        return str
-
-    def literal(text: str) -> Any:
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            raise argparse.ArgumentTypeError(f"expected a value like {default}. Received: {text!r}.") from None
-
-    return literal
+def _read_as(default: str, text: str) -> Any:
+    """A parameter as it is read: text where a notebook's own value is text, else a Python literal such as `[1, 2]`."""
+    try:
+        return text if isinstance(ast.literal_eval(default), str) else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise argparse.ArgumentTypeError(f"expected a value like {default}. Received: {text!r}.") from None
 
 
 if __name__ == "__main__":

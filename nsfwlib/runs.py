@@ -107,10 +107,8 @@ def write_json(content: Mapping[str, Any], path: Path) -> Path:
 
 def _spelled(content: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON reads it back, and without the path of the home folder, which names a person."""
-    try:
-        homes = [re.escape(str(home)) for home in (Path.home(), Path.home().resolve()) if len(home.parts) > 1]
-    except RuntimeError:  # a user without one
-        homes = []
+    own = Path(os.path.expanduser("~"))  # noqa: PTH111 - "~" it stays where the user has none
+    homes = [re.escape(str(home)) for home in (own, own.resolve()) if len(own.parts) > 1]
     home = re.compile(rf"(?<![\w./-])({'|'.join(homes)})(?![\w.-])")
 
     def without_home(value: Any) -> Any:
@@ -120,11 +118,8 @@ def _spelled(content: Mapping[str, Any]) -> dict[str, Any]:
             return [without_home(part) for part in value]
         return home.sub("~", value) if homes and isinstance(value, str) else value
 
-    return without_home(json.loads(json.dumps(content, default=_plain)))
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+    plain = json.dumps(content, default=lambda value: value.tolist() if hasattr(value, "tolist") else str(value))
+    return without_home(json.loads(plain))
 
 
 def fingerprint(images: pd.DataFrame, labels: pd.Series) -> str:
@@ -133,28 +128,74 @@ def fingerprint(images: pd.DataFrame, labels: pd.Series) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def note_data(run_dir: Path, images: pd.DataFrame, data_dir: Path, *, class_map: Mapping[str, str]) -> None:
+    """Name the data of a run in its `run.json`, under "about"; the record of a model of other pictures is cleared.
+
+    A folder may grow, or be moved as it is; nothing else may change.
+
+    Raises:
+        ValueError: the run is about other data, or with another `class_map`; says what differs and what to do.
+    """
+    path = Path(run_dir) / "run.json"
+    record = read_json(path) if path.exists() else {}
+    now = {"data_dir": Path(data_dir).resolve(), "images": fingerprint(images, images["given_label"])}
+    now = _spelled({**now, "class_map": class_map})
+    was = {**now, **record.get("about", {})}
+    same = was["images"] == now["images"]
+    for name in ("class_map", "data_dir"):
+        if was[name] != now[name] and not (same and name == "data_dir"):
+            raise _of_other_data(run_dir, name, was[name], now[name], "Name another run_dir for other data")
+    write_json({**(record if same else {}), "about": {**was, **now}}, path)
+
+
+def check_data(run_dir: Path, data_dir: Path | None = None, journal: Path | None = None) -> dict[str, Any]:
+    """What a run is about: `data_dir`, `images` (their `fingerprint`), `class_map` and, once there is one, `journal`.
+
+    Empty for a run of before there was such a record.
+
+    Raises:
+        ValueError: the run is about another `data_dir`, or was reviewed in another journal; says what to do.
+    """
+    path = Path(run_dir) / "run.json"
+    record = read_json(path) if path.exists() else {}
+    was, place = record.get("about", {}), _spelled({"at": Path(data_dir or "").resolve()})["at"]
+    if data_dir is not None and was.get("data_dir", place) != place:
+        way_out = "Name the run_dir of that data; if the folder was moved, run 01_explore_data on it first"
+        raise _of_other_data(run_dir, "data_dir", was["data_dir"], place, way_out)
+    if was and journal is not None:
+        known, now = was.get("journal", ""), _spelled({"at": Path(journal).absolute()})["at"]
+        if known and (not Path(journal).exists() or (known != now and Path(known).expanduser().exists())):
+            way_out = "Put the decisions there, name theirs as journal_file, or choose another run_dir"
+            raise _of_other_data(run_dir, "the journal", known, now, way_out)
+        if known != now and Path(journal).exists():
+            was = {**was, "journal": now}
+            write_json({**record, "about": was}, path)
+    return was
+
+
+def _of_other_data(run_dir: Path, what: str, was: Any, now: Any, way_out: str) -> ValueError:
+    return ValueError(f"{run_dir} is a run with {what} {was}. Received: {now}. {way_out}.")
+
+
 def describe(started: float, *, files: Sequence[Path] = (), **facts: Any) -> dict[str, Any]:
     """A record for `run.json`: `facts`, versions, seconds since `started` (`time.time()`), peak memory (MB or None).
 
     It holds the sha256 of `files`, which lie beside it, and stands for no others: write it last, and clear it first.
     """
+    try:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
+    except ImportError:  # Windows
+        peak = None
     return {
         **facts,
         "files": {path.name: file_hash(path) for path in files},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 1),
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": peak and round(peak),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
-
-
-def _peak_memory_mb() -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024**2 if sys.platform == "darwin" else 1024))
 
 
 def is_current(path: Path, settings: Mapping[str, Any]) -> bool:
@@ -175,11 +216,13 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     """`run.json`, the record that 02_fine_tune writes last.
 
     Raises:
-        FileNotFoundError: there is none: 02 has not run, or was stopped while it wrote.
+        FileNotFoundError: there is none: 02 has not run on these pictures, or was stopped while it wrote.
         ValueError: a file beside it is not the one that it was written with.
     """
     path = _made(Path(run_dir) / "run.json", "02_fine_tune")
     record = read_json(path)
+    if "settings" not in record:
+        raise FileNotFoundError(f"{path} names no model. Run notebook 02_fine_tune with the same run_dir first.")
     if replaced := _replaced(path.parent, record):
         raise ValueError(
             f"{path.parent / replaced[0]} is not the one that {path.name} was written with. Run notebook 02_fine_tune "
@@ -192,9 +235,6 @@ def _replaced(folder: Path, record: Mapping[str, Any]) -> list[str]:
     """Names of the files of a record that are gone or have another content; records of older versions name none."""
     files = record.get("files", {}).items()
     return [name for name, sha256 in files if not (folder / name).exists() or file_hash(folder / name) != sha256]
-
-
-INJECTED = "# Parameters\n"  # first line of the cell that papermill adds after the one tagged `parameters`
 
 
 def begin() -> None:
@@ -212,7 +252,7 @@ def begin() -> None:
     if shell is None:
         return
     # Foreseen errors carry a sentence; `%tb` still shows the whole traceback.
-    shell.set_custom_exc((ValueError, OSError, RuntimeError), _show)
+    shell.set_custom_exc((ValueError, OSError, RuntimeError, KeyboardInterrupt), _show)
     _check_injected(shell.user_ns.get("In", []))
     for name, value in list(shell.user_ns.items()):
         if isinstance(value, str) and value.startswith("~/") and not name.startswith("_"):
@@ -232,7 +272,7 @@ def is_interactive() -> bool:
 
 def _check_injected(cells: Sequence[str]) -> None:
     for before, cell in itertools.pairwise(cells):
-        if not cell.startswith(INJECTED):
+        if not cell.startswith("# Parameters\n"):  # that papermill adds after the one tagged `parameters`
             continue
         known = _assigned(before)
         if unknown := [name for name in _assigned(cell) if name not in known]:
@@ -248,6 +288,10 @@ def _assigned(source: str) -> list[str]:
 
 def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None) -> list[str]:
     """A sentence for what this library raises, the usual traceback for everything else."""
+    if kind is KeyboardInterrupt:
+        error = kind("Stopped. What is finished was kept: run this cell again, and it goes on.")
+        shell._showtraceback(kind, error, [str(error)])
+        return [str(error)]
     *_, (last, _) = traceback.walk_tb(trace)
     told = with_way_out(error, "run_dir and cache_dir")
     shown = [f"{kind.__name__}: {told}"]

@@ -22,7 +22,7 @@ import numpy as np, pandas as pd
 from nsfwlib import files, labels, review
 from nsfwlib.review import grid
 
-def make(case, *, n=0, low=0.2, page_size=12, mode="review", **options):
+def make(case, *, n=0, low=0.2, page_size=12, mode="review", copies=(), **options):
     found = sorted(Path("data").rglob("*.png"))
     paths = [files.table_path(str(file.relative_to("data"))) for file in found]
     given = np.array([path.split("/")[0] for path in paths])
@@ -39,9 +39,12 @@ def make(case, *, n=0, low=0.2, page_size=12, mode="review", **options):
     probs = np.full((len(queue), len(names)), 0.1)
     probs[np.arange(len(queue)), code] = (0.9 - score) / 2
     probs[np.arange(len(queue)), (code + 1) % len(names)] = 0.9 - (0.9 - score) / 2
+    images = queue.rename(columns={"given": "given_label"})
+    twice = images.iloc[list(copies)].assign(path=lambda rows: "copies/" + rows["path"], given_label="elsewhere")
     session = review.ReviewSession(
         queue.assign(about=queue["given"] + " / " + queue["suggested"]), Path(f"{case}.csv"), class_names=names,
         page_size=page_size, pred_probs=probs, reviewer="Ada", mode=mode,
+        images=pd.concat([images, twice]),
     )
     neighbours = labels.nearest(probs, queue.rename(columns={"given": "given_label"}), k=4)
     return review.ReviewGrid(session, Path("data"), neighbours=neighbours, **options)
@@ -183,12 +186,21 @@ def test_a_page_is_reviewed_by_mouse_alone(grid):
 
 
 def test_small_pages_share_the_screen_and_enter_accepts_one_of_them(lab):
-    grid = show(lab, "sections", low=-0.9, page_size=24)
-    inside = grid.page.locator(".nsfw-in")
-    first = inside.count()
-    assert 0 < first < grid.page.locator(".nsfw-cell").count() <= 24
+    grid = show(lab, "sections", low=-0.9, page_size=48)
+    heads, cells = grid.page.locator(".nsfw-section"), grid.page.locator(".nsfw-cell")
+    assert heads.count() > 2 and cells.count() <= 48
+    assert re.match(r"\w+ → \w+\s*\d+ pictures? · about \d+\.\d wrong", heads.nth(0).inner_text())
+    first = grid.page.locator(".nsfw-group").first.locator(".nsfw-cell").count()
     press(grid, "d", "Enter")
     assert decisions(grid) == ["drop", *["rings"] * (first - 1)]
+    assert heads.nth(1).evaluate("head => head.classList.contains('nsfw-in')"), "the heading follows"
+    assert "done" in heads.nth(0).inner_text()
+    heads.nth(2).get_by_role("button").click()
+    assert len(decisions(grid)) > first
+    assert heads.nth(1).evaluate("head => head.classList.contains('nsfw-in')"), "one stays where one was"
+    press(grid, "ArrowDown", "ArrowDown")
+    assert heads.nth(2).evaluate("head => head.classList.contains('nsfw-in')"), "across the head"
+    press(grid, "ArrowUp", "ArrowUp")
     selected = grid.page.locator(".nsfw-cell[aria-selected=true]")
     assert selected.get_attribute("id").endswith(f"-{first}")
     assert shown_page(grid) == 0
@@ -196,6 +208,66 @@ def test_small_pages_share_the_screen_and_enter_accepts_one_of_them(lab):
         press(grid, "Enter")
         grid.page.wait_for_timeout(200)
     assert shown_page(grid) > 1
+
+
+def test_a_refused_keep_stays_on_its_picture_and_says_why_until_dismissed(lab):
+    grid = show(lab, "copies", copies=[1, 2])
+    press(grid, "k", "k", "k", "k")
+    assert decisions(grid) == ["keep", "keep"]
+    refused, notice = grid.page.locator(".nsfw-cell.nsfw-refused"), grid.page.locator(".nsfw-notice:visible")
+    assert refused.count() == 2 and refused.nth(0).locator(".nsfw-remark").inner_text() == "not taken"
+    assert "2 not taken. Exact copies" in notice.inner_text()
+    refused.nth(0).click()
+    press(grid, "d")
+    settle(grid)
+    assert refused.count() == 1 and "Exact copies" in notice.inner_text()
+    press(grid, "Escape")
+    assert refused.count() == 0 and notice.count() == 0
+
+
+def test_several_pictures_chosen_with_shift_are_one_decision(grid):
+    press(grid, "ArrowRight", "Shift+ArrowRight", "Shift+ArrowRight", "2")
+    assert badges(grid)[:5] == ["", "→ rings", "→ rings", "→ rings", ""]
+    assert decisions(grid) == ["rings"] * 3
+    assert journal.read_journal(grid.journal)["action"].nunique() == 1
+    press(grid, "k")
+    assert badges(grid)[4] == "✓ keep", "the choice is over"
+    press(grid, "u", "u")
+    settle(grid)
+    assert not any(badges(grid))
+
+
+def test_a_decided_picture_still_says_what_was_suggested(grid):
+    before = grid.page.locator(".nsfw-words").all_inner_texts()
+    press(grid, "k", "d")
+    settle(grid)
+    assert grid.page.locator(".nsfw-words").all_inner_texts() == before and " → " in before[0]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scale"), [(800, 900, 1), (1280, 800, 1), (1920, 1080, 1), (1280, 800, 1.5)]
+)
+def test_the_picture_in_focus_and_its_buttons_stay_in_view_of_a_long_page(lab, width, height, scale):
+    lab.page.set_viewport_size({"width": int(width / scale), "height": int(height / scale)})
+    try:
+        grid = show(lab, f"long_page_{width}_{scale}", page_size=200, low=0.8)
+        assert grid.page.locator(".nsfw-cell").count() > 20
+        press(grid, "End")
+        grid.page.wait_for_timeout(300)
+        for part in [
+            ".nsfw-current",
+            *(f".nsfw-side button:has-text('{name}')" for name in ("stripes", "escalate", "undo")),
+        ]:
+            box = grid.page.locator(part).first.bounding_box()
+            assert 0 <= box["y"] <= box["y"] + box["height"] <= height / scale, part
+            assert 0 <= box["x"] <= box["x"] + box["width"] <= width / scale, part
+        press(grid, " ")
+        grid.page.wait_for_selector(".nsfw-large.nsfw-revealed")
+        assert grid.page.locator(".nsfw-large").bounding_box()["width"] >= min(380, width / scale / 2), (
+            "it is shown large"
+        )
+    finally:
+        lab.page.set_viewport_size({"width": 1360, "height": 1000})
 
 
 def test_a_picture_is_sharp_only_while_one_stays_on_it(grid):
@@ -216,6 +288,16 @@ def test_a_picture_is_sharp_only_while_one_stays_on_it(grid):
     grid.page.wait_for_selector(".nsfw-cell.nsfw-revealed")
     press(grid, " ")
     assert revealed(grid) == 0
+
+
+def test_while_b_is_held_the_blur_is_less_and_back_afterwards(grid):
+    sources = "() => [...document.querySelectorAll('.nsfw-cell img')].map((image) => image.src)"
+    before = grid.page.evaluate(sources)
+    grid.page.keyboard.down("b")
+    grid.page.wait_for_function(f"(before) => ({sources})().every((source, i) => source !== before[i])", arg=before)
+    grid.page.keyboard.up("b")
+    assert grid.page.evaluate(sources) == before
+    assert decisions(grid) == []
 
 
 def test_an_escalated_picture_is_gone_before_the_kernel_answers(grid):
@@ -317,7 +399,7 @@ def test_reviewing_goes_on_after_a_kernel_restart(grid):
 
 
 def test_what_a_dead_kernel_did_not_save_is_said(grid):
-    grid.execute("grid.view.on_msg(grid._on_message, remove=True)")
+    grid.execute("grid._inbox.take = lambda message: None")
     press(grid, "k")
     grid.page.wait_for_selector(".nsfw-notice:visible", timeout=8000)
     assert "1 not saved yet" in grid.page.locator(".nsfw-notice:visible").inner_text()
@@ -368,8 +450,13 @@ def test_a_screen_reader_hears_the_decision(grid):
 
 def test_help_and_neighbours_open_and_close(grid):
     press(grid, "h")
-    assert grid.page.get_by_role("dialog", name="Keys and guidelines").is_visible()
+    dialog = grid.page.get_by_role("dialog", name="Keys and guidelines")
+    assert all(sign in dialog.inner_text() for sign in ("alike", "two labels", "bar"))
+    dialog.locator("dt").first.click()
+    press(grid, "d")
+    assert badges(grid)[0] == "✕ drop", "keys work while it is open"
     press(grid, "Escape", "n")
+    assert not dialog.is_visible()
     grid.page.wait_for_selector(".nsfw-item")
     assert grid.page.locator(".nsfw-item").count() == 4
     press(grid, "ArrowRight")
@@ -383,7 +470,8 @@ KINDS = {"audit": "audit", "second": "second", "disagreement": "resolution"}
 def test_a_blind_page_shows_pictures_alone_and_each_is_given_a_class(lab, mode):
     blind = show(lab, f"blind_{mode}", mode=mode)
     before = badges(blind)
-    assert all(" / " in badge if mode == "disagreement" else badge == "" for badge in before)
+    words = blind.page.locator(".nsfw-words").all_inner_texts()
+    assert all(" / " in word if mode == "disagreement" else word == "" for word in words) and not any(before)
     panel = blind.page.locator(".nsfw-review").inner_html()
     assert ".png" not in panel and "filed under" not in panel, "file names and labels stay away"
     assert blind.page.get_by_role("button", name="keep").count() == 0

@@ -38,10 +38,21 @@ def test_notebook_01_shows_what_the_split_adds_to_the_warnings_of_the_scan(tmp_p
         output["data"]["text/plain"]
         for cell in cells
         for output in cell.get("outputs", [])
-        if "warnings_of(table)" in cell.source and output.output_type == "execute_result"
+        if "warnings_of(table)" in cell.source and output.output_type == "display_data"
     ]
     assert ["empty class" in text for text in shown] == [True, False]
     assert ["val drawn from train" in text and "leaks between splits" in text for text in shown] == [False, True]
+
+
+def test_an_interrupted_cell_says_in_one_line_that_it_goes_on():
+    code = (
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "shell = InteractiveShell.instance(colors='nocolor')\n"
+        "shell.run_cell('from nsfwlib import runs; runs.begin()')\n"
+        "assert not shell.run_cell('raise KeyboardInterrupt').success"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1].startswith("Stopped.") and "Traceback" not in done.stdout, done.stderr
 
 
 def test_outside_a_kernel_nobody_can_answer(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import real_input
 import second_round
 
-from nsfwlib import pipeline
+from nsfwlib import pipeline, runs
 from nsfwlib.demo import dataset
 from nsfwlib.model import build
 from nsfwlib.model.classifier import class_names
@@ -193,7 +193,7 @@ def test_real_photographs_and_drawings_of_every_form_go_all_the_way_unanswered(s
     assert table["problem"].ne("").sum() == 1
     assert table.loc[table["problem"].ne(""), "path"].tolist() == ["graphics/broken.jpg"]
     cleansing = json.loads((shipped / "run" / "cleansing.json").read_text())
-    assert cleansing == {"found": "0 in 0 pictures looked at", "changed": 0, "simulated": False}
+    assert cleansing == {"found": "0 wrong of 0 looked at", "changed": 0, "simulated": False}
     assert not (shipped / "shipped_decisions.csv").exists()
     issues = pd.read_parquet(shipped / "run" / "label_issues.parquet").set_index("path")
     assert issues.loc["unlabelled/new.png", "suggested"] in ("graphics", "photographs"), (
@@ -211,8 +211,9 @@ def test_training_that_is_stopped_while_it_writes_leaves_no_record_of_another_mo
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        exec(writing, {"done": False, "run_dir": tmp_path, "classifier": None, "model": Namespace(save_model=stopped)})
-    assert not (tmp_path / "run.json").exists()
+        known = {"done": False, "run_dir": tmp_path, "classifier": None, "about": {"data_dir": "x"}, "runs": runs}
+        exec(writing, known | {"model": Namespace(save_model=stopped)})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"about": {"data_dir": "x"}}, "of the data alone"
 
 
 def test_the_work_of_stage_2_is_cleared_only_when_the_model_and_its_record_are_on_disk():
@@ -231,6 +232,19 @@ def test_a_folder_without_a_test_set_is_trained_on_and_the_notebook_says_so(caps
     known |= {"data": Namespace(SPLITS=("train", "val", "test"))}
     exec(counting, known | {"labels": Namespace(current_labels=lambda table, journal: table["label"])})
     assert "no test set" in capsys.readouterr().out
+
+
+def test_decisions_on_flagged_files_never_enter_the_journal_that_training_reads(tmp_path):
+    (looking,) = (
+        source for source in sources(ROOT / "notebooks" / "05_score_images.ipynb") if "ReviewSession" in source
+    )
+    opened = []
+    review = Namespace(flagged_queue=lambda *_, **__: pd.DataFrame({"score": [1.0]}), ReviewGrid=lambda *_: None)
+    review.ReviewSession = lambda queue, journal, **_: opened.append(journal)
+    known = {"review": review, "run_dir": tmp_path, "Path": Path, "journal_file": "", "flag_above": 0.5}
+    known |= dict.fromkeys(["table", "unsafe", "pictures", "show_least", "class_names", "reviewer", "page_size"])
+    exec(looking, known | {"points": None, "display": lambda _: None})
+    assert opened == [tmp_path / "flagged_decisions.csv"]
 
 
 def bad_folder(kind, folder):
@@ -282,3 +296,11 @@ def test_a_notebook_explains_more_than_it_computes(notebook):
 def test_every_parameter_says_what_it_is(notebook):
     for name, about in papermill.inspect_notebook(str(notebook)).items():
         assert about["help"], name
+
+
+def test_one_pass_over_the_pictures_in_01_serves_02_and_03():
+    blocks = {
+        path.stem: set(ast.literal_eval(papermill.inspect_notebook(str(path))["blocks"]["default"]))
+        for path in NOTEBOOKS[:3]
+    }
+    assert blocks["01_explore_data"] == blocks["02_fine_tune"] | blocks["03_cleanse_labels"]

@@ -87,7 +87,7 @@ def test_the_shell_command_names_a_parameter_that_no_notebook_has(capsys):
 @pytest.mark.parametrize(
     ("option", "value"),
     [("data-dir", "2024"), ("data-dir", "None"), ("data-dir", "photos [2020] {v2}"), ("source-pattern", "(\\d{4})"),
-     ("class-map", {"a": "b"}), ("seed", 7), ("blocks", ["mixed4"])],
+     ("class-map", {"a": "b"}), ("class_map", {"a": "b"}), ("seed", 7), ("blocks", ["mixed4"])],
 )  # fmt: skip
 def test_an_option_keeps_the_type_of_its_parameter(tmp_path, monkeypatch, option, value):
     monkeypatch.chdir(tmp_path)
@@ -108,6 +108,20 @@ def test_a_notebook_of_the_users_own_has_its_parameters_as_options(tmp_path, cap
     with pytest.raises(SystemExit):
         pipeline.main([*command, "--seed", "1"])
     assert "no parameter --seed 1; those there are: --mine, --run_dir" in capsys.readouterr().err
+
+
+def test_an_executed_copy_shows_no_bar_that_stands_at_its_beginning(tmp_path):
+    bars = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='scan'):\n    pass\nprint('went')"
+    (copy,) = pipeline.run_notebooks([notebook(tmp_path / "x.ipynb", HEADER, bars)], tmp_path / "run", progress=False)
+    assert "0/3" not in copy.read_text() and text_of(copy) == "went\n"
+
+
+def test_the_closing_table_holds_no_numbers_of_an_earlier_call(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.json").write_text("no numbers")
+    source = notebook(tmp_path / "x.ipynb", HEADER)
+    assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_an_option_that_is_no_value_of_its_kind_is_a_sentence(capsys):

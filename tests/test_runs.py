@@ -41,6 +41,58 @@ def test_a_record_stands_for_the_files_it_was_written_with_and_for_no_others(tmp
         runs.read_run(tmp_path)
 
 
+@pytest.fixture
+def photos(tmp_path):
+    """A run about two pictures, with a model, and a journal beside the pictures."""
+    images = pd.DataFrame({"sha256": ["1", "2"], "given_label": ["a", "b"]})
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "run").mkdir()
+    runs.note_data(tmp_path / "run", images, tmp_path / "photos", class_map={})
+    about = runs.check_data(tmp_path / "run", tmp_path / "photos")
+    runs.write_json({"settings": {}, "about": about}, tmp_path / "run" / "run.json")
+    (tmp_path / "photos_decisions.csv").touch()
+    return images, tmp_path / "photos", tmp_path / "run", tmp_path / "photos_decisions.csv"
+
+
+def test_a_run_dir_refuses_other_data_and_another_class_map_by_name(photos, tmp_path):
+    images, place, run, _ = photos
+    before = (run / "run.json").read_text()
+    for where, table, class_map in [(tmp_path / "x", images[:1], {}), (place, images, {"a": "b"})]:
+        with pytest.raises(ValueError, match=r"run is a run with (data_dir|class_map) .*Received: .*another run_dir"):
+            runs.note_data(run, table, where, class_map=class_map)
+    assert (run / "run.json").read_text() == before
+    runs.note_data(run, images[::-1], tmp_path / "moved", class_map={})
+    assert runs.read_run(run)["about"]["data_dir"] == str(tmp_path / "moved"), "the same pictures elsewhere"
+
+
+def test_a_folder_that_has_grown_is_the_same_data_and_the_model_is_of_other_pictures(photos):
+    images, place, run, _ = photos
+    runs.note_data(run, images[:1], place, class_map={})
+    with pytest.raises(FileNotFoundError, match=r"run\.json names no model\. Run notebook 02_fine_tune"):
+        runs.read_run(run)
+    assert runs.check_data(run, place)["class_map"] == {}
+
+
+def test_a_notebook_with_other_data_or_another_journal_says_what_differs_and_what_to_do(photos, tmp_path):
+    _, place, run, journal = photos
+    assert "journal" not in runs.check_data(run, place, tmp_path / "none.csv")
+    assert runs.check_data(run, place, journal)["journal"] == str(journal)
+    with pytest.raises(ValueError, match=r"data_dir .*photos\. Received: .*other\. .*run 01_explore_data on it first"):
+        runs.check_data(run, tmp_path / "other", journal)
+    with pytest.raises(ValueError, match=r"the journal .*photos_dec.*\. Received: .*none\.csv\. .*journal_file"):
+        runs.check_data(run, place, tmp_path / "none.csv")
+    assert runs.check_data(run, place)["journal"] == str(journal) == runs.read_run(run)["about"]["journal"]
+    journal.rename(tmp_path / "none.csv")
+    assert runs.check_data(run, place, tmp_path / "none.csv")["journal"] == str(tmp_path / "none.csv")
+    (tmp_path / "none.csv").unlink()
+    with pytest.raises(ValueError, match="Put the decisions there"):
+        runs.check_data(run, place, tmp_path / "none.csv")
+
+
+def test_a_run_of_before_there_was_a_record_of_its_data_is_taken_as_it_is(tmp_path):
+    assert runs.check_data(tmp_path, tmp_path / "photos", tmp_path / "j.csv") == {}
+
+
 def test_a_record_of_an_older_version_names_no_files_and_is_read(tmp_path):
     runs.write_json({"settings": {}, "temperature": 1.5}, tmp_path / "run.json")
     assert runs.read_run(tmp_path)["temperature"] == 1.5

@@ -32,7 +32,6 @@ load_frames            Evenly sampled frames of an animated GIF, WebP, APNG or A
 blurred_thumbnail      A small, blurred picture for display → uint8 (h, w, 3), at most `size` on the long side
 encode_jpeg            uint8 (H, W, 3) or (H, W) → JPEG bytes
 read_bytes             All bytes of a regular file; a FIFO, device or socket is refused without waiting for it
-decode                 Decode the bytes of a file → the picture, and what is worth knowing of the file
 sniff                  The format by content → (format, ""), or a reason and its detail if it is none of ours
 load_hashes            Read a list of hashes, one a line
 inspect_files          Inspect files in parallel → (position in `paths`, row of `data.inspect`), as they are done

@@ -3,8 +3,7 @@ from .containers import (
 )
 from .crawl import (
     inspect_files as inspect_files,
-    is_skipped as is_skipped,
-    walk_files as walk_files,
+    purge_thumbnails as purge_thumbnails,
 )
 from .duplicates import (
     MAX_DISTANCE as MAX_DISTANCE,
@@ -39,7 +38,6 @@ from .images import (
     REASONS as REASONS,
     ImageProblem as ImageProblem,
     blurred_thumbnail as blurred_thumbnail,
-    decode as decode,
     encode_jpeg as encode_jpeg,
     load_image as load_image,
     read_bytes as read_bytes,
@@ -48,7 +46,9 @@ from .inspection import (
     measure as measure,
 )
 from .layout import (
+    is_skipped as is_skipped,
     layout_of as layout_of,
+    walk_files as walk_files,
 )
 from .quality import (
     feature_map as feature_map,
@@ -57,7 +57,6 @@ from .quality import (
     plain_words as plain_words,
     shortcuts as shortcuts,
 )
-from .scan_cache import purge_thumbnails as purge_thumbnails
 from .screening import (
     load_hashes as load_hashes,
 )

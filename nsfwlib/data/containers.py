@@ -4,7 +4,6 @@ Decoders are forgiving: Pillow never looks at the checksums of PNG pixel data, O
 with grey, and none of them minds what follows the picture. So the containers are walked here.
 """
 
-import codecs
 import re
 import struct
 import zlib
@@ -35,8 +34,11 @@ _FOREIGN = (
     (rb"riff", "not an image", "a RIFF file, but not WebP"),
     (rb"version https://git-lfs", "not an image", "a Git LFS pointer instead of the file"),
 )  # patterns of a head in lower case
-_AVIF_BRANDS = {b"avif", b"avis"}
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_BRANDS = {
+    "AVIF": {b"avif", b"avis"},
+    "HEIF": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"},
+}
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segment, or of its end
 _MAX_SCANS = 500  # a progressive JPEG needs about ten; thousands of empty ones keep a decoder busy for hours
 _ZEROS = bytes(512)  # a lost disk sector
 
@@ -49,6 +51,10 @@ class Container(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
+class _Broken(ValueError):
+    """A reason and its detail, which end a walk."""
+
+
 def sniff(data: bytes) -> tuple[str, str]:
     """The format by content → (format, ""), or (reason, detail) as in `data.REASONS` if it is none of ours."""
     for kind, magics in _MAGIC.items():
@@ -57,37 +63,18 @@ def sniff(data: bytes) -> tuple[str, str]:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP", ""
     if data[4:8] == b"ftyp":
-        return _sniff_brand(data)
-    return _sniff_foreign(data)
-
-
-def _sniff_brand(data: bytes) -> tuple[str, str]:
-    end = min(int.from_bytes(data[:4]), 256)
-    brands = {data[8:12]} | {data[start : start + 4] for start in range(16, end, 4)}
-    if brands & _AVIF_BRANDS:
-        return "AVIF", ""
-    if brands & _HEIF_BRANDS:
-        return "HEIF", ""
-    return "not an image", f"a video or another file of the MP4 family ({ascii(data[8:12])[2:-1].strip()})"
-
-
-def _sniff_foreign(data: bytes) -> tuple[str, str]:
+        brands = {data[i : i + 4] for i in (8, *range(16, min(int.from_bytes(data[:4]), 256), 4))}
+        other = f"a video or another file of the MP4 family ({ascii(data[8:12])[2:-1].strip()})"
+        return next(((kind, "") for kind, known in _BRANDS.items() if brands & known), ("not an image", other))
     head = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for pattern, reason, detail in _FOREIGN:
         if re.match(pattern, head):
             return reason, detail
     if not data.strip(b"\0"):
         return "not an image", "nothing but zeros"
-    text = not re.search(rb"[\x00-\x08\x0e-\x1a\x7f]", data[:1024]) and _is_utf8(data[:1024])
+    shown = data[:1024].decode(errors="replace").removesuffix("\ufffd")  # the last character may be cut
+    text = shown and not re.search("[\x00-\x08\x0e-\x1a\x7f\ufffd]", shown)
     return "not an image", "text" if text else f"unknown content, starts with {data[:8].hex(' ')}"
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(data)  # the last character may be cut
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def check(data: bytes, kind: str) -> Container:
@@ -97,31 +84,37 @@ def check(data: bytes, kind: str) -> Container:
     without touching it: "trailing garbage", "truncated tail", "damaged metadata", "damaged data: …".
     """
     try:
-        return _WALKS[kind](data) if kind in _WALKS else Container()
+        return Container(flags=tuple(dict.fromkeys(_WALKS[kind](data) if kind in _WALKS else ())))
+    except _Broken as broken:
+        return Container(*broken.args)
     except (IndexError, struct.error):
         return Container("truncated", "the file ends inside its own headers")
 
 
-def _trailing(data: bytes, end: int) -> tuple[str, ...]:
-    return ("trailing garbage",) if len(data) > end else ()
+def _trailing(data: bytes, end: int) -> Iterator[str]:
+    if len(data) > end:
+        yield "trailing garbage"
 
 
-def _check_jpeg(data: bytes) -> Container:
-    flags: list[str] = []
+def _hole(data: bytes, start: int, end: int) -> Iterator[str]:
+    if data.find(_ZEROS, start, end) >= 0:
+        yield "damaged data: a long run of zeros"
+
+
+def _check_end(data: bytes, end: int) -> None:
+    if end > len(data):
+        raise _Broken("truncated", f"{len(data):,} of {end:,} bytes")
+
+
+def _check_jpeg(data: bytes) -> Iterator[str]:
     scans = restart = 0
     position, several = 2, False
-    while True:
-        position = data.find(b"\xff", position)
-        if position < 0 or position + 1 >= len(data):
-            return Container("truncated", "no end marker")
-        marker, position = data[position + 1], position + 2
+    while found := _MARKER.search(data, position):
+        marker, position = data[found.start() + 1], found.end()
         if marker == 0xD9:
             # Multi-picture files (phones' depth maps, panoramas) carry further pictures behind the first.
-            flags += () if several else _trailing(data, position)
-            return Container(flags=tuple(dict.fromkeys(flags)))
-        if marker in (0x00, 0x01, 0xFF) or 0xD0 <= marker <= 0xD8:
-            position -= marker == 0xFF
-            continue
+            yield from () if several else _trailing(data, position)
+            return
         length = struct.unpack_from(">H", data, position)[0]
         several |= marker == 0xE2 and data[position + 2 : position + 6] == b"MPF\0"
         restart = struct.unpack_from(">H", data, position + 2)[0] if marker == 0xDD else restart
@@ -129,40 +122,34 @@ def _check_jpeg(data: bytes) -> Container:
         if marker == 0xDA:
             scans += 1
             if scans > _MAX_SCANS:
-                return Container("damaged", f"more than {_MAX_SCANS} scans: a decompression bomb")
-            end = _end_of_scan(data, position)
-            flags += _scan_flags(data, position, end, restart)
+                raise _Broken("damaged", f"more than {_MAX_SCANS} scans: a decompression bomb")
+            following = _MARKER.search(data, position)
+            end = following.start() if following else len(data)
+            numbers = [match[1][0] - 0xD0 for match in re.compile(rb"\xff([\xd0-\xd7])").finditer(data, position, end)]
+            if any(number != i % 8 for i, number in enumerate(numbers)) or (numbers and not restart):
+                yield "damaged data: restart markers out of order"
+            yield from _hole(data, position, end)
             position = end
+    raise _Broken("truncated", "no end marker")
 
 
-def _end_of_scan(data: bytes, start: int) -> int:
-    found = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]").search(data, start)
-    return found.start() if found else len(data)
-
-
-def _scan_flags(data: bytes, start: int, end: int, restart: int) -> Iterator[str]:
-    numbers = [match[1][0] - 0xD0 for match in re.compile(rb"\xff([\xd0-\xd7])").finditer(data, start, end)]
-    if any(number != i % 8 for i, number in enumerate(numbers)) or (numbers and not restart):
-        yield "damaged data: restart markers out of order"
-    yield from _hole(data, start, end)
-
-
-def _check_png(data: bytes) -> Container:
-    flags: list[str] = []
+def _check_png(data: bytes) -> Iterator[str]:
     name, end, seen = b"", 8, False
     for name, start, end in _chunks(data):
         if end > len(data):
             break
-        sound = zlib.crc32(memoryview(data)[start + 4 : end - 4]) == struct.unpack_from(">I", data, end - 4)[0]
-        if not sound and name in (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND"):
-            return Container("damaged", f"checksum of {name.decode()} does not match")
-        flags += [] if sound else ["damaged metadata"]
+        if zlib.crc32(memoryview(data)[start + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+            if name in (b"IHDR", b"PLTE", b"IDAT", b"tRNS", b"IEND"):
+                raise _Broken("damaged", f"checksum of {name.decode()} does not match")
+            yield "damaged metadata"
         seen |= name == b"IDAT"
         if name == b"IEND":
-            return Container(flags=(*dict.fromkeys(flags), *_trailing(data, end)))
+            yield from _trailing(data, end)
+            return
     # Behind the last pixel chunk a missing tail does no harm to the first frame.
-    whole = seen and not (name == b"IDAT" and end > len(data))
-    return Container(flags=("truncated tail",)) if whole else Container("truncated", "no IEND chunk")
+    if not seen or (name == b"IDAT" and end > len(data)):
+        raise _Broken("truncated", "no IEND chunk")
+    yield "truncated tail"
 
 
 def png_without(data: bytes, names: tuple[bytes, ...]) -> bytes:
@@ -184,84 +171,77 @@ def gif_blocks(data: bytes) -> int:
     return 13 + _colour_table(data[10])
 
 
-def _check_gif(data: bytes) -> Container:
+def _check_gif(data: bytes) -> Iterator[str]:
     position = gif_blocks(data)
     while position < len(data):
         block = data[position]
         if block == 0x3B:
-            return Container(flags=_trailing(data, position + 1))
+            yield from _trailing(data, position + 1)
+            return
         if block == 0x2C:
             position += 11 + _colour_table(data[position + 9])
         elif block == 0x21:
             position += 2
         elif block:  # Pillow, too, skips zeros between blocks
-            return Container(flags=("damaged data: unknown GIF block",))
-        else:
-            position += 1
-            continue
-        while position < len(data) and data[position]:
+            yield "damaged data: unknown GIF block"
+            return
+        while block and position < len(data) and data[position]:
             position += data[position] + 1
         position += 1
-    return Container(flags=("truncated tail",))
+    yield "truncated tail"
 
 
 def _colour_table(packed: int) -> int:
     return 3 << ((packed & 7) + 1) if packed & 0x80 else 0
 
 
-def _check_webp(data: bytes) -> Container:
+def _check_webp(data: bytes) -> Iterator[str]:
     end = 8 + struct.unpack_from("<I", data, 4)[0]
-    if end > len(data):
-        return Container("truncated", f"{len(data):,} of {end:,} bytes")
-    return Container(flags=(*_hole(data, 12, end), *_trailing(data, end + end % 2)))
+    _check_end(data, end)
+    yield from _hole(data, 12, end)
+    yield from _trailing(data, end + end % 2)
 
 
-def _hole(data: bytes, start: int, end: int) -> tuple[str, ...]:
-    return ("damaged data: a long run of zeros",) if data.find(_ZEROS, start, end) >= 0 else ()
-
-
-def _check_bmp(data: bytes) -> Container:
+def _check_bmp(data: bytes) -> Iterator[str]:
     announced = struct.unpack_from("<I", data, 2)[0]
-    return Container(flags=_trailing(data, announced) if announced > 54 else ())
+    return _trailing(data, announced if announced > 54 else len(data))
 
 
-def _check_tiff(data: bytes) -> Container:
+def _check_tiff(data: bytes) -> Iterator[str]:
     order = "<" if data[:2] == b"II" else ">"
-    if struct.unpack_from(order + "H", data, 2)[0] != 42:  # BigTIFF: left to the decoder
-        return Container()
-    directory = struct.unpack_from(order + "I", data, 4)[0]
-    count = struct.unpack_from(order + "H", data, directory)[0]
-    struct.unpack_from(f"{12 * count}x", data, directory + 2)
-    return Container()
+    if struct.unpack_from(order + "H", data, 2)[0] == 42:  # else BigTIFF: left to the decoder
+        directory = struct.unpack_from(order + "I", data, 4)[0]
+        count = struct.unpack_from(order + "H", data, directory)[0]
+        struct.unpack_from(f"{12 * count}x", data, directory + 2)
+    return iter(())
 
 
-def _check_jpeg2000(data: bytes) -> Container:
+def _check_jpeg2000(data: bytes) -> Iterator[str]:
     start, end = 0, len(data)
     if data[4:8] == b"jP  ":
         for kind, first, last in boxes(data):
-            if last > len(data):
-                return Container("truncated", f"{len(data):,} of {last:,} bytes")
+            _check_end(data, last)
             if kind == b"jp2c":
                 start, end = first, last
                 break
         else:
-            return Container("truncated", "no code stream")
+            raise _Broken("truncated", "no code stream")
     # The end marker may be followed by bytes that the box does not count.
     last = data.rfind(b"\xff\xd9", start, end)
     if last < 0 or (last + 2 < end and start > 0 and data[last + 2 : end].strip(b"\0")):
-        return Container("truncated", "the code stream has no end")
-    return Container(flags=(*_hole(data, start, end), *(_trailing(data, last + 2) if start == 0 else ())))
+        raise _Broken("truncated", "the code stream has no end")
+    yield from _hole(data, start, end)
+    yield from () if start else _trailing(data, last + 2)
 
 
-def _check_boxes(data: bytes) -> Container:
+def _check_boxes(data: bytes) -> Iterator[str]:
     end = 0
     for kind, _, last in boxes(data):
         if not re.fullmatch(rb"[\x20-\x7e\xa9]{4}", kind):
-            return Container(flags=("trailing garbage",))
-        if last > len(data):
-            return Container("truncated", f"{len(data):,} of {last:,} bytes")
+            break
+        _check_end(data, last)
         end = last
-    return Container(flags=_trailing(data, end))
+    yield from _trailing(data, end)
 
 
 def boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:

@@ -1,11 +1,12 @@
-"""How is every file of a big tree inspected, once, whatever happens? The walk, the workers, the cache."""
+"""How is every file of a big tree inspected, once, whatever happens? The workers, and the cache, one SQLite file."""
 
-import collections
 import contextlib
-import itertools
+import hashlib
 import os
+import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
@@ -15,73 +16,12 @@ import numpy as np
 from joblib.externals.loky import ProcessPoolExecutor
 
 from nsfwlib.data.inspection import COLUMNS, begin_inspecting, inspect, inspect_all
-from nsfwlib.data.scan_cache import look_up, open_cache, stamp_of, state_of, store_row
 
-LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
 _BATCH = 16  # files a worker gets at a time
 _START = 300.0  # seconds that a worker may take to start on a busy machine
-_PASSING = {"missing", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
-
-
-def is_skipped(name: str) -> bool:
-    """Hidden, or left behind by an operating system."""
-    return name.startswith(".") or name.lower() in LITTER
-
-
-def walk_files(data_dir: Path) -> Iterator[tuple[str, str, str]]:
-    """Every file below `data_dir` → (relative path, problem, detail), in no particular order.
-
-    Links to folders are followed after the real folders, each folder is entered once: what a link leads
-    to a second time is a "link loop". Files in hidden folders and litter are "skipped: …". A folder that
-    cannot be read has a row of its own, its path ends in the separator.
-    """
-    seen = {_identity(folder) for folder in (data_dir.resolve(), *data_dir.resolve().parents)}
-    pending, links = collections.deque([""]), collections.deque()
-    while pending or links:
-        folder = pending.popleft() if pending else links.popleft()
-        if folder:
-            identity = _identity(data_dir / folder)
-            if identity in seen:
-                yield folder, "link loop", "leads to a folder that is listed already, or contains this one"
-                continue
-            seen.add(identity)
-        try:
-            with os.scandir(data_dir / folder) as entries:
-                entries = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            yield folder + os.sep, "unreadable", f"folder: {error.strerror}"
-            continue
-        hidden = any(is_skipped(part) for part in folder.split(os.sep))  # noqa: PTH206
-        for entry in entries:
-            yield from _visit(entry, folder, hidden, pending, links)
-
-
-def _visit(
-    entry: os.DirEntry, folder: str, hidden: bool, pending: collections.deque, links: collections.deque
-) -> Iterator[tuple[str, str, str]]:
-    path = os.path.join(folder, entry.name)  # noqa: PTH118 - a million Path objects cost memory
-    if entry.is_dir(follow_symlinks=False):
-        pending.append(path)
-    elif hidden or is_skipped(entry.name):
-        yield path, "skipped: hidden or litter", ""
-    elif entry.is_symlink():
-        try:
-            if entry.is_dir():
-                links.append(path)
-            else:
-                entry.stat()
-                yield path, "", ""
-        except FileNotFoundError:
-            yield path, "missing", "dangling link"
-        except OSError as error:
-            yield path, "link loop", error.strerror or ""
-    else:
-        yield path, "", ""
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
+_PASSING = {"missing", "link loop", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
+_VERSION = 2  # of what is recorded; a new one makes every cached row stale
+_PATIENCE = 60.0  # seconds that one scan waits for another to let go of the cache
 
 
 def inspect_files(
@@ -104,22 +44,24 @@ def inspect_files(
     """
     keys = np.zeros((len(paths), 3), dtype=np.int64)
     misses: list[int] = []
-    with contextlib.closing(open_cache(cache_dir)) as cache:
-        stamp = stamp_of(options)
+    with open_cache(cache_dir) as cache:
+        parts = {key: getattr(value, "fingerprint", value) for key, value in options.items()}
+        stamp = hashlib.sha1(
+            repr((_VERSION, sorted(parts.items()))).encode()
+        ).hexdigest()  # what rows are measured with
         for start in range(0, len(paths), 512):
-            chunk = range(start, min(start + 512, len(paths)))
-            known = look_up(cache, stamp, [paths[i] for i in chunk])
-            for i in chunk:
-                keys[i] = state_of(paths[i])
-                size_and_times, row = known.get(paths[i], (None, None))
+            chunk = paths[start : start + 512]
+            known = look_up(cache, stamp, chunk)
+            for i, path in enumerate(chunk, start):
+                keys[i] = state_of(path)
+                size_and_times, row = known.get(path, (None, None))
                 if size_and_times == tuple(keys[i]):
                     yield i, row
                 else:
                     misses.append(i)
         saved = time.monotonic()
-        work = ((i, paths[i]) for i in misses)
         try:
-            for i, row in _run(work, len(misses), options, workers=workers, timeout=timeout):
+            for i, row in _run(paths, misses, options, workers=workers, timeout=timeout):
                 if cache_dir is not None and row["problem"] not in _PASSING:
                     store_row(cache, stamp, paths[i], keys[i], row)
                 if time.monotonic() - saved > 1:
@@ -130,22 +72,23 @@ def inspect_files(
             cache.commit()
 
 
-Batch = list[tuple[int, str]]
-
-
 def _run(
-    work: Iterable[tuple[int, str]], total: int, options: dict, *, workers: int | None, timeout: float
+    paths: Sequence[str], todo: list[int], options: dict, *, workers: int | None, timeout: float
 ) -> Iterator[tuple[int, dict]]:
     if workers == 0:
-        yield from ((i, inspect(path, **options)) for i, path in work)
+        yield from ((i, inspect(paths[i], **options)) for i in todo)
         return
-    work = iter(work)
-    again: list[Batch] = []  # files of a lost worker, to be tried one by one
+    waiting = [todo[start : start + _BATCH] for start in reversed(range(0, len(todo), _BATCH))]
     idle: list[ProcessPoolExecutor] = []
-    busy: dict[Future, tuple[ProcessPoolExecutor, Batch, float]] = {}
+    busy: dict[Future, tuple[ProcessPoolExecutor, list[int], float]] = {}
+
+    def hand(worker: ProcessPoolExecutor, batch: list[int], seconds: float) -> None:
+        future = worker.submit(inspect_all, [paths[i] for i in batch])
+        busy[future] = worker, batch, time.monotonic() + seconds
+
     try:
-        for _ in range(min(workers or os.cpu_count() or 1, -(-total // _BATCH))):
-            _hand(_worker(options), [], busy, timeout=_START)
+        for _ in range(min(workers or os.cpu_count() or 1, len(waiting))):
+            hand(_worker(options), [], _START)  # nothing to do makes it start
         while busy:
             done, _ = wait(busy, timeout=1, return_when=FIRST_COMPLETED)
             late = [future for future, (*_, deadline) in busy.items() if time.monotonic() > deadline]
@@ -153,19 +96,19 @@ def _run(
                 worker, batch, _ = busy.pop(future)
                 if future.done() and not future.exception():
                     idle.append(worker)
-                    yield from zip((i for i, _ in batch), future.result(), strict=True)
+                    yield from zip(batch, future.result(), strict=True)
                     continue
                 worker.shutdown(kill_workers=True)
                 if not batch:
                     raise RuntimeError("A worker of the scan could not start. workers=0 scans in this process.")
-                _hand(_worker(options), [], busy, timeout=_START)
-                if len(batch) > 1:
-                    again += [[file] for file in batch]
+                hand(_worker(options), [], _START)
+                if len(batch) > 1:  # they are tried one by one
+                    waiting += [[i] for i in batch]
                 else:
                     reason = "crashed the decoder" if future in done else "took too long"
-                    yield batch[0][0], {**COLUMNS, "problem": reason, "thumb": b""}
-            while idle and (batch := again.pop() if again else list(itertools.islice(work, _BATCH))):
-                _hand(idle.pop(), batch, busy, timeout=timeout)
+                    yield batch[0], {**COLUMNS, "problem": reason, "thumb": b""}
+            while idle and waiting:
+                hand(idle.pop(), waiting.pop(), timeout)
     finally:
         for worker in [*idle, *(worker for worker, *_ in busy.values())]:
             worker.shutdown(kill_workers=True)
@@ -176,7 +119,118 @@ def _worker(options: dict) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, initializer=begin_inspecting, initargs=(options,))
 
 
-def _hand(worker: ProcessPoolExecutor, batch: Batch, busy: dict, *, timeout: float) -> None:
-    """Give a worker its next files; none at all make it start."""
-    future = worker.submit(inspect_all, [path for _, path in batch])
-    busy[future] = worker, batch, time.monotonic() + timeout
+@contextlib.contextmanager
+def open_cache(cache_dir: Path | None) -> Iterator[sqlite3.Connection]:
+    """The scan's cache, made on first use; in memory if `cache_dir` is None; a damaged one is put aside.
+
+    Raises, for what fails inside the block, too:
+        TimeoutError: another scan holds it.
+        OSError: it cannot be written.
+    """
+    file = Path(":memory:") if cache_dir is None else Path(cache_dir) / "scan.sqlite"
+    try:
+        with contextlib.closing(_opened(file)) as cache:
+            yield cache
+    except sqlite3.OperationalError as error:
+        way_out = "What it holds stays. Then scan again, or give another cache_dir."
+        if "locked" in str(error):
+            message = f"Another scan has held the cache {file} for over {_PATIENCE:.0f} seconds. Wait for its end."
+            raise TimeoutError(f"{message} {way_out}") from None
+        message = f"The scan's cache {file} cannot be written: {error}. Free space, or give the right to write there."
+        raise OSError(f"{message} {way_out}") from None
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    with contextlib.suppress(OSError):  # SQLite says so itself
+        file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _prepared(file)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError as error:
+        warnings.warn(f"The scan's cache was damaged and starts anew: {file} ({error})", stacklevel=2)
+    for damaged in (Path(f"{file}{suffix}") for suffix in ("", "-wal", "-shm")):
+        if damaged.exists():
+            damaged.replace(f"{damaged}.damaged")
+    return _prepared(file)
+
+
+_SIGNED = {"phash", "phash_mirror"}  # SQLite's integers are signed
+
+
+def _prepared(file: Path) -> sqlite3.Connection:
+    cache = sqlite3.connect(file, timeout=_PATIENCE)
+    cache.execute("PRAGMA journal_mode=WAL")
+    cache.execute("PRAGMA synchronous=NORMAL")
+    columns = ", ".join(f'"{name}"' for name in ("path", "stamp", "size", "mtime", "ctime", *COLUMNS))
+    cache.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}, PRIMARY KEY (path, stamp)) WITHOUT ROWID")
+    cache.execute("CREATE TABLE IF NOT EXISTS thumbs (sha256 TEXT PRIMARY KEY, thumb BLOB)")
+    if cache.execute("PRAGMA user_version").fetchone() == (0,):  # of a version that kept the paths themselves
+        cache.create_function("digest", 1, _key)
+        cache.execute("PRAGMA secure_delete=ON")
+        cache.execute("UPDATE OR REPLACE files SET path = digest(path)")
+        cache.execute("PRAGMA user_version=1")
+        cache.commit()
+    return cache
+
+
+def _key(path: str | bytes) -> bytes:
+    """What stands for a path: the cache tells nobody's folders, nor what lies in them."""
+    return hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
+
+
+def state_of(path: str) -> tuple[int, int, int]:
+    """Size and times of a file, (-1, 0, 0) if it has none; ctime tells a file put in another's place."""
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return -1, 0, 0
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def look_up(cache: sqlite3.Connection, stamp: str, paths: list[str]) -> dict[str, tuple[tuple, dict]]:
+    """What is kept of these paths: path → (size and times, row)."""
+    of = {_key(path): path for path in paths}
+    marks = ",".join("?" * len(paths))
+    names = ", ".join(f'"{name}"' for name in COLUMNS)
+    query = f"SELECT path, size, mtime, ctime, {names} FROM files WHERE stamp = ? AND path IN ({marks})"
+    found = {}
+    for key, size, mtime, ctime, *values in cache.execute(query, [stamp, *of]):
+        kept = zip(COLUMNS.items(), values, strict=True)  # SQLite keeps NaN as None
+        row = {name: default if value is None else value for (name, default), value in kept}
+        row |= {name: row[name] & 0xFFFF_FFFF_FFFF_FFFF for name in _SIGNED}
+        found[of[key]] = (size, mtime, ctime), row
+    return found
+
+
+def store_row(cache: sqlite3.Connection, stamp: str, path: str, state: Sequence[int], row: dict) -> None:
+    """Keep one row, and its thumbnail by content."""
+    values = [row[name] - (row[name] >> 63 << 64) if name in _SIGNED else row[name] for name in COLUMNS]
+    record = [_key(path), stamp, *map(int, state), *values]
+    cache.execute(f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * len(record))})", record)
+    if row["thumb"]:
+        cache.execute("INSERT OR IGNORE INTO thumbs VALUES (?, ?)", [row["sha256"], row["thumb"]])
+
+
+def read_thumbs(cache_dir: Path, contents: Sequence[str]) -> dict[str, bytes]:
+    """The grey thumbnails in the cache, by sha256; what is not there is left out."""
+    with open_cache(cache_dir) as cache:
+        marks = ",".join("?" * len(contents))
+        return dict(cache.execute(f"SELECT sha256, thumb FROM thumbs WHERE sha256 IN ({marks})", [*map(str, contents)]))
+
+
+def purge_thumbnails(cache_dir: Path) -> int:
+    """Remove the small grey pictures from the scan's cache, overwritten on disk → how many there were.
+
+    Measures stay, so the next scan is as quick; `group_duplicates` decodes what it has to compare from `data_dir`.
+    A damaged cache that was put aside is deleted.
+    """
+    for damaged in Path(cache_dir).glob("scan.sqlite*.damaged"):
+        damaged.unlink()
+    with open_cache(cache_dir) as cache:
+        cache.execute("PRAGMA secure_delete=ON")
+        count = cache.execute("DELETE FROM thumbs").rowcount
+        cache.commit()
+        cache.execute("VACUUM")
+        cache.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return count

@@ -8,16 +8,17 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from nsfwlib.data.crawl import read_thumbs
 from nsfwlib.data.hash_search import affordable_distance, near_pairs, safe_distance
 from nsfwlib.data.images import MOST_PIXELS
 from nsfwlib.data.inspection import THUMB, inspect
 from nsfwlib.data.likeness import MIN_CORRELATION, MIN_DETAIL, aligned_likeness, detail_likeness, quick_likeness
-from nsfwlib.data.scan_cache import read_thumbs
 from nsfwlib.files import file_path
 
 MAX_DISTANCE = 16  # bits of 64: beyond it even the second look finds more chance than copies
 _FREEDOM = 0.02  # aligned strangers correlate that much better than strangers left in place
 _HOPELESS = 0.35  # correlation below which aligning two thumbnails is not tried
+_BLOCK = 2000  # pairs that are compared at once
 _MAX_ALIGNED = 200_000  # pairs, the likeliest first: about a millisecond each
 _PLAIN = 0.02  # contrast (standard deviation, 0–1) below which a picture is blank: its hash is noise
 Thumbs = Callable[[np.ndarray], np.ndarray]  # positions (P,) → grey thumbnails (P, 32, 32)
@@ -47,17 +48,13 @@ def group_duplicates(
     Raises:
         ValueError: features without data_dir or cache_dir, or of another length.
     """
-    usable = table[table["problem"] == ""]
-    one_each = usable.drop_duplicates("sha256")
-    found = cache_dir is not None or data_dir is not None
-    thumbs = _thumb_reader(one_each, data_dir, cache_dir) if found else None
+    one_each = table[table["problem"] == ""].drop_duplicates("sha256")
+    thumbs = _thumb_reader(one_each, data_dir, cache_dir) if cache_dir or data_dir else None
     blank, proposed = is_blank(one_each), None
     if features is not None:
         if thumbs is None or len(features) != len(table):
-            raise ValueError(
-                f"features must have one row a row of the table, {len(table)}, and need data_dir or cache_dir "
-                f"to confirm what they propose. Received: {len(features)} rows."
-            )
+            needed = f"one row a row of the table, {len(table)}, and need data_dir or cache_dir"
+            raise ValueError(f"features must have {needed}. Received: {len(features)} rows.")
         rows = np.asarray(features)[table.index.get_indexer(one_each.index)]
         proposed = feature_pairs(np.where(blank[:, None], np.nan, rows), min_cosine=min_cosine)
     numbers = group_near_duplicates(
@@ -68,10 +65,8 @@ def group_duplicates(
         blank=blank,
         proposed=proposed,
     )
-    by_content = pd.Series(numbers, index=one_each["sha256"].to_numpy())
-    groups = pd.Series(-1, index=table.index, name="group", dtype=np.int64)
-    groups[usable.index] = usable["sha256"].map(by_content).astype(np.int64)
-    return groups
+    groups = table["sha256"].map(dict(zip(one_each["sha256"], numbers, strict=True)))
+    return groups.where(table["problem"] == "", -1).astype(np.int64).rename("group")
 
 
 def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> Thumbs:
@@ -92,9 +87,7 @@ def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | 
 
 def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
     if data_dir is None:
-        raise ValueError(
-            f"The thumbnail of {path} is not in the cache. Pass the cache_dir that `scan` was given, or data_dir."
-        )
+        raise ValueError(f"The thumbnail of {path} is not in the cache. Pass the cache_dir of `scan`, or data_dir.")
     row = inspect(file_path(data_dir, path), max_pixels=MOST_PIXELS, min_side=1)
     if row["problem"]:
         raise ValueError(f"{path} could be read by the scan, and now is: {row['problem']}. Scan again.")
@@ -133,16 +126,21 @@ def group_near_duplicates(
     if mirrored is not None and mirrored.shape != hashes.shape:
         raise ValueError(f"mirrored must have the shape of hashes, {hashes.shape}. Received: {mirrored.shape}")
     values, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    mirrors = None if mirrored is None else mirrored[first]
     if thumbs is None:
         distance = safe_distance(values, max_distance=max_distance, tries=1 if mirrored is None else 2)
     else:
         distance = affordable_distance(values, max_distance)
-    left, right, flipped = _candidates(values, mirrors, distance)
-    more_left, more_right = proposed or (left[:0], left[:0])
-    left = np.concatenate([first[left], first[inverse], more_left])  # equal hashes: each with the first
-    right = np.concatenate([first[right], np.arange(len(hashes)), more_right])
-    flipped = np.concatenate([flipped, np.zeros(len(left) - len(flipped), dtype=bool)])
+    left, right = near_pairs(values, values, max_distance=distance)
+    parts = [(first[left], first[right], False)]
+    if mirrored is not None:
+        left, right = np.sort(near_pairs(values, mirrored[first], max_distance=distance), axis=0)
+        pairs = np.unique((left * np.int64(len(values)) + right)[left != right])
+        left, right = np.divmod(pairs, max(len(values), 1))
+        parts.append((first[left], first[right], True))
+    parts.append((first[inverse], np.arange(len(hashes)), False))  # equal hashes: each with the first
+    parts += [(*proposed, False)] if proposed else []
+    left, right = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
+    flipped = np.repeat([part[2] for part in parts], [len(part[0]) for part in parts])
     keep = left != right
     if blank is not None:
         keep &= ~(blank[left] | blank[right])
@@ -160,25 +158,8 @@ def joined_pairs(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
     return pd.factorize(labels)[0].astype(np.int64)
 
 
-def _candidates(
-    hashes: np.ndarray, mirrors: np.ndarray | None, distance: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of positions (left < right), and whether right must be mirrored to resemble left."""
-    left, right = near_pairs(hashes, hashes, max_distance=distance)
-    flipped = np.zeros(len(left), dtype=bool)
-    if mirrors is None:
-        return left, right, flipped
-    more_left, more_right = near_pairs(hashes, mirrors, max_distance=distance)
-    keep = more_left != more_right
-    more_left, more_right = np.sort([more_left[keep], more_right[keep]], axis=0)
-    pairs = np.unique(more_left * np.int64(len(hashes)) + more_right)
-    more_left, more_right = np.divmod(pairs, max(len(hashes), 1))
-    flipped = np.concatenate([flipped, np.ones(len(pairs), dtype=bool)])
-    return np.concatenate([left, more_left]), np.concatenate([right, more_right]), flipped
-
-
 def confirmed_pairs(
-    left: np.ndarray, right: np.ndarray, thumbs: Thumbs, *, flipped: np.ndarray | None = None, block: int = 2000
+    left: np.ndarray, right: np.ndarray, thumbs: Thumbs, *, flipped: np.ndarray | None = None
 ) -> np.ndarray:
     """The second look: which pairs of positions are alike in their thumbnails → bool (P,).
 
@@ -192,8 +173,8 @@ def confirmed_pairs(
     alike = np.zeros(len(left), dtype=np.float32)
 
     def compare(pairs: np.ndarray, likeness: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-        for start in range(0, len(pairs), block):
-            part = pairs[start : start + block]
+        for start in range(0, len(pairs), _BLOCK):
+            part = pairs[start : start + _BLOCK]
             a, b = pictures[of_left[part]], pictures[of_right[part]]
             alike[part] = likeness(a, np.where(flipped[part, None, None], b[:, :, ::-1], b))
 
@@ -259,13 +240,12 @@ def leaks(images: pd.DataFrame) -> pd.DataFrame:
     """
     usable = images[(images["problem"] == "") & (images["split"] != "")]
     several = usable.groupby("group")["split"].transform("nunique") > 1
-    part = usable.loc[several, ["group", "path", "split", "given_label", "sha256"]]
-    pairs = part.merge(part, on="group", suffixes=("", "_other"))
-    pairs = pairs[(pairs["split"] != pairs["split_other"]) & (pairs["path"] < pairs["path_other"])]
-    pairs = pairs.assign(exact=pairs["sha256"] == pairs["sha256_other"])
-    renamed = {"path_other": "other_path", "split_other": "other_split", "given_label_other": "other_label"}
-    columns = ["group", "path", "split", "given_label", "other_path", "other_split", "other_label", "exact"]
-    return pairs.rename(columns=renamed)[columns].reset_index(drop=True)
+    one = usable.loc[several, ["group", "path", "split", "given_label", "sha256"]]
+    other = one.rename(columns={name: f"other_{name.removeprefix('given_')}" for name in one.columns[1:]})
+    pairs = one.merge(other, on="group")
+    pairs = pairs[(pairs["split"] != pairs["other_split"]) & (pairs["path"] < pairs["other_path"])]
+    pairs = pairs.assign(exact=pairs["sha256"] == pairs["other_sha256"])
+    return pairs.drop(columns=["sha256", "other_sha256"]).reset_index(drop=True)
 
 
 def hubs(images: pd.DataFrame, *, min_size: int = 10) -> pd.DataFrame:
@@ -276,12 +256,8 @@ def hubs(images: pd.DataFrame, *, min_size: int = 10) -> pd.DataFrame:
     class: look at one, then drop them all.
     """
     usable = images[images["problem"] == ""]
-    blank = pd.Series(is_blank(usable), index=usable.index)
-    found = []
-    for kind, part in (("blank", usable[blank].assign(group=-1)), ("repeated", usable[~blank])):
-        counted = part.groupby("group").agg(
-            images=("path", "size"), classes=("given_label", "nunique"), path=("path", "first")
-        )
-        found.append(counted[counted["images"] >= min_size].reset_index().assign(kind=kind))
-    columns = ["kind", "group", "images", "classes", "path"]
-    return pd.concat(found)[columns].sort_values("images", ascending=False, ignore_index=True)
+    blank = is_blank(usable)
+    usable = usable.assign(kind=np.where(blank, "blank", "repeated"), group=usable["group"].mask(blank, -1))
+    what = {"images": ("path", "size"), "classes": ("given_label", "nunique"), "path": ("path", "first")}
+    found = usable.groupby(["kind", "group"], as_index=False).agg(**what)
+    return found[found["images"] >= min_size].sort_values("images", ascending=False, ignore_index=True)

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib.data.crawl import inspect_files, is_skipped, walk_files
+from nsfwlib.data.crawl import inspect_files
 from nsfwlib.data.images import MAX_PIXELS, MOST_PIXELS
 from nsfwlib.data.inspection import COLUMNS
-from nsfwlib.data.layout import LAYOUTS, SPLIT_FOLDERS, layout_of, place, said_of
+from nsfwlib.data.layout import LAYOUTS, SPLIT_FOLDERS, is_skipped, layout_of, place, said_of, walk_files
 from nsfwlib.data.screening import LAW, load_hashes
 from nsfwlib.files import table_path
 
@@ -78,10 +78,11 @@ def scan(
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}. Received: {layout!r}.")
     if max_pixels > MOST_PIXELS:
         raise ValueError(f"max_pixels must be {MOST_PIXELS:,} or less: what is read later. Received: {max_pixels:,}.")
-    raw, found, class_folders = _find_files(data_dir, class_map=dict(class_map or {}), layout=layout)
+    raw, found, classes = _find_files(data_dir, class_map=dict(class_map or {}), layout=layout)
     kinds = {name: object if isinstance(default, str) else None for name, default in _MEASURED.items()}
     columns = {name: np.full(len(found), _MEASURED[name], dtype=kind) for name, kind in kinds.items()}
     todo = np.flatnonzero(found["problem"] == "")
+    columns |= {name: found.pop(name).to_numpy(object, copy=True) for name in ("problem", "detail")}
     root = str(data_dir.resolve())
     paths = [os.path.join(root, raw[i]) for i in todo]  # noqa: PTH118 - a million Path objects are heavy
     work = inspect_files(paths, options, cache_dir=cache_dir, workers=workers)
@@ -91,63 +92,46 @@ def scan(
                 column[todo[k]] = row[name]
     rows = pd.DataFrame(columns, index=found.index)
     rows = rows.astype({name: str for name, kind in kinds.items() if kind})
-    for name in ("problem", "detail"):
-        rows[name] = rows[name].where(found[name] == "", found[name])
-    table = pd.concat([found.drop(columns=["problem", "detail"]), rows], axis=1)
+    table = pd.concat([found, rows], axis=1)
     table.insert(6, "source", _sources(table["path"], source))
     table.insert(7, "group", -1)
-    table.attrs |= {"layout": found.attrs["layout"], "max_pixels": max_pixels}
-    table.attrs["warnings"] = found.attrs["warnings"] + _find_warnings(table, class_folders)
+    notes = [*found.attrs["notes"], *_what_is_odd(table, classes)]
     if screen is not None:
-        table.attrs["warnings"].append({"name": "hash list", "message": options["screen"].in_force()})
+        notes.append(("hash list", options["screen"].in_force()))
+    named = [{"name": name, "message": message} for name, message in notes]
+    table.attrs = {"layout": found.attrs["layout"], "max_pixels": max_pixels, "warnings": named}
     return table
 
 
 _MEASURED = {**COLUMNS, "phash": np.uint64(0), "phash_mirror": np.uint64(0)}
 
 
-def _find_files(
-    data_dir: Path, *, class_map: dict[str, str], layout: str
-) -> tuple[list[str], pd.DataFrame, dict[str, str]]:
+def _find_files(data_dir: Path, *, class_map: dict[str, str], layout: str) -> tuple[list[str], pd.DataFrame, list[str]]:
     """Every file, sorted by path: names as the system has them; path, given_label, split, problem, detail.
 
-    The third part is the class of each class folder, empty folders included.
+    The third part is the classes, those of empty folders included.
     """
     top = _top_folders(data_dir)
     found = pd.DataFrame(walk_files(data_dir), columns=["raw", "problem", "detail"], dtype=object)
     found = found.assign(path=found["raw"].map(table_path)).sort_values("path", ignore_index=True)
     layout = layout_of(found) if layout == "auto" else layout
-    if layout == "splits" and not any(name.lower() in SPLIT_FOLDERS for name in top):
+    splits = [name for name in top if name.lower() in SPLIT_FOLDERS]
+    if layout == "splits" and not splits:
         raise ValueError(f'layout="splits" expects train, val or test on top. Received: {", ".join(top)}.')
-    places = [place(path, layout) for path in found["path"]]
-    folders = pd.Series([folder for folder, _ in places], dtype=object)
-    names = set(folders) - {""} | _class_folders(data_dir, top, layout)
+    places = pd.DataFrame([place(path, layout) for path in found["path"]], columns=["folder", "split"], dtype=object)
+    inside = (next(os.walk(data_dir / name), ("", [], []))[1] for name in splits)  # empty ones, too
+    there = top if layout == "classes" else (name for names in inside for name in names if not is_skipped(name))
+    names = {*places["folder"]} - {""} | {table_path(name) for name in there}
     unknown = sorted(set(class_map) - names)
     if unknown:
         raise ValueError(f"class_map names folders that are not there: {unknown}. Found: {sorted(names)}.")
-    merged = {name: class_map.get(name, "" if name.lower() in UNLABELLED else name) for name in names}
-    table = pd.DataFrame(
-        {
-            "path": found["path"],
-            "given_label": folders.map({**merged, "": ""}).astype(str),
-            "split": [split for _, split in places],
-            "problem": found["problem"],
-            "detail": found["detail"],
-        }
-    ).astype(str)
-    outside = (folders == "") & (table["problem"] == "")
-    table.loc[outside, "problem"] = OUTSIDE
+    merged = {name: class_map.get(name, "" if name.lower() in UNLABELLED else name) for name in names} | {"": ""}
+    outside = places["folder"].eq("") & found["problem"].eq("")
+    table = found[["path"]].assign(given_label=places["folder"].map(merged), split=places["split"])
+    table = table.assign(problem=found["problem"].mask(outside, OUTSIDE), detail=found["detail"]).astype(str)
     said = said_of(top, layout)
-    table.attrs = {"layout": layout, "warnings": [{"name": "layout of the folders", "message": said}] if said else []}
-    return found["raw"].tolist(), table, merged
-
-
-def _class_folders(data_dir: Path, top: list[str], layout: str) -> set[str]:
-    if layout == "classes":
-        return {table_path(name) for name in top}
-    inside = [data_dir / name for name in top if name.lower() in SPLIT_FOLDERS]
-    names = [name for folder in inside for name in next(os.walk(folder), ("", [], []))[1]]
-    return {table_path(name) for name in names if not is_skipped(name)}
+    table.attrs = {"layout": layout, "notes": [("layout of the folders", said)] if said else []}
+    return found["raw"].tolist(), table, sorted(set(merged.values()) - {""}, key=lambda name: (_look(name), name))
 
 
 def _top_folders(data_dir: Path) -> list[str]:
@@ -158,14 +142,11 @@ def _top_folders(data_dir: Path) -> list[str]:
         raise FileNotFoundError(f"data_dir does not exist: {data_dir}. {expected}") from None
     except OSError as error:
         raise ValueError(f"data_dir is not a folder to read: {data_dir} ({error.strerror}). {expected}") from None
-    if not entries:
-        raise ValueError(f"data_dir is empty: {data_dir}. {expected}")
     top = sorted(entry.name for entry in entries if entry.is_dir() and not is_skipped(entry.name))
     if not top:
-        raise ValueError(
-            f"data_dir has no class folders: {data_dir}. Move the images into one folder per class, "
-            f"for example {', '.join(DEFAULT_CLASSES)}."
-        )
+        what = "has no class folders" if entries else "is empty"
+        way_out = f"Move the images into one folder per class, for example {', '.join(DEFAULT_CLASSES)}."
+        raise ValueError(f"data_dir {what}: {data_dir}. {way_out}")
     return top
 
 
@@ -178,11 +159,10 @@ def _sources(paths: pd.Series, pattern: str | None) -> pd.Series:
     return matches.map(lambda match: match[part] or "" if match else "").astype(str)
 
 
-def _find_warnings(table: pd.DataFrame, class_folders: dict[str, str]) -> list[dict[str, str]]:
+def _what_is_odd(table: pd.DataFrame, classes: list[str]) -> list[tuple[str, str]]:
     found = []
     counts = table[table["problem"] == ""].groupby("given_label").size()
-    labels = sorted(set(class_folders.values()) - {""}, key=lambda name: (_look(name), name))
-    for _, twins in itertools.groupby(labels, key=_look):
+    for _, twins in itertools.groupby(classes, key=_look):
         twins = list(twins)
         if len(twins) > 1:
             # ASCII tells apart what two spellings of one accent, or a blank at the end, do not show.
@@ -190,18 +170,15 @@ def _find_warnings(table: pd.DataFrame, class_folders: dict[str, str]) -> list[d
             merged = ", ".join(f"{name!a}: {twins[-1]!a}" for name in twins[:-1])
             way_out = f"To merge them pass class_map={{{merged}}}."
             found.append(("look-alike classes", f"{listed} look alike and count apart. {way_out}"))
-    for name in labels:
+    for name in classes:
         if name not in counts:
-            message = f"The class {name!r} has no usable image; it is left out. Fill or remove its folder."
-            found.append(("empty class", message))
-    outside = int((table["problem"] == OUTSIDE).sum())
-    if outside:
-        message = f"{outside} files lie in no class folder and are left out. Move them into one."
-        found.append(("outside the class folders", message))
-    screened = int((table["problem"] == "screened").sum())
-    if screened:
+            found.append(("empty class", f"The class {name!r} has no usable image; it is left out. Fill or remove it."))
+    if outside := int((table["problem"] == OUTSIDE).sum()):
+        said = f"{outside} files lie in no class folder and are left out. Move them into one."
+        found.append(("outside the class folders", said))
+    if screened := int((table["problem"] == "screened").sum()):
         found.append(("screened", f"{screened} files match the list of known-bad hashes. {LAW}"))
-    return [{"name": name, "message": message} for name, message in found]
+    return found
 
 
 def _look(name: str) -> str:

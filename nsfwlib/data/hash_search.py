@@ -22,8 +22,7 @@ def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1,
     n = len(hashes)
     if n < 20:  # too few to say anything of chance, too few for it to do harm
         return max_distance
-    counts = _sampled_distances(hashes, seed=seed)
-    expected = np.cumsum(counts) / counts.sum() * (n - 1) * tries
+    expected = _neighbours_within(hashes, seed=seed) * tries
     fitted = np.flatnonzero((expected >= min(10, n / 20)) & (expected <= n / 4))
     if len(fitted) < 3:  # most hashes are far too alike to tell anything by them
         return 0
@@ -32,13 +31,13 @@ def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1,
     return int(min(max(np.searchsorted(predicted, FALSE_NEIGHBOURS, side="right") - 1, 0), max_distance))
 
 
-def _sampled_distances(hashes: np.ndarray, *, seed: int, shifts: int = 300) -> np.ndarray:
-    """Histogram (65,) of the distances between hashes[i] and hashes[j], i ≠ j drawn at random."""
+def _neighbours_within(hashes: np.ndarray, *, seed: int = 0, shifts: int = 300) -> np.ndarray:
+    """How many neighbours one has within 0 … 64 bits, expected from pairs drawn at random → (65,)."""
     hashes = np.random.default_rng(seed).permutation(hashes)
     counts = np.zeros(65, dtype=np.int64)
     for step in np.unique(np.linspace(1, len(hashes) - 1, shifts).astype(int)):
         counts += np.bincount(np.bitwise_count(hashes ^ np.roll(hashes, step)), minlength=65)
-    return counts
+    return np.cumsum(counts) / counts.sum() * (len(hashes) - 1)
 
 
 def affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float = 20.0) -> int:
@@ -49,8 +48,7 @@ def affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float 
     n = len(hashes)
     if n < 2:
         return max_distance
-    counts = _sampled_distances(hashes, seed=0, shifts=50)
-    expected = np.cumsum(counts) / counts.sum() * (n - 1)
+    expected = _neighbours_within(hashes, shifts=50)
     quick = 64 if n**2 <= _OUTRIGHT else 11 if n <= 300_000 else 7
     return int(min(max(np.searchsorted(expected, budget, side="right") - 1, 4), quick, max_distance))
 
@@ -64,7 +62,12 @@ def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.n
     within d bits agree within d // 4 bits in one band at least, so only such buckets are compared.
     """
     if len(a) * len(b) <= _OUTRIGHT or max_distance > 15:
-        found = [_compare(a, b, max_distance)]
+        import faiss  # a large library
+
+        index = faiss.IndexBinaryFlat(64)
+        index.add(b.view(np.uint8).reshape(-1, 8))
+        limits, _, right = index.range_search(a.view(np.uint8).reshape(-1, 8), max_distance + 1)
+        found = [(np.repeat(np.arange(len(a)), np.diff(limits.astype(np.int64))), right)]
     else:
         found = [_band_pairs(a, b, band, max_distance) for band in range(4)]
     if a is b:
@@ -73,16 +76,6 @@ def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.n
     pairs = np.unique(np.concatenate([left * np.int64(len(b)) + right for left, right in found]))
     left, right = np.divmod(pairs, max(len(b), 1))
     return left, right
-
-
-def _compare(a: np.ndarray, b: np.ndarray, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in a and b whose hashes are near, outright."""
-    import faiss  # a large library
-
-    index = faiss.IndexBinaryFlat(64)
-    index.add(b.view(np.uint8).reshape(-1, 8))
-    limits, _, right = index.range_search(a.view(np.uint8).reshape(-1, 8), max_distance + 1)
-    return np.repeat(np.arange(len(a)), np.diff(limits.astype(np.int64))), right
 
 
 def _band_pairs(a: np.ndarray, b: np.ndarray, band: int, max_distance: int) -> tuple[np.ndarray, np.ndarray]:

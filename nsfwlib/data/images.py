@@ -1,5 +1,6 @@
 """What does this file show? One decoder for training, review and scoring: bytes in, RGB uint8 out."""
 
+import errno
 import io
 import itertools
 import os
@@ -20,7 +21,7 @@ REASONS = {
     "missing": "there is no such file, or the link leads nowhere",
     "unreadable": "the file or folder exists but may not be read, or the disk failed",
     "not a regular file": "a folder, FIFO, socket or device",
-    "link loop": "a link to a folder that contains it, or to one that is listed already",
+    "link loop": "a link to itself, to a folder that contains it, or to one that is listed already",
     "empty file": "zero bytes",
     "too many bytes": "the file is larger than `MAX_BYTES`",
     "not an image": "the content is not that of any image format: an error page, a video, text",
@@ -168,7 +169,8 @@ def _read_regular(path: str) -> bytes:
     except ImageProblem:
         raise
     except (OSError, ValueError) as error:
-        raise ImageProblem("unreadable", getattr(error, "strerror", "") or str(error), name) from None
+        reason = "link loop" if getattr(error, "errno", 0) == errno.ELOOP else "unreadable"
+        raise ImageProblem(reason, getattr(error, "strerror", "") or str(error), name) from None
     if data is None or len(data) > MAX_BYTES:
         raise ImageProblem("too many bytes", f"more than {MAX_BYTES:,}", name)
     return data
@@ -242,30 +244,33 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
     kind, detail = sniff(data)
     if kind in REASONS:
         raise ImageProblem(kind, detail, name)
-    if kind == "HEIF" and not _register_heif():
-        raise ImageProblem("unsupported format", "HEIC needs pillow-heif: pip install 'nsfwlib[heic]'", name)
+    if kind == "HEIF" and kind not in Image.ID:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            detail = "HEIC needs pillow-heif: pip install 'nsfwlib[heic]'"
+            raise ImageProblem("unsupported format", detail, name) from None
+        register_heif_opener()
     container = check(data, kind)
     if kind not in Image.OPEN:
         Image.init()
     try:
         image = Image.OPEN[kind][0](io.BytesIO(data), "")  # not Image.open, whose limit is the process's
-        if kind == "TIFF":
-            _skip_thumbnail(image)
-            if not container.reason and _end_of_pixels(image) > len(data):
-                container = Container("truncated", "pixels lie behind the end of the file")
+        if kind == "TIFF" and _first_page(image) > len(data) and not container.reason:
+            container = Container("truncated", "pixels lie behind the end of the file")
         need = _memory(image, max_pixels)
     except Exception as error:
         if kind == "TIFF" and isinstance(error, _NOT_READ) and not container.reason:  # TIFF knows more kinds of pixels
             raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read", name) from None
         raise ImageProblem(*_reason_of(error, container), name) from None
-    limit = max_pixels * (4 if kind == "JPEG" else 1)
+    limit, memory = max_pixels * (4 if kind == "JPEG" else 1), _BYTES_A_PIXEL * max_pixels
+    size = f"{image.width} × {image.height}"
     if image.width * image.height > limit:
-        raise ImageProblem("too many pixels", f"{image.width} × {image.height}, limit {limit:,}", name)
-    memory = _BYTES_A_PIXEL * max_pixels
+        raise ImageProblem("too many pixels", f"{size}, limit {limit:,}", name)
     if need > memory:
-        takes = f"{image.width} × {image.height} as {image.format} take {need / 1e9:.1f} GB to decode"
         limits = f"limit {memory / 1e9:.1f} GB: {_BYTES_A_PIXEL} bytes for each of max_pixels"
-        raise ImageProblem("too many pixels", f"{takes}, {limits}", name)
+        takes = f"{size} as {image.format} take {need / 1e9:.1f} GB to decode, {limits}"
+        raise ImageProblem("too many pixels", takes, name)
     if container.reason:
         raise ImageProblem(container.reason, container.detail, name)
     if image.format == "TIFF" and 50706 in getattr(image, "tag_v2", ()):  # DNGVersion: the first page is a thumbnail
@@ -273,8 +278,8 @@ def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Cont
     return image, container
 
 
-def _skip_thumbnail(image: Image.Image) -> None:
-    """Go to the first page that is no reduced version of another; stay where there is none."""
+def _first_page(image: Image.Image) -> int:
+    """Go to the first page that is no reduced version of another, if there is one → where its strips and tiles end."""
     page = 0
     try:
         while image.tag_v2.get(254, 0) & 1 and page < 8:
@@ -282,10 +287,6 @@ def _skip_thumbnail(image: Image.Image) -> None:
             image.seek(page)
     except EOFError:
         image.seek(0)
-
-
-def _end_of_pixels(image: Image.Image) -> int:
-    """Where the strips and tiles of a TIFF's page end."""
     tags = image.tag_v2
     places = [
         zip(tags.get(start, ()), tags.get(start + length, ()), strict=False) for start, length in ((273, 6), (324, 1))
@@ -308,16 +309,6 @@ def _memory(image: Image.Image, max_pixels: int) -> float:
         rows = min(int(image.tag_v2.get(278, image.height)), image.height)
         need += image.width * rows * sum(bits if isinstance(bits, tuple) else (bits,)) / 8
     return need
-
-
-def _register_heif() -> bool:
-    if "HEIF" not in Image.ID:
-        try:
-            import pillow_heif
-        except ImportError:
-            return False
-        pillow_heif.register_heif_opener()
-    return True
 
 
 def _reason_of(error: Exception, container: Container) -> tuple[str, str]:

@@ -12,25 +12,15 @@ from nsfwlib.data.images import MAX_PIXELS, Decoded, ImageProblem, Source, decod
 from nsfwlib.data.rescue import jpeg_complaint
 from nsfwlib.data.screening import HashList, matches_bytes, matches_picture
 
-COLUMNS = {
+COLUMNS = {  # what content alone decides, with the value where nothing is known
     "sha256": "",
-    "phash": 0,
-    "phash_mirror": 0,
-    "width": 0,
-    "height": 0,
+    **dict.fromkeys(("phash", "phash_mirror", "width", "height"), 0),
     "format": "",
-    "bytes": 0,
-    "frames": 0,
-    "problem": "",
-    "detail": "",
-    "oddities": "",
-    "brightness": float("nan"),
-    "contrast": float("nan"),
-    "sharpness": float("nan"),
-    "entropy": float("nan"),
-    "grey": False,
-    "transparent": False,
-}  # what content alone decides, with the value where nothing is known
+    **dict.fromkeys(("bytes", "frames"), 0),
+    **dict.fromkeys(("problem", "detail", "oddities"), ""),
+    **dict.fromkeys(("brightness", "contrast", "sharpness", "entropy"), float("nan")),
+    **dict.fromkeys(("grey", "transparent"), False),
+}
 THUMB = 32  # side of the grey thumbnail that near-duplicates are confirmed with
 
 
@@ -79,14 +69,8 @@ def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
     complaint = jpeg_complaint(data) if decoded.format == "JPEG" else ""
     if "orrupt" in complaint or ("remature" in complaint and "no end marker" not in flags):
         flags.append(f"damaged data: {complaint}")
-    return {
-        "format": decoded.format,
-        "width": decoded.width,
-        "height": decoded.height,
-        "frames": decoded.frames,
-        "transparent": decoded.transparent,
-        "oddities": "; ".join(flags),
-    }
+    known = {name: value for name, value in decoded._asdict().items() if name in COLUMNS}
+    return known | {"oddities": "; ".join(flags)}
 
 
 def measure(picture: Image.Image) -> dict:
@@ -99,6 +83,9 @@ def measure(picture: Image.Image) -> dict:
     luma.thumbnail((256, 256), Image.Resampling.BOX)
     thumb = np.asarray(luma.resize((THUMB, THUMB), Image.Resampling.BOX))
     phash, mirror = perceptual_hashes(thumb)
+    grey = np.asarray(luma, dtype=np.float32)
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    edges = (around - 4 * grey[1:-1, 1:-1]).ravel()
     share = np.asarray(luma.histogram(), dtype=np.float64) / (luma.width * luma.height)
     mean = share @ _LEVELS
     seen = share[share > 0]
@@ -108,7 +95,7 @@ def measure(picture: Image.Image) -> dict:
         "phash_mirror": mirror,
         "brightness": float(mean / 255),
         "contrast": float(np.sqrt(share @ np.square(_LEVELS - mean)) / 255),
-        "sharpness": _laplacian_variance(np.asarray(luma, dtype=np.float32)),
+        "sharpness": float(edges @ edges / edges.size - edges.mean() ** 2) if edges.size else 0.0,
         "entropy": float(-(seen @ np.log2(seen))) + 0.0,
         "grey": bool((tint.max(axis=2) - tint.min(axis=2)).max() <= 8),
         "thumb": thumb.tobytes(),
@@ -116,12 +103,6 @@ def measure(picture: Image.Image) -> dict:
 
 
 _LEVELS = np.arange(256.0)
-
-
-def _laplacian_variance(grey: np.ndarray) -> float:
-    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-    values = (around - 4 * grey[1:-1, 1:-1]).ravel()
-    return float(values @ values / values.size - values.mean() ** 2) if values.size else 0.0
 
 
 _k, _x = np.mgrid[:8, :THUMB]
@@ -135,14 +116,10 @@ def perceptual_hashes(grey: np.ndarray) -> tuple[int, int]:
     Mirroring negates the odd horizontal frequencies, so the second hash costs no second transform.
     """
     frequencies = _DCT @ np.asarray(grey, dtype=np.float64) @ _DCT.T
-    mirrored = frequencies * np.where(np.arange(8) % 2, -1, 1)
-    return _sign_bits(frequencies), _sign_bits(mirrored)
-
-
-def _sign_bits(frequencies: np.ndarray) -> int:
-    values = frequencies.ravel()
-    median = np.sort(values)[31:33].mean()
-    return int.from_bytes(np.packbits(values > median).tobytes())
+    both = np.stack([frequencies, frequencies * np.where(np.arange(8) % 2, -1, 1)]).reshape(2, 64)
+    bits = np.packbits(both > np.sort(both)[:, 31:33].mean(axis=1, keepdims=True), axis=1)
+    phash, mirror = (int.from_bytes(row.tobytes()) for row in bits)
+    return phash, mirror
 
 
 _options: dict = {}  # of a worker

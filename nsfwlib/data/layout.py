@@ -1,21 +1,64 @@
-"""Are the folders on top classes, or train, val and test with the classes inside? One answer for all who ask."""
+"""What lies in the folders? The walk; and are those on top classes, or train, val and test with classes inside?"""
+
+import collections
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 
-from nsfwlib.data.crawl import is_skipped
-
-SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-}  # lower case
+LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
+SPLIT_FOLDERS = {  # lower case
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
 LAYOUTS = ("auto", "classes", "splits")
+
+
+def is_skipped(name: str) -> bool:
+    """Hidden, or left behind by an operating system."""
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def walk_files(data_dir: Path) -> Iterator[tuple[str, str, str]]:
+    """Every file below `data_dir` → (relative path, problem, detail), in no particular order.
+
+    Links to folders are followed after the real folders, each folder is entered once: what a link leads
+    to a second time is a "link loop". Files in hidden folders and litter are "skipped: …". A folder that
+    cannot be read has a row of its own, its path ends in the separator.
+    """
+    seen = {_identity(folder) for folder in (data_dir.resolve(), *data_dir.resolve().parents)}
+    pending, links = collections.deque([""]), collections.deque()
+    while pending or links:
+        folder = pending.popleft() if pending else links.popleft()
+        identity = _identity(data_dir / folder)
+        if folder and identity in seen:
+            yield folder, "link loop", "leads to a folder that is listed already, or contains this one"
+            continue
+        seen.add(identity)
+        try:
+            with os.scandir(data_dir / folder) as entries:
+                entries = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            yield folder + os.sep, "unreadable", f"folder: {error.strerror}"
+            continue
+        hidden = any(is_skipped(part) for part in folder.split(os.sep))  # noqa: PTH206
+        for entry in entries:
+            path = os.path.join(folder, entry.name)  # noqa: PTH118 - a million Path objects cost memory
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(path)
+            elif hidden or is_skipped(entry.name):
+                yield path, "skipped: hidden or litter", ""
+            elif entry.is_symlink() and (data_dir / path).is_dir():
+                links.append(path)
+            else:
+                yield path, "", ""
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def layout_of(table: pd.DataFrame) -> str:
@@ -27,16 +70,13 @@ def layout_of(table: pd.DataFrame) -> str:
     """
     if table.attrs.get("layout"):
         return table.attrs["layout"]
+    places = [path.split("/", 2)[:-1] for path in table["path"] if not path.endswith("/")]
+    places = [folders for folders in places if folders and not any(map(is_skipped, folders))]
     inside: dict[str, set[str]] = {}
-    deeper = 0  # files in folders inside the splits, less those that lie in the splits themselves
-    for path in table["path"]:
-        folders = path.split("/", 2)[:-1]
-        if not folders or any(map(is_skipped, folders)) or path.endswith("/"):
-            continue
-        below = inside.setdefault(folders[0], set())
-        below.update(folders[1:])
-        if folders[0].lower() in SPLIT_FOLDERS:
-            deeper += 2 * len(folders) - 3
+    for top, *below in places:
+        inside.setdefault(top, set()).update(below)
+    # files in folders inside the splits, less those that lie in the splits themselves
+    deeper = sum(2 * len(below) - 1 for top, *below in places if top.lower() in SPLIT_FOLDERS)
     named = {top: SPLIT_FOLDERS[top.lower()] for top in inside if top.lower() in SPLIT_FOLDERS}
     if deeper <= 0 or len(named) == len(inside):
         return "splits" if deeper > 0 else "classes"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
@@ -52,69 +53,53 @@ def shortcuts(images: pd.DataFrame, *, folds: int = 5, seed: int = 0) -> pd.Data
     """
     usable = images[images["problem"].eq("") & images["given_label"].ne("")]
     labels = usable["given_label"].to_numpy(str)
-    classes = np.unique(labels)
+    chance = 1 / max(len(np.unique(labels)), 1)
     groups = usable["group"].to_numpy()
     apart = len(np.unique(groups))
     splitter = GroupKFold(max(2, min(folds, apart)), shuffle=True, random_state=seed)
     rows = []
     for attribute, columns in SHORTCUTS.items() if apart > 1 else ():
-        values = np.column_stack([_numbers(usable[column]) for column in columns])
+        values = usable[columns].apply(lambda column: pd.factorize(column)[0] if column.dtype.kind == "O" else column)
         tree = DecisionTreeClassifier(max_depth=4, min_samples_leaf=10, class_weight="balanced", random_state=seed)
-        right = cross_val_predict(tree, values, labels, groups=groups, cv=splitter) == labels
-        accuracy = np.mean([right[labels == name].mean() for name in classes])
-        rows.append((attribute, accuracy, 1 / len(classes), accuracy - 1 / len(classes)))
+        told = cross_val_predict(tree, values.to_numpy(float), labels, groups=groups, cv=splitter)
+        accuracy = balanced_accuracy_score(labels, told)
+        rows.append((attribute, accuracy, chance, accuracy - chance))
     table = pd.DataFrame(rows, columns=["attribute", "accuracy", "chance", "gain"])
     return table.sort_values("gain", ascending=False, ignore_index=True)
-
-
-def _numbers(column: pd.Series) -> np.ndarray:
-    if pd.api.types.is_numeric_dtype(column) or pd.api.types.is_bool_dtype(column):
-        return column.to_numpy(float)
-    return pd.factorize(column)[0].astype(float)
 
 
 def next_steps(
     images: pd.DataFrame, *, conflicts: pd.DataFrame, leaks: pd.DataFrame, hubs: pd.DataFrame, shortcuts: pd.DataFrame
 ) -> list[str]:
     """What to do next, a sentence each, most pressing first; computed from the tables of notebook 01."""
-    usable = images[images["problem"].eq("")]
+    usable, problems = images[images["problem"].eq("")], images["problem"].value_counts()
     counts = usable.loc[usable["given_label"].ne(""), "given_label"].value_counts()
     steps = []
-    screened = int(images["problem"].eq("screened").sum())
-    if screened:
-        steps.append(f"{screened:,} files match the list of known-bad hashes. {LAW}")
+    if "screened" in problems:
+        steps.append(f"{problems['screened']:,} files match the list of known-bad hashes. {LAW}")
     if len(leaks):
         steps.append(f"{len(leaks):,} pairs of near-duplicates lie in different splits: see `data.leaks`.")
     if len(conflicts):
         sets = conflicts["group"].nunique()
         steps.append(f"{sets:,} groups of near-duplicates carry more than one label: review them first, in 03.")
-    broken = images["problem"].ne("") & ~images["problem"].str.startswith("skipped") & images["problem"].ne("screened")
-    if broken.any():
-        share = broken.sum() / len(images)
-        lost = int(images["problem"].isin(["truncated", "damaged", "empty file", "not an image"]).sum())
-        worst = images.loc[broken, "problem"].value_counts()
-        steps.append(
-            f"{broken.sum():,} files ({share:.1%}) cannot be used, most often: {worst.index[0]} ({worst.iloc[0]:,}). "
-            + (f"Fetch the {lost:,} that are damaged again if they matter." if lost else "")
-        )
+    broken = problems[
+        [reason for reason in problems.index if not reason.startswith(("skipped", "screened")) and reason]
+    ]
+    if len(broken):
+        lost = broken.reindex(["truncated", "damaged", "empty file", "not an image"]).sum()
+        said = f"{broken.sum():,} files ({broken.sum() / len(images):.1%}) cannot be used, most often: "
+        said += f"{broken.index[0]} ({broken.iloc[0]:,}). "
+        steps.append(said + (f"Fetch the {lost:,.0f} that are damaged again if they matter." if lost else ""))
     if len(hubs):
-        steps.append(
-            f"{len(hubs):,} pictures turn up again and again (placeholders, blank pages): consider dropping them."
-        )
+        steps.append(f"{len(hubs):,} pictures turn up again and again (placeholders, blank pages): drop them perhaps.")
     if len(usable) > 1 and usable["group"].nunique() == 1 and usable["group"].iloc[0] >= 0:
-        steps.append(
-            f"All {len(usable):,} usable pictures are near-duplicates of one another: add others to learn from."
-        )
+        steps.append(f"All {len(usable):,} usable pictures are near-duplicates of one another: add others.")
     for row in shortcuts[shortcuts["gain"] > 0.1].itertuples():
-        steps.append(
-            f"{row.attribute.capitalize()} alone predicts the class at {row.accuracy:.0%} (chance {row.chance:.0%}): a "
-            "classifier can cheat on it. Balance it, or slice by it in 04."
-        )
+        cheat = f"{row.attribute.capitalize()} alone predicts the class at {row.accuracy:.0%} (chance {row.chance:.0%})"
+        steps.append(f"{cheat}: a classifier can cheat on it. Balance it, or slice by it in 04.")
     if len(counts) and counts.max() > 5 * counts.min():
-        steps.append(
-            f"{counts.index[-1]} has {counts.min():,} pictures, {counts.index[0]} {counts.max():,}: set "
-            "class_weight='balanced' in 02."
-        )
+        sizes = f"{counts.index[-1]} has {counts.min():,} pictures, {counts.index[0]} {counts.max():,}"
+        steps.append(f"{sizes}: set class_weight='balanced' in 02.")
     return [*steps, "Train: 02_fine_tune."]
 
 

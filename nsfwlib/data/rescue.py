@@ -2,7 +2,6 @@
 
 import io
 import struct
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -107,9 +106,4 @@ def clear_wide(image: Image.Image, data: bytes) -> None:
     image.putalpha(Image.fromarray(np.where((values == colour).all(axis=2), 0, 255).astype(np.uint8)))
 
 
-_SECOND: dict[str, Callable[[bytes], tuple[bytes, str]]] = {
-    "JPEG": _jpeg,
-    "PNG": _png,
-    "BMP": _bmp,
-    "AVIF": _avif,
-}
+_SECOND = {"JPEG": _jpeg, "PNG": _png, "BMP": _bmp, "AVIF": _avif}

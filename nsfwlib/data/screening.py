@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,8 +78,8 @@ def load_hashes(path: Path, *, kind: str = "", max_distance: int = 31) -> HashLi
         found[named].append(bytes.fromhex(digits))
     if not any(found.values()):
         raise ValueError(f"No hash in {path}: expected one md5, sha1, sha256 or pdq hash a line. Nothing was screened.")
-    if found["pdq"]:
-        _require_pdqhash()
+    if found["pdq"] and not importlib.util.find_spec("pdqhash"):
+        raise ImportError("The list holds PDQ hashes; they need the package pdqhash: pip install 'nsfwlib[pdq]'")
     digests = {name: np.unique(np.array(found[name])) for name in _KINDS[:3] if found[name]}
     pdq = np.frombuffer(b"".join(found["pdq"]), dtype=np.uint64).reshape(-1, 4)
     fingerprint = hashlib.sha256(text + kind.encode() + bytes([max_distance])).hexdigest()
@@ -120,14 +121,6 @@ def _is_hash(word: str) -> bool:
 def _plain(cell: str) -> str:
     """`SHA-256`, `sha256_hash` → sha256; `Hash` → "", `hash type` → type."""
     return re.sub(r"[^a-z0-9]|hash", "", cell.lower())
-
-
-def _require_pdqhash() -> None:
-    try:
-        import pdqhash  # noqa: F401
-    except ImportError:
-        message = "The list holds PDQ hashes; they need the package pdqhash: pip install 'nsfwlib[pdq]'"
-        raise ImportError(message) from None
 
 
 def matches_bytes(data: bytes, hashes: HashList) -> bool:

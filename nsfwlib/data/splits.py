@@ -9,6 +9,7 @@ import pandas as pd
 from nsfwlib.data.duplicates import leaks
 
 SPLITS = ("train", "val", "test")
+Note = tuple[str, str]  # name and message of a warning
 
 
 def assign_splits(
@@ -43,14 +44,17 @@ def assign_splits(
         raise ValueError('Usable rows without a group. Run table["group"] = group_duplicates(table) first.')
     result = table.copy()
     result["split"] = result["split"].where(usable, "")
-    notes = list(table.attrs.get("warnings", []))
     if from_folders := bool((result["split"] != "").any()):
-        notes += _complete_folder_splits(result, fractions, seed)
+        notes = _complete_folder_splits(result, fractions, seed)
     else:
-        kept = _previous_splits(result, previous)
-        notes += _set_bridges_aside(result, kept)
+        earlier = result.iloc[:0] if previous is None else previous[previous["problem"] == ""]
+        earlier = earlier.drop_duplicates("sha256").set_index("sha256")["split"]
+        kept = result["sha256"].where(usable).map(earlier).astype(object)  # "" where set aside, NA for newcomers
+        notes = _set_bridges_aside(result, kept)
         _draw(result, fractions, seed, known=kept)
-    result.attrs["warnings"] = notes + _what_is_missing(result, from_folders)
+    notes += _what_is_missing(result, from_folders)
+    found = [{"name": name, "message": message} for name, message in notes]
+    result.attrs["warnings"] = [*table.attrs.get("warnings", []), *found]
     return result
 
 
@@ -61,16 +65,15 @@ _WITHOUT = {
 }
 
 
-def _what_is_missing(result: pd.DataFrame, from_folders: bool) -> list[dict]:
-    """A warning for each split that has no picture at all, or none of some class."""
+def _what_is_missing(result: pd.DataFrame, from_folders: bool) -> list[Note]:
+    """A note for each split that has no picture at all, or none of some class."""
     labelled = result[(result["problem"] == "") & (result["given_label"] != "")]
     counts = pd.crosstab(labelled["given_label"], labelled["split"]).reindex(columns=list(SPLITS), fill_value=0)
-    way_out = (
-        "Add it, or put the class folders on top to have splits drawn."
-        if from_folders
-        else "Add pictures: a class needs three that are no near-duplicates to be in all splits."
-    )
-    whose = "The folders have" if from_folders else "The pictures are too few: there is"
+    if from_folders:
+        whose, way_out = "The folders have", "Add it, or put the class folders on top to have splits drawn."
+    else:
+        whose = "The pictures are too few: there is"
+        way_out = "Add pictures: a class needs three that are no near-duplicates to be in all splits."
     notes = []
     for split, count in counts.items():
         lacking = ", ".join(map(repr, counts.index[count == 0]))
@@ -78,10 +81,10 @@ def _what_is_missing(result: pd.DataFrame, from_folders: bool) -> list[dict]:
             notes.append((f"no {split} split", f"{whose} no {split!r}: {_WITHOUT[split]}. {way_out}"))
         elif lacking:
             notes.append((f"classes without {split}", f"{split} has no picture of {lacking}. {way_out}"))
-    return [{"name": name, "message": message} for name, message in notes]
+    return notes
 
 
-def _complete_folder_splits(result: pd.DataFrame, fractions: Sequence[float], seed: int) -> list[dict]:
+def _complete_folder_splits(result: pd.DataFrame, fractions: Sequence[float], seed: int) -> list[Note]:
     """Draw val from train where the folders know no val; name what leaks."""
     notes = []
     present = set(result["split"]) - {""}
@@ -92,25 +95,17 @@ def _complete_folder_splits(result: pd.DataFrame, fractions: Sequence[float], se
         drawn = result[free].assign(split="")
         _draw(drawn, (1 - share, share, 0.0), seed)
         result.loc[drawn.index, "split"] = drawn["split"]
-        notes.append({"name": "val drawn from train", "message": f"The folders have no val: {share:.0%} of train."})
-    crossing = len(leaks(result))
-    if crossing:
-        message = f"{crossing} pairs of near-duplicates lie in different splits; see data.leaks."
-        notes.append({"name": "leaks between splits", "message": message})
+        notes.append(("val drawn from train", f"The folders have no val: {share:.0%} of train."))
+    if crossing := len(leaks(result)):
+        said = f"{crossing} pairs of near-duplicates lie in different splits; see data.leaks."
+        notes.append(("leaks between splits", said))
     return notes
 
 
 SET_ASIDE = "set aside: resembles a picture of a later split"
 
 
-def _previous_splits(result: pd.DataFrame, previous: pd.DataFrame | None) -> pd.Series:
-    """Each row's earlier split by content; "" where it was set aside; NA for newcomers and unusable rows."""
-    previous = result.iloc[:0] if previous is None else previous
-    earlier = previous[previous["problem"] == ""].drop_duplicates("sha256").set_index("sha256")["split"]
-    return result["sha256"].where(result["problem"] == "").map(earlier).astype(object)
-
-
-def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[dict]:
+def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[Note]:
     """Fill `split` for old rows and for newcomers to their groups. Returns a warning if groups grew together."""
     rank = kept.map({split: i for i, split in enumerate(SPLITS)}).astype(float)
     usable = result["problem"] == ""
@@ -126,10 +121,8 @@ def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[dict]:
     if not bridged.any():
         return []
     listed = ", ".join(result.loc[bridged.index[bridged], "path"].head(5))
-    message = (
-        f"{int(bridged.sum())} pictures turned out to resemble pictures of a later split and are set aside: {listed}"
-    )
-    return [{"name": "bridges between splits", "message": message}]
+    said = f"{bridged.sum()} pictures turned out to resemble pictures of a later split and are set aside: {listed}"
+    return [("bridges between splits", said)]
 
 
 def _draw(rows: pd.DataFrame, fractions: Sequence[float], seed: int, *, known: pd.Series | None = None) -> None:

@@ -27,7 +27,7 @@ from joblib import Parallel, cpu_count, delayed
 from PIL import Image, ImageChops, ImageDraw
 from tqdm.auto import tqdm
 
-from nsfwlib.demo.pictures import draw_picture, vary
+from nsfwlib.demo.pictures import Rng, draw_picture, vary
 from nsfwlib.files import read_text_table
 
 CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
@@ -53,27 +53,25 @@ MISFILED = {
 CONFLICTS = (("porn", "sexy"), ("sexy", "porn"), ("drawings", "hentai"), ("neutral", "sexy"))
 SERIES_RATE = 0.22  # of pictures that are a variation of an earlier one
 MIN_IMAGES = 8  # below, not every kind of planted fault fits in
-UNUSUAL = {  # good pictures that a careless reader trips over
-    "drawings/really_png.jpg": "wrong_extension",
-    "neutral/cmyk.jpg": "cmyk",
-    "neutral/rotated.jpg": "exif_orientation",
-    "drawings/alpha_only.png": "alpha_only",
-    "sexy/modern.webp": "webp",
-    "hentai/loop.gif": "animated",
+UNUSUAL = {  # good pictures that a careless reader trips over, and their formats
+    "drawings/really_png.jpg": ("wrong_extension", "PNG"),
+    "neutral/cmyk.jpg": ("cmyk", "JPEG"),
+    "neutral/rotated.jpg": ("exif_orientation", "JPEG"),
+    "drawings/alpha_only.png": ("alpha_only", "PNG"),
+    "sexy/modern.webp": ("webp", "WEBP"),
+    "hentai/loop.gif": ("animated", "GIF"),
 }
 PARALLEL_FROM = 200  # pictures; for fewer, starting processes takes longer than drawing
 RECIPE = 1  # raise when the drawing changes: names follow, so old data is not taken for new
 _WAY_OUT = "Nothing was drawn or changed: pass another out_dir, or move it away first."
-Rng = np.random.Generator
 
 
 def make_demo(out_dir: Path, *, images_per_class: int = 150, seed: int = 0, progress: bool = False) -> pd.DataFrame:
     """Draw the stand-in data set into `out_dir` and return its hidden truth, one row a file, sorted by path.
 
-    The truth is also written beside the data, to `truth_path(out_dir)`. A folder that already is this very
-    demo, every file there, is left as it is. Any other folder that is not empty is refused, a demo with
-    other parameters or with missing files included; nothing in it is touched. The data set appears whole:
-    it is drawn in a temporary folder beside `out_dir` and renamed.
+    The truth is also written to `truth_path(out_dir)`. A folder that already is this very demo, every file there, is
+    left as it is. Any other folder that is not empty is refused, a demo with other parameters or with missing files
+    included. The data set appears whole: it is drawn in a temporary folder beside `out_dir` and renamed.
 
     Args:
         out_dir: where the class folders go; made if missing.
@@ -153,10 +151,8 @@ def simulated_answers(session: Any, truth: pd.DataFrame, *, budget: int) -> pd.D
     shown = session.queue[["path", "given"]].head(budget).reset_index(drop=True)  # a copy: it may shrink
     unknown = shown.loc[~shown["path"].isin(truth["path"]), "path"]
     if len(unknown):
-        raise ValueError(
-            f"Expected a queue of this demo's pictures. Received {len(unknown)} that its truth does not list "
-            f"(first: {unknown.iloc[0]}). Pass the truth of the data set under review."
-        )
+        named = f"{len(unknown)} that its truth does not list (first: {unknown.iloc[0]})"
+        raise ValueError(f"Expected a queue of this demo's pictures. Received {named}. Pass the truth of these data.")
     true_label = shown["path"].map(truth.set_index("path")["true_label"])
     content = truth["duplicate_of"].mask(truth["duplicate_of"].eq(""), truth["path"])
     contested = truth.loc[truth.groupby(content)["given_label"].transform("nunique").gt(1), "path"]
@@ -167,9 +163,6 @@ def simulated_answers(session: Any, truth: pd.DataFrame, *, budget: int) -> pd.D
     return shown.assign(decision=decision, was_error=shown["path"].isin(planted_errors(truth)["path"]))
 
 
-# --- the data set: draw, misfile, copy, add faulty files ---------------------------------------------------
-
-
 def _write(out_dir: Path, images_per_class: int, seed: int, progress: bool) -> None:
     """Draw everything in a temporary sibling, then put the truth and the data in place."""
     out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +170,11 @@ def _write(out_dir: Path, images_per_class: int, seed: int, progress: bool) -> N
         draft, table = Path(scratch) / out_dir.name, Path(scratch) / "truth.csv"
         for label in CLASSES:
             (draft / label).mkdir(parents=True)
-        truth = _draw_all(draft, images_per_class, seed, progress)
+        pictures = list(product(CLASSES, range(images_per_class)))
+        bar = tqdm(pictures, disable=not progress, desc="drawing", unit="image")
+        # joblib's workers neither fork TensorFlow's threads nor import the caller's script again.
+        workers = Parallel(min(cpu_count(), 8) if len(pictures) >= PARALLEL_FROM else 1, idle_worker_timeout=10)
+        truth = pd.DataFrame(workers(delayed(_draw_file)(draft, seed, label, index) for label, index in bar))
         truth = _misfile(draft, truth, _rng(seed, "misfile", images_per_class))
         copies = _add_copies(draft, truth, _rng(seed, "copies", images_per_class), images_per_class)
         truth = pd.concat([truth, pd.DataFrame([*copies, *_add_faulty(draft, seed)])])
@@ -187,15 +184,6 @@ def _write(out_dir: Path, images_per_class: int, seed: int, progress: bool) -> N
         if out_dir.is_dir():
             out_dir.rmdir()
         draft.replace(out_dir)
-
-
-def _draw_all(draft: Path, images_per_class: int, seed: int, progress: bool) -> pd.DataFrame:
-    """Draw every picture into the folder of its true class; big sets on all cores."""
-    pictures = list(product(CLASSES, range(images_per_class)))
-    bar = tqdm(pictures, disable=not progress, desc="drawing", unit="image")
-    # joblib's workers neither fork TensorFlow's threads nor import the caller's script again.
-    workers = Parallel(min(cpu_count(), 8) if len(pictures) >= PARALLEL_FROM else 1, idle_worker_timeout=10)
-    return pd.DataFrame(workers(delayed(_draw_file)(draft, seed, label, index) for label, index in bar))
 
 
 def _draw_file(draft: Path, seed: int, label: str, index: int) -> dict[str, Any]:
@@ -263,46 +251,36 @@ def _add_faulty(draft: Path, seed: int) -> Iterator[dict[str, Any]]:
         (draft / path).write_bytes(content)
         yield _row(path, "", defect=defect)
 
-    first, *others = [f"{label}/removed_{label}.png" for label in CLASSES]
-    for path in (first, *others):
-        (draft / path).write_bytes(_encode(_placeholder(), "PNG"))
-        yield _row(path, "", group="removed", defect="placeholder", duplicate_of="" if path == first else first)
+    gone = Image.new("RGB", (161, 81), (40, 40, 40))  # the crossed-out tile that photo hosts send
+    for line in ([(50, 20), (110, 60)], [(110, 20), (50, 60)]):
+        ImageDraw.Draw(gone).line(line, fill=(200, 200, 200), width=4)
+    paths = [f"{label}/removed_{label}.png" for label in CLASSES]
+    for path in paths:
+        (draft / path).write_bytes(_encode(gone, "PNG"))
+        yield _row(path, "", group="removed", defect="placeholder", duplicate_of="" if path == paths[0] else paths[0])
 
-    for path, defect in UNUSUAL.items():
-        label = path.split("/")[0]
+    for path, (defect, form) in UNUSUAL.items():
+        label, options = path.split("/")[0], {}
         image, ambiguity = draw_picture(_rng(seed, defect), label)
-        (draft / path).write_bytes(_dress(image, defect))
+        if defect == "cmyk":
+            image = image.convert("CMYK")
+        elif defect == "exif_orientation":
+            options["exif"] = Image.Exif()
+            options["exif"][0x0112] = 6  # Orientation: turn clockwise to show
+            image = image.transpose(Image.Transpose.ROTATE_90)
+        elif defect == "alpha_only":  # black all over, the drawing is in the alpha channel
+            black = Image.new("L", image.size)
+            image = Image.merge("RGBA", (black, black, black, ImageChops.invert(image.convert("L"))))
+        elif defect == "animated":
+            options = {"save_all": True, "append_images": [image.rotate(10), image.rotate(20)]}
+        image.save(draft / path, form, **options)
         yield _row(path, label, group=defect, defect=defect, ambiguity=ambiguity)
-
-
-def _dress(image: Image.Image, defect: str) -> bytes:
-    """Encode a good picture in an unusual way."""
-    if defect == "cmyk":
-        return _encode(image.convert("CMYK"), "JPEG")
-    if defect == "exif_orientation":
-        exif = Image.Exif()
-        exif[0x0112] = 6  # Orientation: turn clockwise to show
-        return _encode(image.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
-    if defect == "alpha_only":  # black all over, the drawing is in the alpha channel
-        black = Image.new("L", image.size)
-        return _encode(Image.merge("RGBA", (black, black, black, ImageChops.invert(image.convert("L")))), "PNG")
-    if defect == "animated":
-        return _encode(image, "GIF", save_all=True, append_images=[image.rotate(10), image.rotate(20)])
-    return _encode(image, {"wrong_extension": "PNG", "webp": "WEBP"}[defect])
 
 
 def _encode(image: Image.Image, form: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
-
-
-def _placeholder() -> Image.Image:
-    """The crossed-out tile that photo hosts send for a picture that is gone."""
-    image = Image.new("RGB", (161, 81), (40, 40, 40))
-    for line in ([(50, 20), (110, 60)], [(110, 20), (50, 60)]):
-        ImageDraw.Draw(image).line(line, fill=(200, 200, 200), width=4)
-    return image
 
 
 def _row(path: str, true_label: str, **values: Any) -> dict[str, Any]:
@@ -317,9 +295,6 @@ def _read_table(path: Path) -> pd.DataFrame | None:
         return table.astype({"ambiguity": float}) if tuple(table) == TRUTH_COLUMNS else None
     except (OSError, ValueError):
         return None
-
-
-# --- random numbers that depend on a key and nothing else --------------------------------------------------
 
 
 def _digest(*key: str | int) -> int:

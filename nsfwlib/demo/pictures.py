@@ -4,7 +4,6 @@ A family is a function (random generator, height, width) → float (H, W, 3) in 
 """
 
 import colorsys
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -12,9 +11,6 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 Rng = np.random.Generator
 Array = np.ndarray
-
-
-# --- the pictures: float (H, W, 3) in 0–1, with their ambiguity --------------------------------------------
 
 
 def draw_picture(rng: Rng, label: str) -> tuple[Image.Image, float]:
@@ -71,8 +67,11 @@ def _nature(rng: Rng, h: int, w: int) -> tuple[Array, float]:
             field, ambiguity = 0.5 * field + 0.25 + 0.2 * np.cos(2 * np.pi * across / length), 0.8
         return _photograph(rng, _gradient(field, _palette(rng, 3))), ambiguity
     picture, has_lake = _landscape(rng, h, w)
-    if rng.random() < 0.06:
-        return _posterise(rng, picture), 0.8
+    if rng.random() < 0.06:  # posterised
+        levels = int(rng.integers(4, 7))
+        flat = np.round(np.clip(picture, 0, 1) * levels) / levels
+        edges = _to_image(flat).convert("L").filter(ImageFilter.FIND_EDGES).filter(ImageFilter.MaxFilter(3))
+        return _blend(flat, 0, 0.85 * (np.asarray(edges) > 0.12 * 255)), 0.8
     return _photograph(rng, picture), 0.15 if has_lake else 0.0
 
 
@@ -92,8 +91,14 @@ def _landscape(rng: Rng, h: int, w: int) -> tuple[Array, bool]:
         sun = _disc(y, x, cy, cx, radius, soft=0.2 * radius + 0.5)
         picture = _blend(picture, _hsv(0.13, rng.uniform(0, 0.5), 1), sun)
     picture = _hills(rng, picture, horizon)
-    has_lake = bool(rng.random() < 0.3)
-    return (_lake(rng, picture, low) if has_lake else picture), has_lake
+    if rng.random() >= 0.3:
+        return picture, False
+    # a lake mirrors the upper part, with ripples that narrow towards the shore
+    shore = rng.uniform(0.7, 0.88) * h
+    depth = np.clip(y - shore, 0, None) / (h - shore)
+    phase = 2 * np.pi * rng.uniform(2, 5) / (depth + 0.12) + 0.6 * _noise(rng, h, w, 2.4)
+    water = 0.55 * picture[::-1] + 0.45 * low * (0.8 + 0.2 * np.cos(phase))[..., None]
+    return np.where((y > shore)[..., None], water, picture), True
 
 
 def _hills(rng: Rng, picture: Array, horizon: float) -> Array:
@@ -112,24 +117,6 @@ def _hills(rng: Rng, picture: Array, horizon: float) -> Array:
     return picture
 
 
-def _lake(rng: Rng, picture: Array, sky: Array) -> Array:
-    """Mirror the upper part at the bottom, with ripples that narrow towards the shore."""
-    h, w = picture.shape[:2]
-    y, _ = _grid(h, w)
-    shore = rng.uniform(0.7, 0.88) * h
-    depth = np.clip(y - shore, 0, None) / (h - shore)
-    phase = 2 * np.pi * rng.uniform(2, 5) / (depth + 0.12) + 0.6 * _noise(rng, h, w, 2.4)
-    water = 0.55 * picture[::-1] + 0.45 * sky * (0.8 + 0.2 * np.cos(phase))[..., None]
-    return np.where((y > shore)[..., None], water, picture)
-
-
-def _posterise(rng: Rng, picture: Array) -> Array:
-    levels = int(rng.integers(4, 7))
-    flat = np.round(np.clip(picture, 0, 1) * levels) / levels
-    edges = _to_image(flat).convert("L").filter(ImageFilter.FIND_EDGES).filter(ImageFilter.MaxFilter(3))
-    return _blend(flat, 0, 0.85 * (np.asarray(edges) > 0.12 * 255))
-
-
 def _ink(rng: Rng, h: int, w: int, *, toned: bool) -> tuple[Array, float]:
     """Outlined shapes on paper, drawn at twice the size; `toned` ones mostly over screentone or a burst."""
     size, unit = (2 * w, 2 * h), min(h, w) / 110  # unit: one pixel of a 220 px picture
@@ -137,8 +124,12 @@ def _ink(rng: Rng, h: int, w: int, *, toned: bool) -> tuple[Array, float]:
     has_tone, has_burst = rng.random(2) < ((0.93, 0.72) if toned else (0.015, 0.01))
     image = Image.new("RGB", size, _rgb(_hsv(rng.random(), rng.uniform(0, 0.25), rng.uniform(0.82, 1))))
     ink = tuple(int(v) for v in rng.integers(0, 60, 3))
-    if has_burst:
-        _burst(rng, image, ink)
+    if has_burst:  # speed lines: thin wedges that run outwards from a point
+        focus = rng.uniform(0.2, 0.8, 2) * size
+        for _ in range(rng.integers(40, 110)):
+            angles = rng.uniform(0, 2 * np.pi) + rng.uniform(0.006, 0.03) * np.array([0, -1, 1])
+            radii = np.array([rng.uniform(0.2, 0.5) * min(size), 6 * w, 6 * w])
+            ImageDraw.Draw(image).polygon(_points(focus, radii, angles), fill=ink)
     if has_tone:
         colour = _crayon(rng, violet) if rng.random() < 0.5 else ink
         image.paste(colour, mask=_screentone(rng, size, rng.uniform(0, 0.5), rng.uniform(5, 11) * unit))
@@ -151,16 +142,6 @@ def _ink(rng: Rng, h: int, w: int, *, toned: bool) -> tuple[Array, float]:
     if toned:
         return picture, (0.9, 0.4, 0.0)[traits]
     return picture, 0.8 if traits else 0.3 * violet  # violet is the palette of the other class
-
-
-def _burst(rng: Rng, image: Image.Image, ink: tuple[int, ...]) -> None:
-    """Speed lines: thin wedges that run outwards from a point."""
-    w, h = image.size
-    draw, centre = ImageDraw.Draw(image), rng.uniform(0.2, 0.8, 2) * (w, h)
-    for _ in range(rng.integers(40, 110)):
-        angles = rng.uniform(0, 2 * np.pi) + rng.uniform(0.006, 0.03) * np.array([0, -1, 1])
-        radii = np.array([rng.uniform(0.2, 0.5) * min(w, h), 3 * w, 3 * w])
-        draw.polygon(_points(centre, radii, angles), fill=ink)
 
 
 def _screentone(rng: Rng, size: tuple[int, int], start: float, pitch: float) -> Image.Image:
@@ -215,16 +196,13 @@ def _outline(rng: Rng, centre: Array, radius: float) -> list:
     return _points(centre, radius * (1 + 0.22 * waves.sum(axis=0)), angles)
 
 
-_FAMILIES: dict[str, Callable[[Rng, int, int], tuple[Array, float]]] = {
+_FAMILIES = {
     "drawings": partial(_ink, toned=False),
     "hentai": partial(_ink, toned=True),
     "neutral": _nature,
     "porn": partial(_rings, fine=True),
     "sexy": partial(_rings, fine=False),
 }
-
-
-# --- brushes -----------------------------------------------------------------------------------------------
 
 
 def _photograph(rng: Rng, picture: Array) -> Array:

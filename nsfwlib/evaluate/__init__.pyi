@@ -1,31 +1,23 @@
 from .audit import (
-    draw_audit as draw_audit,
-)
-from .audit_answers import (
     audit_accuracies as audit_accuracies,
-    audit_progress as audit_progress,
-    audit_truth as audit_truth,
-    audit_width as audit_width,
-    errors_left as errors_left,
-    label_errors as label_errors,
-    second_looks as second_looks,
-)
-from .audit_files import (
     audit_costs as audit_costs,
-    audit_queue as audit_queue,
-    audits_of_run as audits_of_run,
-    draw_audits as draw_audits,
-    load_audit as load_audit,
-)
-from .audited import (
     audited_accuracy as audited_accuracy,
     audited_confusion as audited_confusion,
+    audited_rows as audited_rows,
     audited_scores as audited_scores,
+    draw_audit as draw_audit,
 )
-from .calibration import (
-    apply_temperature as apply_temperature,
-    calibration_table as calibration_table,
-    fit_temperature as fit_temperature,
+from .audit_files import (
+    audit_progress as audit_progress,
+    audit_queue as audit_queue,
+    audit_truth as audit_truth,
+    audit_width as audit_width,
+    audits_of_run as audits_of_run,
+    draw_audits as draw_audits,
+    errors_left as errors_left,
+    label_errors as label_errors,
+    load_audit as load_audit,
+    second_looks as second_looks,
 )
 from .card import (
     held_out as held_out,
@@ -66,26 +58,26 @@ from .joint_audit import (
     shared_audit as shared_audit,
 )
 from .metrics import (
+    apply_temperature as apply_temperature,
+    calibration_table as calibration_table,
     compare as compare,
+    fit_temperature as fit_temperature,
     log_losses as log_losses,
     scores as scores,
 )
 from .promises import (
-    Judged as Judged,
-    audited_rows as audited_rows,
+    operating_points as operating_points,
 )
 from .robustness import (
+    accuracy_by_slice as accuracy_by_slice,
     baseline_answers as baseline_answers,
     cached_robustness as cached_robustness,
     explain_errors as explain_errors,
-)
-from .slices import (
-    accuracy_by_slice as accuracy_by_slice,
     slice_attributes as slice_attributes,
 )
 from .thresholds import (
+    Judged as Judged,
     at_threshold as at_threshold,
-    operating_points as operating_points,
     threshold_curve as threshold_curve,
     unsafe_score as unsafe_score,
 )

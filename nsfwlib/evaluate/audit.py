@@ -1,21 +1,27 @@
-"""Which pictures does a person look at so that a number need not believe noisy labels, and how many of them?
+"""Which pictures does a person look at so that a number need not believe noisy labels, and what do the answers say?
 
 Believing noisy labels makes a good model look bad, reviewing only its disagreements makes it look too good. The way
 out is a random sample with chances that are known: high where the answer is open, low where it is nearly sure
-(Neyman, 1934). Each answered row then stands for as many as its chance says; `audited` makes numbers of them.
+(Neyman, 1934). Each answered row then stands for as many as its chance says; `intervals.weigh` makes numbers of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate.audited import audited_share, judged
+from nsfwlib.evaluate.confusion import class_codes
+from nsfwlib.evaluate.intervals import share_interval, weigh, without_slips
+from nsfwlib.evaluate.metrics import mean_scores
 from nsfwlib.labels import group_codes
 
+JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
 STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement")
 # Standard deviation of the answers in a stratum: no judge is trusted to be surer than that.
 LEAST_SPREAD = {STRATA[0]: 0.1, STRATA[1]: 0.3, STRATA[2]: 0.1, STRATA[3]: 0.1}
+Truth = Sequence[str | None]  # (N,) class that a reviewer gave; None or NaN where nobody looked or could tell
+Agreed = tuple[float, float, int] | None  # second looks that agreed, of how many, and the number of classes
 
 
 def draw_audit(
@@ -38,10 +44,8 @@ def draw_audit(
         labels: (N,) labels as they are.
         predicted: (N,) predicted labels.
         pred_probs: (N, K) of a judge that saw none of these labels; kept as the control of the estimates.
-        class_names: the K classes.
         budget: how many rows to look at.
         reviewed: (N,) rows that somebody decided before, not blind.
-        seed: of the sample.
 
     Returns:
         In input order: `label`, `predicted`, `stratum` (one of STRATA), `order` (random place within the stratum,
@@ -50,9 +54,8 @@ def draw_audit(
     """
     columns = [f"P({name})" for name in class_names]
     audit = pd.DataFrame({"label": np.asarray(labels, object), "predicted": np.asarray(predicted, object)})
-    audit[columns] = _with_label(
-        np.reshape(pred_probs, (len(audit), len(columns))), pd.Index(class_names).get_indexer(audit["label"])
-    )
+    probs, codes = np.reshape(pred_probs, (len(audit), len(columns))), pd.Index(class_names).get_indexer(audit["label"])
+    audit[columns] = _with_label(probs, codes)
     known = np.zeros(len(audit), bool) if reviewed is None else np.asarray(reviewed, dtype=bool)
     apart = audit["label"].ne(audit["predicted"]).to_numpy()
     agree = np.flatnonzero(~apart & ~known)
@@ -64,30 +67,29 @@ def draw_audit(
     return enlarge_audit(audit, budget=budget)
 
 
-def _with_label(probs: np.ndarray, codes: np.ndarray, *, rounds: int = 8) -> np.ndarray:
+def _with_label(probs: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """(N, K) probabilities of each class where a judge (N, K) saw no label and labels are wrong at some one rate.
 
     The rate is the one at which as many labels are wrong as are then expected to be: expectation maximisation.
     """
-    k, rate = probs.shape[1], 0.1
+    k, rate, joint = probs.shape[1], 0.1, probs
     given = np.eye(k + 1)[codes, :k]
-    for _ in range(rounds if len(probs) else 0):
+    for _ in range(8 if len(probs) else 0):
         joint = np.clip(probs, 1e-6, 1) * np.where(given, 1 - rate, rate / max(k - 1, 1))
         joint /= joint.sum(axis=1, keepdims=True)
         rate = np.clip(1 - (joint * given).sum(axis=1).mean(), 1e-3, 0.5)
-    return (joint if len(probs) else probs).astype(np.float32)
+    return joint.astype(np.float32)
 
 
 def enlarge_audit(audit: pd.DataFrame, *, budget: int) -> pd.DataFrame:
     """The same audit with so many picked; what was picked stays picked, strata and order stay as they were."""
     chance = pd.Series(judged(audit, audit["predicted"]), audit.index)
     spread = (chance * (1 - chance)).groupby(audit["stratum"]).mean().pow(0.5)
-    spread = spread.clip(lower=spread.index.map(LEAST_SPREAD))
-    quota = _allocated(audit["stratum"].value_counts(), spread, budget)
+    quota = allocated(audit["stratum"].value_counts(), spread.clip(lower=spread.index.map(LEAST_SPREAD)), budget)
     return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)) | audit.get("picked", False))
 
 
-def _allocated(size: pd.Series, spread: pd.Series, budget: int) -> pd.Series:
+def allocated(size: pd.Series, spread: pd.Series, budget: int) -> pd.Series:
     """Neyman's allocation of the budget; no stratum gets more than its rows, and each a twentieth where it has them."""
     quota, want = 0 * size, size * spread
     for _ in size:
@@ -97,7 +99,7 @@ def _allocated(size: pd.Series, spread: pd.Series, budget: int) -> pd.Series:
     return quota.round().clip(lower=np.minimum(size, max(2, budget // 20))).astype(int)
 
 
-def audit_weights(audit: pd.DataFrame, verdict: Sequence[str | None]) -> pd.Series:
+def audit_weights(audit: pd.DataFrame, verdict: Truth) -> pd.Series:
     """(N,) how many rows each answered row stands for, 1 / its chance to be answered; NaN where none is.
 
     In every stratum they sum to its rows, so weighted sums over answered rows estimate sums over all (Horvitz and
@@ -108,25 +110,199 @@ def audit_weights(audit: pd.DataFrame, verdict: Sequence[str | None]) -> pd.Seri
     return (counted.transform("size") / counted.transform("sum").clip(lower=1)).where(known).rename("weight")
 
 
-def audit_plan(
-    audit: pd.DataFrame, *, budgets: Sequence[int] = (50, 100, 200, 400, 800), seed: int = 0
-) -> pd.DataFrame:
-    """What an audit costs and buys, before anyone looks: `pictures` to look at, `width` of the interval in points.
+def audited_rows(audit: pd.DataFrame, verdict: Truth, *, class_names: Sequence[str]) -> pd.DataFrame:
+    """Verdicts of an audit (`audit_truth`) by path: `label`, `group`, and the `weight` of `audit_weights`.
 
-    Answers are imagined as the judge expects them, alike within near-duplicate groups, and weighed as real ones are.
+    The weight is 0 where nobody answered or the picture belongs to no class.
+    """
+    label = pd.Series(verdict, index=audit.index, dtype=object)
+    weight = audit_weights(audit, verdict).where(label.isin(list(class_names))).fillna(0.0)
+    return pd.DataFrame({"label": label, "group": audit["group"], "weight": weight}).set_axis(audit["path"])
+
+
+def audit_costs(
+    frozen: Mapping[str, pd.DataFrame], *, budgets: Sequence[int] = (50, 100, 200, 400, 800), seed: int = 0
+) -> pd.DataFrame:
+    """What audits of a model's accuracy cost and buy, by split: `pictures`, `width` of the interval in points.
+
+    Before anyone looks: answers are imagined, from `seed`, as the judge expects them, alike within near-duplicate
+    groups, and weighed as real ones are. `budgets` are sizes to compare; those beyond the rows there are come once.
+    """
+    rows = {}
+    for split, audit in ((split, audit) for split, audit in frozen.items() if split != "train"):
+        members = group_codes(audit.get("group"), len(audit))
+        dice = np.random.default_rng(seed).random((5, members.max(initial=-1) + 1))[:, members]
+        for budget in budgets:
+            larger = enlarge_audit(audit.drop(columns="picked", errors="ignore"), budget=budget)
+            chance, picked = judged(larger, larger["predicted"]), larger["picked"].to_numpy()
+            answers = [np.where(picked, die < chance, np.nan) for die in dice]
+            drawn = [audited_share(one, larger, expected=chance, seed=seed) for one in answers]
+            rows[split, int(picked.sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])
+    costs = [(*row, width) for row, width in rows.items()]
+    return pd.DataFrame(costs, columns=["split", "pictures", "width"]).set_index("split")
+
+
+def audited_share(
+    outcome: Sequence[float],
+    audit: pd.DataFrame,
+    *,
+    expected: np.ndarray,
+    among: Sequence[bool] | None = None,
+    agreed: Agreed = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Share of rows with an outcome, from the answered rows of an audit.
+
+    Only picked rows count: anything looked at besides would bias the sample. Rows without an answer that came before
+    an answered one of their stratum were unsure, escalated or hidden. They are hardly a random part, so the interval,
+    which leaves them out, comes with one that holds whatever they are. All intervals are of 95 %, and about images like
+    these, not only these.
 
     Args:
-        audit: as from `draw_audit`.
-        budgets: sizes to compare; those beyond the rows there are come once.
-        seed: of what is imagined.
+        outcome: (N,) 1 or 0 where known, NaN where not.
+        audit: as from `draw_audit`, in the same order; with a column `group` near-duplicates count as what they are.
+        expected: (N,) probability of the outcome, as the judge has it.
+        among: (N,) rows that the share is about, by something known of all rows, such as their predicted label.
+        agreed: how many second looks agreed, of how many, and the number of classes: see `without_slips`.
+
+    Returns:
+        `value`, `low`, `high`; `worst_low` and `worst_high`, whatever the unsure rows are; `audited` and `images`
+        (rows), `note`, a sentence where the audit is incomplete.
     """
-    members = group_codes(audit.get("group"), len(audit))
-    dice = np.random.default_rng(seed).random((5, members.max(initial=-1) + 1))[:, members]
-    rows = {}
-    for budget in budgets:
-        larger = enlarge_audit(audit.drop(columns="picked", errors="ignore"), budget=budget)
-        chance, picked = judged(larger, larger["predicted"]), larger["picked"].to_numpy()
-        answers = [np.where(picked, die < chance, np.nan) for die in dice]
-        drawn = [audited_share(one, larger, expected=chance, seed=seed) for one in answers]
-        rows[int(picked.sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])
-    return pd.DataFrame({"pictures": rows.keys(), "width": rows.values()})
+    y = np.asarray(outcome, dtype=float)
+    if len(y) != len(audit):
+        raise ValueError(f"Expected one outcome a row of the audit: {len(audit)}. Received: {len(y)}.")
+    among = np.ones(len(y), bool) if among is None else np.asarray(among, dtype=bool)
+    due = audit["picked"].to_numpy(bool) & among
+    y = np.where(due, y, np.nan)
+    reached = audit["order"].where(np.isfinite(y)).groupby(audit["stratum"]).transform("max").ge(audit["order"])
+    unsure = due & reached.to_numpy() & np.isnan(y)
+    stratum, members = audit["stratum"].to_numpy()[among], group_codes(audit.get("group"), len(y))[among]
+
+    def bounds(values: np.ndarray) -> tuple[float, float, float]:
+        found = weigh(values[among, None], stratum, expected=expected[among, None], groups=members, seed=seed)
+        found = found if agreed is None else without_slips(found, *agreed, seed=seed)
+        return float(found.value[0]), *(float(end[0]) for end in found.interval())
+
+    value, low, high = bounds(y)
+    worst = (bounds(np.where(unsure, 0.0, y))[1], bounds(np.where(unsure, 1.0, y))[2]) if unsure.any() else (low, high)
+    waiting = int((due & np.isnan(y) & ~unsure).sum())
+    blind = sorted(set(stratum) - set(stratum[np.isfinite(y[among])]))
+    notes = [f"{waiting:,} picked images have no verdict yet."] if waiting else []
+    if unsure.any():
+        span = f"{worst[0]:.1%} to {worst[1]:.1%}"
+        notes.append(f"{unsure.sum():,} were unsure, escalated or hidden: whatever they are, it is {span}.")
+    notes += [f"No image was audited in: {', '.join(blind)}. Answer more, or raise audit_sizes."] if blind else []
+    return {
+        "value": np.nan if blind or not among.any() else value, "low": low, "high": high, "worst_low": worst[0],
+        "worst_high": worst[1], "audited": int(np.isfinite(y).sum()), "images": int(among.sum()),
+        "note": " ".join(notes),
+    }  # fmt: skip
+
+
+def audited_accuracy(
+    truth: Truth, predicted: Sequence[str], audit: pd.DataFrame, *, agreed: Agreed = None, seed: int = 0
+) -> dict[str, Any]:
+    """Accuracy against the truth, from an audited sample of noisily labelled rows.
+
+    Args, others and result as in `audited_share`:
+        truth: (N,) class that a reviewer gave; None or NaN where nobody looked or could tell. Anything that is no
+            class, such as "drop", is a verdict, too: no prediction is right there.
+        predicted: (N,) predicted labels.
+    """
+    truth = np.asarray(truth, dtype=object)
+    same = np.where(pd.isna(truth), np.nan, truth == np.asarray(predicted, dtype=object))
+    return audited_share(same, audit, expected=judged(audit, predicted), agreed=agreed, seed=seed)
+
+
+def audited_confusion(
+    truth: Truth, predicted: Sequence[str], audit: pd.DataFrame, *, class_names: Sequence[str], seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Estimated confusion matrix against the truth: (K, K) numbers of images, and (K, K, 2) intervals of row shares.
+
+    Images whose truth is no class are not in it: the sum is the estimated number of those that have one. Without the
+    judge: fitted to the one or two answers of a rare cell it would be believed too much. Arguments as in
+    `audited_accuracy`.
+    """
+    k, columns = len(class_names), class_codes(predicted, class_names, "predictions")
+    is_true = _one_hot(truth, audit, class_names)
+    cells = (is_true[:, :, None] * np.eye(k)[columns][:, None, :]).reshape(-1, k * k)
+    stratum, cell = audit["stratum"], audit["stratum"] + " " + np.asarray(predicted, dtype=object)
+    empty = pd.Series(np.isnan(is_true).all(axis=1), audit.index).groupby(cell).transform("all")
+    strata = cell.mask(empty.groupby(stratum).transform("any"), stratum)  # by prediction, too, where all were looked at
+    per = np.repeat(is_true, k, axis=1)
+    found = weigh(cells, strata.to_numpy(), per=per, groups=audit.get("group"), seed=seed)
+    matrix = len(cells) * np.clip(found.mean, 0, None).reshape(k, k)
+    return matrix, np.stack(found.interval(), axis=-1).reshape(k, k, 2)
+
+
+def audited_scores(
+    truth: Truth, pred_probs: np.ndarray, audit: pd.DataFrame, *, class_names: Sequence[str], seed: int = 0
+) -> pd.DataFrame:
+    """Scores against the truth, from an audited sample: `score`, `value`, `low`, `high`.
+
+    Accuracy, balanced accuracy and macro F1 (of the classes seen), Brier score and log-loss (of rows whose truth is a
+    class). `pred_probs` (N, K) are the model's; other arguments as in `audited_accuracy`.
+    """
+    probs, names = np.asarray(pred_probs, float), np.asarray(class_names, object)
+    accuracy = audited_accuracy(truth, names[probs.argmax(axis=1)], audit, seed=seed)
+    options = {"strata": audit["stratum"].to_numpy(), "groups": audit.get("group"), "seed": seed}
+    judge = audit.filter(regex=JUDGE).to_numpy(float)
+    others = mean_scores(_one_hot(truth, audit, class_names), probs, judge=judge, **options)
+    return pd.concat([pd.DataFrame([{"score": "accuracy"} | accuracy])[list(others)], others], ignore_index=True)
+
+
+def audit_accuracies(
+    audit: pd.DataFrame,
+    verdict: pd.Series,
+    *,
+    labels: Sequence[str] | None = None,
+    planted: Sequence[str] | None = None,
+    agreed: Agreed = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Accuracy as the labels have it, as the audit has it, and where it is known the true one: for `plot_intervals`.
+
+    Args:
+        audit: as from `load_audit`.
+        verdict: as from `audit_truth`.
+        labels: (N,) given labels; those at the time of the draw by default.
+        planted: (N,) true class of every row, known for the demo alone; counted, so without an interval.
+        agreed: as from `second_looks`: a line more, with the reviewers' own slips taken out.
+
+    Returns:
+        `name`, `value`, `low`, `high`, `pictures` (looked at), `note`. Where pictures were unsure, escalated or hidden,
+        a line has the interval that holds whatever they are.
+    """
+    predicted = audit["predicted"].to_numpy(object)
+    given = np.asarray(audit["label"] if labels is None else labels, dtype=object)
+    found = audited_accuracy(verdict, predicted, audit, seed=seed)
+    believed = share_interval(given == predicted, audit["group"])._asdict()
+    rows = [believed | {"name": "believing the labels"}, found | {"name": "audited"}]
+    if found["worst_low"] < found["low"] or found["worst_high"] > found["high"]:
+        worst = {"low": found["worst_low"], "high": found["worst_high"], "note": "whatever the unsure pictures are"}
+        rows.append(found | {"name": "audited, at worst and at best"} | worst)
+    if agreed is not None:
+        cleared = audited_accuracy(verdict, predicted, audit, agreed=agreed, seed=seed)
+        note = f"if reviewers' slips are independent; {agreed[1]:.0f} second looks"
+        rows.append(cleared | {"name": "audited, slips taken out", "note": note})
+    if planted is not None:
+        value = float((np.asarray(planted, dtype=object) == predicted).mean())
+        rows.append({"name": "planted truth"} | dict.fromkeys(("value", "low", "high"), value))
+    table = pd.DataFrame(rows).rename(columns={"audited": "pictures"})
+    table = table[["name", "value", "low", "high", "pictures", "note"]]
+    return table.fillna({"note": "", "pictures": 0}).astype({"pictures": int})
+
+
+def judged(audit: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+    """(N,) how likely each row is of the class named, as the judge has it that is frozen with the audit."""
+    probs = audit.filter(regex=JUDGE)
+    codes = probs.columns.get_indexer([f"P({name})" for name in names])
+    return np.where(codes < 0, 0.0, probs.to_numpy(float)[np.arange(len(probs)), codes])
+
+
+def _one_hot(truth: Truth, audit: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:
+    """(N, K) 1 where the truth of a picked row is this class; rows of 0 where it is none, of NaN where unknown."""
+    truth = np.asarray(truth, dtype=object)
+    known = audit["picked"].to_numpy(bool) & ~pd.isna(truth)
+    return np.where(known[:, None], truth[:, None] == np.asarray(class_names, dtype=object), np.nan)

@@ -1,8 +1,8 @@
-"""Which pictures does an audit show? The sample of `audit`, frozen as files of the run.
+"""Which pictures does an audit show, what did reviewers answer, and what does that say by now?
 
-An audit is drawn once per model, before anyone looks: `audit_<split>.parquet` has one row a picture, and
-`audit_<split>.json` says whose predictions it is about. It can grow, but never be drawn again for other predictions:
-whoever may redraw until the number is pleasant has measured nothing. What reviewers answer goes to the journal.
+The sample is drawn once per model and frozen in the run: `audit_<split>.parquet` has one row a picture, and
+`audit_<split>.json` says whose predictions it is about. It can grow, but who may redraw until the number pleases has
+measured nothing. Of the journal only answers given blind count: who has seen a label tends to confirm it.
 """
 
 import hashlib
@@ -17,12 +17,60 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.data import SPLITS
-from nsfwlib.evaluate.audit import audit_plan, draw_audit, enlarge_audit
-from nsfwlib.evaluate.audit_answers import blind_answers, verdicts
-from nsfwlib.evaluate.audited import JUDGE
-from nsfwlib.labels import decisions_in_force
+from nsfwlib.evaluate.audit import JUDGE, Agreed, audited_accuracy, audited_share, draw_audit, enlarge_audit, judged
+from nsfwlib.evaluate.intervals import at_any_time, share_interval
+from nsfwlib.labels import current_labels, decisions_in_force, read_journal, standing
 
 AUDIT_COLUMNS = ("path", "sha256", "group", "split", "label", "predicted", "stratum", "order", "picked")
+
+
+def draw_audits(
+    run_dir: Path,
+    sizes: Mapping[str, int],
+    table: pd.DataFrame,
+    current: pd.Series,
+    pred_probs: np.ndarray,
+    journal: Path,
+    *,
+    class_names: Sequence[str],
+    seed: int = 0,
+) -> dict[str, pd.DataFrame]:
+    """The frozen audits of these splits, drawn if they are not there; without `predictions.parquet` only `train`.
+
+    Rows without a label or a prediction are left out.
+
+    Args:
+        run_dir: of the model.
+        sizes: split → how many pictures to look at. "test" and "val" are about the model, "train" about its labels.
+        table: the images table; usable rows.
+        current: labels in force, in its order.
+        pred_probs: (N, K) of the judge, in its order.
+        journal: the decisions journal, as it is before anyone looks at the sample.
+
+    Raises:
+        ValueError: an audit of other predictions is in the run, or there is no such split.
+    """
+    if unknown := sorted(set(sizes) - set(SPLITS)):
+        raise ValueError(f"Audits are of {', '.join(SPLITS)}. Received: {', '.join(unknown)}.")
+    probs = np.nan_to_num(np.asarray(pred_probs, float), nan=1 / len(class_names))
+    guessed = np.asarray(class_names, dtype=object)[probs.argmax(axis=1)]
+    rows = table[["path", "sha256", "group", "split"]].assign(label=current, predicted=guessed)
+    rows["reviewed"] = rows["sha256"].isin(verdicts(decisions_in_force(journal), class_names).index)
+    rows["answered"] = rows["sha256"].isin(blind_answers(journal, class_names).index)
+    rows[[f"P({name})" for name in class_names]] = probs
+    frozen = {}
+    for split, budget in sizes.items():
+        part = rows[rows["split"].eq(split)]
+        predicted, about = _predictions(run_dir, split)
+        if split == "train":
+            about = f"labels {runs.fingerprint(part, table['given_label'][part.index])}"
+        elif predicted is None:
+            continue
+        else:
+            part = part.assign(predicted=part["path"].map(predicted))
+        part = part[part["label"].isin(list(class_names)) & part["predicted"].notna()].reset_index(drop=True)
+        frozen[split] = freeze_audit(run_dir, split, part, about=about, budget=budget, seed=seed)
+    return frozen
 
 
 def freeze_audit(
@@ -31,18 +79,10 @@ def freeze_audit(
     """Draw the audit of a split and keep it in the run; if it is there already, return that one, enlarged if need be.
 
     One that was drawn for something else is replaced, with a warning, only if nobody has looked at any of its pictures.
-
-    Args:
-        run_dir: of the model.
-        split: "test", "val" or "train".
-        rows: `path`, `sha256`, `group`, `split`, `label` and `predicted` of the pictures to draw from, whether they
-            were `reviewed` before, or `answered` blind, and the judge's probabilities, `P(<class>)`.
-        about: what is audited, such as a fingerprint of the predictions: another one needs another run.
-        budget: how many pictures to look at; a smaller number never shrinks an audit.
-        seed: of the draw.
-
-    Returns:
-        One row a picture: `AUDIT_COLUMNS` and the judge's.
+    `rows` are `path`, `sha256`, `group`, `split`, `label` and `predicted` of the pictures to draw from, whether they
+    were `reviewed` before, or `answered` blind, and the judge's probabilities, `P(<class>)`. `about` says what is
+    audited, such as a fingerprint of the predictions: another one needs another run. A smaller `budget` never shrinks
+    an audit. It has one row a picture: `AUDIT_COLUMNS` and the judge's.
 
     Raises:
         ValueError: an audit of something else is frozen here, and somebody has begun to answer it.
@@ -52,18 +92,28 @@ def freeze_audit(
         begun = audit.loc[audit["picked"], "sha256"].isin(rows.loc[rows["answered"], "sha256"])
         audit = load_audit(run_dir, split, about=about) if begun.any() else None
         warnings.warn(f"The audit of {split} was of an older model, and nobody had begun it: drawn anew.", stacklevel=2)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if audit is None:
         judge = rows.filter(regex=JUDGE)
+        # another draw for each model: drawn alike, a second audit would shun what the first one left of a stratum
+        digest = hashlib.sha256(f"{seed} {split} {about}".encode()).digest()
         drawn = draw_audit(
             rows["label"], rows["predicted"], judge, class_names=[name[2:-1] for name in judge],
-            reviewed=rows["reviewed"], budget=budget, seed=_own_seed(seed, split, about),
+            reviewed=rows["reviewed"], budget=budget, seed=int.from_bytes(digest[:8], "big"),
         )  # fmt: skip
         audit = rows[list(AUDIT_COLUMNS[:4])].join(drawn)
-        _write(audit, run_dir, split, {"about": about, "seed": seed, "drawn": _now()})
+        _write(audit, run_dir, split, {"about": about, "seed": seed, "drawn": now})
     larger = enlarge_audit(audit, budget=budget)
     if larger["picked"].sum() > audit["picked"].sum():
-        _write(larger, run_dir, split, runs.read_json(record) | {"enlarged": _now()})
+        _write(larger, run_dir, split, runs.read_json(record) | {"enlarged": now})
     return larger
+
+
+def _write(audit: pd.DataFrame, run_dir: Path, split: str, facts: dict[str, Any]) -> None:
+    table, file = _files(run_dir, split)
+    counts = {"strata": audit["stratum"], "picked": audit.loc[audit["picked"], "stratum"]}
+    runs.write_table(audit, table)
+    runs.write_json(facts | {name: some.value_counts().to_dict() for name, some in counts.items()}, file)
 
 
 def load_audit(run_dir: Path, split: str, *, about: str | None = None) -> pd.DataFrame | None:
@@ -82,14 +132,17 @@ def load_audit(run_dir: Path, split: str, *, about: str | None = None) -> pd.Dat
     if about is not None and about != frozen:
         raise ValueError(
             f"The audit of {split} in {run_dir} was drawn for {frozen}. Received: {about}. An audit belongs to one "
-            f"model: give the new one a new run_dir, or give this audit up for good by deleting {table.name} and "
-            f"{file.name}."
+            f"model: give the new one a new run_dir, or give this one up for good: delete {table.name} and {file.name}."
         )
     audit = pd.read_parquet(table)
     if audit.filter(regex=JUDGE).empty:
         names = sorted({*audit["label"], *audit["predicted"]})
         audit[[f"P({name})" for name in names]] = 1 / len(names)
     return audit
+
+
+def _files(run_dir: Path, split: str) -> tuple[Path, Path]:
+    return Path(run_dir) / f"audit_{split}.parquet", Path(run_dir) / f"audit_{split}.json"
 
 
 def audits_of_run(run_dir: Path, split: str) -> pd.DataFrame | None:
@@ -99,87 +152,6 @@ def audits_of_run(run_dir: Path, split: str) -> pd.DataFrame | None:
         ValueError: it was drawn for other predictions than those of the run now.
     """
     return load_audit(run_dir, split, about=_predictions(run_dir, split)[1])
-
-
-def audit_queue(audit: pd.DataFrame) -> pd.DataFrame:
-    """The picked rows as the queue of a `review.ReviewSession` in mode "audit", strata mixed evenly.
-
-    Within each stratum the order is the random one of the draw, so that whoever stops early has seen a random sample
-    of all of them. The stratum does not go along; the session shows neither label nor prediction, and knows them only
-    so that whoever hides a class is spared its pictures.
-    """
-    picked = audit[audit["picked"]]
-    place = (picked["order"] + 0.5) / picked.groupby("stratum")["order"].transform("max").add(1)
-    rows = picked.assign(place=place).sort_values(["place", "sha256"])
-    rows = rows.assign(given=rows["label"], suggested=rows["predicted"], score=np.nan)
-    return rows[["path", "sha256", "given", "suggested", "score", "group", "split"]].reset_index(drop=True)
-
-
-def draw_audits(
-    run_dir: Path,
-    sizes: Mapping[str, int],
-    table: pd.DataFrame,
-    current: pd.Series,
-    pred_probs: np.ndarray,
-    journal: Path,
-    *,
-    class_names: Sequence[str],
-    seed: int = 0,
-) -> dict[str, pd.DataFrame]:
-    """The frozen audits of these splits, drawn if they are not there; without `predictions.parquet` only `train`.
-
-    Args:
-        run_dir: of the model.
-        sizes: split → how many pictures to look at. "test" and "val" are about the model, "train" about its labels.
-        table: the images table; usable rows.
-        current: labels in force, in its order.
-        pred_probs: (N, K) of the judge, in its order.
-        journal: the decisions journal, as it is before anyone looks at the sample.
-        class_names: the K classes.
-        seed: of the draws.
-
-    Raises:
-        ValueError: an audit of other predictions is in the run, or there is no such split.
-    """
-    unknown = sorted(set(sizes) - set(SPLITS))
-    if unknown:
-        raise ValueError(f"Audits are of {', '.join(SPLITS)}. Received: {', '.join(unknown)}.")
-    said = verdicts(decisions_in_force(journal), class_names), blind_answers(journal, class_names)
-    frozen = {}
-    for split, n in sizes.items():
-        rows = table["split"].eq(split)
-        predicted, about = _predictions(run_dir, split)
-        if split == "train":
-            predicted, about = None, f"labels {runs.fingerprint(table[rows], table.loc[rows, 'given_label'])}"
-        elif predicted is None:
-            continue
-        drawn_from = _candidates(table[rows], current[rows], pred_probs[rows], said, predicted, list(class_names))
-        frozen[split] = freeze_audit(run_dir, split, drawn_from, about=about, budget=n, seed=seed)
-    return frozen
-
-
-def audit_costs(frozen: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What audits of a model's accuracy cost and buy, by split: `pictures`, `width` in points."""
-    plans = [audit_plan(audit).assign(split=split) for split, audit in frozen.items() if split != "train"]
-    return pd.concat(plans or [pd.DataFrame(columns=["split"])]).set_index("split")
-
-
-def _candidates(
-    table: pd.DataFrame,
-    labels: pd.Series,
-    pred_probs: np.ndarray,
-    said: Sequence[pd.DataFrame],
-    predicted: pd.Series | None,
-    names: Sequence[str],
-) -> pd.DataFrame:
-    """The rows that an audit is drawn from; those without a label or a prediction are left out."""
-    probs = np.nan_to_num(np.asarray(pred_probs, float), nan=1 / len(names))
-    rows = table[["path", "sha256", "group", "split"]].assign(label=labels)
-    judged = np.asarray(names, dtype=object)[probs.argmax(axis=1)]
-    rows["predicted"] = judged if predicted is None else rows["path"].map(predicted)
-    rows["reviewed"], rows["answered"] = (rows["sha256"].isin(some.index) for some in said)
-    rows[[f"P({name})" for name in names]] = probs
-    return rows[rows["label"].isin(names) & rows["predicted"].notna()].reset_index(drop=True)
 
 
 def _predictions(run_dir: Path, split: str) -> tuple[pd.Series | None, str | None]:
@@ -194,24 +166,134 @@ def _predictions(run_dir: Path, split: str) -> tuple[pd.Series | None, str | Non
     return probs.idxmax(axis=1), f"predictions {digest.hexdigest()[:16]}"
 
 
-def _own_seed(seed: int, split: str, about: str) -> int:
-    """Another draw for each model: drawn alike, a second audit would shun what the first one left of a stratum."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {split} {about}".encode()).digest()[:8], "big")
+def audit_queue(audit: pd.DataFrame) -> pd.DataFrame:
+    """The picked rows as the queue of a `review.ReviewSession` in mode "audit", strata mixed evenly.
+
+    Within each stratum the order is the random one of the draw, so that whoever stops early has seen a random sample
+    of all of them. The stratum does not go along; the session shows neither label nor prediction, and knows them only
+    so that whoever hides a class is spared its pictures.
+    """
+    picked = audit[audit["picked"]]
+    place = (picked["order"] + 0.5) / picked.groupby("stratum")["order"].transform("max").add(1)
+    rows = picked.assign(place=place, score=np.nan).sort_values(["place", "sha256"], ignore_index=True)
+    rows = rows.rename(columns={"label": "given", "predicted": "suggested"})
+    return rows[["path", "sha256", "given", "suggested", "score", "group", "split"]]
 
 
-def _files(run_dir: Path, split: str) -> tuple[Path, Path]:
-    return Path(run_dir) / f"audit_{split}.parquet", Path(run_dir) / f"audit_{split}.json"
+def verdicts(lines: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+    """The last line of each picture that says a class, or "drop", in `answer`; unsure and escalated ones have none."""
+    last = lines.drop_duplicates("sha256", keep="last")
+    last = last.assign(answer=last["decision"].mask(last["decision"].eq("keep"), last["given_label"]))
+    return last[last["answer"].isin([*class_names, "drop"])].set_index("sha256")
 
 
-def _write(audit: pd.DataFrame, run_dir: Path, split: str, facts: dict[str, Any]) -> None:
-    table, file = _files(run_dir, split)
-    counts = {
-        "strata": audit["stratum"].value_counts().to_dict(),
-        "picked": audit.loc[audit["picked"], "stratum"].value_counts().to_dict(),
-    }
-    runs.write_table(audit, table)
-    runs.write_json(facts | counts, file)
+def blind_answers(journal: Path, class_names: Sequence[str]) -> pd.DataFrame:
+    """As `verdicts`, of what was answered in audits: nothing of the picture but itself was shown."""
+    lines = standing(read_journal(journal), "audit", "decision")
+    unseen = lines["suggested"].eq("") & lines["score"].isna() & lines["decision"].ne("keep")
+    return verdicts(lines[lines["kind"].eq("audit") | unseen], class_names)
 
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+def audit_truth(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> pd.Series:
+    """The blind answer on each row of the audit, None where there is none; "drop" where a picture has no class.
+
+    A picture to drop has no right answer: it counts against the model's accuracy, and its label as an error. Before
+    answers to audits had a kind of their own in the journal, they were the decisions for which nothing was shown.
+    """
+    found = audit["sha256"].map(blind_answers(journal, class_names)["answer"]).astype(object)
+    return found.where(found.notna(), None)
+
+
+def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> Agreed:
+    """How many blind second looks by somebody else agreed with the audit's answers, of how many, and of how many
+    classes; counts of independent pictures. None before there is one.
+    """
+    first = blind_answers(journal, class_names)
+    looks = standing(read_journal(journal), "second")
+    looks = looks[looks["sha256"].isin(audit.loc[audit["picked"], "sha256"]) & looks["sha256"].isin(first.index)]
+    looks = looks[looks["reviewer"].ne(looks["sha256"].map(first["reviewer"]))]
+    second = verdicts(looks, class_names)["answer"]
+    if second.empty:
+        return None
+    group = second.index.map(audit.drop_duplicates("sha256").set_index("sha256")["group"])
+    same = share_interval(second.eq(first["answer"][second.index]).to_numpy(), group)
+    return float(same.hits), float(same.worth), len(class_names)
+
+
+def audit_progress(audit: pd.DataFrame | None, verdict: pd.Series | None) -> str:
+    """How far an audit is, in a sentence; what to do where there is none."""
+    if audit is None or verdict is None:
+        return "No audit has been drawn: notebook 03 does it after 02, so that accuracy need not believe the labels."
+    due, seen = audit["picked"].sum(), (audit["picked"] & verdict.notna()).sum()
+    begin = "" if seen else " No audit has been done yet: notebook 03 has it in its grid."
+    return f"{seen:,} of {due:,} pictures of the audit have a verdict; it stands for {len(audit):,}.{begin}"
+
+
+def audit_width(
+    frozen: Mapping[str, pd.DataFrame | None], journal: Path, *, class_names: Sequence[str], wish: float
+) -> str:
+    """How exact audits are by now, in a sentence: intervals that hold whenever one stops (see `at_any_time`).
+
+    Never the estimate: who sees it and goes on until it is pleasant biases it. About the labels for an audit of
+    `train`, else about the predictions; `wish` in points more or less. Splits without an audit are left out.
+    """
+    said = []
+    for split, audit in ((split, audit) for split, audit in frozen.items() if audit is not None):
+        verdict = audit_truth(audit, journal, class_names=class_names)
+        found = audited_accuracy(verdict, audit["label" if split == "train" else "predicted"], audit)
+        seen, due = found["audited"], audit["picked"].sum()
+        if not seen:
+            said.append(f"{split}: {due:,} pictures to look at; wish ±{wish:g} points")
+            continue
+        half = 50 * at_any_time(found["high"] - found["low"], seen, due)
+        more = int(np.ceil(seen * ((half / wish) ** 2 - 1)))
+        rest = f"about {more:,} more" if more > 0 else "done"
+        said.append(f"{split}: ±{half:.1f} points after {seen:,} looks; wish ±{wish:g}: {rest}")
+    return " · ".join(said)
+
+
+def label_errors(audit: pd.DataFrame, given: pd.Series, journal: Path, *, class_names: Sequence[str]) -> pd.DataFrame:
+    """Share of wrong labels, over all, by class and by pair, as an audit has it: for `plots.plot_intervals`.
+
+    `given` are the labels to judge, by path; the journal holds the verdicts.
+
+    Returns:
+        One row a share: `name`, `label` ("" for all), `truth` ("" for any other class, "drop" for none), and the
+        columns of `evaluate.audited_share`. Pairs are those seen in the sample.
+    """
+    verdict = audit_truth(audit, journal, class_names=class_names)
+    labels = audit["path"].map(given)
+    known, seen = verdict.notna(), audit["picked"] & verdict.notna() & verdict.ne(labels)
+    pairs = sorted(set(zip(labels[seen], verdict[seen], strict=True)))
+    rows = []
+    for label, truth in [("", ""), *((name, "") for name in class_names), *pairs]:
+        outcome = verdict.eq(truth) if truth else verdict.ne(labels)
+        expected = judged(audit, [truth] * len(audit)) if truth else 1 - judged(audit, labels)
+        among = labels.eq(label) if label else None
+        name = f"{label} → {truth}" if truth else label or "all labels"
+        found = audited_share(outcome.astype(float).where(known), audit, expected=expected, among=among)
+        rows.append({"name": name, "label": label, "truth": truth} | found)
+    return pd.DataFrame(rows)
+
+
+def errors_left(
+    audit: pd.DataFrame | None, table: pd.DataFrame, journal: Path, *, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """How many labels of an audited split are still wrong: `value`, `low`, `high`, `corrected`, and a `sentence`.
+
+    What the audit says was wrong as filed, less what has been corrected since; both count every picture of the split.
+    Each correction is taken to be right: a wrong one is an error that this does not see.
+    """
+    unknown = {"value": np.nan, "sentence": "label errors left: unknown before the audit of train is answered"}
+    if audit is None:
+        return unknown
+    given = table.set_index("path")["given_label"][audit["path"]]
+    held = audited_accuracy(audit_truth(audit, journal, class_names=class_names), given, audit)
+    if np.isnan(held["value"]):
+        return unknown
+    current = current_labels(table, journal).set_axis(table["path"])[audit["path"]]
+    corrected = int(current.fillna("").ne(given).sum())
+    ends = {"value": "value", "low": "high", "high": "low"}  # of errors, by that of right labels
+    left = {name: max(0, round((1 - held[end]) * len(audit)) - corrected) for name, end in ends.items()}
+    said = f"label errors left in {audit['split'].iloc[0]}: {left['value']:,} ({left['low']:,}–{left['high']:,})"
+    return left | {"corrected": corrected, "sentence": said}

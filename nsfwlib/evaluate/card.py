@@ -54,11 +54,9 @@ def write_card(
     errors: Mapping[str, Any] | None = None,
     split: str = "test",
 ) -> Path:
-    """Write `MODEL_CARD.md` from the tables of a run; nothing in it is typed by hand.
+    """Write the `MODEL_CARD.md` of a model from the tables of a run, replaced whole; nothing in it is typed by hand.
 
     Args:
-        path: of the file, replaced whole.
-        name: of the model.
         run: the content of `run.json` (`settings`, `class_names`, `versions`, `finished`).
         counts: images by class (rows) and split (columns).
         cleansing: the content of `cleansing.json`.

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate.audited import audited_scores
+from nsfwlib.evaluate.audit import audited_rows, audited_scores
 from nsfwlib.evaluate.detectors import has_classes
 from nsfwlib.evaluate.intervals import bootstrap_weights, tails
-from nsfwlib.evaluate.promises import audited_rows
 from nsfwlib.labels import group_codes
 
 DRAWS = 500  # of the bootstrap

@@ -7,23 +7,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn import metrics
 
 from nsfwlib import runs
-from nsfwlib.evaluate.intervals import jeffreys, share_interval
+from nsfwlib.evaluate.intervals import Groups, jeffreys, share_interval
 
 
 def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str]) -> np.ndarray:
     """Confusion matrix: int (K, K), rows the labels, columns the predictions, in the order of class_names."""
-    k = len(class_names)
-    rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
-    if not len(rows):
-        return np.zeros((k, k), dtype=np.int64)
-    return metrics.confusion_matrix(rows, columns, labels=np.arange(k))
+    k, rows = len(class_names), class_codes(labels, class_names)
+    cells = [k, 1] @ np.stack([rows, class_codes(predicted, class_names, "predictions")])
+    return np.bincount(cells, minlength=k * k).reshape(k, k)
 
 
 def effective_support(
-    labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str], groups: Sequence[int] | None = None
+    labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str], groups: Groups = None
 ) -> np.ndarray:
     """How many independent images each class's images are worth: float (K,), for `confusion_intervals`."""
     rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
@@ -69,11 +66,11 @@ def save_incarnation(
 
     `made` are `name` and ISO `date` of the run, and the fingerprint of its `data`. The file is replaced whole.
     """
-    record = made | {
+    numbers = {
         "accuracy": float(np.trace(matrix) / max(matrix.sum(), 1)), "interval": [float(end) for end in interval],
         "images": int(matrix.sum()), "class_names": list(class_names), "counts": matrix.tolist(),
     }  # fmt: skip
-    runs.write_json(record, path)
+    runs.write_json(made | numbers, path)
 
 
 def read_incarnations(paths: Sequence[Path]) -> pd.DataFrame:
@@ -96,11 +93,8 @@ def read_incarnations(paths: Sequence[Path]) -> pd.DataFrame:
 def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Published confusion matrices of the same classes, best last: `name` and `shares` (K, K); often []."""
     found = read_incarnations([Path(path)] if path and Path(path).exists() else []).sort_values("accuracy")
-    return [
-        {"name": row["name"], "shares": row["matrix"]}
-        for row in found.to_dict("records")
-        if list(row["class_names"]) == list(class_names)
-    ]
+    same = found.loc[[list(names) == list(class_names) for names in found["class_names"]]]
+    return same.rename(columns={"matrix": "shares"})[["name", "shares"]].to_dict("records")
 
 
 def class_codes(labels: Sequence[str], class_names: Sequence[str], what: str = "labels") -> np.ndarray:

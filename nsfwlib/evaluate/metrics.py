@@ -1,21 +1,17 @@
-"""How good is the classifier, and how sure are we of it? Scores over labels and `pred_probs`, with intervals.
-
-Near-duplicate images are not independent witnesses: wherever `groups` is taken, intervals allow for them.
-Shares (accuracy, recall, cells of a confusion matrix) have Jeffreys intervals on an effective count, since a
-bootstrap calls an empty cell certain, and so have rankings; everything else has those of `weigh`.
-"""
+"""How good is the classifier, how honest are its probabilities, and how sure are we? Scores with intervals."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from scipy.stats import binom, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import effective_count, group_correlation, jeffreys, share_interval, tails
-from nsfwlib.evaluate.weigh import mean_of, weigh
+from nsfwlib.evaluate.intervals import Groups, Weights, jeffreys, mean_of, share_interval, tails, weigh
 from nsfwlib.labels import check_probs, group_codes
 
 TINY = 1e-12  # probabilities are kept this far from 0 before a logarithm
@@ -23,22 +19,17 @@ BINS = 15  # of equal width, of confidence
 
 
 def scores(
-    labels: Sequence[str],
-    pred_probs: np.ndarray,
-    *,
-    class_names: Sequence[str],
-    groups: Sequence[int] | None = None,
-    seed: int = 0,
+    labels: Sequence[str], pred_probs: np.ndarray, *, class_names: Sequence[str], groups: Groups = None, seed: int = 0
 ) -> pd.DataFrame:
     """All scores with their 95 % intervals.
 
-    Accuracy, recall, precision and F1 have Jeffreys intervals on effective counts (F1 through the share
-    TP / (TP + FP + FN), of which it is a rising function). So has average precision, as a share of the class's images
-    (Boyd, Eng and Page, Area under the Precision-Recall Curve: Point Estimates and Confidence Intervals, 2013), and
-    AUROC, as one of the rarer side's (no larger variance is possible: Birnbaum and Klose, Bounds for the Variance of
-    the Mann-Whitney Statistic, 1957). The others have those of `weigh`; that of the calibration error allows for its
-    bias: the gaps of 15 equal-width bins (Guo et al., On Calibration of Modern Neural Networks, 2017) err upwards on
-    few images.
+    Accuracy, recall, precision and F1 have Jeffreys intervals on effective counts, since a bootstrap calls an empty
+    cell certain (F1 through the share TP / (TP + FP + FN), of which it is a rising function). So has average precision,
+    as a share of the class's images (Boyd, Eng and Page, Area under the Precision-Recall Curve: Point Estimates and
+    Confidence Intervals, 2013), and AUROC, as one of the rarer side's (no larger variance is possible: Birnbaum and
+    Klose, Bounds for the Variance of the Mann-Whitney Statistic, 1957). The others have those of `weigh`; that of the
+    calibration error allows for its bias: the gaps of 15 equal-width bins (Guo et al., On Calibration of Modern Neural
+    Networks, 2017) err upwards on few images.
 
     Args:
         labels: (N,) class of each row.
@@ -54,27 +45,21 @@ def scores(
     members = group_codes(groups, len(codes))
     options = {"strata": np.zeros(len(codes)), "groups": members, "draws": 1000, "seed": seed}
     top = probs.argmax(axis=1)
-    means = mean_scores(np.eye(len(class_names))[codes], probs, **options)
-    error = pd.DataFrame([_calibration_error(codes == top, probs, **options)])
-    parts = [_share_scores(codes, top, class_names, members), _ranking_scores(codes, probs, class_names, members)]
-    parts[1:1] = [some.assign(**{"class": "", "support": len(codes)}) for some in (means, error)]
-    table = pd.concat(parts, ignore_index=True)
-    table["note"] = np.where(table["value"].isna(), "no image to measure it on", "")
-    return table[["score", "class", "value", "low", "high", "support", "note"]]
-
-
-def _share_scores(codes: np.ndarray, top: np.ndarray, class_names: Sequence[str], members: np.ndarray) -> pd.DataFrame:
-    """Accuracy and each class's recall, precision and F1, with Jeffreys intervals on effective counts."""
-    kinds = [("accuracy", "", np.ones(len(codes), bool))]
+    parts = [("accuracy", "", np.ones(len(codes), bool))]
     for k, name in enumerate(class_names):
         label, guess = codes == k, top == k
-        kinds += [("recall", name, label), ("precision", name, guess), ("f1", name, label | guess)]
-    table = pd.DataFrame([kind[:2] for kind in kinds], columns=["score", "class"])
-    found = share_interval(codes == top, members, among=[among for *_, among in kinds])
-    shares = np.stack(found[:3], axis=1)
-    shares = np.where(table[["score"]].eq("f1"), 2 * shares / (1 + shares), shares)
-    table[["value", "low", "high"]] = shares
-    return table.assign(support=found.rows)
+        parts += [("recall", name, label), ("precision", name, guess), ("f1", name, label | guess)]
+    found = share_interval(codes == top, members, among=[among for *_, among in parts])
+    shares = pd.DataFrame([part[:2] for part in parts], columns=["score", "class"]).assign(support=found.rows)
+    values = np.stack(found[:3], axis=1)
+    shares[["value", "low", "high"]] = np.where(shares[["score"]].eq("f1"), 2 * values / (1 + values), values)
+    means = mean_scores(np.eye(len(class_names))[codes], probs, **options)
+    error = pd.DataFrame([_calibration_error(codes == top, probs, **options)])
+    of_all = pd.concat([means, error]).assign(**{"class": "", "support": len(codes)})
+    rankings = _ranking_scores(codes, probs, class_names, members)
+    table = pd.concat([shares, of_all, rankings], ignore_index=True)
+    table["note"] = np.where(table["value"].isna(), "no image to measure it on", "")
+    return table[["score", "class", "value", "low", "high", "support", "note"]]
 
 
 def _ranking_scores(
@@ -83,15 +68,12 @@ def _ranking_scores(
     """Average precision and AUROC of each class, with Jeffreys intervals on the effective counts of its sides."""
     rows = []
     for k, name in enumerate(class_names):
-        sides, rho = (codes == k, codes != k), group_correlation(probs[:, k], members)
-        worth = [effective_count(members[side], int(side.sum()), correlation=rho) for side in sides]
-        for score, rank, n in (
-            ("average precision", average_precision_score, worth[0]),
-            ("AUROC", roc_auc_score, min(worth)),
-        ):
-            value = rank(sides[0], probs[:, k]) if min(worth) else np.nan
+        worth = share_interval(probs[:, k], members, among=(codes == k, codes != k)).worth
+        ranks = ("average precision", average_precision_score, worth[0]), ("AUROC", roc_auc_score, min(worth))
+        for score, rank, n in ranks:
+            value = rank(codes == k, probs[:, k]) if min(worth) else np.nan
             low, high = jeffreys(np.nan_to_num(value) * n, n) if min(worth) else (0.0, 1.0)
-            rows.append((score, name, value, low, high, sides[0].sum()))
+            rows.append((score, name, value, low, high, (codes == k).sum()))
     return pd.DataFrame(rows, columns=["score", "class", "value", "low", "high", "support"])
 
 
@@ -100,22 +82,19 @@ def mean_scores(
 ) -> pd.DataFrame:
     """Scores that are means of rows or of classes: `score`, `value`, `low`, `high`; `options` are those of `weigh`.
 
-    Args:
-        truth: (N, K) 1 in the column of the true class; rows of 0 where that is no class, of NaN where it is unknown.
-        probs: (N, K) of the model.
-        judge: (N, K) probabilities of the truth; by default it is all known.
+    `truth` (N, K) has 1 in the column of the true class, rows of 0 where that is no class, of NaN where it is unknown;
+    `judge` (N, K) are probabilities of it, where not all is known.
     """
     answer, per = np.eye(probs.shape[1])[probs.argmax(axis=1)], np.repeat(truth.sum(axis=1, keepdims=True), 2, axis=1)
     brier = (probs**2).sum(axis=1, keepdims=True) - 2 * probs + 1
     losses = np.stack([-np.log(np.clip(probs, TINY, None)), brier], axis=1)  # (N, 2, K), were this class the truth
     least, most = (end(losses, axis=2).sum(axis=0)[:, None] / max(len(probs), 1) for end in (np.min, np.max))
-    of_judge = (
-        None if judge is None else np.c_[(judge[:, None] * losses).sum(axis=2), judge.sum(axis=1), judge.sum(axis=1)]
-    )
+    if judge is not None:
+        judge = np.c_[(judge[:, None] * losses).sum(axis=2), judge.sum(axis=1), judge.sum(axis=1)]
     found = [
         mean_of(weigh(truth * answer, per=truth, **options)),
         mean_of(weigh(truth * answer, per=(truth + answer) / 2, **options)),
-        weigh((truth[:, None] * losses).sum(axis=2), per=per, expected=of_judge, bounds=(least, most), **options),
+        weigh((truth[:, None] * losses).sum(axis=2), per=per, expected=judge, bounds=(least, most), **options),
     ]
     rows = np.concatenate([np.transpose([some.value, *some.interval()]) for some in found])
     names = ["balanced accuracy", "macro F1", "log-loss", "Brier score"]
@@ -149,12 +128,87 @@ def log_losses(labels: Sequence[str], pred_probs: np.ndarray, *, class_names: Se
     return -np.log(np.clip(np.asarray(pred_probs, dtype=float)[np.arange(len(codes)), codes], TINY, None))
 
 
-def compare(
-    right: Sequence[bool],
-    baseline_right: Sequence[bool],
+def calibration_table(
+    labels: Sequence[str],
+    pred_probs: np.ndarray,
     *,
-    groups: Sequence[int] | None = None,
-    weights: Sequence[float] | None = None,
+    class_names: Sequence[str],
+    groups: Groups = None,
+    weights: Weights = None,
+) -> pd.DataFrame:
+    """Confidence against accuracy, one row for each of 15 bins; `groups` and `weights` as in `share_interval`.
+
+    Returns:
+        `low_edge`, `high_edge`, `count`, `confidence`, `accuracy` (NaN in bins without an image), and `low` and
+        `high` of the accuracy.
+    """
+    codes = class_codes(labels, class_names)
+    probs = check_probs(pred_probs, len(codes), len(class_names))
+    confidence, which = confidence_bins(probs)
+    right = probs.argmax(axis=1) == codes
+    weight = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=float)
+    found = share_interval(right, groups, among=[which == b for b in range(BINS)], weights=weight)
+    edges = np.linspace(0, 1, BINS + 1)
+    table = pd.DataFrame({"low_edge": edges[:-1], "high_edge": edges[1:], "count": found.rows})
+    total, whole = (np.bincount(which, weights=part, minlength=BINS) for part in (weight * confidence, weight))
+    table["confidence"] = total / np.where(whole > 0, whole, np.nan)
+    return table.assign(accuracy=found.value, low=found.low, high=found.high)
+
+
+def fit_temperature(
+    labels: Sequence[str],
+    log_probs: np.ndarray,
+    *,
+    class_names: Sequence[str],
+    weights: Weights = None,
+    noise: np.ndarray | None = None,
+    groups: Groups = None,
+) -> float:
+    """Temperature T > 0 that minimises the log-loss of softmax(log_probs / T); fit it on validation rows.
+
+    Wrong labels ask for doubt that the truth does not. With `noise` they are explained by it (forward correction:
+    Patrini et al., Making Deep Neural Networks Robust to Label Noise, 2017); since it is itself estimated, and the
+    model's own errors pass for noise, T is that nearest to 1 between the fits with and without it.
+
+    Args, `groups` and `weights` as in `share_interval`:
+        labels: (N,) class of each row: audited where there are enough, else as they are.
+        log_probs: (N, K) logits, or logarithms of probabilities: softmax does not see the difference.
+        class_names: of the columns.
+        noise: (K, K) how many rows of each label (rows) truly belong to each class, as from `labels.noise_matrix`.
+
+    Returns:
+        T, between 0.05 and 20; above 1 the model was over-confident. Dividing never changes the top class. It is 1
+        where the interval of what it gains in log-loss does not lie above 0, with the noise and without.
+    """
+    logs = log_softmax(check_probs(log_probs, len(labels), len(class_names)), axis=1)
+    if not len(labels):
+        raise ValueError("Expected validation rows to fit a temperature on. Received: none; keep T = 1.")
+    weight = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=float)
+    mixings = [np.eye(len(class_names))]  # (K, K) chance of each label (columns) given the true class (rows)
+    if noise is not None:
+        counts = np.asarray(noise, dtype=float).T
+        total = counts.sum(axis=1, keepdims=True)  # classes never seen keep their own
+        mixings.append(np.where(total > 0, counts / np.where(total > 0, total, 1), mixings[0]))
+
+    def losses(log_t: float, mixing: np.ndarray) -> np.ndarray:
+        return log_losses(labels, apply_temperature(np.exp(logs), np.exp(log_t)) @ mixing, class_names=class_names)
+
+    search = {"bounds": np.log([0.05, 20]), "method": "bounded"}
+    found = [minimize_scalar(lambda log_t, m=m: weight @ losses(log_t, m), **search).x for m in mixings]
+    chosen = found[0] if noise is None else np.clip(0.0, min(found), max(found))
+    rows = {"groups": groups, "weights": weight}
+    gains = [compare(-losses(chosen, mixing), -losses(0.0, mixing), **rows)["low"] for mixing in mixings]
+    return float(np.exp(chosen)) if min(gains) > 0 else 1.0
+
+
+def apply_temperature(pred_probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (N, K) after dividing their logarithms by the temperature; the top class stays."""
+    logs = np.log(np.clip(np.asarray(pred_probs, dtype=float), TINY, None))
+    return np.exp(log_softmax(logs / temperature, axis=1))
+
+
+def compare(
+    right: Sequence[bool], baseline_right: Sequence[bool], *, groups: Groups = None, weights: Weights = None
 ) -> dict[str, float | int | str]:
     """Paired difference of two models on the same rows, in accuracy or in any other mean, with its 95 % interval.
 
@@ -163,11 +217,9 @@ def compare(
     equal, each near-duplicate group's difference could as well have the other sign; p is the exact share of such sign
     flips whose sum is as far from 0 (of single images, McNemar's test).
 
-    Args:
+    Args, `groups` and `weights` as in `share_interval`:
         right: (N,) bool, or numbers of which higher is better, such as −`log_losses`; these have no p.
         baseline_right: the same of the other model.
-        groups: (N,) near-duplicate group of each row.
-        weights: (N,) above 0, what each audited row stands for.
 
     Returns:
         `accuracy`, `baseline`, `difference`, `low`, `high`, `better` and `worse` (groups), `p`, `images`, `sentence`.
@@ -181,7 +233,7 @@ def compare(
     one, two, step = (np.average(part, weights=weight) for part in (right, other, steps))
     sums, z = np.bincount(members, weights=steps), norm.ppf(tails()[1])
     if counted:
-        worth = effective_count(members, len(steps), correlation=group_correlation(steps, members), weights=weight)
+        worth = share_interval(steps, members, weights=weight).worth
         squares = worth * np.average(steps**2, weights=weight) + 1
         centre = worth * step / (worth + 2)
         half = z * np.sqrt(squares - centre**2 * (worth + 2)) / (worth + 2)

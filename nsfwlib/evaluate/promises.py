@@ -9,57 +9,20 @@ prevalence than that of the sample, of which our wishes speak, are unknown to it
 import bisect
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import betaincinv
 
-from nsfwlib.evaluate.audit import audit_weights
+from nsfwlib.evaluate.intervals import Groups, Weights
+from nsfwlib.evaluate.thresholds import UPLOADS, Judged, at_threshold, checked, counts_by_threshold
 from nsfwlib.labels import group_codes
 
 STAKES = 0.99 * 0.5 ** np.arange(6)  # shares of the largest bet that cannot ruin; the larger, the likelier
 FEW = 60  # thresholds tried for a precision and for costs
 TIMES = 1.1 ** np.arange(1, 175)  # how many times as many pictures are thought of
-
-
-class Judged(NamedTuple):
-    """Rows whose side is known: by their labels, or by an audit with what each audited row stands for."""
-
-    unsafe: np.ndarray  # (N,) bool
-    score: np.ndarray  # (N,) higher is more unsafe
-    weights: Any = None  # (N,) NaN or 0 where nobody looked; None: all count equally
-    groups: Any = None  # (N,) near-duplicate group
-
-
-def audited_rows(audit: pd.DataFrame, verdict: Sequence[str | None], *, class_names: Sequence[str]) -> pd.DataFrame:
-    """Verdicts of an audit (`audit_truth`) by path: `label`, `group`, and the `weight` of `audit_weights`.
-
-    The weight is 0 where nobody answered or the picture belongs to no class.
-    """
-    label = pd.Series(verdict, index=audit.index, dtype=object)
-    weight = audit_weights(audit, verdict).where(label.isin(list(class_names))).fillna(0.0)
-    return pd.DataFrame({"label": label, "group": audit["group"], "weight": weight}).set_axis(audit["path"])
-
-
-def checked(rows: Judged) -> Judged:
-    """The rows that count for anything, as arrays, groups as codes.
-
-    Raises:
-        ValueError: lengths differ, sides are no bool, a score is not finite, a weight is negative.
-    """
-    unsafe, score = np.asarray(rows.unsafe), np.asarray(rows.score, dtype=float)
-    weight = np.ones(len(score)) if rows.weights is None else np.nan_to_num(np.asarray(rows.weights, dtype=float))
-    if unsafe.dtype != bool or not unsafe.shape == score.shape == weight.shape:
-        raise ValueError(
-            f"Expected unsafe as bool, score and weights as numbers of one length. Received: {unsafe.dtype} "
-            f"{unsafe.shape}, {score.shape} and {weight.shape}."
-        )
-    for name, bad in (("NaN or infinite scores", ~np.isfinite(score)), ("negative weights", weight < 0)):
-        if bad.any():
-            raise ValueError(f"Expected finite scores, no weight below 0. Received: {bad.sum():,} {name}.")
-    return Judged(*(column[weight > 0] for column in (unsafe, score, weight, group_codes(rows.groups, len(score)))))
 
 
 def independent_units(rows: Judged, *, seed: int = 0) -> Judged:
@@ -68,12 +31,10 @@ def independent_units(rows: Judged, *, seed: int = 0) -> Judged:
     Where all count equally, one row of each group is drawn; otherwise the rows of a group share its weight.
     """
     codes = group_codes(rows.groups, len(rows.score))
-    alike = rows.weights is None or len(set(np.nan_to_num(np.asarray(rows.weights, dtype=float)))) == 1
-    if alike:
+    if rows.weights is None or len(set(np.nan_to_num(np.asarray(rows.weights, dtype=float)))) == 1:
         order = np.random.default_rng(seed).permutation(len(codes))
         drawn = order[np.unique(codes[order], return_index=True)[1]]
-        units = checked(rows._replace(weights=None))
-        units = Judged(*(column[drawn] for column in units))
+        units = Judged(*(column[drawn] for column in checked(rows._replace(weights=None))))
     else:
         units = checked(rows._replace(weights=np.asarray(rows.weights) / np.bincount(codes)[codes]))
     return units._replace(groups=np.unique(units.groups, return_inverse=True)[1])
@@ -86,12 +47,8 @@ def rate_bound(bad: np.ndarray, among: np.ndarray, units: Judged, *, risk: float
     bound at a fixed mixture of stakes: Waudby-Smith and Ramdas, Estimating Means of Bounded Random Variables by
     Betting, 2024, the bets being bounded by the heaviest unit.
 
-    Args:
-        bad: (N,) whether a row counts towards the share.
-        among: (N,) bool, the side that the share is of.
-        units: as from `independent_units`.
-        risk: None gives the share itself.
-        times: the bound if there were so many times as many units like these.
+    `bad` (N,) says whether a row of the `independent_units` counts towards the share, `among` (N,) bool is the side
+    that it is of. A risk of None gives the share itself, `times` the bound if there were so many times as many units.
     """
     mass = np.bincount(units.groups, units.weights * among)
     hit = np.bincount(units.groups, units.weights * (among & bad))[mass > 0]
@@ -112,15 +69,6 @@ def rate_bound(bad: np.ndarray, among: np.ndarray, units: Judged, *, risk: float
 
     low, high = hit @ counts / (mass @ counts), 1 - 1e-9
     return brentq(evidence, low, high, xtol=1e-7) if evidence(high) > 0 else 1.0
-
-
-def counts_by_threshold(rows: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct scores, falling, and what the unsafe and the safe rows at or above each weigh."""
-    order = np.argsort(-rows.score, kind="stable")
-    ends = np.flatnonzero(np.r_[np.diff(rows.score[order]) != 0, True][: len(order)])
-    weight = np.asarray(rows.weights)[order]
-    hits, alarms = (np.cumsum(weight * side[order])[ends] for side in (rows.unsafe, ~rows.unsafe))
-    return rows.score[order][ends], hits, alarms
 
 
 def promised_threshold(
@@ -154,11 +102,11 @@ def promised_threshold(
         most = (1 - wish) * prevalence / max(wish * (1 - prevalence), 1e-12)
         start = max(int(np.searchsorted(fpr, most / 8, side="right")), 1)
         here = np.unique(np.geomspace(start, len(steps), FEW).astype(int)) - 1
-        reached = len(list(itertools.takewhile(granted, here))) - 1
+        kept = len(list(itertools.takewhile(granted, here)))
     else:
-        reached = bisect.bisect_left(here, True, key=lambda step: not granted(step)) - 1
-    if reached >= 0:
-        return steps[here[reached]], ""
+        kept = bisect.bisect_left(here, True, key=lambda step: not granted(step))
+    if kept:
+        return steps[here[kept - 1]], ""
     return np.nan, _needed(lambda times: granted(here[0], times), kind, sides)
 
 
@@ -174,46 +122,33 @@ def _needed(granted: Callable[[float], bool], kind: str, sides: tuple[int, int])
     found = bisect.bisect_left(TIMES, True, key=granted)
     if found == len(TIMES):
         return "Cannot be promised: validation shows no margin, and more pictures like these would not."
-    unsafe, safe = (
-        f"{float(f'{(TIMES[found] - 1) * n:.2g}'):,.0f} more {name}"
-        for n, name in zip(sides, ("unsafe", "safe"), strict=True)
-    )
+    more = [f"{float(f'{(TIMES[found] - 1) * n:.2g}'):,.0f} more" for n in sides]
+    unsafe, safe = f"{more[0]} unsafe", f"{more[1]} safe"
     more = {"recall": unsafe, "fpr": safe}.get(kind, f"{safe} and {unsafe}")
     return f"Cannot be promised: about {more} pictures are needed."
 
 
 def review_band(
-    units: Judged,
-    *,
-    prevalence: float,
-    capacity: float | None = None,
-    costs: tuple[float, float, float] | None = None,
-    wrongly_blocked: float = 0.001,
-    risk: float | None,
+    units: Judged, kind: str, wish: Any, *, prevalence: float, wrongly_blocked: float, risk: float | None
 ) -> tuple[float, float, str]:
     """From which score a person looks, from which nobody need, and a sentence; infinite where that is never.
 
-    Args:
-        units: as from `independent_units`.
-        prevalence: share of unsafe uploads.
-        capacity: share of the uploads that people can look at, kept like `wrongly_blocked` in all but a share `risk`
-            of such samples.
-        costs: of a missed, a wrongly blocked and a reviewed picture, in place of a capacity: the pair is taken that
-            costs least if what is missed and wrongly blocked were at their bounds.
-        wrongly_blocked: share of safe pictures blocked unseen, at most.
-        risk: None takes rates as they are on these rows.
+    A number "reviewed" of 100,000 uploads is kept, like the share of safe pictures `wrongly_blocked` unseen, in all but
+    a share `risk` of such samples; None takes rates as they are on these `independent_units`. A "cost" is that of a
+    missed, a wrongly blocked and a reviewed picture: the pair is taken that costs least if what is missed and wrongly
+    blocked were at their bounds.
     """
     unsafe, score = units.unsafe, units.score
     sides = ((prevalence, unsafe), (1 - prevalence, ~unsafe))
     steps = np.unique(score)[::-1]
-    if costs is not None:
+    if kind == "cost":
         steps = np.r_[np.inf, steps]
         steps = steps[np.unique(np.linspace(0, len(steps) - 1, FEW).astype(int))]
         flagged = [sum(p * rate_bound(score >= t, side, units, risk=None) for p, side in sides) for t in steps]
         missed = [rate_bound(score < t, unsafe, units, risk=risk) for t in steps]
         wrong = [rate_bound(score >= t, ~unsafe, units, risk=risk) * np.isfinite(t) for t in steps]
-        seen = costs[0] * prevalence * np.array(missed) + costs[2] * np.array(flagged)
-        blocked = costs[1] * (1 - prevalence) * np.array(wrong) - costs[2] * np.array(flagged)
+        seen = wish[0] * prevalence * np.array(missed) + wish[2] * np.array(flagged)
+        blocked = wish[1] * (1 - prevalence) * np.array(wrong) - wish[2] * np.array(flagged)
         total = np.where(np.tri(len(steps), dtype=bool), seen[:, None] + blocked, np.inf)
         low, high = np.unravel_index(total.argmin(), total.shape)
         return steps[low], steps[high], "" if risk else "Least cost on validation."
@@ -224,10 +159,70 @@ def review_band(
 
     def fits(threshold: float, times: float = 1.0) -> bool:
         band, options = (score >= threshold) & (score < high), {"risk": half and half / 2, "times": times}
-        return sum(share * rate_bound(band, side, units, **options) for share, side in sides) <= capacity
+        return sum(share * rate_bound(band, side, units, **options) for share, side in sides) <= wish / UPLOADS
 
     reached = bisect.bisect_left(steps, True, key=lambda threshold: not fits(threshold))
     if reached or risk is None:
         return (steps[reached - 1] if reached else high), high, note
     sizes = int(unsafe.sum()), int((~unsafe).sum())
     return np.nan, np.nan, _needed(lambda times: len(steps) > 0 and fits(steps[0], times), "reviewed", sizes)
+
+
+def operating_points(
+    unsafe: np.ndarray,
+    scores: np.ndarray,
+    *,
+    validation: Sequence,
+    wishes: Sequence[tuple] = (("precision", 0.9), ("recall", 0.95), ("fpr", 0.01)),
+    prevalence: Sequence[float] = (0.5, 0.1, 0.01, 0.001),
+    groups: Groups = None,
+    weights: Weights = None,
+    promise: float | None = 0.95,
+    wrongly_blocked: float = 0.001,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Thresholds chosen on validation rows for each wish, and what they do on test rows at each prevalence.
+
+    Args, those of the test rows as in `threshold_curve`:
+        validation: `Judged`, or its first two to four arrays.
+        wishes: ("precision" or "recall", at least) or ("fpr", at most) give one threshold, the most useful that keeps
+            it. Two, with a person between them, come of ("reviewed", at most so many of 100,000 uploads) and of
+            ("cost", (of a missed, of a wrongly blocked, of a reviewed picture)).
+        prevalence: shares of unsafe uploads expected in deployment; precision and the work of people depend on it.
+        promise: confidence with which a wish is to hold beyond these rows (Learn then Test); None takes the threshold
+            that just grants it on validation, which elsewhere is a coin toss.
+        wrongly_blocked: share of safe pictures that may be blocked where people review; if that cannot be promised,
+            nothing is blocked unseen: `threshold` is infinite.
+        seed: of the draws behind intervals, and of the picture drawn from each near-duplicate group of validation.
+
+    Returns:
+        One row a wish and prevalence: `wish`, the columns of `at_threshold`, and `note`, a sentence where no
+        threshold can be promised and how many more validation pictures it would take (then the numbers are NaN).
+    """
+    units, rows = independent_units(Judged(*validation), seed=seed), []
+    risk = None if promise is None else 1 - promise
+    for (kind, wish), share in itertools.product(wishes, prevalence):
+        name, low, asked = _wish_name(kind, wish), None, {"prevalence": share, "risk": risk}
+        if kind in ("reviewed", "cost"):
+            low, high, note = review_band(units, kind, wish, wrongly_blocked=wrongly_blocked, **asked)
+        else:
+            high, note = promised_threshold(units, kind, wish, **asked)
+        options = {"groups": groups, "weights": weights, "seed": seed, "costs": wish if kind == "cost" else (0, 0, 0)}
+        row = at_threshold(unsafe, scores, high, prevalence=share, review_from=low, **options)
+        if np.isnan(high):
+            row.loc[:, row.columns[2:]] = np.nan
+        rows.append(pd.concat([pd.DataFrame({"wish": [name]}), row.assign(note=note)], axis=1))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _wish_name(kind: str, wish: float | Sequence[float]) -> str:
+    if kind == "cost" and np.shape(wish) == (3,):
+        return "least cost ({:g} missed, {:g} wrongly blocked, {:g} reviewed)".format(*wish)
+    if kind == "reviewed" and np.ndim(wish) == 0 and 0 <= wish <= UPLOADS:
+        return f"reviewed ≤ {wish:,.0f} of {UPLOADS:,}"
+    if kind in ("precision", "recall", "fpr") and np.ndim(wish) == 0 and 0 <= wish <= 1:
+        return f"{kind} {'≤' if kind == 'fpr' else '≥'} {wish:g}"
+    raise ValueError(
+        f"Expected wishes such as ('precision', 0.9), ('recall', 0.95) or ('fpr', 0.01), shares in [0, 1], "
+        f"('reviewed', 2000) or ('cost', (50, 5, 0.1)). Received: {(kind, wish)!r}."
+    )

@@ -1,22 +1,24 @@
-"""Safe or unsafe: which thresholds should be deployed, and what will they do there?"""
+"""Safe or unsafe: what does a threshold do, here and where unsafe uploads are rarer?"""
 
-import itertools
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate.intervals import effective_count, group_correlation, jeffreys, share_interval, tails
-from nsfwlib.evaluate.promises import (
-    Judged,
-    checked,
-    counts_by_threshold,
-    independent_units,
-    promised_threshold,
-    review_band,
-)
+from nsfwlib.evaluate.intervals import Groups, Weights, jeffreys, share_interval, tails
+from nsfwlib.labels import group_codes
 
 UPLOADS = 100_000  # to which counts refer
+
+
+class Judged(NamedTuple):
+    """Rows whose side is known: by their labels, or by an audit with what each audited row stands for."""
+
+    unsafe: np.ndarray  # (N,) bool
+    score: np.ndarray  # (N,) higher is more unsafe
+    weights: Any = None  # (N,) NaN or 0 where nobody looked; None: all count equally
+    groups: Any = None  # (N,) near-duplicate group
 
 
 def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:
@@ -30,13 +32,36 @@ def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_c
     return np.asarray(pred_probs, dtype=float)[:, chosen].sum(axis=1)
 
 
+def checked(rows: Judged) -> Judged:
+    """The rows that count for anything, as arrays, groups as codes.
+
+    Raises:
+        ValueError: lengths differ, sides are no bool, a score is not finite, a weight is negative.
+    """
+    unsafe, score = np.asarray(rows.unsafe), np.asarray(rows.score, dtype=float)
+    weight = np.ones(len(score)) if rows.weights is None else np.nan_to_num(np.asarray(rows.weights, dtype=float))
+    if unsafe.dtype != bool or not unsafe.shape == score.shape == weight.shape:
+        raise ValueError(
+            f"Expected unsafe as bool, score and weights as numbers of one length. Received: {unsafe.dtype} "
+            f"{unsafe.shape}, {score.shape} and {weight.shape}."
+        )
+    for name, bad in (("NaN or infinite scores", ~np.isfinite(score)), ("negative weights", weight < 0)):
+        if bad.any():
+            raise ValueError(f"Expected finite scores, no weight below 0. Received: {bad.sum():,} {name}.")
+    return Judged(*(column[weight > 0] for column in (unsafe, score, weight, group_codes(rows.groups, len(score)))))
+
+
+def counts_by_threshold(rows: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct scores, falling, and what the unsafe and the safe rows at or above each weigh."""
+    order = np.argsort(-rows.score, kind="stable")
+    ends = np.flatnonzero(np.r_[np.diff(rows.score[order]) != 0, True][: len(order)])
+    weight = np.asarray(rows.weights)[order]
+    hits, alarms = (np.cumsum(weight * side[order])[ends] for side in (rows.unsafe, ~rows.unsafe))
+    return rows.score[order][ends], hits, alarms
+
+
 def threshold_curve(
-    unsafe: np.ndarray,
-    score: np.ndarray,
-    *,
-    groups: Sequence[int] | None = None,
-    weights: Sequence[float] | None = None,
-    most: int = 400,
+    unsafe: np.ndarray, score: np.ndarray, *, groups: Groups = None, weights: Weights = None, most: int = 400
 ) -> pd.DataFrame:
     """What each threshold does, for precision-recall and ROC curves; an image is flagged at `score >= threshold`.
 
@@ -55,18 +80,17 @@ def threshold_curve(
     rows = checked(Judged(unsafe, score, weights, groups))
     threshold, hits, alarms = counts_by_threshold(rows)
     few = np.unique(np.linspace(0, len(threshold) - 1, min(most, len(threshold))).astype(int))
-    hits, alarms = hits[few], alarms[few]
-    rho = group_correlation(rows.score, rows.groups)
-    table = pd.DataFrame({"threshold": threshold[few]})
-    sides = (("recall", hits, rows.unsafe), ("fpr", alarms, ~rows.unsafe), ("precision", hits, rows.unsafe | True))
-    for name, part, among in sides:
-        weight = rows.weights[among]
-        trials = hits + alarms if name == "precision" else np.full(len(few), weight.sum())
-        worth = effective_count(rows.groups[among], int(among.sum()), correlation=rho, weights=weight)
-        worth /= max(weight.sum(), 1e-12)
-        table[name] = part / np.where(trials > 0, trials, np.nan)
-        table[f"{name}_low"], table[f"{name}_high"] = jeffreys(part * worth, trials * worth)
-    return table
+    hits, alarms, table = hits[few], alarms[few], {"threshold": threshold[few]}
+    sides = {"recall": (hits, rows.unsafe), "fpr": (alarms, ~rows.unsafe), "precision": (hits, rows.unsafe | True)}
+    among = [side for _, side in sides.values()]
+    worths = share_interval(rows.score, rows.groups, among=among, weights=rows.weights).worth
+    for (name, (part, side)), worth in zip(sides.items(), worths, strict=True):
+        total = rows.weights[side].sum()
+        trials = hits + alarms if name == "precision" else np.full(len(few), total)
+        each = worth / max(total, 1e-12)
+        low, high = jeffreys(part * each, trials * each)
+        table |= {name: part / np.where(trials > 0, trials, np.nan), f"{name}_low": low, f"{name}_high": high}
+    return pd.DataFrame(table)
 
 
 def at_threshold(
@@ -77,8 +101,8 @@ def at_threshold(
     prevalence: Sequence[float] | float,
     review_from: float | None = None,
     costs: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    groups: Sequence[int] | None = None,
-    weights: Sequence[float] | None = None,
+    groups: Groups = None,
+    weights: Weights = None,
     draws: int = 4000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -106,27 +130,22 @@ def at_threshold(
     unsafe, score, weight, members = checked(Judged(unsafe, score, weights, groups))
     low = threshold if review_from is None else min(review_from, threshold)
     stopped, flagged = score >= low, score >= threshold
-    held, alarm = (
-        share_interval(some, members, among=(unsafe, ~unsafe), weights=weight) for some in (stopped, flagged)
-    )
-    certain = share_interval(flagged, members, among=(unsafe & stopped, ~unsafe & stopped), weights=weight)
+    sides = (unsafe, ~unsafe)
+    held, alarm = (share_interval(some, members, among=sides, weights=weight) for some in (stopped, flagged))
+    certain = share_interval(flagged, members, among=[side & stopped for side in sides], weights=weight)
     rng = np.random.default_rng(seed)
     some = [rng.beta(part.hits + 0.5, part.worth - part.hits + 0.5, (draws, 1, 2)) for part in (held, certain)]
     if low == threshold or np.isinf(threshold):  # whatever is stopped is flagged, or nothing ever is
         some[1] = np.full((1, 1, 2), float(np.isfinite(threshold)))
-    table = pd.DataFrame({"prevalence": prevalence, "threshold": threshold, "review_from": low})
+    table = {"prevalence": prevalence, "threshold": threshold, "review_from": low}
     for i, (name, found) in enumerate((("recall", held), ("fpr", alarm))):
-        table[name], table[f"{name}_low"], table[f"{name}_high"] = (column[i] for column in found[:3])
+        table |= {name: found.value[i], f"{name}_low": found.low[i], f"{name}_high": found.high[i]}
     point = held.value, alarm.value / np.where(held.value > 0, held.value, 1)
     spread = _expected(*some, prevalence=prevalence, costs=costs)
     for name, value in _expected(*point, prevalence=prevalence, costs=costs).items():
         ends = np.quantile(spread[name], tails(), axis=0)
-        table[name], table[f"{name}_low"], table[f"{name}_high"] = (
-            value,
-            np.fmin(ends[0], value),
-            np.fmax(ends[1], value),
-        )
-    return table
+        table |= {name: value, f"{name}_low": np.fmin(ends[0], value), f"{name}_high": np.fmax(ends[1], value)}
+    return pd.DataFrame(table)
 
 
 def _expected(
@@ -146,66 +165,3 @@ def _expected(
         "false_alarms": alarms, "missed": missed, "reviewed": reviewed,
         "cost": costs[0] * missed + costs[1] * alarms + costs[2] * reviewed,
     }  # fmt: skip
-
-
-def operating_points(
-    unsafe: np.ndarray,
-    scores: np.ndarray,
-    *,
-    validation: Sequence,
-    wishes: Sequence[tuple] = (("precision", 0.9), ("recall", 0.95), ("fpr", 0.01)),
-    prevalence: Sequence[float] = (0.5, 0.1, 0.01, 0.001),
-    groups: Sequence[int] | None = None,
-    weights: Sequence[float] | None = None,
-    promise: float | None = 0.95,
-    wrongly_blocked: float = 0.001,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Thresholds chosen on validation rows for each wish, and what they do on test rows at each prevalence.
-
-    Args, those of the test rows as in `threshold_curve`:
-        validation: `Judged`, or its first two to four arrays.
-        wishes: ("precision" or "recall", at least) or ("fpr", at most) give one threshold, the most useful that keeps
-            it. Two, with a person between them, come of ("reviewed", at most so many of 100,000 uploads) and of
-            ("cost", (of a missed, of a wrongly blocked, of a reviewed picture)), see `promises.review_band`.
-        prevalence: shares of unsafe uploads expected in deployment; precision and the work of people depend on it.
-        promise: confidence with which a wish is to hold beyond these rows (Learn then Test); None takes the threshold
-            that just grants it on validation, which elsewhere is a coin toss.
-        wrongly_blocked: share of safe pictures that may be blocked where people review; if that cannot be promised,
-            nothing is blocked unseen: `threshold` is infinite.
-        seed: of the draws behind intervals, and of the picture drawn from each near-duplicate group of validation.
-
-    Returns:
-        One row a wish and prevalence: `wish`, the columns of `at_threshold`, and `note`, a sentence where no
-        threshold can be promised and how many more validation pictures it would take (then the numbers are NaN).
-    """
-    units, rows = independent_units(Judged(*validation), seed=seed), []
-    risk = None if promise is None else 1 - promise
-    for (kind, wish), share in itertools.product(wishes, prevalence):
-        name, low = _wish_name(kind, wish), None
-        if kind in ("reviewed", "cost"):
-            asked = {"capacity": wish / UPLOADS} if kind == "reviewed" else {"costs": wish}
-            low, high, note = review_band(units, prevalence=share, wrongly_blocked=wrongly_blocked, risk=risk, **asked)
-        else:
-            high, note = promised_threshold(units, kind, wish, prevalence=share, risk=risk)
-        row = at_threshold(
-            unsafe, scores, high, prevalence=share, review_from=low, costs=wish if kind == "cost" else (0, 0, 0),
-            groups=groups, weights=weights, seed=seed,
-        )  # fmt: skip
-        if np.isnan(high):
-            row.loc[:, row.columns[2:]] = np.nan
-        rows.append(pd.concat([pd.DataFrame({"wish": [name]}), row.assign(note=note)], axis=1))
-    return pd.concat(rows, ignore_index=True)
-
-
-def _wish_name(kind: str, wish: float | Sequence[float]) -> str:
-    if kind == "cost" and np.shape(wish) == (3,):
-        return "least cost ({:g} missed, {:g} wrongly blocked, {:g} reviewed)".format(*wish)
-    if kind == "reviewed" and np.ndim(wish) == 0 and 0 <= wish <= UPLOADS:
-        return f"reviewed ≤ {wish:,.0f} of {UPLOADS:,}"
-    if kind in ("precision", "recall", "fpr") and np.ndim(wish) == 0 and 0 <= wish <= 1:
-        return f"{kind} {'≤' if kind == 'fpr' else '≥'} {wish:g}"
-    raise ValueError(
-        f"Expected wishes such as ('precision', 0.9), ('recall', 0.95) or ('fpr', 0.01), shares in [0, 1], "
-        f"('reviewed', 2000) or ('cost', (50, 5, 0.1)). Received: {(kind, wish)!r}."
-    )

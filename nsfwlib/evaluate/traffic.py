@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ks_2samp
 
-from nsfwlib.evaluate.audit import _allocated
-from nsfwlib.evaluate.intervals import tails
-from nsfwlib.evaluate.weigh import Weighed, weigh
+from nsfwlib.evaluate.audit import allocated
+from nsfwlib.evaluate.intervals import Weighed, tails, weigh
 
 EDGES = (0.5, 0.8, 0.95, 0.99)  # shares of the traffic, by score, between which strata lie
 LEAST_SPREAD = 0.05  # of answers in a stratum, whatever the scores say
@@ -38,7 +37,7 @@ def draw_traffic(table: pd.DataFrame, score: Sequence[float], *, budget: int = 2
     audit["order"] = draw.groupby(audit["stratum"]).rank().astype(int) - 1
     expected = audit.groupby("stratum")["score"].mean().clip(0, 1)
     spread = np.sqrt(expected * (1 - expected)).clip(lower=LEAST_SPREAD)
-    quota = _allocated(audit["stratum"].value_counts(), spread, budget)
+    quota = allocated(audit["stratum"].value_counts(), spread, budget)
     return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)))
 
 

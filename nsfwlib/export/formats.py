@@ -122,7 +122,7 @@ def _onnx(source: Source, folder: Path) -> None:
 
 
 def _tfjs(source: Source, folder: Path, quantised: str | None = None) -> None:
-    write_tfjs(source.model, folder, quantised=quantised, metadata={"class_names": source.class_names})
+    write_tfjs(source.model, folder, quantised=quantised)
 
 
 _BY, _CHANGED = "largest_difference", "changed_share"
@@ -130,24 +130,17 @@ _AGAIN = "probabilities move by hundredths, so choose thresholds anew on this fi
 FORMATS = {
     "savedmodel": Format(_savedmodel, open_savedmodel, _BY, 1e-4, "TensorFlow and TensorFlow Serving"),
     "tflite_float32": Format(_tflite, open_tflite, _BY, 1e-4, "phones"),
-    "tflite_float16": Format(
-        partial(_tflite, precision="float16"), open_tflite, _BY, 1e-2, "phones, half the size",
-        "weights in half precision",
-    ),
+    "tflite_float16": Format(partial(_tflite, precision="float16"), open_tflite, _BY, 1e-2, "phones, half the size",
+                             "weights in half precision"),
     "tflite_int8": Format(
         partial(_tflite, precision="int8"), open_tflite, _CHANGED, 0.02, "phones, a quarter of the size, faster",
-        f"weights and activations in 8 bits, their ranges taken from the representative photographs: {_AGAIN}",
-    ),
+        f"weights and activations in 8 bits, their ranges taken from the representative photographs: {_AGAIN}"),
     "onnx": Format(_onnx, open_onnx, _BY, 1e-4, "ONNX Runtime", needs=("onnx", "onnxruntime", "tf2onnx")),
     "tfjs": Format(_tfjs, open_tfjs, _BY, 1e-3, "browsers: nsfwjs, TensorFlow.js", web=True),
-    "tfjs_uint16": Format(
-        partial(_tfjs, quantised="uint16"), open_tfjs, _BY, 1e-3, "browsers, half the size",
-        "kernels quantised to 16 bits per tensor", web=True,
-    ),
-    "tfjs_uint8": Format(
-        partial(_tfjs, quantised="uint8"), open_tfjs, _CHANGED, 0.02, "browsers, a quarter",
-        f"kernels quantised to 8 bits per tensor: {_AGAIN}", web=True,
-    ),
+    "tfjs_uint16": Format(partial(_tfjs, quantised="uint16"), open_tfjs, _BY, 1e-3, "browsers, half the size",
+                          "kernels quantised to 16 bits per tensor", web=True),
+    "tfjs_uint8": Format(partial(_tfjs, quantised="uint8"), open_tfjs, _CHANGED, 0.02, "browsers, a quarter",
+                         f"kernels quantised to 8 bits per tensor: {_AGAIN}", web=True),
 }  # fmt: skip
 
 

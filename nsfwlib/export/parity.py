@@ -5,6 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +21,7 @@ from nsfwlib.files import writable_folder
 from nsfwlib.model import PACKAGE, VERSION, run_tool
 
 _TFJS = "4.22.0"
-PACKAGES = (
-    f"{PACKAGE}@{VERSION}", f"@tensorflow/tfjs@{_TFJS}", f"@tensorflow/tfjs-backend-wasm@{_TFJS}",
-)  # fmt: skip
+PACKAGES = (f"{PACKAGE}@{VERSION}", f"@tensorflow/tfjs@{_TFJS}", f"@tensorflow/tfjs-backend-wasm@{_TFJS}")
 _SCRIPT = Path(__file__).with_name("node.js")
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -59,12 +58,11 @@ def one_by_one(predict: Predict) -> Callable[[np.ndarray], tuple[np.ndarray, flo
 
     def answer(pixels: np.ndarray) -> tuple[np.ndarray, float]:
         predict(pixels[:1])
-        found, seconds = [], []
+        found, times = [], [time.perf_counter()]
         for i in range(len(pixels)):
-            started = time.perf_counter()
             found.append(predict(pixels[i : i + 1]))
-            seconds.append(time.perf_counter() - started)
-        return np.concatenate(found), 1000 * float(np.median(seconds))
+            times.append(time.perf_counter())
+        return np.concatenate(found), 1000 * float(np.median(np.diff(times)))
 
     return answer
 
@@ -80,14 +78,12 @@ def open_savedmodel(folder: Path) -> Runtime:
     loaded = tf.saved_model.load(str(folder))
     pixels, encoded = loaded.signatures["serving_default"], loaded.signatures["bytes"]
 
-    def from_file(path: Path) -> np.ndarray:
-        try:
-            return encoded(image=tf.constant([path.read_bytes()]))["probabilities"].numpy()
-        except tf.errors.InvalidArgumentError:  # CMYK, for one
-            return np.full((1, encoded.structured_outputs["probabilities"].shape[1]), np.nan)
-
     def from_files(paths: Sequence[Path]) -> np.ndarray:
-        return np.concatenate([from_file(path) for path in paths])
+        found = np.full((len(paths), encoded.structured_outputs["probabilities"].shape[1]), np.nan, np.float32)
+        for i, path in enumerate(paths):
+            with suppress(tf.errors.InvalidArgumentError):  # CMYK, for one
+                found[i] = encoded(image=tf.constant([path.read_bytes()]))["probabilities"][0]
+        return found
 
     answer = one_by_one(lambda batch: pixels(pixels=tf.constant(batch))["probabilities"].numpy())
     return Runtime(f"TensorFlow {tf.__version__}", answer, from_files)
@@ -99,8 +95,7 @@ def open_tflite(folder: Path) -> Runtime:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
         from tensorflow.lite import Interpreter
-    interpreter = Interpreter(str(folder / "model.tflite"), num_threads=os.cpu_count())
-    run = interpreter.get_signature_runner()
+    run = Interpreter(str(folder / "model.tflite"), num_threads=os.cpu_count()).get_signature_runner()
     answer = one_by_one(lambda batch: run(pixels=batch)["probabilities"])
     return Runtime(Interpreter.__module__.partition(".")[0], answer)
 
@@ -119,14 +114,8 @@ def open_onnx(folder: Path) -> Runtime:
 def open_tfjs(folder: Path, *, size: int, node_modules: Path | None = None) -> Runtime:
     """A TensorFlow.js layers model: by nsfwjs in Node where `node_modules` is given, else its files read back."""
     if node_modules is None:
-        network = read_tfjs(folder)
-
-        def read_back(pixels: np.ndarray) -> tuple[np.ndarray, float]:
-            scaled = pixels.astype(np.float32) / DIVISOR
-            return network.predict(scaled, batch_size=8, verbose=0), float("nan")
-
-        return Runtime("files read back, no browser", read_back)
-
+        predict = partial(read_tfjs(folder).predict, batch_size=8, verbose=0)
+        return Runtime("files read back, no browser", lambda x: (predict(x.astype(np.float32) / DIVISOR), np.nan))
     ask = partial(ask_nsfwjs, folder, size=size, node_modules=node_modules)
 
     def answer(pixels: np.ndarray) -> tuple[np.ndarray, float]:
@@ -145,25 +134,6 @@ def compare_answers(expected: np.ndarray, found: np.ndarray) -> dict[str, float]
         "changed_argmax": int(changed.sum()),
         "changed_share": float(changed.mean()) if len(changed) else 0.0,
     }
-
-
-def measure_export(
-    runtime: Runtime, pixels: np.ndarray, expected: np.ndarray, *, files: Sequence[Path], of_files: np.ndarray
-) -> dict[str, float | str]:
-    """What the parity table says of `runtime`, given what Keras says of `pixels` (N, S, S, 3) and of `files`: (·, K).
-
-    JPEG and PNG files are asked where the format decodes or resizes by itself; those that it refuses do not count.
-    """
-    found, milliseconds = runtime.answer(pixels)
-    row = {"ms_per_image": milliseconds, **compare_answers(expected, found), "pictures": len(pixels)}
-    row["runtime"] = runtime.name
-    if runtime.from_files is None or not files:
-        return row
-    theirs = runtime.from_files(files)
-    read = np.isfinite(theirs).all(axis=1)
-    apart = compare_answers(of_files[read], theirs[read])
-    apart = {"files_difference": apart["largest_difference"], "files_changed": apart["changed_argmax"]}
-    return row | apart | {"files": int(read.sum())}
 
 
 class Answers(NamedTuple):

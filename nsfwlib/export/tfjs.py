@@ -6,14 +6,13 @@ the topology in Keras 2's spelling and a weights manifest, and the weights as by
 """
 
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nsfwlib._tensorflow import keras
-from nsfwlib.model import read_weights
+from nsfwlib.model import class_names, read_weights
 
 SHARD = 4 << 20  # bytes a file: what browsers cache well
 DIVISOR = 255  # nsfwjs divides pixels by it before the network sees them
@@ -31,9 +30,7 @@ _SETTINGS = {
 _NEUTRAL = {"groups": 1, "keepdims": False}  # settings that TensorFlow.js lacks, with the one value it stands for
 
 
-def write_tfjs(
-    model: keras.Model, folder: Path, *, quantised: str | None = None, metadata: Mapping[str, Any] | None = None
-) -> None:
+def write_tfjs(model: keras.Model, folder: Path, *, quantised: str | None = None) -> None:
     """Write `model` as a layers model into the empty `folder`: `model.json` and shards.
 
     nsfwjs divides by 255 itself, so the written network takes RGB / 255: a first layer that does just that is left out,
@@ -45,10 +42,15 @@ def write_tfjs(
             bytes; everything else stays float32, as variances of batch normalisation do not survive it.
 
     Raises:
-        ValueError: the model holds a layer that TensorFlow.js does not have.
+        ValueError: the model holds a layer that TensorFlow.js does not have, or carries no class names.
     """
     layers, output = _layers(model)
-    encoded = [_encode(name, array, quantised if array.ndim > 1 else None) for name, array in _tensors(model)]
+    encoded = []
+    for layer in model.layers:
+        for weight in layer.weights:
+            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D) and weight.name == "kernel"
+            name, array = "depthwise_kernel" if depthwise else weight.name, np.asarray(weight, np.float32)
+            encoded.append(_encode(f"{layer.name}/{name}", array, quantised if array.ndim > 1 else None))
     data = b"".join(tensor for _, tensor in encoded)
     count = max(-(-len(data) // SHARD), 1)
     paths = [f"group1-shard{i + 1}of{count}.bin" for i in range(count)]
@@ -66,7 +68,7 @@ def write_tfjs(
             "model_config": {"class_name": "Model", "config": network},
         },
         "weightsManifest": [{"paths": paths, "weights": [spec for spec, _ in encoded]}],
-        "userDefinedMetadata": dict(metadata or {}),
+        "userDefinedMetadata": {"class_names": class_names(model)},
     }
     (folder / "model.json").write_text(json.dumps(document), encoding="utf-8")
 
@@ -117,15 +119,6 @@ def _histories(node: Any) -> list[str]:
             return [node["keras_history"][0]]
         node = list(node.values())
     return [name for part in node for name in _histories(part)] if isinstance(node, list) else []
-
-
-def _tensors(model: keras.Model) -> Iterator[tuple[str, np.ndarray]]:
-    """Weights under the names that TensorFlow.js looks for."""
-    for layer in model.layers:
-        for weight in layer.weights:
-            depthwise = isinstance(layer, keras.layers.DepthwiseConv2D) and weight.name == "kernel"
-            name = "depthwise_kernel" if depthwise else weight.name
-            yield f"{layer.name}/{name}", np.asarray(weight, np.float32)
 
 
 def _encode(name: str, array: np.ndarray, quantised: str | None) -> tuple[dict[str, Any], bytes]:

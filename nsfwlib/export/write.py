@@ -20,7 +20,7 @@ from nsfwlib._tensorflow import keras, stderr_aside, tf
 from nsfwlib.data import load_image, sniff
 from nsfwlib.demo import shipped_photographs
 from nsfwlib.export.formats import FORMATS, Source, preprocessing
-from nsfwlib.export.parity import compare_answers, measure_export, open_keras, picture_windows
+from nsfwlib.export.parity import compare_answers, open_keras, picture_windows
 from nsfwlib.files import writable_folder
 from nsfwlib.model import class_names, image_size, model_identity
 
@@ -68,8 +68,7 @@ def export(
         PermissionError: the folder of `out_dir` cannot be written.
         RuntimeError: a converter failed.
     """
-    names, out_dir = _checked_formats(formats), Path(out_dir)
-    size = _checked_size(model)
+    names, size, out_dir = _checked_formats(formats), _checked_size(model), Path(out_dir)
     if out_dir.exists():
         raise FileExistsError(
             f"out_dir must not exist yet: an export in use is never overwritten. Received: {out_dir}. Choose another "
@@ -127,8 +126,7 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with stderr_aside(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with stderr_aside(), warnings.catch_warnings(action="ignore"):
             yield
     finally:
         logging.disable(before)
@@ -155,21 +153,32 @@ def _write(name: str, source: Source, folder: Path) -> None:
 def _parity_table(
     source: Source, whole: Path, names: Sequence[str], pixels: np.ndarray, files: Sequence[Path], node: Path | None
 ) -> pd.DataFrame:
+    """What each format answers to `pixels` (N, S, S, 3) against Keras, and to `files` where it decodes by itself.
+
+    Files are JPEG and PNG; those that a format refuses do not count.
+    """
     itself = open_keras(source.model)
     expected, milliseconds = itself.answer(pixels)
-    readable = [path for path in files if sniff(path.read_bytes())[0] in ("JPEG", "PNG")]
-    of_files = itself.answer(np.stack([load_image(path, size=source.size) for path in readable or files]))[0]
-    first = {"size_mb": source.model.count_params() * 4 / 1e6, "ms_per_image": milliseconds, "runtime": itself.name}
-    rows = {"keras": {**first, **compare_answers(expected, expected), "pictures": len(pixels)}}
+    files = [path for path in files if sniff(path.read_bytes())[0] in ("JPEG", "PNG")]
+    pictures = [load_image(path, size=source.size) for path in files]
+    of_files = itself.answer(np.stack(pictures))[0] if files else None
+    rows = {"keras": {"size_mb": source.model.count_params() * 4 / 1e6, "ms_per_image": milliseconds}}
+    rows["keras"] |= compare_answers(expected, expected) | {"runtime": itself.name}
     for name in names:
         each, folder = FORMATS[name], whole / name
-        settings = {"size": source.size, "node_modules": node} if each.web else {}
         with _quiet():
-            runtime = each.open(folder, **settings)
-            row = measure_export(runtime, pixels, expected, files=readable, of_files=of_files)
+            runtime = each.open(folder, **({"size": source.size, "node_modules": node} if each.web else {}))
+            found, milliseconds = runtime.answer(pixels)
+            theirs = runtime.from_files(files) if runtime.from_files and files else None
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
-        rows[name] = {"path": name, "size_mb": size, **row, "tolerated": each.tolerated, "tolerance": each.tolerance}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("format")
+        rows[name] = {"path": name, "size_mb": size, "ms_per_image": milliseconds, "runtime": runtime.name}
+        rows[name] |= compare_answers(expected, found) | {"tolerated": each.tolerated, "tolerance": each.tolerance}
+        if theirs is not None:
+            read = np.isfinite(theirs).all(axis=1)
+            apart = compare_answers(of_files[read], theirs[read])
+            apart = {"files_difference": apart["largest_difference"], "files_changed": apart["changed_argmax"]}
+            rows[name] |= apart | {"files": int(read.sum())}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("format").assign(pictures=len(pixels))
     return table.reindex(columns=list(PARITY_COLUMNS))
 
 
@@ -181,7 +190,6 @@ def _check_tolerances(table: pd.DataFrame) -> None:
     ]
     if wrong:
         raise ValueError(
-            f"An export must give the answers of the model on {table['pictures'].iloc[0]} pictures. Received: "
-            f"{'; '.join(wrong)}. Nothing was written. Leave the format out, or, for int8, give pictures "
-            "like those it will see."
+            f"Exports must answer as the model on {table['pictures'].iloc[0]} pictures. Received: {'; '.join(wrong)}. "
+            "Nothing was written. Leave the format out, or, for int8, give pictures like those it will see."
         )

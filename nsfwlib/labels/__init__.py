@@ -7,8 +7,6 @@ out_of_sample_probs  Class probabilities of each row from members that never saw
 noise_matrix         Confident joint: how many rows of each given label (rows) truly belong to each class (columns)
 judge_labels         Suspect labels of the images table as it stands: decisions applied, confirmed rows trusted
 fit_head             Fit the head that judges labels on all valid rows, to compare heads before and after cleansing
-out_of_fold_probs    Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss
-principal_features   (N, D) features on their principal directions: (N, D') float32; rows that are not valid are zero
 group_codes          (N,) group numbers from 0; a row without a group is a group of its own
 check_probs          The probabilities as float64 (n, k); another shape, or a number that is none, is an error
 nearest              Look up which pictures voted on a label: the `k` most similar ones of other groups

@@ -1,4 +1,5 @@
 from .current import (
+    Replay as Replay,
     current_labels as current_labels,
     journal_in_use as journal_in_use,
     what_changed as what_changed,
@@ -11,8 +12,6 @@ from .heads import (
     check_probs as check_probs,
     fit_head as fit_head,
     group_codes as group_codes,
-    out_of_fold_probs as out_of_fold_probs,
-    principal_features as principal_features,
 )
 from .issues import (
     find_label_issues as find_label_issues,
@@ -33,4 +32,3 @@ from .neighbours import (
     nearest as nearest,
 )
 from .noise import noise_matrix as noise_matrix
-from .replay import Replay as Replay

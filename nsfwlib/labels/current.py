@@ -1,12 +1,19 @@
-"""Which label is in force? The given one, or what a person decided last."""
+"""Which label is in force? The given one, or what a person decided last; in memory as a journal grows (`Replay`)."""
 
-from collections.abc import Collection
+import itertools
+import math
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from nsfwlib import runs
-from nsfwlib.labels.journal import ACTIONS, decisions_in_force, refuse_class
+from nsfwlib.labels.journal import ACTIONS, LABELLING, MARKS, decisions_in_force, lines_of, read_journal, refuse_class
+from nsfwlib.labels.records import COLUMNS, is_whole, whole
+
+_ENDING = 256  # bytes that tell whether a file is still the one that was read
 
 
 def current_labels(
@@ -15,7 +22,8 @@ def current_labels(
     """Given labels with decisions applied → Series with the table's index; NA where a row is out.
 
     Out are rows with a problem, without any label, and those dropped or escalated. "keep" and "unsure"
-    leave the given label. A decision belongs to content: it applies to every row of that `sha256`.
+    leave the given label. A decision belongs to content: it applies to every row of that `sha256`. A warning says so
+    where none of the decisions is on these pictures.
 
     Raises:
         ValueError: a decision in force on these pictures is a class that no folder of the table has and `new_classes`
@@ -27,6 +35,9 @@ def current_labels(
     lines = journal if isinstance(journal, pd.DataFrame) else decisions_in_force(journal)
     decided = table["sha256"].map(lines.set_index("sha256")["decision"])
     decided = decided.where(table["problem"] == "")
+    if len(lines) and not decided.notna().any():
+        name = "the journal" if isinstance(journal, pd.DataFrame) else journal
+        warnings.warn(f"{name}: 0 of {len(lines):,} decisions match these files. Is it of other data?", stacklevel=2)
     known = {*ACTIONS, *table["given_label"], *new_classes}
     unknown = decided[decided.notna() & ~decided.isin(known)]
     if len(unknown):
@@ -49,3 +60,153 @@ def journal_in_use(run_dir: Path, journal: Path) -> Path:
     record = Path(run_dir) / "cleansing.json"
     simulated = record.exists() and runs.read_json(record)["simulated"]
     return Path(run_dir) / "simulated_decisions.csv" if simulated else Path(journal)
+
+
+class _Anew(Exception):
+    """The file is another one, or its times run backwards: it has to be read from the start."""
+
+
+class Replay:
+    """What is in force in a journal as it grows, in memory, by the rule of `in_force`; read on from where it ended.
+
+    `done` and `undone` hold the actions of `reviewer`, last one last, so that undo and redo go on where an earlier
+    sitting ended; `seconds` is the time looked at, by all. Of second looks, only this reviewer's own are known.
+    """
+
+    def __init__(self, path: Path, *, reviewer: str = "") -> None:
+        self.path, self.reviewer = Path(path), reviewer
+        self.done: dict[str, None] = {}
+        self.undone: dict[str, None] = {}
+        self.seconds = 0.0
+        # What was said, a list each: a million lines as tuples would take three times the memory.
+        self._kinds: list[str] = []
+        self._actions: list[str] = []
+        self._contents: list[str] = []
+        self._words: list[str] = []
+        self._before: list[int] = []  # where the same content was spoken of before, or -1
+        self._last: dict[str, int] = {}  # where it was last
+        self._marks: dict[str, str] = {}  # the last one of each action
+        self._escalations: dict[int, dict[str, Any]] = {}
+        self._seen: tuple[int, ...] = ()  # the file's inode, size and time when it was read last
+        self._end, self._ending = 0, b""  # up to which byte, and what stands before it
+        self._time, self._delimiter = "", ","  # of the last line, of the file
+
+    def decision(self, sha256: str, kinds: Collection[str] = LABELLING) -> str:
+        """What the last line of these kinds that stands says of this content; "" if there is none."""
+        place = self._standing(sha256, kinds)
+        return self._words[place] if place >= 0 else ""
+
+    def _standing(self, sha256: str, kinds: Collection[str]) -> int:
+        place = self._last.get(sha256, -1)
+        while place >= 0 and (self._kinds[place] not in kinds or self._marks.get(self._actions[place]) == "undo"):
+            place = self._before[place]
+        return place
+
+    def escalated(self) -> list[Mapping[str, Any]]:
+        """The lines, by column, that say which contents may not be shown."""
+        lines = self._escalations.items()
+        return [line for place, line in lines if self._standing(line["sha256"], LABELLING) == place]
+
+    def catch_up(self) -> Collection[str]:
+        """Read what was written to the journal since the last call; the sha256 whose decision may have changed.
+
+        Raises:
+            FileNotFoundError: the journal was there and is gone.
+            ValueError: it is no journal any more; says which line.
+        """
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            if not self._end:
+                return ()
+            raise FileNotFoundError(
+                f"The journal {self.path} is gone, so nobody knows what was decided and escalated. Put it back."
+            ) from None
+        seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if seen == self._seen:
+            return ()
+        try:
+            changed = self._read_on()
+        except _Anew:
+            fresh = Replay(self.path, reviewer=self.reviewer)
+            fresh._read_all()  # where that fails, it fails again at the next call
+            changed = {**self._last, **fresh._last}.keys()
+            vars(self).update(vars(fresh))
+        self._seen = seen if status.st_size == self._end else ()
+        return changed
+
+    def _read_on(self) -> Collection[str]:
+        """Take in the lines behind those that were read."""
+        if not self._end:
+            raise _Anew
+        with self.path.open("rb") as file:
+            file.seek(self._end - len(self._ending))
+            before, data = file.read(len(self._ending)), file.read()
+        if before != self._ending or not is_whole(data, self._delimiter):
+            raise _Anew
+        changed = self._take(list(lines_of(self.path, data, self._delimiter)))
+        self._end, self._ending = self._end + len(data), (self._ending + data)[-_ENDING:]
+        return changed
+
+    def _read_all(self) -> None:
+        source, size, delimiter, _ = whole(self.path)
+        try:
+            self._take(lines_of(self.path, source, delimiter, size))
+        except _Anew:
+            vars(self).update(vars(Replay(self.path, reviewer=self.reviewer)))
+            table = read_journal(self.path)
+            times = table["time"].astype(str).replace("NaT", "")
+            self._take(table.assign(time=times).itertuples(index=False, name=None))
+        with self.path.open("rb") as file:
+            file.seek(max(0, size - _ENDING))
+            self._ending = file.read(min(size, _ENDING))
+        self._delimiter, self._end = delimiter, size
+
+    def _take(self, lines: Iterable[Sequence[Any]]) -> Collection[str]:
+        """Take in more lines; returns the sha256 whose decision may have changed."""
+        first, marked = len(self._words), set()
+        for line in lines:
+            time, reviewer, kind, action, sha256, _, _, decision, _, _, seconds = line
+            if time and time < self._time:
+                raise _Anew
+            self._time = time or self._time
+            own = reviewer == self.reviewer
+            if kind in MARKS:
+                self._marks[action] = kind
+                marked.add(action)
+            elif kind in LABELLING or (kind == "second" and own):  # nobody's second look is another's business
+                if decision == "escalate":
+                    self._escalations[len(self._words)] = dict(zip(COLUMNS, line, strict=True))
+                self._before.append(self._last.get(sha256, -1))
+                self._last[sha256] = len(self._words)
+                columns = (self._kinds, self._actions, self._contents, self._words)
+                for column, value in zip(columns, (kind, action, sha256, decision), strict=True):
+                    column.append(value)
+            else:
+                continue
+            self.seconds += _number(seconds)
+            if own:
+                self._note(kind, action)
+        spoken = map(marked.__contains__, self._actions if marked else ())  # all of it, at the speed of C
+        return dict.fromkeys([*self._contents[first:], *itertools.compress(self._contents, spoken)])
+
+    def _note(self, kind: str, action: str) -> None:
+        """What this reviewer can undo and redo after this line."""
+        if kind not in MARKS:
+            self.undone.clear()
+            self.done.pop(action, None)
+            self.done[action] = None
+            return
+        source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
+        if action in source:
+            del source[action]
+            target[action] = None
+
+
+def _number(text: Any) -> float:
+    """Seconds as any writer of a journal puts them; 0 for what is no number."""
+    try:
+        value = float(str(text).replace(",", "."))
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0

@@ -78,8 +78,7 @@ def apply_decisions(
 
     def plan(state: Log) -> pd.DataFrame:
         table = images if images is not None else scan(data_dir, cache_dir=cache_dir, progress=progress)
-        rows = _up_to_date(table, decided, data_dir, state)
-        return _plan_moves(rows, data_dir, goal) if mode == "move" else _plan_export(rows, data_dir, goal, mode, state)
+        return _plan(_up_to_date(table, decided, data_dir, state), data_dir, goal, mode, state)
 
     if not dry_run:
         with opened(log) as state:
@@ -115,14 +114,13 @@ def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
         for folder in state.folders[::-1]:
             with contextlib.suppress(OSError):  # gone already, or somebody uses it
                 folder.rmdir()
-                append(state, {"rmdir": folder})
-        if not any(reasons) and state.times:
+        if not any(reasons):
             for folder, mtime_ns in state.times.items():
                 with contextlib.suppress(OSError):
                     os.utime(folder, ns=(folder.stat().st_atime_ns, mtime_ns))
             append(state, {"restored": True}, sync=True)
-    ends = [(table_path(str(op["src"])), table_path(str(op["dst"] or ""))) for op in steps]
-    table = pd.DataFrame(ends, columns=["path", "target"])
+    ends = {"path": [str(op["src"]) for op in steps], "target": [str(op["dst"] or "") for op in steps]}
+    table = pd.DataFrame(ends, dtype=object).map(table_path)
     return table.assign(done=[not why for why in reasons], reason=reasons)
 
 
@@ -154,44 +152,64 @@ def _up_to_date(table: pd.DataFrame, decided: pd.Series, data_dir: Path, state: 
     rows = table[["path", "given_label", "split", "sha256", "problem"]].reset_index(drop=True)
     rows["scanned"] = rows["path"]
     rows["decision"] = rows["sha256"].where(rows["sha256"] != "").map(decided).astype(object).fillna("")
-    moved = {_table_path(op["src"], data_dir): op["dst"] for op in state.placed.values() if op["how"] == "move"}
     lines = decided.rename("decision").rename_axis("sha256").reset_index()
     rows["label"] = current_labels(table, lines, new_classes=decided.unique()).array  # a plan shows a new folder
+    moves = [op for op in state.placed.values() if op["how"] == "move"]
+    moved = {_table_path(op["src"], data_dir): _table_path(op["dst"], data_dir) for op in moves}
     rows["path"] = [_follow(path, moved, data_dir) for path in rows["path"]] if moved else rows["path"]
     rows = rows.drop_duplicates("path", ignore_index=True)
     rows.attrs["depth"] = int(layout_of(table) == "splits")  # at which part of a path the class folder stands
     return rows
 
 
-def _follow(path: str, moved: Mapping[str, Path], data_dir: Path) -> str:
+def _follow(path: str, moved: Mapping[str, str], data_dir: Path) -> str:
     seen = set()
     while path in moved and path not in seen and not os.path.lexists(file_path(data_dir, path)):
         seen.add(path)
-        path = _table_path(moved[path], data_dir)
+        path = moved[path]
     return path
 
 
-def _plan_moves(rows: pd.DataFrame, data_dir: Path, goal: Path) -> pd.DataFrame:
-    depth, dropped = rows.attrs["depth"], _table_path(goal, data_dir) + "/"
+def _plan(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: Log) -> pd.DataFrame:
+    """What should happen to each file: what `apply_decisions` returns, before anything is done."""
+    depth, root, has_splits = rows.attrs["depth"], _table_path(goal, data_dir), bool(rows["split"].ne("").any())
     labels = zip((path.split("/") for path in rows["scanned"]), rows["given_label"], strict=True)
     class_of = {p[depth]: label for p, label in labels if len(p) > depth + 1}
     folder_of = {label: folder for folder, label in class_of.items()} | {f: f for f, c in class_of.items() if f == c}
-    taken: set[str] = set()
-    steps = []
-    for row in rows.itertuples():
-        p, drops = row.path.split("/"), row.decision == "drop"
-        here = p[depth] if len(p) > depth + 1 else ""
-        why = _why_not_moved(row, class_of.get(here, here), dropped)
-        if why:
-            steps.append(("unchanged", "", why))
+    parts = [path.split("/") for path in rows["path"]]
+    here = [p[depth] if len(p) > depth + 1 else "" for p in parts]
+    placed: dict[str, str] = {}
+    if mode == "move":
+        lies_in = (class_of.get(folder, folder) for folder in here)
+        reasons = [_why_not_moved(row, label, root) for row, label in zip(rows.itertuples(), lies_in, strict=True)]
+    else:
+        reasons = [_why_not_exported(row, has_splits) for row in rows.itertuples()]
+        folders = ["/".join([root, *[row.split] * has_splits, str(row.label)]) for row in rows.itertuples()]
+        steps = state.placed.values()
+        placed = {_table_path(op["src"], data_dir): _table_path(op["dst"], data_dir) for op in steps}
+        wanted = {p: folder for p, folder, why in zip(rows["path"], folders, reasons, strict=True) if not why}
+        _check_export(goal, placed, wanted, state)
+    taken, plan = set(placed.values()), []
+    for row, why, p, origin in zip(rows.itertuples(), reasons, parts, here, strict=True):
+        if why or row.path in placed:
+            plan.append(("unchanged", placed.get(row.path, ""), why or "exported before"))
             continue
-        folder = folder_of.get(row.decision, row.decision)
-        wanted = dropped + row.path if drops else "/".join([*p[:depth], folder, *p[depth + 1 :]])
-        target, note = _free_name(wanted, here, data_dir, taken)
-        if not drops and folder not in class_of:
-            note += "; a new folder"
-        steps.append(("drop" if drops else "move", target, f"decided: {row.decision}{note}"))
-    return _as_plan(rows, steps)
+        if mode != "move":
+            # one flat folder, as fastai takes the innermost one for the class, of names that TensorFlow can read
+            name = "__".join(p[depth + 1 :]).replace("\\", "%")
+            action, new, reason = mode, f"{folders[row.Index]}/{name}", f"label: {row.label}"
+            if PurePosixPath(name).suffix.lower() not in _LISTED:
+                reason += "; image_dataset_from_directory does not list this suffix"
+        elif row.decision == "drop":
+            action, new, reason = "drop", f"{root}/{row.path}", "decided: drop"
+        else:
+            folder = folder_of.get(row.decision, row.decision)
+            action, new, reason = "move", "/".join([*p[:depth], folder, *p[depth + 1 :]]), f"decided: {row.decision}"
+            reason += "" if folder in class_of else "; a new folder"
+        target, note = _free_name(new, origin, data_dir, taken)
+        plan.append((action, target, reason + note))
+    table = pd.DataFrame(plan, columns=["action", "target", "reason"], index=rows.index, dtype=str)
+    return pd.concat([rows, table], axis=1)[list(COLUMNS)]
 
 
 def _why_not_moved(row: Any, label: str, dropped: str) -> str:
@@ -203,30 +221,7 @@ def _why_not_moved(row: Any, label: str, dropped: str) -> str:
         return "lies in the folder of its class"
     if not drops and not _is_folder_name(row.decision):
         return f"{row.decision!r} cannot be the name of a class folder"
-    return "dropped before: roll_back brings it back" if row.path.startswith(dropped) else ""
-
-
-def _plan_export(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: Log) -> pd.DataFrame:
-    depth, has_splits = rows.attrs["depth"], bool(rows["split"].ne("").any())
-    root = _table_path(goal, data_dir)
-    reasons = [_why_not_exported(row, has_splits) for row in rows.itertuples()]
-    folders = ["/".join([root, *[row.split] * has_splits, str(row.label)]) for row in rows.itertuples()]
-    placed = {_table_path(op["src"], data_dir): _table_path(op["dst"], data_dir) for op in state.placed.values()}
-    wanted = {p: folder for p, folder, why in zip(rows["path"], folders, reasons, strict=True) if not why}
-    _check_export(goal, placed, wanted, state)
-    taken, steps = set(placed.values()), []
-    for row, folder, why in zip(rows.itertuples(), folders, reasons, strict=True):
-        if why or row.path in placed:
-            steps.append(("unchanged", placed.get(row.path, ""), why or "exported before"))
-            continue
-        # one flat folder, as fastai takes the innermost one for the class, of names that TensorFlow can read
-        p = row.path.split("/")
-        name = "__".join(p[depth + 1 :]).replace("\\", "%")
-        target, note = _free_name(f"{folder}/{name}", p[depth], data_dir, taken)
-        if PurePosixPath(target).suffix.lower() not in _LISTED:
-            note += "; image_dataset_from_directory does not list this suffix"
-        steps.append((mode, target, f"label: {row.label}{note}"))
-    return _as_plan(rows, steps)
+    return "dropped before: roll_back brings it back" if row.path.startswith(f"{dropped}/") else ""
 
 
 def _why_not_exported(row: Any, has_splits: bool) -> str:
@@ -237,7 +232,7 @@ def _why_not_exported(row: Any, has_splits: bool) -> str:
     return "" if _is_folder_name(row.label) else f"{row.label!r} cannot be the name of a class folder"
 
 
-def _check_export(goal: Path, placed: dict[str, str], wanted: dict[str, str], state: Log) -> None:
+def _check_export(goal: Path, placed: Mapping[str, str], wanted: Mapping[str, str], state: Log) -> None:
     if goal.exists() and (not goal.is_dir() or set(goal.iterdir()) - set(state.folders)):
         raise ValueError(f"{goal} holds something else already. Give an out_dir that is empty or not there.")
     for path, target in placed.items():
@@ -246,11 +241,6 @@ def _check_export(goal: Path, placed: dict[str, str], wanted: dict[str, str], st
                 f"{goal} was exported with other labels: now {path} belongs into {wanted.get(path)}. "
                 "Give another out_dir, or roll_back that export first."
             )
-
-
-def _as_plan(rows: pd.DataFrame, steps: list[tuple[str, str, str]]) -> pd.DataFrame:
-    plan = pd.DataFrame(steps, columns=["action", "target", "reason"], index=rows.index, dtype=str)
-    return pd.concat([rows, plan], axis=1)[list(COLUMNS)]
 
 
 def _is_folder_name(label: str) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import pdist
-from sklearn.base import BaseEstimator, ClassifierMixin
+from scipy.special import softmax
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import randomized_svd
@@ -27,12 +27,32 @@ LIMIT = 1e15  # larger features overflow when they are squared and summed as flo
 CHUNK = 16_384  # rows at a time where a whole float32 copy would not fit
 
 
+class LinearHead(NamedTuple):
+    """Multinomial logistic regression on (N, D) features: probabilities are softmax((X - mean) @ kernel + bias)."""
+
+    classes_: np.ndarray  # (K,) in the order that was given
+    mean: np.ndarray  # (D,)
+    kernel: np.ndarray  # (D, K)
+    bias: np.ndarray  # (K,); of a class without rows -inf
+    out_of_fold: np.ndarray  # (N, K) probabilities of the rows it was fitted on, from heads that never saw their group
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """Probabilities (N, K), columns in the order of `classes_`; NaN for rows that are not finite."""
+        values, valid = np.asarray(X), valid_rows(np.asarray(X))
+        answers = _project(values, valid, self.mean, self.kernel.astype(np.float32)) + self.bias
+        answers[~valid] = np.nan
+        return softmax(answers, axis=1)
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """The likeliest class of each row."""
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
 def fit_head(
     features: np.ndarray,
     labels: Any,
     *,
     classes: Sequence[Hashable] | None = None,
-    C: float | None = None,
     groups: Any = None,
     weights: np.ndarray | None = None,
     seed: int = 0,
@@ -40,71 +60,25 @@ def fit_head(
     """Fit the head that judges labels on all valid rows: that of 02's first stage, and of 03's comparison.
 
     `features` is (N, D) (concatenate blocks); unlabelled rows and rows with NaN are left out; `weights` (N,) say how
-    much each row counts. With `C=None` the strength is chosen by out-of-fold log-loss, folds by `groups`.
+    much each row counts. The strength of its penalty is chosen by out-of-fold log-loss, folds by `groups`.
     """
     codes, classes = encode(labels, classes)
-    values = np.asarray(features)
+    values, n_classes = np.asarray(features), len(classes)
     valid = valid_rows(values) & (codes != UNLABELLED)
     if not valid.any():
         raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
-    if C is None:
-        x = principal_features(values, valid, seed)
-        group = group_codes(groups, len(codes))
-        C = out_of_fold_probs(x, codes, valid, len(classes), group, seed, weights=weights)[1]
-    names, counts = np.array(classes, object), None if weights is None else np.asarray(weights)[valid]
-    return LinearHead(C=C, classes=classes).fit(values[valid], names[codes[valid]], counts)
-
-
-class LinearHead(ClassifierMixin, BaseEstimator):
-    """Multinomial logistic regression on standardised principal components, with an explicit class order.
-
-    `classes_` is `classes` as given, in that order; a class without rows keeps its column, at zero.
-    """
-
-    def __init__(self, C: float = 0.01, classes: Sequence[Hashable] | None = None) -> None:
-        self.C = C
-        self.classes = classes
-
-    def fit(self, X: np.ndarray, y: Any, sample_weight: np.ndarray | None = None) -> LinearHead:
-        """Fit on (N, D) features and N labels."""
-        codes, classes = encode(y, self.classes)
-        self.classes_ = np.array(classes)
-        values, valid = np.asarray(X), np.ones(len(X), bool)
-        self.mean_, self.directions_ = _directions(values, valid, 0)
-        present = np.unique(codes)
-        self.only_ = present[0] if len(present) == 1 else None
-        if self.only_ is None:
-            x = _project(values, valid, self.mean_, self.directions_)
-            self.model_ = _logistic(self.C).fit(x, codes, sample_weight)
-        return self
-
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """Probabilities (N, K), columns in the order of `classes_`; NaN for rows that are not finite."""
-        values = np.asarray(X)
-        valid, probs = valid_rows(values), np.zeros((len(values), len(self.classes_)))
-        if self.only_ is not None:
-            probs[:, self.only_] = 1
-        else:
-            projected = _project(values, valid, self.mean_, self.directions_)
-            probs[:, self.model_.classes_] = self.model_.predict_proba(projected)
-        probs /= probs.sum(axis=1, keepdims=True)  # float32's rounding would pass for a wrong sum
-        probs[~valid] = np.nan
-        return probs
-
-    def coefficients(self) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel (D, K) and bias (K,): of finite rows the probabilities are softmax(X @ kernel + bias).
-
-        Only where every class had rows.
-        """
-        rotated, bias = self.model_.coef_.T, self.model_.intercept_
-        if rotated.shape[1] == 1:  # of two classes scikit-learn keeps one difference
-            rotated, bias = rotated * [[-0.5, 0.5]], bias * [-0.5, 0.5]
-        kernel = self.directions_ @ rotated
-        return kernel, bias - self.mean_ @ kernel
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """The likeliest class of each row."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+    mean, directions = _directions(values, valid, seed)
+    x, group = _project(values, valid, mean, directions), group_codes(groups, len(codes))
+    probs, strength = out_of_fold_probs(x, codes, valid, n_classes, group, seed, weights=weights)
+    kernel, bias, present = np.zeros((len(mean), n_classes)), np.full(n_classes, -np.inf), np.unique(codes[valid])
+    bias[present] = 0
+    if len(present) > 1:
+        counts = None if weights is None else np.asarray(weights)[valid]
+        model = _logistic(strength).fit(x[valid], codes[valid], counts)
+        halves = [[-0.5], [0.5]] if len(present) == 2 else [[1.0]]  # of two classes scikit-learn keeps one difference
+        kernel[:, present] = directions @ (model.coef_ * halves).T
+        bias[present] = (model.intercept_[:, None] * halves).ravel()
+    return LinearHead(np.array(classes), mean, kernel, bias, probs)
 
 
 def out_of_fold_probs(
@@ -247,8 +221,7 @@ def chunks(n: int) -> list[slice]:
 
 def encode(labels: Any, classes: Sequence[Hashable] | None) -> tuple[np.ndarray, list]:
     """Labels as codes into `classes`; unlabelled rows are UNLABELLED."""
-    values = pd.Series(np.asarray(labels, object)) if not isinstance(labels, pd.Series) else labels
-    values = values.astype(object).reset_index(drop=True)
+    values = pd.Series(np.asarray(labels, object), dtype=object)
     empty = values.isna() | (values == "")
     names = list(values[~empty].unique()) if classes is None else list(classes)
     if len({isinstance(name, str) for name in names}) > 1:

@@ -16,34 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nsfwlib.labels import heads, noise
 from nsfwlib.labels.current import current_labels
-from nsfwlib.labels.heads import (
-    BENT_STRENGTHS,
-    EPS,
-    FOLDS,
-    UNLABELLED,
-    bent_features,
-    encode,
-    group_codes,
-    group_folds,
-    out_of_fold_probs,
-    principal_features,
-    sampled,
-    valid_rows,
-)
+from nsfwlib.labels.heads import UNLABELLED
 from nsfwlib.labels.journal import decisions_in_force
 from nsfwlib.labels.neighbours import find_neighbours, vote
-from nsfwlib.labels.noise import (
-    TINY_CLASS,
-    calibrated,
-    confident_joint,
-    corrected,
-    distributions,
-    labelled_rows,
-    noise_rates,
-    off_diagonal,
-    posterior,
-)
 
 SHUFFLES = 20  # of the labels, to learn what chance alone would explain
 Features = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
@@ -81,15 +58,14 @@ def find_label_issues(
         ValueError: lengths differ, a label is not in `classes`, `trusted` is not boolean, features are no numbers or
             too large, or neither probabilities nor features came.
     """
-    codes, classes = encode(labels, classes)
-    trusted, groups = _flags(trusted, len(codes)), group_codes(groups, len(codes))
+    codes, classes = heads.encode(labels, classes)
     if pred_probs is None and features is None:
         raise ValueError("Expected pred_probs or features. Received neither: pass one of them.")
-    probs = None if pred_probs is None else distributions(pred_probs, len(codes), len(classes))
+    probs = None if pred_probs is None else noise.distributions(pred_probs, len(codes), len(classes))
     if features is not None:
-        more = {} if probs is None else {"pred_probs": np.log(probs)}
-        probs = _estimate(codes, _blocks(features) | more, len(classes), groups, trusted, seed)
-    table = _judge(codes, probs, groups, trusted, seed)
+        blocks = _blocks(features) | ({} if probs is None else {"pred_probs": np.log(probs)})
+        probs = out_of_sample_probs(labels, blocks, classes=classes, groups=groups, trusted=trusted, seed=seed)
+    table = _judge(codes, probs, heads.group_codes(groups, len(codes)), _flags(trusted, len(codes)), seed)
     names = np.array([*classes, ""], object)
     table.insert(0, "given", names[codes])
     table["suggested"] = names[table["suggested"]]
@@ -112,9 +88,38 @@ def out_of_sample_probs(
     without one valid block, and those of a class that is one near-duplicate group. In the neighbours' second vote a
     row's own label has no vote; what is left of it is its share in the heads that helped to judge its neighbours.
     """
-    codes, classes = encode(labels, classes)
-    groups, trusted = group_codes(groups, len(codes)), _flags(trusted, len(codes))
-    return _estimate(codes, _blocks(features), len(classes), groups, trusted, seed)
+    codes, classes = heads.encode(labels, classes)
+    groups, trusted, k = heads.group_codes(groups, len(codes)), _flags(trusted, len(codes)), len(classes)
+    linear, near = [], []
+    for name, block in _blocks(features).items():
+        if block.ndim != 2 or len(block) != len(codes):
+            raise ValueError(
+                f"Expected features {name} of shape ({len(codes)}, D), a row a label. Received shape {block.shape}."
+            )
+        valid = heads.valid_rows(block)
+        x = heads.principal_features(block, valid, seed)
+        linear.append(heads.out_of_fold_probs(x, codes, valid, k, groups, seed)[0])
+        x = heads.bent_features(x, valid, seed)
+        linear.append(heads.out_of_fold_probs(x, codes, valid, k, groups, seed, strengths=heads.BENT_STRENGTHS)[0])
+        x = heads.principal_features(block, valid, seed, standardise=False)
+        near += find_neighbours(x, codes, valid, groups)
+    given = np.eye(k + 1, dtype=np.float32)[codes, :k]
+    votes = [vote(some, given) for some in near]
+    weights = _weights([*linear, *votes], codes)
+    first = _mix([*linear, *votes], weights)
+    of_votes = weights[len(linear) :]
+    rates = noise.noise_rates(noise.confident_joint(codes, first))
+    second = np.full_like(first, np.nan)
+    fold = heads.group_folds(np.where(np.isfinite(first[:, 0]), codes, UNLABELLED), groups, seed)
+    for own in range(heads.FOLDS):
+        # What the neighbours of a fold believe must not rest on the votes of that fold.
+        votes = [vote(some, given, fold != own) for some in near]
+        beliefs = noise.posterior(codes, _mix([*linear, *votes], weights), rates, trusted)
+        beliefs, rows = np.nan_to_num(beliefs.astype(np.float32)), np.flatnonzero(fold == own)
+        second[rows] = _mix([vote(some, beliefs, rows=rows) for some in near], of_votes)
+    mixed = first + of_votes.sum() / 2 * np.where(np.isfinite(second), second - first, 0)
+    mixed[_in_one_group(codes, groups)] = np.nan
+    return mixed
 
 
 def _flags(flags: Any, n: int) -> np.ndarray:
@@ -125,42 +130,6 @@ def _flags(flags: Any, n: int) -> np.ndarray:
             "as text, 'False' would count as true."
         )
     return flags
-
-
-def _estimate(
-    codes: np.ndarray, blocks: dict[str, np.ndarray], k: int, groups: np.ndarray, trusted: np.ndarray, seed: int
-) -> np.ndarray:
-    """Mixture of all members and of the neighbours' second vote: (N, K), NaN where nobody can judge."""
-    heads, near = [], []
-    for name, block in blocks.items():
-        if block.ndim != 2 or len(block) != len(codes):
-            raise ValueError(
-                f"Expected features {name} of shape ({len(codes)}, D), a row a label. Received shape {block.shape}."
-            )
-        valid = valid_rows(block)
-        x = principal_features(block, valid, seed)
-        heads.append(out_of_fold_probs(x, codes, valid, k, groups, seed)[0])
-        x = bent_features(x, valid, seed)
-        heads.append(out_of_fold_probs(x, codes, valid, k, groups, seed, strengths=BENT_STRENGTHS)[0])
-        x = principal_features(block, valid, seed, standardise=False)
-        near += find_neighbours(x, codes, valid, groups)
-    given = np.eye(k + 1, dtype=np.float32)[codes, :k]
-    votes = [vote(some, given) for some in near]
-    weights = _weights([*heads, *votes], codes)
-    first = _mix([*heads, *votes], weights)
-    of_votes = weights[len(heads) :]
-    noise = noise_rates(confident_joint(codes, first))
-    second = np.full_like(first, np.nan)
-    fold = group_folds(np.where(np.isfinite(first[:, 0]), codes, UNLABELLED), groups, seed)
-    for own in range(FOLDS):
-        # What the neighbours of a fold believe must not rest on the votes of that fold.
-        votes = [vote(some, given, fold != own) for some in near]
-        beliefs = posterior(codes, _mix([*heads, *votes], weights), noise, trusted)
-        beliefs, rows = np.nan_to_num(beliefs.astype(np.float32)), np.flatnonzero(fold == own)
-        second[rows] = _mix([vote(some, beliefs, rows=rows) for some in near], of_votes)
-    mixed = first + of_votes.sum() / 2 * np.where(np.isfinite(second), second - first, 0)
-    mixed[_in_one_group(codes, groups)] = np.nan
-    return mixed
 
 
 def _blocks(features: Features) -> dict[str, np.ndarray]:
@@ -189,13 +158,10 @@ def _weights(members: list[np.ndarray], codes: np.ndarray) -> np.ndarray:
 
 def _mix(members: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """Weighted mean (N, K). A row that some members cannot judge is left to the others; with none it is NaN."""
-    mixed, total = np.zeros_like(members[0]), np.zeros(len(members[0]))
-    for member, weight in zip(members, weights, strict=True):
-        known = np.isfinite(member[:, 0])
-        mixed[known] += weight * member[known]
-        total[known] += weight
-    total[total == 0] = np.nan
-    return mixed / total[:, None]
+    counts = [weight * np.isfinite(member[:, :1]) for member, weight in zip(members, weights, strict=True)]
+    total = sum(counts)
+    mixed = sum(count * np.nan_to_num(member) for member, count in zip(members, counts, strict=True))
+    return mixed / np.where(total > 0, total, np.nan)
 
 
 def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np.ndarray, seed: int) -> pd.DataFrame:
@@ -204,9 +170,9 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     rows, labelled, judged = np.arange(n), codes != UNLABELLED, np.isfinite(probs[:, 0])
     size, lonely = np.bincount(codes[labelled], minlength=k), _in_one_group(codes, groups)
     blind = not _says_something(codes, probs, seed)
-    rates = noise_rates(np.diag(size) if blind else confident_joint(codes, probs))
-    p = corrected(codes, probs, rates, groups)
-    others = posterior(codes, p, rates)
+    rates = noise.noise_rates(np.diag(size) if blind else noise.confident_joint(codes, probs))
+    p = noise.corrected(codes, probs, rates, groups)
+    others = noise.posterior(codes, p, rates)
     others[~judged] = 0
     own = np.where(labelled, others[rows, codes], np.nan)
     others[rows[labelled], codes[labelled]] = -1
@@ -214,10 +180,10 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     # Equal margins come in a seeded order, not in that of the folders.
     tie = np.random.default_rng(seed).random(n) * 1e-9
     score = np.where(judged, np.maximum(others.max(axis=1, initial=-1), 0) - own + tie, np.nan)
-    p = calibrated(codes, p, rates, trusted, seed)
+    p = noise.calibrated(codes, p, rates, trusted, seed)
     doubtful = np.where(trusted, UNLABELLED, codes)
-    eligible = labelled_rows(doubtful, probs)
-    expected = 0 if blind else round(off_diagonal(confident_joint(doubtful, probs)))
+    eligible = noise.labelled_rows(doubtful, probs)
+    expected = 0 if blind else round(noise.off_diagonal(noise.confident_joint(doubtful, probs)))
     flagged = np.zeros(n, bool)
     flagged[eligible[np.argsort(-score[eligible])[:expected]]] = True
     reasons = {
@@ -226,7 +192,7 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
         "no label": ~labelled,
         "confirmed": trusted,
         "only one class": np.full(n, k == 1),
-        "tiny class: look at all": size[codes] < TINY_CLASS,
+        "tiny class: look at all": size[codes] < noise.TINY_CLASS,
         "these features say nothing of these classes": np.full(n, blind),
     }
     return pd.DataFrame(
@@ -249,8 +215,8 @@ def _in_one_group(codes: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def _says_something(codes: np.ndarray, probs: np.ndarray, seed: int) -> bool:
     """Whether the probabilities fit the given labels better than they fit the same labels shuffled."""
-    rows = sampled(labelled_rows(codes, probs), 5000, seed)
-    y, rng, logs = codes[rows], np.random.default_rng(seed), np.log(np.maximum(probs[rows], EPS))
+    rows = heads.sampled(noise.labelled_rows(codes, probs), 5000, seed)
+    y, rng, logs = codes[rows], np.random.default_rng(seed), np.log(np.maximum(probs[rows], heads.EPS))
     fits = [logs[np.arange(len(y)), rng.permutation(y)].sum() for _ in range(SHUFFLES)]
     return logs[np.arange(len(y)), y].sum() > max(fits)
 

@@ -200,8 +200,9 @@ def refuse_class(journal: Path | pd.DataFrame, sha256: str, word: str, classes: 
         where = f"{journal}: record {max(n for n, line in lines if (line[_SHA256], line[_DECISION]) == said)}"
     raise ValueError(
         f"{where}: decision should be one of the classes {', '.join(sorted(classes))}, or {', '.join(ACTIONS)}. "
-        f"Received: {word!r}, a class that no folder has. Correct that word in the file or decide the picture again; "
-        f"if it is meant, make a folder {word!r} with a picture, or pass new_classes=[{word!r}]."
+        f"Received: {word!r}, a class that no folder has, such as 05_score_images may write of others. Correct that "
+        f"word in the file or decide the picture again in 03_cleanse_labels; if it is meant, make a folder {word!r} "
+        f"with a picture, or pass new_classes=[{word!r}]."
     )
 
 

@@ -4,14 +4,14 @@ The move log has one JSON object a line. A step is in the log, and the log on di
 
 | line | meaning |
 |---|---|
-| `{"id", "how", "src", "dst", "sha256", "was", "mtime_ns", "undoes"}` | this is about to happen; `was`: see `copied` |
+| `{"id", "how", "src", "dst", "sha256", "mtime_ns", "undoes", "leads_to"}` | this is about to happen |
 | `{"copied": [ino, size, mtime_ns]}` | across file systems: the copy is on disk, verified, under a temporary name |
 | `{"done": id}`, `{"failed": id, "why"}` | how it ended |
-| `{"mkdir"}`, `{"rmdir"}` | folders made for it, and removed again |
+| `{"mkdir"}` | a folder is made for it |
 | `{"times": [[folder, mtime_ns]]}`, `{"restored"}` | how old folders were before anything; everything is as before |
 
-One step is under way at a time, and from the log and the disk one can tell how far it got. So after a kill the next
-call first brings that step to one of its two ends. Paths below the log's folder are relative to it.
+One step is under way at a time. Killed on the way, it counts as done if its file has left the old place; if not, what
+it had put at the new one is removed again. Paths below the log's folder are relative to it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ LOCK_SECONDS = 5
 _HEADER = {"nsfwlib": "move log", "version": 1}
 _ENDS_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # the next file would fare no better
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
-_NO_SUCH_PLACE = {errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 _SENTENCES = {
     errno.ENOTDIR: "a file lies where its folder should be: rename that file and call again",
     errno.ENOENT: "vanished, it is not where it was: scan again",
@@ -54,7 +53,7 @@ _SENTENCES = {
 
 
 def carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> pd.DataFrame:
-    """Do what `plan` says (columns as in `labels.COLUMNS`) → the plan with `done`, and why not in `reason`."""
+    """Do what `plan` says (columns as in `folders.COLUMNS`) → the plan with `done`, and why not in `reason`."""
     todo = plan[plan["action"] != "unchanged"]
     steps = todo[["action", "sha256"]].rename(columns={"action": "how"}).replace("drop", "move").to_dict("records")
     for op, path, target in zip(steps, todo["path"], todo["target"], strict=True):
@@ -63,10 +62,9 @@ def carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> p
     changed = [folder for folder in ends - set(log.times) if folder.is_relative_to(data_dir) and folder.is_dir()]
     if changed:
         append(log, {"times": [(folder, folder.stat().st_mtime_ns) for folder in changed]})
-    reasons = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=object)
-    failed = reasons[reasons != ""]
-    plan["done"] = plan.index.isin(todo.index.difference(failed.index))
-    plan.loc[failed.index, "reason"] = failed
+    why = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=object)
+    plan["done"] = plan.index.isin(why.index[why == ""])
+    plan.loc[why.index[why != ""], "reason"] = why[why != ""]
     return plan
 
 
@@ -75,10 +73,11 @@ def do_all(steps: list[dict], log: Log, progress: bool, name: str) -> list[str]:
     reasons: list[str] = []
     for op in tqdm(steps, disable=not progress, unit="file", desc=name):
         try:
-            reasons.append(_do(op, log))
+            _do(op, log)
+            reasons.append("")
         except OSError as error:
             reasons.append(_sentence(error))
-            if error.errno in _ENDS_ALL:
+            if error.errno in _ENDS_ALL or log.pending is not None:  # a step that cannot be settled is the last one
                 reasons += [f"not reached: {reasons[-1]}"] * (len(steps) - len(reasons))
                 break
     failed = [why for why in reasons if why]
@@ -88,11 +87,9 @@ def do_all(steps: list[dict], log: Log, progress: bool, name: str) -> list[str]:
     return reasons
 
 
-def _do(op: dict, log: Log) -> str:
-    """One step: check, log, act, log. Returns why not, "" if done; after an OSError nothing is half done."""
-    why = _unfit(op)
-    if why:
-        return why
+def _do(op: dict, log: Log) -> None:
+    """One step: check, log, act, log. After an OSError nothing is half done, or the step is still `log.pending`."""
+    _check(op)
     folders = op["dst"].parents if op["dst"] else ()
     for missing in [folder for folder in reversed(folders) if not os.path.lexists(folder)]:
         append(log, {"mkdir": missing})
@@ -101,33 +98,27 @@ def _do(op: dict, log: Log) -> str:
     try:
         _act(op, log)
     except OSError as error:
-        try:
-            done = _settle(op, log, why=_sentence(error))
-        except OSError as worse:  # no further step before this one is settled
-            raise OSError(errno.EIO, _sentence(worse)) from error
-        if not done:
+        if not _settle(op, log, why=_sentence(error)):
             raise
     else:
         append(log, {"done": op["id"]})
-    return ""
 
 
-def _unfit(op: dict) -> str:
-    """Why this file may not be touched, "" if it is what was decided on; notes its inode, size and time in `op`."""
+def _check(op: dict) -> None:
+    """An OSError that says so unless this file is what was decided on; notes its time in `op`."""
     src = op["src"]
     if op.get("leads_to"):
-        led = src.is_symlink() and src.readlink() == op["leads_to"]
-        return "" if led else "is not the link that was made"
+        if not (src.is_symlink() and src.readlink() == op["leads_to"]):
+            raise OSError(None, "is not the link that was made")
+        return
     if op["how"] == "move" and src.is_symlink():
-        return "is a link: move what it leads to, or put the file itself here"
+        raise OSError(None, "is a link: move what it leads to, or put the file itself here")
     status = src.stat()
     if not stat.S_ISREG(status.st_mode):
-        return "is no regular file"
+        raise OSError(None, "is no regular file")
     if file_hash(src) != op["sha256"]:
-        return "its bytes are not those that were decided on: scan and decide again"
-    op["was"] = _identity(status)
+        raise OSError(None, "its bytes are not those that were decided on: scan and decide again")
     op.setdefault("mtime_ns", status.st_mtime_ns)
-    return ""
 
 
 def _act(op: dict, log: Log) -> None:
@@ -142,8 +133,15 @@ def _act(op: dict, log: Log) -> None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-    _copy(src, part, op)
-    op["copied"] = _identity(part.lstat())
+    with src.open("rb") as source, part.open("xb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+    shutil.copystat(src, part)
+    os.utime(part, ns=(part.stat().st_atime_ns, op["mtime_ns"]))
+    if file_hash(part) != op["sha256"]:
+        raise OSError(errno.EIO, "the copy differs from the original")
+    op["copied"] = _identity(part)
     append(log, {"copied": op["copied"]}, sync=True)
     _rename(part, dst)
     if how == "move":
@@ -167,50 +165,30 @@ def _rename(src: Path, dst: Path) -> None:
         src.unlink()
 
 
-def _copy(src: Path, part: Path, op: dict) -> None:
-    with src.open("rb") as source, part.open("xb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
-        target.flush()
-        os.fsync(target.fileno())
-    shutil.copystat(src, part)
-    os.utime(part, ns=(part.stat().st_atime_ns, op["mtime_ns"]))
-    if file_hash(part) != op["sha256"]:
-        raise OSError(errno.EIO, "the copy differs from the original")
-
-
 def _settle(op: dict, log: Log, *, why: str) -> bool:
     """Bring a step that was begun to one of its two ends: done, or as if never begun. Returns which."""
-    done = _arrived(op)
-    try:
-        _part(op).unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno not in _NO_SUCH_PLACE:  # there, nothing can lie
-            raise
-    if done and op["how"] == "move" and os.path.lexists(op["src"]):
-        stays = "copied" in op and _identity(op["src"].lstat()) != op["was"]  # changed since it was copied
-        try:
-            if not stays:
-                op["src"].unlink(missing_ok=True)
-        except PermissionError:
-            stays = True
-        if stays:
-            op["dst"].unlink()
-            done = False
+    how, src, dst, part = op["how"], op["src"], op["dst"], _part(op)
+    own = _is_own(op)
+    if os.path.lexists(part):
+        part.unlink()
+    done = own if how in ("copy", "link") else not os.path.lexists(src) and os.path.lexists(dst or src.parent)
+    if how == "move" and own and not done:
+        dst.unlink()
     append(log, {"done": op["id"]} if done else {"failed": op["id"], "why": why})
     return done
 
 
-def _arrived(op: dict) -> bool:
-    """Whether what lies at `dst` is what this step put there."""
+def _is_own(op: dict) -> bool:
+    """Whether what lies at `dst` is what this step put there; of a move without a copy, beside `src`."""
     how, src, dst = op["how"], op["src"], op["dst"]
-    if how == "unlink":
-        return not os.path.lexists(src)
-    if not os.path.lexists(dst):
+    if how == "unlink" or not os.path.lexists(dst):
         return False
     if how == "link":
         return dst.is_symlink() and dst.readlink() == src
-    there = _identity(dst.lstat())
-    return there == op["copied"] if "copied" in op else how == "move" and there[0] == op["was"][0]
+    if "copied" in op:
+        return _identity(dst) == op["copied"]
+    beside = how == "move" and os.path.lexists(src) and os.path.samestat(src.lstat(), dst.lstat())
+    return beside and dst.lstat().st_nlink > 1  # else it is one file by two spellings of its name
 
 
 def undoing(op: dict) -> dict:
@@ -226,12 +204,13 @@ def _part(op: dict) -> Path:
     return (op["dst"] or op["src"]).with_name(f".{op['id']}.part")
 
 
-def _identity(status: os.stat_result) -> list[int]:
+def _identity(path: Path) -> list[int]:
+    status = path.lstat()
     return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _sentence(error: OSError) -> str:
-    return _SENTENCES.get(error.errno, error.strerror or str(error))
+    return _SENTENCES.get(error.errno or 0, error.strerror or str(error))
 
 
 # --- the log
@@ -252,7 +231,8 @@ class Log:
     def take(self, line: Mapping[str, Any]) -> None:
         """What one more line changes."""
         if "how" in line:
-            self.pending = line
+            ends = [name for name in ("src", "dst", "leads_to") if line.get(name)]
+            self.pending = {**line, **{name: self.folder / line[name] for name in ends}}
         elif "copied" in line:
             self.pending["copied"] = line["copied"]
         elif "done" in line or "failed" in line:
@@ -262,13 +242,11 @@ class Log:
             elif "done" in line:
                 self.placed[op["id"]] = op
         elif "mkdir" in line:
-            self.folders.append(line["mkdir"])
-        elif "rmdir" in line:
-            self.folders.remove(line["rmdir"])
+            self.folders.append(self.folder / line["mkdir"])
         elif "times" in line:
-            self.times = dict(line["times"]) | self.times
+            self.times = {self.folder / name: mtime_ns for name, mtime_ns in line["times"]} | self.times
         elif "restored" in line:
-            self.times = {}
+            self.folders, self.times = [], {}
 
 
 @contextlib.contextmanager
@@ -297,22 +275,14 @@ def read(path: Path) -> Log:
     if not data.startswith(header) and not header.startswith(data):
         raise ValueError(f"{path} should be a move log. Received: {data[:60]!r}. Give another name for the log.")
     log = Log(path.parent.resolve(), data.rfind(b"\n") + 1)
-    for line in map(json.loads, data[len(header) : log.size].splitlines()):
-        paths = [name for name in ("src", "dst", "mkdir", "rmdir", "leads_to") if line.get(name)]
-        line |= {name: log.folder / line[name] for name in paths}
-        if "times" in line:
-            line["times"] = [(log.folder / name, mtime_ns) for name, mtime_ns in dict(line["times"]).items()]
-        log.take(line)
+    for line in data[len(header) : log.size].splitlines():
+        log.take(json.loads(line))
     return log
 
 
 def append(log: Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
     """Write one line, whole or not at all; with `sync` it is on disk when this returns."""
-
-    def name(path: Path) -> str:
-        return str(path.relative_to(log.folder) if path.is_relative_to(log.folder) else path)
-
-    data = (json.dumps(line, default=name) + "\n").encode()
+    data = (json.dumps(line, default=lambda path: str(path).removeprefix(f"{log.folder}{os.sep}")) + "\n").encode()
     size = os.fstat(log.fd).st_size
     try:
         while data:

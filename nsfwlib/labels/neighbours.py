@@ -107,9 +107,7 @@ def nearest(features: np.ndarray, images: pd.DataFrame, *, k: int = 8) -> Callab
     def look_up(path: str) -> pd.DataFrame:
         row = positions.get_loc(path)
         cosine = features @ features[row].astype(np.float32) / (norms * norms[row])
-        cosine = np.where(np.isfinite(cosine) & (groups != groups[row]), cosine, -np.inf)
-        best = np.argsort(-cosine, kind="stable")[:k]
-        best = best[np.isfinite(cosine[best])]
-        return images[["path", "given_label"]].iloc[best].assign(similarity=cosine[best]).reset_index(drop=True)
+        best = pd.Series(cosine).where(np.isfinite(cosine) & (groups != groups[row])).nlargest(k)
+        return images[["path", "given_label"]].iloc[best.index].assign(similarity=best.array).reset_index(drop=True)
 
     return look_up

@@ -1,6 +1,7 @@
 from .build import (
     build_classifier as build_classifier,
     load_model as load_model,
+    published_model as published_model,
 )
 from .classifier import (
     block_output as block_output,
@@ -27,9 +28,6 @@ from .features import (
     bottleneck_features as bottleneck_features,
     missing_rows as missing_rows,
 )
-from .foreign import (
-    read_description as read_description,
-)
 from .forward import (
     compiled as compiled,
     forward_pass as forward_pass,
@@ -37,31 +35,29 @@ from .forward import (
     model_identity as model_identity,
     onnx_file as onnx_file,
 )
-from .precision import (
-    COMPARED as COMPARED,
-    PRECISIONS as PRECISIONS,
-    agreement as agreement,
-    choose_precision as choose_precision,
-    in_words as in_words,
-)
 from .published import (
     CLASS_NAMES as CLASS_NAMES,
     PACKAGE as PACKAGE,
     VERSION as VERSION,
-    published_model as published_model,
     read_weights as read_weights,
     run_tool as run_tool,
 )
 from .ready import (
     Ready as Ready,
     make_ready as make_ready,
+    read_description as read_description,
 )
 from .runtime import (
-    Forward as Forward,
+    COMPARED as COMPARED,
+    PRECISIONS as PRECISIONS,
+    agreement as agreement,
+    choose_precision as choose_precision,
+    in_words as in_words,
 )
 from .stream import (
     Answer as Answer,
     Files as Files,
+    Forward as Forward,
     decoded_batches as decoded_batches,
     hashed as hashed,
     load_picture as load_picture,

@@ -5,23 +5,21 @@ Keras loads it.
 """
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FunctionType
 
 import numpy as np
 
 from nsfwlib._tensorflow import keras
 from nsfwlib.files import table_path, write_whole
 
-SIZES = {"InceptionV3": 299, "InceptionResNetV2": 299, "Xception": 299}  # of pictures; 224 for all others
 FEATURES = "features"  # the layer of pooled outputs of one or several blocks, where the head begins
 STANDARDISE = "standardise"  # the layer of a logistic head that holds mean and variance of its features
 _CLASSES = "classes"  # the last layer; its name carries the class names
 
 
-def _checked_names(class_names: Sequence[str]) -> list[str]:
+def checked_names(class_names: Sequence[str]) -> list[str]:
+    """The names as they are, or a ValueError: see its text."""
     names = [str(name) for name in class_names]
     plain = [name.replace("\\", "") for name in names]
     fit = all(0 < len(name) < 256 for name in names) and [table_path(name) for name in plain] == plain
@@ -31,49 +29,6 @@ def _checked_names(class_names: Sequence[str]) -> list[str]:
             f"{[name[:256] for name in names]}."
         )
     return names
-
-
-def assemble(
-    class_names: Sequence[str],
-    backbone: str = "InceptionV3",
-    *,
-    head: str = "original",
-    blocks: Sequence[str] | None = None,
-    size: int | None = None,
-    imagenet: bool = False,
-    seed: int = 0,
-) -> keras.Model:
-    """The layers of a classifier, its backbone frozen; random weights, or ImageNet's in the backbone.
-
-    Arguments and errors are those of `model.build_classifier`.
-    """
-    names = _checked_names(class_names)
-    scale, offset = _expected_range(backbone)
-    keras.utils.set_random_seed(seed)
-    size = size or SIZES.get(backbone, 224)
-    inputs = keras.Input((size, size, 3), name="rgb")
-    rescaled = keras.layers.Rescaling(scale, offset, name="rescaling")(inputs)
-    keras.layers.Rescaling(1.0)  # takes the automatic name "rescaling", which a layer of the network would have
-    body = getattr(keras.applications, backbone)(
-        include_top=False, weights="imagenet" if imagenet else None, input_tensor=rescaled
-    )
-    return with_head(keras.Model(inputs, body.output), names, blocks=blocks, head=head)
-
-
-def _expected_range(backbone: str) -> tuple[float, float]:
-    """(scale, offset) from raw RGB to what the ImageNet weights of this network of keras.applications expect."""
-    network = getattr(keras.applications, backbone, None)
-    if not isinstance(network, FunctionType):
-        known = [name for name, value in vars(keras.applications).items() if isinstance(value, FunctionType)]
-        raise ValueError(f"backbone must be one of {', '.join(known)}. Received: {backbone!r}.")
-    pixels = np.array([[0.0, 0, 0], [255, 255, 255], [255, 0, 0]])[:, None, None]
-    black, white, red = sys.modules[network.__module__].preprocess_input(pixels.copy())[:, 0, 0]
-    if np.ptp(black) or np.ptp(white) or red[0] != white[0]:
-        raise ValueError(
-            f"The ImageNet weights of {backbone} want channels of different ranges or in another order, which one "
-            "rescaling does not give. Expected a network such as InceptionV3, MobileNetV2 or EfficientNetV2B0."
-        )
-    return float(white[0] - black[0]) / 255, float(black[0])
 
 
 def with_head(
@@ -95,7 +50,7 @@ def with_head(
     names = [f"pooled_{i}" for i in range(len(maps))] if len(maps) > 1 else [FEATURES]
     pooled = [layers.GlobalAveragePooling2D(name=name)(each) for name, each in zip(names, maps, strict=True)]
     features = layers.Concatenate(name=FEATURES)(pooled) if len(maps) > 1 else pooled[0]
-    classifier = keras.Model(model.input, _head(features, _checked_names(class_names), head), name="classifier")
+    classifier = keras.Model(model.input, _head(features, checked_names(class_names), head), name="classifier")
     freeze_backbone(classifier)
     return classifier
 
@@ -116,17 +71,13 @@ def _head(features: keras.KerasTensor, names: list[str], head: str) -> keras.Ker
             x = layers.Dense(step, activation="relu", name=f"head_dense_{i // 2 + 1}")(x)
     x = layers.Dense(len(names), name="logits")(x)
     x = layers.Rescaling(1.0, name="temperature", dtype="float32")(x)
-    x = layers.Softmax(name="probabilities", dtype="float32")(x)
-    return layers.Identity(name=".".join([_CLASSES, *map(_escape, names)]), dtype="float32")(x)
+    return named(layers.Softmax(name="probabilities", dtype="float32")(x), names)
 
 
-def _escape(name: str) -> str:
-    """A class name as part of a layer name, which TensorFlow restricts to letters, digits, `_`, `-` and `.`."""
-    return re.sub(r"[^A-Za-z0-9-]", lambda match: f"_{ord(match.group()):x}_", name)
-
-
-def _unescape(part: str) -> str:
-    return re.sub(r"_(10[0-9a-f]{4}|[0-9a-f]{1,5})_", lambda match: chr(int(match.group(1), 16)), part)
+def named(x: keras.KerasTensor, names: Sequence[str]) -> keras.KerasTensor:
+    """`x` behind the layer whose name carries `names`; TensorFlow restricts it to letters, digits, `_`, `-` and `.`."""
+    parts = [re.sub(r"[^A-Za-z0-9-]", lambda match: f"_{ord(match.group()):x}_", name) for name in names]
+    return keras.layers.Identity(name=".".join([_CLASSES, *parts]), dtype="float32")(x)
 
 
 def class_names(model: keras.Model) -> list[str]:
@@ -141,7 +92,8 @@ def class_names(model: keras.Model) -> list[str]:
             f"The model {model.name!r} carries no class names: its last layer is {model.layers[-1].name!r}. Expected "
             "a model made by model.build_classifier."
         )
-    return _checked_names([_unescape(part) for part in parts])
+    escaped = re.compile(r"_(10[0-9a-f]{4}|[0-9a-f]{1,5})_")
+    return checked_names([escaped.sub(lambda match: chr(int(match.group(1), 16)), part) for part in parts])
 
 
 def image_size(model: keras.Model) -> int:
@@ -158,13 +110,10 @@ def image_size(model: keras.Model) -> int:
     return shape[1]
 
 
-def head_dense_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The head's Dense layers, from the features to the logits."""
-    return [layer for layer in _head_layers(model) if isinstance(layer, keras.layers.Dense)]
-
-
-def _head_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    return model.layers[model.layers.index(_block(model, FEATURES)) + 1 :]
+def head_layers(model: keras.Model, kind: type = keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The head's layers, or those of a `kind`, from the features to the class names."""
+    start = model.layers.index(_block(model, FEATURES)) + 1
+    return [layer for layer in model.layers[start:] if isinstance(layer, kind)]
 
 
 def head_model(model: keras.Model) -> keras.Model:
@@ -173,7 +122,7 @@ def head_model(model: keras.Model) -> keras.Model:
     Training it on cached features trains the classifier's head.
     """
     x = inputs = keras.Input(_block(model, FEATURES).output.shape[1:], name=FEATURES)
-    for layer in _head_layers(model):
+    for layer in head_layers(model):
         x = layer(x)
     return keras.Model(inputs, x, name="head")
 
@@ -200,7 +149,7 @@ def set_logistic_head(
 
 def seed_dropout(model: keras.Model, *, seed: int) -> None:
     """Make the next training draw the same dropout masks, however often the layers have drawn before."""
-    for i, layer in enumerate(_head_layers(model)):
+    for i, layer in enumerate(head_layers(model)):
         if isinstance(layer, keras.layers.Dropout):
             layer.seed_generator.state.assign([seed, i])
 
@@ -211,10 +160,8 @@ def feature_model(model: keras.Model, blocks: Sequence[str]) -> keras.Model:
     Raises:
         ValueError: the model has no layer of that name.
     """
-    pooled = []
-    for block in blocks:
-        output = block_output(model, block)
-        pooled.append(output if len(output.shape) == 2 else keras.layers.GlobalAveragePooling2D()(output))
+    maps, pool = [block_output(model, block) for block in blocks], keras.layers.GlobalAveragePooling2D
+    pooled = [each if len(each.shape) == 2 else pool()(each) for each in maps]
     return keras.Model(model.input, pooled, name="backbone")
 
 

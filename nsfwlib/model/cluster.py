@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from platformdirs import user_cache_path
 
-from nsfwlib.model.precision import lowered_path
-from nsfwlib.model.runtime import Forward, open_converted
-from nsfwlib.model.stream import Answer, Files, first_frame, mean_and_highest, stream_answers
+from nsfwlib.model.runtime import lowered_path, open_converted
+from nsfwlib.model.stream import Answer, Files, Forward, first_frame, mean_and_highest, stream_answers
 
 if TYPE_CHECKING:
     import keras
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
 BATCHES = 4  # that a process is given at a time, which is what its loss may cost
 RETRIES = 2  # of files whose process was lost, perhaps by one of them
 STALLED_SECONDS = 600  # without any answer: a model that loads for longer than that is no model
-_TOKEN = (
-    " If the cluster asks for a token, as those of Ray 2.59 and newer may, set RAY_AUTH_MODE=token, with its token in "
-    "~/.ray/auth_token on each machine."
-)
 Work = list[tuple[int, str]]  # (position, path) of each file
 
 
@@ -41,11 +36,9 @@ def cluster_answers(
     *,
     files: Files,
     model: keras.Model | Path,
-    size: int,
     blocks: Sequence[str] | None = None,
     runtime: str = "auto",
     precision: str = "float32",
-    frames: int = 1,
     batch_size: int = 16,
     workers: int | None = None,
     skip: Iterable[str] = (),
@@ -53,6 +46,7 @@ def cluster_answers(
     actors: int | None = None,
     cpus: float = 1,
     gpus: float = 0,
+    **options: Any,
 ) -> Iterator[list[Answer]]:
     """`model.stream_answers`, with its options, on the machines of a Ray cluster, in the order in which they are ready.
 
@@ -67,6 +61,7 @@ def cluster_answers(
         address: of the cluster; by default `$RAY_ADDRESS`, or else the cores of this machine.
         actors: processes at a time; by default as many as the cluster has room for.
         cpus: cores of each of them, for decoding and computing, as `gpus` are of each.
+        options: `size` and `frames`.
 
     Raises:
         ImportError: Ray is not installed.
@@ -75,8 +70,8 @@ def cluster_answers(
     if files.filesystem is None:  # processes work in folders of their own
         files = replace(files, root=str(Path(files.root).absolute()))
     threads = max(1, int(cpus))
-    how = (isinstance(model, Path), tuple(blocks or ()), runtime, precision, threads)
-    options = {"files": files, "size": size, "frames": frames, "batch_size": batch_size, "workers": workers or threads}
+    how = (tuple(blocks or ()), runtime, precision, threads)
+    options |= {"files": files, "batch_size": batch_size, "workers": workers or threads}
     options["reduce"] = first_frame if blocks else mean_and_highest
     with _connected(address) as ray:
         sent = ray.put(_converted(model, precision) if isinstance(model, Path) else _saved(model))
@@ -99,26 +94,22 @@ def _connected(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    _check_reachable(address or os.environ.get("RAY_ADDRESS", ""))
+    place = (address or os.environ.get("RAY_ADDRESS", "")).removeprefix("ray://")
+    host, _, port = place.rpartition(":")
     try:
+        if host:  # it is not "auto" or "local"; Ray itself tries for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:  # Ray raises many kinds, plain Exception among them
-        raise RuntimeError(f"Ray cannot be started, or the cluster not be reached: {error}.{_TOKEN}") from error
+        raise RuntimeError(
+            f"Ray cannot be started, or {place or 'its cluster'} cannot be reached: {error}. If the cluster asks for a "
+            "token, as those of Ray 2.59 and newer may, set RAY_AUTH_MODE=token, and put it into ~/.ray/auth_token "
+            "on each machine."
+        ) from error
     try:
         yield ray
     finally:
         ray.shutdown()
-
-
-def _check_reachable(address: str) -> None:
-    """Ray itself tries for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host:  # none, "auto", "local"
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise RuntimeError(f"The Ray cluster {address} cannot be reached: {error}") from error
 
 
 def _room(ray: Any, most: int | None, num_cpus: float, num_gpus: float) -> int:
@@ -175,8 +166,8 @@ def _saved(model: keras.Model) -> dict[str, bytes]:
 
 
 def _converted(model: Path, precision: str) -> dict[str, bytes]:
-    path = lowered_path(model, precision)
-    return {f"model{ending}": path.with_suffix(ending).read_bytes() for ending in (".xml", ".bin")}
+    paths = [lowered_path(model, precision).with_suffix(ending) for ending in (".xml", ".bin")]
+    return {path.name.replace(model.stem, "model"): path.read_bytes() for path in paths}
 
 
 def _score(
@@ -188,16 +179,15 @@ def _score(
 
 
 @lru_cache(maxsize=1)  # a process may be used by several calls, one after the other
-def _forward(
-    sent: Any, is_converted: bool, blocks: tuple[str, ...], runtime: str, precision: str, threads: int
-) -> Forward:
+def _forward(sent: Any, blocks: tuple[str, ...], runtime: str, precision: str, threads: int) -> Forward:
     import ray
 
     with tempfile.TemporaryDirectory() as folder:
         for name, content in ray.get(sent).items():
             (Path(folder) / name).write_bytes(content)
-        if is_converted:
-            return open_converted(Path(folder) / "model.xml", threads=threads, bfloat16=precision == "bfloat16")
+        saved = Path(folder) / "model.keras"
+        if not saved.exists():
+            return open_converted(saved.with_suffix(".xml"), precision=precision, threads=threads)
         from nsfwlib._tensorflow import keras, tf
         from nsfwlib.model.forward import forward_pass
 
@@ -205,6 +195,6 @@ def _forward(
         tf.config.threading.set_inter_op_parallelism_threads(1)
         for gpu in tf.config.list_physical_devices("GPU"):  # processes may share one
             tf.config.experimental.set_memory_growth(gpu, True)
-        loaded = keras.models.load_model(Path(folder) / "model.keras", compile=False, safe_mode=True)
+        loaded = keras.models.load_model(saved, compile=False, safe_mode=True)
         options = {"runtime": runtime, "cache_dir": user_cache_path("nsfwlib"), "threads": threads}
         return forward_pass(loaded, blocks or None, **options)

@@ -22,6 +22,7 @@ from nsfwlib.model.runtime import has_bfloat16, openvino_usable
 from nsfwlib.model.stream import Answer, Files, first_frame, stream_answers
 
 STORE_SECONDS = 10  # what a kill may cost
+_KEY = 32  # bytes of a sha256
 
 
 def bottleneck_features(
@@ -70,9 +71,12 @@ def block_features(
         FloatingPointError: the model's answer is not finite.
         OSError: `cache_dir` is read-only or full; what was computed before is kept.
     """
-    lowered = _is_lowered(precision if where == "local" else "float32")
-    folders = _folders(model, cache_dir, blocks, lowered)
-    missing = _missing(table, folders)
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision of features must be auto, float32 or bfloat16. Received: {precision!r}.")
+    able = precision == "auto" and openvino_usable() and has_bfloat16()
+    lowered = where == "local" and (precision == "bfloat16" or able)
+    folders = _folders(model, cache_dir, blocks, "-bfloat16" if lowered else "")
+    missing, absent = _missing(table, folders)
     if len(missing):
         writable_folder(Path(cache_dir) / "features", "cache_dir")  # before anything is computed
         files = Files(str(data_dir), max_pixels=max_pixels or table.attrs.get("max_pixels", MAX_PIXELS))
@@ -84,57 +88,53 @@ def block_features(
             forward = forward_pass(model, list(folders), bfloat16=lowered, cache_dir=cache_dir)
             found = stream_answers(enumerate(missing["path"]), forward=forward, reduce=first_frame, **options)
         with tqdm(total=len(missing), desc="features", unit="img", disable=not progress) as bar:
-            _keep(found, missing, list(folders.values()), bar)
-    return {
-        block: read_rows(folder, row_positions(folder, table["sha256"], width), width)
-        for block, (folder, width) in folders.items()
-    }
+            _keep(found, missing, dict(zip((folder for folder, _ in folders.values()), absent, strict=True)), bar)
+    places = {block: (folder, row_positions(folder, table["sha256"], n), n) for block, (folder, n) in folders.items()}
+    return {block: read_rows(*place) for block, place in places.items()}
 
 
 def missing_rows(
-    model: keras.Model, table: pd.DataFrame, *, cache_dir: Path, blocks: str | Sequence[str], precision: str = "float32"
+    model: keras.Model, table: pd.DataFrame, *, cache_dir: Path, blocks: str | Sequence[str]
 ) -> pd.DataFrame:
-    """The rows of the images table, one a content, whose features are yet to be computed; as in `block_features`."""
-    return _missing(table, _folders(model, cache_dir, blocks, _is_lowered(precision)))
+    """The rows of the images table, one a content, whose features are yet to be computed by `block_features`."""
+    return _missing(table, _folders(model, cache_dir, blocks))[0]
 
 
-def _is_lowered(precision: str) -> bool:
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision of features must be auto, float32 or bfloat16. Received: {precision!r}.")
-    return precision == "bfloat16" or (precision == "auto" and openvino_usable() and has_bfloat16())
-
-
-def _missing(table: pd.DataFrame, folders: Mapping[str, tuple[Path, int]]) -> pd.DataFrame:
+def _missing(table: pd.DataFrame, folders: Mapping[str, tuple[Path, int]]) -> tuple[pd.DataFrame, np.ndarray]:
+    """Rows, one a content, that a folder lacks, and which of the folders lack them: bool (folders, rows)."""
     usable = table[table["problem"].eq("")] if "problem" in table else table
     unique = usable.drop_duplicates("sha256")
-    absent = [row_positions(folder, unique["sha256"], width) < 0 for folder, width in folders.values()]
-    return unique[np.any(absent, axis=0)]
+    absent = np.array([row_positions(folder, unique["sha256"], width) < 0 for folder, width in folders.values()])
+    return unique[absent.any(axis=0)], absent[:, absent.any(axis=0)]
 
 
 def _folders(
-    model: keras.Model, cache_dir: Path, blocks: str | Sequence[str], lowered: bool
+    model: keras.Model, cache_dir: Path, blocks: str | Sequence[str], ending: str = ""
 ) -> dict[str, tuple[Path, int]]:
     """Folder and width of each block's features."""
-    root, ending = Path(cache_dir) / "features", "-bfloat16" if lowered else ""
-    return {
-        block: (root / f"{block}-{model_identity(model, block)}{ending}", block_output(model, block).shape[-1])
-        for block in ([blocks] if isinstance(blocks, str) else blocks)
-    }
+    blocks = [blocks] if isinstance(blocks, str) else blocks
+    names = {block: f"{block}-{model_identity(model, block)}{ending}" for block in blocks}
+    root = Path(cache_dir) / "features"
+    return {block: (root / name, block_output(model, block).shape[-1]) for block, name in names.items()}
 
 
 def _keep(
-    found: Generator[list[Answer], None, None], rows: pd.DataFrame, folders: list[tuple[Path, int]], bar: tqdm
+    found: Generator[list[Answer], None, None], rows: pd.DataFrame, absent: Mapping[Path, np.ndarray], bar: tqdm
 ) -> None:
     """Store answers as they come, those at hand when an interrupt comes too; warn of files that have none."""
     keys, paths = rows["sha256"].to_numpy(), rows["path"].to_numpy()
-    absent = [row_positions(folder, keys, width) < 0 for folder, width in folders]
     pending, problems, stored = [], [], time.monotonic()
 
     def store() -> None:
-        for i, (folder, _) in enumerate(folders):
-            new = [answer for answer in pending if absent[i][answer.position]]
-            if new:
-                _append(folder, [answer.sha256 for answer in new], np.stack([answer.values[i] for answer in new]))
+        try:
+            for i, (folder, lacks) in enumerate(absent.items()):
+                if new := [(answer.sha256, answer.values[i]) for answer in pending if lacks[answer.position]]:
+                    append_rows(folder, [key for key, _ in new], np.stack([values for _, values in new]))
+        except OSError as error:
+            raise OSError(
+                f"No room for features in {folder}, or no permission ({error.strerror}). Free some, or choose another "
+                "cache_dir, and run again: what was computed before stays."
+            ) from error
         pending.clear()
 
     try:
@@ -154,19 +154,6 @@ def _keep(
         store()
     if problems:
         warnings.warn(f"{len(problems):,} files have no features. The first: {problems[0]}.", stacklevel=3)
-
-
-def _append(folder: Path, keys: Sequence[str], rows: np.ndarray) -> None:
-    try:
-        append_rows(folder, keys, rows)
-    except OSError as error:
-        raise OSError(
-            f"No room for features in {folder}, or no permission ({error.strerror}). Free some, or choose another "
-            "cache_dir, and run again: what was computed before stays."
-        ) from error
-
-
-_KEY = 32  # bytes of a sha256
 
 
 def append_rows(folder: Path, keys: Sequence[str], rows: np.ndarray) -> None:

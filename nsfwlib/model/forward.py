@@ -7,16 +7,19 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from nsfwlib._tensorflow import keras, tf
-from nsfwlib.files import writable_folder, write_whole
+from nsfwlib.files import write_whole
 from nsfwlib.model.classifier import block_output, by_kind, feature_model
-from nsfwlib.model.runtime import Forward, keep_files, kept_path, open_converted, openvino_usable, require_openvino
+from nsfwlib.model.runtime import keep_converted, kept_path, open_converted, openvino_usable
+from nsfwlib.model.stream import Forward
 
 RUNTIMES = ("auto", "tensorflow", "openvino")
+ANSWER = ("probabilities",)  # the name of a classifier's output
 OPSET = 17
 TOLERANCE = 1e-4  # of a probability, or of a share of the largest feature
 
@@ -39,7 +42,7 @@ def forward_pass(
         outputs: names of blocks, pooled to (B, D_block); by default the probabilities (B, K) alone.
         runtime: "tensorflow", "openvino" (the extra of that name), or "auto": on a CPU OpenVINO where `cache_dir`
             has the converted model already, else TensorFlow, which is as fast in float32.
-        bfloat16: compute in it; OpenVINO's alone, see `model.has_bfloat16`.
+        bfloat16: compute in it; OpenVINO's alone.
         cache_dir: where the converted model is kept, by identity of the weights; converting takes ten seconds. Without
             it the file is temporary.
         threads: of OpenVINO; as many as there are cores by default.
@@ -53,9 +56,10 @@ def forward_pass(
     there = cache_dir is not None and openvino_usable() and _kept(model, outputs, cache_dir).exists()
     if runtime == "openvino" or bfloat16 or (runtime == "auto" and there):
         with tempfile.TemporaryDirectory() as scratch:
-            path = converted(model, outputs, cache_dir=Path(scratch) if cache_dir is None else cache_dir)
-            return open_converted(path, outputs or ("probabilities",), threads=threads, bfloat16=bfloat16)
-    part = feature_model(model, outputs) if outputs else model
+            path = converted(model, outputs, cache_dir=cache_dir or Path(scratch))
+            precision = "bfloat16" if bfloat16 else "float32"
+            return open_converted(path, outputs or ANSWER, precision=precision, threads=threads)
+    part = _part(model, outputs)
     return compiled(in_half_precision(part) if tf.config.list_physical_devices("GPU") else part)
 
 
@@ -78,9 +82,8 @@ def in_half_precision(model: keras.Model, policy: str = "mixed_float16") -> kera
     """A copy that computes in float16 (or "mixed_bfloat16") and keeps float32 weights.
 
     Rescaling, temperature and softmax stay in float32. Measured on an H100 with the published InceptionV3 (Keras on
-    JAX):
-    float16 features differ by 0.4 % in norm and at most 0.8 % of their range, at 8 times the speed of exact float32 and
-    1.7 times that of TF32; bfloat16 differs by 4 and 7 %, good enough to train with and not for features.
+    JAX): float16 features differ by 0.4 % in norm and at most 0.8 % of their range, at 8 times the speed of exact
+    float32 and 1.7 times that of TF32; bfloat16 differs by 4 and 7 %, good enough to train with and not for features.
     """
     full = ("rescaling", "temperature", "probabilities", model.layers[-1].name)
 
@@ -97,52 +100,39 @@ def in_half_precision(model: keras.Model, policy: str = "mixed_float16") -> kera
     return half
 
 
+def _part(model: keras.Model, outputs: Sequence[str] | None) -> keras.Model:
+    return feature_model(model, outputs) if outputs else model
+
+
 def _kept(model: keras.Model, outputs: Sequence[str] | None, cache_dir: Path) -> Path:
-    names = list(outputs or ("probabilities",))
-    return kept_path(cache_dir, [model_identity(model, name if outputs else None) for name in names], names)
+    return kept_path(cache_dir, [model_identity(model, name) for name in outputs or (None,)], outputs or ANSWER)
 
 
 def converted(model: keras.Model, outputs: Sequence[str] | None = None, *, cache_dir: Path) -> Path:
-    """`model` as OpenVINO reads it, in `cache_dir`; if it is not there it is converted, and compared with the model.
-
-    Raises:
-        ImportError: OpenVINO is not installed.
-        ValueError: the converted model gives other answers; it is not kept.
-        PermissionError: `cache_dir` cannot be written.
-    """
-    path = _kept(model, outputs, cache_dir)
-    if not path.exists():
-        openvino = require_openvino()
-        writable_folder(path.parent, "cache_dir")
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-            fresh = Path(scratch) / path.name
-            graph = _graph(model, outputs).get_concrete_function()
-            openvino.save_model(openvino.convert_model(graph), fresh, compress_to_fp16=False)
-            _check_converted(model, fresh, outputs)
-            keep_files(fresh, path)
+    """Where in `cache_dir` OpenVINO reads `model`, converted if need be; a ValueError where its answers then differ."""
+    path, check = _kept(model, outputs, cache_dir), partial(_check_converted, model, outputs)
+    keep_converted(path, lambda ov: ov.convert_model(_graph(model, outputs).get_concrete_function()), check)
     return path
 
 
 def _graph(model: keras.Model, outputs: Sequence[str] | None) -> tf.types.experimental.PolymorphicFunction:
     """ "pixels", float32 RGB 0–255 (B, S, S, 3) → the outputs by name."""
-    part = feature_model(model, outputs) if outputs else model
-    names = list(outputs or ("probabilities",))
+    part = _part(model, outputs)
 
     @tf.function(input_signature=[tf.TensorSpec((None, *part.input_shape[1:]), tf.float32, name="pixels")])
     def graph(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return dict(zip(names, tf.nest.flatten(part(pixels, training=False)), strict=True))
+        return dict(zip(outputs or ANSWER, tf.nest.flatten(part(pixels, training=False)), strict=True))
 
     return graph
 
 
-def _check_converted(model: keras.Model, path: Path, outputs: Sequence[str] | None) -> None:
+def _check_converted(model: keras.Model, outputs: Sequence[str] | None, path: Path) -> None:
     """Compare the file with the model it was made from, on a few patchworks of colours."""
-    size = model.input_shape[1]
+    size, names = model.input_shape[1], outputs or ANSWER
     cells = np.arange(size) * 6 // size
     pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3))[:, cells][:, :, cells].astype(np.float32)
     with tf.device("CPU"):  # a GPU computes in TensorFloat-32
-        expected = tf.nest.flatten((feature_model(model, outputs) if outputs else model)(pixels, training=False))
-    names = list(outputs or ("probabilities",))
+        expected = tf.nest.flatten(_part(model, outputs)(pixels, training=False))
     for name, mine, theirs in zip(names, expected, open_converted(path, names)(pixels), strict=True):
         largest = float(np.abs(mine.numpy()).max()) if outputs else 1.0
         difference = np.abs(mine.numpy() - theirs).max() / (largest or 1.0)
@@ -153,8 +143,8 @@ def _check_converted(model: keras.Model, path: Path, outputs: Sequence[str] | No
             )
 
 
-def onnx_file(model: keras.Model, path: Path, *, outputs: Sequence[str] | None = None) -> Path:
-    """Write `model` as ONNX: "pixels", float32 RGB 0–255 (B, S, S, 3), in; `outputs` as in `forward_pass`.
+def onnx_file(model: keras.Model, path: Path) -> Path:
+    """Write `model` as ONNX: "pixels", float32 RGB 0–255 (B, S, S, 3), in; "probabilities" (B, K) out.
 
     Raises:
         ImportError: tf2onnx is not installed.
@@ -163,7 +153,7 @@ def onnx_file(model: keras.Model, path: Path, *, outputs: Sequence[str] | None =
         import tf2onnx
     except ImportError:
         raise ImportError("Writing ONNX needs tf2onnx and onnx. Run: pip install 'nsfwlib[onnx]'") from None
-    graph = _graph(model, outputs)
+    graph = _graph(model, None)
     with write_whole(path) as draft:
         tf2onnx.convert.from_function(graph, input_signature=graph.input_signature, opset=OPSET, output_path=draft)
     return path
@@ -176,14 +166,12 @@ def model_identity(model: keras.Model, output: str | None = None) -> str:
     """
     part = model if output is None else keras.Model(model.input, block_output(model, output))
     constants = [layer for layer in part.layers if layer.name in ("rescaling", "temperature")]
-    head = [list(model.input_shape[1:])]
-    head += [float(value) for layer in constants for value in (layer.scale, layer.offset)] + ["pillow-bilinear"]
-    digest = hashlib.sha256(json.dumps(head).encode())
+    numbers = [float(value) for layer in constants for value in (layer.scale, layer.offset)]
+    digest = hashlib.sha256(json.dumps([list(model.input_shape[1:]), *numbers, "pillow-bilinear"]).encode())
     for kind, layers in sorted(by_kind(part.layers).items()):
         digest.update(kind.encode())
-        for layer in layers:
-            for array in layer.get_weights():
-                digest.update(np.ascontiguousarray(array))
+        for array in (array for layer in layers for array in layer.get_weights()):
+            digest.update(np.ascontiguousarray(array))
     if output is None:
         digest.update(part.layers[-1].name.encode())
     return digest.hexdigest()[:16]

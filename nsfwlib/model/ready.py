@@ -1,7 +1,7 @@
 """Which model scores, and is it converted already? Then it answers without TensorFlow, in fewer bits if asked to.
 
 A model given by name or file is converted to OpenVINO at its first use where that can be done: TensorFlow alone takes
-ten seconds to start.
+ten seconds to start. A network of others is an ONNX file, and a small JSON beside it that says what it is given.
 """
 
 from __future__ import annotations
@@ -9,24 +9,43 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
 from nsfwlib import runs
-from nsfwlib.files import file_hash, writable_folder
-from nsfwlib.model.foreign import convert_onnx, read_description
-from nsfwlib.model.precision import Sample, choose_precision, open_lowered
+from nsfwlib.files import file_hash
 from nsfwlib.model.published import INTEGRITY, VERSION
-from nsfwlib.model.runtime import Forward, keep_files, kept_hash, kept_path, openvino_usable, require_openvino
+from nsfwlib.model.runtime import (
+    Sample,
+    choose_precision,
+    keep_converted,
+    kept_hash,
+    kept_path,
+    open_converted,
+    openvino_usable,
+    require_openvino,
+)
+from nsfwlib.model.stream import Forward
 
 if TYPE_CHECKING:
     import keras
+
+EXAMPLE = {
+    "labels": ["normal", "nsfw"],  # in the order of the outputs
+    "size": 224,  # pixels a side
+    "layout": "NCHW",  # or NHWC
+    "channels": "RGB",  # or BGR
+    "scale": 0.00784314,  # the network is given value * scale + offset, value 0–255; one number, or one a channel
+    "offset": -1.0,
+    "softmax": False,  # is it inside the network already?
+}
 
 
 class Ready(NamedTuple):
@@ -55,7 +74,7 @@ class Ready(NamedTuple):
     def forward(self, runtime: str) -> Forward:
         """What computes; see `model.forward_pass`."""
         if self.classifier is None:
-            return open_lowered(self.file(), self.precision)
+            return open_converted(self.file(), precision=self.precision)
         from nsfwlib.model.forward import forward_pass
 
         return forward_pass(self.classifier, runtime=runtime, cache_dir=self.cache_dir)
@@ -104,8 +123,11 @@ def make_ready(
     if isinstance(model, str | os.PathLike) and Path(model).suffix == ".onnx":
         return _foreign(Path(model), cache_dir)
     given_by_name = isinstance(model, str | os.PathLike) and (model == "published" or Path(model).is_file())
-    convert = runtime != "tensorflow" and given_by_name and class_names is None and openvino_usable()
-    note = cache_dir / "openvino" / f"{file_key(model)}.json" if convert else None
+    note = None
+    if runtime != "tensorflow" and given_by_name and class_names is None and openvino_usable():
+        content = f"InceptionV3 {VERSION} {INTEGRITY}".encode()
+        key = hashlib.sha256(content).hexdigest() if model == "published" else file_hash(Path(model))
+        note = cache_dir / "openvino" / f"{key[:32]}.json"
     if note and (known := _noted(note, cache_dir)):
         return known
     from nsfwlib.model.build import resolve_model
@@ -125,13 +147,63 @@ def _foreign(path: Path, cache_dir: Path) -> Ready:
     described = read_description(path)
     key = hashlib.sha256(f"{file_hash(path)} {json.dumps(described, sort_keys=True)}".encode()).hexdigest()
     ready = Ready(described["labels"], described["size"], key[:16], cache_dir, None)
-    if not ready.file().exists():
-        writable_folder(ready.file().parent, "cache_dir")
-        with tempfile.TemporaryDirectory(dir=ready.file().parent) as scratch:
-            fresh = Path(scratch) / "model.xml"
-            convert_onnx(path, described, fresh)
-            keep_files(fresh, ready.file())
+    keep_converted(ready.file(), partial(_wrapped, path, described))
     return ready
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What `<name>.json` beside an ONNX file says, with the keys of `EXAMPLE`.
+
+    Raises:
+        ValueError: it is not there, or a key is missing, unknown, or has no such value.
+    """
+    beside = path.with_suffix(".json")
+    wanted = f"Expected {beside} like {json.dumps(EXAMPLE)}. Received"
+    try:
+        found = json.loads(beside.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"An ONNX file does not say what it is given. {wanted}: no such file.") from None
+    except ValueError as error:
+        raise ValueError(f"{wanted}: no JSON ({error}).") from None
+    if not isinstance(found, dict) or set(found) != set(EXAMPLE):
+        keys = sorted(set(found) ^ set(EXAMPLE)) if isinstance(found, dict) else type(found).__name__
+        raise ValueError(f"{wanted} other keys: {keys} missing or unknown.")
+    sizes = {np.size(found[name]) for name in ("scale", "offset")}
+    if found["layout"] not in ("NCHW", "NHWC") or found["channels"] not in ("RGB", "BGR") or sizes - {1, 3}:
+        raise ValueError(f"{wanted}: {json.dumps(found)}.")
+    if not np.all(found["scale"]):
+        raise ValueError(f"{wanted} a scale of 0.")
+    return found
+
+
+def _wrapped(path: Path, described: dict[str, Any], openvino: Any) -> Any:
+    """An ONNX file as a model of OpenVINO's: RGB 0–255, float32 (B, S, S, 3), in; probabilities (B, K) out.
+
+    Raises:
+        ValueError: the network does not give as many numbers as there are labels.
+    """
+    from openvino import opset13
+
+    model, size, layout = openvino.Core().read_model(path), described["size"], described["layout"]
+    model.reshape([-1, 3, size, size] if layout == "NCHW" else [-1, size, size, 3])
+    scale, offset = (np.broadcast_to(described[name], 3).astype(float) for name in ("scale", "offset"))
+    steps = openvino.preprocess.PrePostProcessor(model)
+    colours = openvino.preprocess.ColorFormat
+    tensor = steps.input().tensor().set_element_type(openvino.Type.f32).set_layout(openvino.Layout("NHWC"))
+    tensor.set_color_format(colours.RGB)
+    if described["channels"] == "BGR":
+        steps.input().preprocess().convert_color(colours.BGR)
+    steps.input().preprocess().mean(list(-offset / scale)).scale(list(1 / scale))
+    steps.input().model().set_layout(openvino.Layout(layout))
+    model = steps.build()
+    answer = model.outputs[0].get_node().input_value(0)
+    if not described["softmax"]:
+        answer = opset13.softmax(answer, -1).output(0)
+    answer.get_tensor().set_names({"probabilities"})
+    given, count = answer.get_partial_shape(), len(described["labels"])
+    if given.rank.get_length() != 2 or given[1] != count:
+        raise ValueError(f"Expected {count} numbers a picture, one a label. Received: shape {given}.")
+    return openvino.Model([opset13.result(answer)], model.get_parameters())
 
 
 def _noted(note: Path, cache_dir: Path) -> Ready | None:
@@ -159,10 +231,3 @@ def _convert(classifier: keras.Model, cache_dir: Path, *, must: bool, progress: 
         warnings.warn(f"The model was not converted, and TensorFlow scores: {error}", stacklevel=4)
         return False
     return True
-
-
-def file_key(model: Path | str) -> str:
-    """What a model given by name or file is known by: 32 hex digits that change with its content."""
-    if model == "published":
-        return hashlib.sha256(f"InceptionV3 {VERSION} {INTEGRITY}".encode()).hexdigest()[:32]
-    return file_hash(Path(model))[:32]

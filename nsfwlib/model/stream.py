@@ -32,9 +32,9 @@ from nsfwlib.data import (
     read_bytes,
 )
 from nsfwlib.files import file_path, table_path
-from nsfwlib.model.runtime import Forward
 
 SECONDS = 60.0  # for reading and decoding one file, as in the scan; ten times that on other file systems
+Forward = Callable[[np.ndarray], list[np.ndarray]]
 Reduce = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
@@ -81,7 +81,7 @@ def stream_answers(
 
 
 def decoded_batches(
-    paths: Sequence[Path], *, size: int, batch_size: int = 32, workers: int | None = None
+    paths: Sequence[Path], *, size: int, batch_size: int = 32
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """The same stream without a model: (positions, uint8 (b, size, size, 3), problems), batch by batch.
 
@@ -89,7 +89,7 @@ def decoded_batches(
     """
     work = ((i, table_path(os.fspath(path))) for i, path in enumerate(paths))
     files = Files(max_pixels=MOST_PIXELS)  # the scan has let them in
-    for batch in _loaded_ahead(work, files, size=size, frames=1, batch_size=batch_size, workers=workers, skip=()):
+    for batch in _loaded_ahead(work, files, size=size, frames=1, batch_size=batch_size):
         good = [(i, picture.pixels) for i, picture in batch if picture.pixels is not None]
         pixels = np.concatenate([p for _, p in good]) if good else np.empty((0, size, size, 3), np.uint8)
         problems = [f"{paths[i]}: {ImageProblem(p.problem, p.detail)}" for i, p in batch if p.pixels is None]
@@ -97,7 +97,7 @@ def decoded_batches(
 
 
 def _loaded_ahead(
-    work: Iterable[tuple[int, str]], files: Files, *, batch_size: int, workers: int | None, **options: Any
+    work: Iterable[tuple[int, str]], files: Files, *, batch_size: int, workers: int | None = None, **options: Any
 ) -> Iterator[list[tuple[int, Picture]]]:
     """Positions and pictures in batches, in the order of the work; options as in `load_picture`."""
     load, work = partial(load_picture, files, **options), iter(work)

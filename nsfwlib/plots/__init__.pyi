@@ -21,7 +21,9 @@ from .detectors import (
 from .evaluation import (
     plot_calibration as plot_calibration,
     plot_class_scores as plot_class_scores,
+    plot_history as plot_history,
     plot_intervals as plot_intervals,
+    plot_learning_curve as plot_learning_curve,
     plot_parity as plot_parity,
     plot_precision_recall as plot_precision_recall,
     plot_robustness as plot_robustness,
@@ -29,8 +31,4 @@ from .evaluation import (
     plot_score_histogram as plot_score_histogram,
     plot_slices as plot_slices,
     plot_threshold as plot_threshold,
-)
-from .training import (
-    plot_history as plot_history,
-    plot_learning_curve as plot_learning_curve,
 )

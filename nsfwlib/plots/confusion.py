@@ -24,11 +24,10 @@ def plot_confusion(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Confusion matrix: rows are the labels, columns the predictions.
+    """Confusion matrix: rows are the labels, columns the predictions, in the order of `class_names`.
 
     Args:
         matrix: (K, K) counts, or shares of each row where no counts are known.
-        class_names: of rows and columns, in their order.
         normalise: show shares of the row (empty rows stay empty) instead of counts.
         intervals: (K, K, 2) low and high share of each cell, written under it.
         title: accuracy and number of images by default.
@@ -37,8 +36,7 @@ def plot_confusion(
     k = len(class_names)
     if matrix.shape != (k, k):
         raise ValueError(f"Expected a matrix of {k} × {k}, one row a class name. Received: shape {matrix.shape}.")
-    counted = np.issubdtype(matrix.dtype, np.integer)
-    support = matrix.sum(axis=1)
+    counted, support = np.issubdtype(matrix.dtype, np.integer), matrix.sum(axis=1)
     shares = matrix / np.where(support > 0, support, 1)[:, None] if counted else matrix
     side = 1.7 + (1.0 if intervals is not None else 0.82) * k
     ax = new_axes(ax, (side + 0.8, side))
@@ -53,7 +51,7 @@ def plot_confusion(
     ax.set_xticks(np.arange(k) + 0.5, names, rotation=0 if k <= 6 else 45)
     ax.tick_params(length=0)
     ax.set(xlabel="predicted label", ylabel="label (number of images)" if counted else "label (share of its images)")
-    ax.set_title(title if title is not None else _confusion_title(matrix, counted))
+    ax.set_title(title if title is not None else _confusion_title(matrix))
     return ax
 
 
@@ -70,23 +68,17 @@ def plot_confusion_pair(
     size = 1.4 + (1.0 if intervals[0] is not None else 0.85) * len(class_names)
     fig, axes = plt.subplots(1, 2, figsize=(2 * size + 1, size))
     for ax, matrix, name, bounds in zip(axes, (before, after), titles, intervals, strict=True):
-        matrix = np.asarray(matrix)
-        title = _confusion_title(matrix, np.issubdtype(matrix.dtype, np.integer))
-        plot_confusion(matrix, class_names=class_names, intervals=bounds, title=f"{name}\n{title}", ax=ax)
+        title = f"{name}\n{_confusion_title(np.asarray(matrix))}"
+        plot_confusion(matrix, class_names=class_names, intervals=bounds, title=title, ax=ax)
     axes[1].set_ylabel("")
     return fig
 
 
 @styled
 def plot_incarnations(incarnations: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Accuracy of one confusion matrix after the other; published ones, whose images nobody knows, are hollow.
-
-    Args:
-        incarnations: as from `evaluate.read_incarnations`.
-    """
+    """Accuracy of `evaluate.read_incarnations` one after the other; published ones, images unknown, are hollow."""
     if incarnations.empty:
-        note(ax := new_axes(ax, (5, 3.6)), "no confusion matrix yet")
-        return ax
+        return note(new_axes(ax, (5, 3.6)), "no confusion matrix yet")
     table = incarnations.assign(value=incarnations["accuracy"])
     table["name"] = (table["name"] + "\n" + table["date"]).str.strip()
     ax = plot_intervals(table, xlabel="share of images right", title="Accuracy over incarnations", ax=ax)
@@ -96,11 +88,11 @@ def plot_incarnations(incarnations: pd.DataFrame, *, ax: Axes | None = None) -> 
     return ax
 
 
-def _confusion_title(matrix: np.ndarray, counted: bool) -> str:
+def _confusion_title(matrix: np.ndarray) -> str:
     total = matrix.sum()
     if not total:
         return "No images"
-    if not counted:
+    if not np.issubdtype(matrix.dtype, np.integer):
         return f"Mean recall {np.diag(matrix).mean():.1%}"
     return f"Accuracy {np.trace(matrix) / total:.1%} of {int(total):,} images"
 

@@ -9,20 +9,12 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nsfwlib.plots.style import (
-    ACCENT,
-    DARK,
-    INK,
-    LIGHT,
-    MID,
-    SPLIT_COLOURS,
-    class_looks,
-    new_axes,
-    note,
-    plain_log_ticks,
-    shown,
-    styled,
-)
+from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, plain_log_ticks, shown, styled
+
+Pictures = Sequence[np.ndarray]  # uint8 (H, W, 3) each
+SPLIT_COLOURS = {"train": DARK, "val": MID, "test": LIGHT}
+CLASS_COLOURS = ("#12355b", "#c8500a", "#1d9a78", "#e0a100", "#7fb8e6", "#8f3f76", "#8a8f98", "#e9dc4a")
+CLASS_MARKERS = "osD^vPX*"
 
 
 @styled
@@ -51,26 +43,24 @@ def plot_counts(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def plot_problems(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Number of images left out, by reason and class (`problem`, `given_label` of the images table)."""
     bad = images[images["problem"].ne("")]
-    counts = pd.crosstab(bad["problem"], bad["given_label"])
-    return _count_table(counts, f"{len(bad):,} of {len(images):,} images left out", ax)
+    return _count_table(bad, "problem", f"{len(bad):,} of {len(images):,} images left out", ax)
 
 
 @styled
 def plot_formats(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Number of images by sniffed file format and class (`format`, `given_label` of the images table)."""
     known = images[images["format"].fillna("").ne("")]
-    counts = pd.crosstab(known["format"], known["given_label"])
-    return _count_table(counts, f"File formats of {len(known):,} images", ax)
+    return _count_table(known, "format", f"File formats of {len(known):,} images", ax)
 
 
-def _count_table(counts: pd.DataFrame, title: str, ax: Axes | None) -> Axes:
-    """Heat map of counts, rows sorted by their total, the total in the row's name."""
+def _count_table(images: pd.DataFrame, column: str, title: str, ax: Axes | None) -> Axes:
+    """Heat map of counts by a column and the label, rows sorted by their total, the total in the row's name."""
+    counts = pd.crosstab(images[column], images["given_label"])
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     ax = new_axes(ax, (2.6 + 0.9 * counts.shape[1], 1.3 + 0.38 * max(len(counts), 1)))
     ax.set_title(title)
     if counts.empty:
-        note(ax, "none")
-        return ax
+        return note(ax, "none")
     counts.index = [f"{shown(name)}  ({total:,})" for name, total in counts.sum(axis=1).items()]
     counts.columns = counts.columns.map(shown)
     texts = counts.map(lambda n: f"{n:,}" if n else "·")
@@ -115,11 +105,18 @@ def plot_sizes(images: pd.DataFrame, *, input_size: int = 299, most: int = 5000)
     return fig
 
 
+def class_looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Colour and marker of each class: one of them survives greyscale and colour blindness."""
+    n, m = len(CLASS_COLOURS), len(CLASS_MARKERS)
+    looks = ({"color": CLASS_COLOURS[i % n], "marker": CLASS_MARKERS[(i + i // n) % m]} for i in range(len(names)))
+    return dict(zip(names, looks, strict=True))
+
+
 @styled
 def plot_contact_sheet(
-    thumbnails: Sequence[np.ndarray], *, titles: Sequence[str] | None = None, columns: int = 8, title: str | None = None
+    thumbnails: Pictures, *, titles: Sequence[str] | None = None, columns: int = 8, title: str | None = None
 ) -> Figure:
-    """Thumbnails, uint8 (H, W, 3), in rows, as they are given: blur them first. `titles` has a short text for each."""
+    """Thumbnails in rows, as they are given: blur them first. `titles` has a short text for each."""
     n, columns = len(thumbnails), max(1, min(columns, max(len(thumbnails), 1)))
     if titles is not None and len(titles) != n:
         raise ValueError(f"Expected one title a thumbnail: {n}. Received: {len(titles)} titles.")
@@ -143,11 +140,7 @@ def plot_contact_sheet(
 
 @styled
 def plot_heat_maps(
-    thumbnails: Sequence[np.ndarray],
-    heat: Sequence[np.ndarray],
-    *,
-    titles: Sequence[str] | None = None,
-    columns: int = 6,
+    thumbnails: Pictures, heat: Sequence[np.ndarray], *, titles: Sequence[str] | None = None, columns: int = 6
 ) -> Figure:
     """Where the model looked: heat over thumbnails, which are to be blurred first; see `plot_contact_sheet`.
 
@@ -196,10 +189,9 @@ def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         cbar=False, linewidths=1.5, square=True, ax=ax, **names,
     )  # fmt: skip
     ax.tick_params(length=0, rotation=0)
-    wrong = shade.sum()
-    share = f" ({wrong / total:.1%})" if total else ""
-    ax.set(xlabel="class believed true", ylabel="given label")
-    ax.set_title(f"About {wrong:,.0f} of {total:,.0f} labels wrong{share}")
+    share = f" ({shade.sum() / total:.1%})" if total else ""
+    title = f"About {shade.sum():,.0f} of {total:,.0f} labels wrong{share}"
+    ax.set(xlabel="class believed true", ylabel="given label", title=title)
     return ax
 
 
@@ -212,8 +204,7 @@ def plot_scores(issues: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="rank (images, most suspect first, log)", ylabel="suspicion (no unit)")
     ax.set_title(f"{cut:,} of {len(issues):,} labels suspected")
     if not len(score):
-        note(ax, "no label was scored")
-        return ax
+        return note(ax, "no label was scored")
     rank = np.arange(1, len(score) + 1)
     ax.plot(rank, score, color=DARK, lw=2)
     if cut:

@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, StrMethodFormatter
 
-from nsfwlib.plots.style import ACCENT, INK, LIGHT, class_looks, new_axes, percent, shown, styled
+from nsfwlib.plots.data import class_looks
+from nsfwlib.plots.style import ACCENT, INK, LIGHT, new_axes, percent, shown, styled
 
 _LEAST = 1e-3  # where the logarithmic axis of false-positive rates begins
 

@@ -1,5 +1,6 @@
-"""How good, how sure, which threshold, and where does it fail? The figures of evaluation."""
+"""How did training go, how good is it, how sure, which threshold, and where does it fail? One function a figure."""
 
+import itertools
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, percent, plain_log_ticks, shown, styled
 
@@ -20,14 +21,66 @@ _FLOOR = 1e-8  # where the log scale of differences begins
 
 
 @styled
+def plot_history(history: pd.DataFrame) -> Figure:
+    """Loss, accuracy and learning rate of all stages of training along one axis of epochs.
+
+    `history` has a row an epoch in order, as from `train.train_head` and `train.fine_tune`.
+    """
+    epochs, stages = np.arange(1, len(history) + 1), history["stage"].reset_index(drop=True)
+    stages = stages[stages.ne(stages.shift())]  # where each begins
+    fig, axes = plt.subplots(1, 3, figsize=(12, 3.4), width_ratios=(4, 4, 2.5))
+    best = int(np.nanargmin(history["val_loss"])) if history["val_loss"].notna().any() else None
+    for ax, name in zip(axes, ("loss", "accuracy"), strict=False):
+        ax.plot(epochs, history[name], "--s", color=MID, ms=4, label="training")
+        ax.plot(epochs, history[f"val_{name}"], "-o", color=DARK, ms=4, label="validation")
+        if best is not None:
+            value = history[f"val_{name}"].iloc[best]
+            look = {"ms": 10, "mfc": "none", "mec": ACCENT, "mew": 1.5}
+            ax.plot(best + 1, value, "o", label=f"lowest val. loss: {value:.3f}", **look)
+        ax.margins(y=0.15)
+    rates = history["learning_rate"].where(history["learning_rate"] > 0)
+    axes[2].plot(epochs, rates, color=DARK, marker="o", ms=4)
+    axes[2].set(yscale="log", ylabel="learning rate at its end", title="Learning rate\n")
+    axes[2].yaxis.set_major_formatter("{x:.2g}")
+    axes[2].yaxis.set_minor_formatter("{x:.2g}")
+    for ax in axes:
+        ax.set(xlabel="epoch (all stages)", xlim=(0.5, len(history) + 0.5))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for i, name in stages.items():
+            ax.axvline(i + 0.5, color=INK, lw=0.8, ls=":")
+            ax.text(i + 0.6, 1.01, name, transform=ax.get_xaxis_transform(), fontsize=8, va="bottom")
+    axes[0].set(ylabel="loss (cross-entropy, nats)", title="Loss\n")
+    axes[1].set(ylabel="share of images right", title="Accuracy\n")
+    percent(axes[1].yaxis)
+    axes[0].legend(loc="upper right", fontsize="small")
+    axes[1].legend(loc="lower right", fontsize="small")
+    return fig
+
+
+@styled
+def plot_learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Validation accuracy against the number of training images: each of `train.learning_curve` a dot, and means."""
+    ax = new_axes(ax, (5.5, 3.4))
+    near = curve.groupby(curve.groupby("repeat").cumcount())[["images", "accuracy"]].mean().sort_values("images")
+    ax.plot(curve["images"], curve["accuracy"], "o", color=MID, ms=4, label="one draw")
+    ax.plot(near["images"], near["accuracy"], "-o", color=DARK, ms=5, label="mean")
+    ax.set(xscale="log", xlabel="training images (log scale)", ylabel="validation images right")
+    ax.set_title("What more images gain: a logistic head on frozen features")
+    ax.xaxis.set_major_locator(FixedLocator(near["images"].round()))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_minor_locator(NullLocator())
+    percent(ax.yaxis)
+    ax.legend(fontsize="small")
+    return ax
+
+
+@styled
 def plot_intervals(
     table: pd.DataFrame, *, xlabel: str = "share of images", title: str | None = None, ax: Axes | None = None
 ) -> Axes:
     """Estimates with their intervals below one another, the first on top.
 
-    Args:
-        table: `name`, `value`, `low`, `high`, all shares.
-        xlabel: what is shared.
+    `table` has `name`, `value`, `low`, `high`, all shares; `xlabel` says what is shared.
     """
     ax = _rows(table, xlabel=xlabel, title=title or "", ax=ax)
     for i, (value, high) in enumerate(zip(table["value"], table["high"], strict=True)):
@@ -52,11 +105,7 @@ def _rows(table: pd.DataFrame, *, xlabel: str, title: str, ax: Axes | None) -> A
 
 @styled
 def plot_class_scores(scores: pd.DataFrame) -> Figure:
-    """Precision, recall, F1 and average precision of each class with their intervals, a panel each.
-
-    Args:
-        scores: as from `evaluate.scores`.
-    """
+    """Precision, recall, F1 and average precision of each class of `evaluate.scores` with intervals, a panel each."""
     which = ("precision", "recall", "f1", "average precision")
     support = scores[scores["score"].eq("recall")].set_index("class")["support"]
     size = (2.7 * len(which) + 1, 1.2 + 0.4 * len(support))
@@ -73,8 +122,7 @@ def plot_class_scores(scores: pd.DataFrame) -> Figure:
 def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axes:
     """Reliability: accuracy against confidence, the diagonal is honest, below it the model boasts.
 
-    Args:
-        tables: by name, such as "before temperature" and "after", each as from `evaluate.calibration_table`.
+    `tables` are those of `evaluate.calibration_table`, by name, such as "before temperature" and "after".
     """
     ax = new_axes(ax, (5.2, 4.8))
     ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
@@ -96,17 +144,13 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
 
 @styled
 def plot_precision_recall(curve: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
-    """Precision against recall of flagging unsafe images, with a 95% band for each threshold.
-
-    Args:
-        curve: as from `evaluate.threshold_curve`.
-    """
+    """Precision against recall of `evaluate.threshold_curve`, with a 95% band for each threshold."""
     return _draw_curve(curve, "recall", "precision", title or "Precision and recall", ax)
 
 
 @styled
 def plot_roc(curve: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
-    """Recall against false-positive rate, with a 95% band for each threshold; arguments as `plot_precision_recall`."""
+    """Recall against false-positive rate of `evaluate.threshold_curve`, with a 95% band for each threshold."""
     ax = _draw_curve(curve, "fpr", "recall", title or "ROC", ax)
     ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
     return ax
@@ -130,9 +174,8 @@ def _draw_curve(curve: pd.DataFrame, x: str, y: str, title: str, ax: Axes | None
 def plot_threshold(curve: pd.DataFrame, point: pd.Series) -> Figure:
     """One threshold, or two with a person between them, at one prevalence: where on the curves, and what it does.
 
-    Args:
-        curve: as from `evaluate.threshold_curve`; drawn are the two rates that do not depend on prevalence.
-        point: a row of `evaluate.at_threshold`.
+    Of the `curve` of `evaluate.threshold_curve` the two rates are drawn that do not depend on prevalence; `point` is a
+    row of `evaluate.at_threshold`.
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     for name, label, colour, dash in (("recall", "unsafe flagged", DARK, "-"), ("fpr", "safe flagged", ACCENT, "--")):
@@ -168,18 +211,13 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series) -> Figure:
 
 @styled
 def plot_slices(slices: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Accuracy of the 15 worst slices with intervals; filled where chance is an unlikely reason (`q` ≤ 0.05).
-
-    Args:
-        slices: as from `evaluate.accuracy_by_slice`.
-    """
+    """The 15 worst of `evaluate.accuracy_by_slice` with intervals; filled where chance is unlikely (`q` ≤ 0.05)."""
     table = slices[slices["p"].notna()].head(15)
     names = [f"{row.attribute}: {row.value}  ({row.images:,})" for row in table.itertuples()]
     table, title = table.assign(name=names, value=table["accuracy"]), f"{len(table)} worst of {len(slices)} slices"
     ax = _rows(table, xlabel="share of images right", title=title, ax=new_axes(ax, (7.5, 1.6 + 0.34 * len(table))))
     if table.empty:
-        note(ax, "no slice has enough images")
-        return ax
+        return note(ax, "no slice has enough images")
     places, sure = np.arange(len(table)), table["q"].le(0.05).to_numpy()
     ax.plot(table["value"][sure], places[sure], "o", color=ACCENT, label="differs (q ≤ 0.05)")
     ax.plot(table["value"][~sure], places[~sure], "o", color=DARK, mfc="white", label="may be chance")
@@ -193,17 +231,14 @@ def plot_slices(slices: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def plot_robustness(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Accuracy under changes of the picture below one another, that of untouched pictures as a dotted line.
 
-    Args:
-        table: `change`, `level` (text or number, in drawing order), `value`, `low`, `high`; one row with the change
-            "none" is the reference.
+    `table` has `change`, `level` (text or number, in drawing order), `value`, `low`, `high`; the change "none" is the
+    reference.
     """
-    changed = table["change"].ne("none")
+    changed, names = table["change"].ne("none"), (table["change"] + " " + table["level"].astype(str)).str.strip()
     if not changed.any():
         raise ValueError("Expected at least one change besides 'none'. Received: none; measure some first.")
-    names = (table["change"] + " " + table["level"].astype(str)).str.strip()
-    ax = plot_intervals(
-        table.assign(name=names)[changed], xlabel="share of images right", title="Changed pictures", ax=ax
-    )
+    shares = table.assign(name=names)[changed]
+    ax = plot_intervals(shares, xlabel="share of images right", title="Changed pictures", ax=ax)
     for value in table["value"][~changed]:
         ax.axvline(value, color=INK, lw=1, ls=":", label="untouched")
     return ax
@@ -211,39 +246,28 @@ def plot_robustness(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_score_histogram(score: pd.Series, *, points: pd.DataFrame | None = None, ax: Axes | None = None) -> Axes:
-    """How many files have which score, on a logarithmic count axis, with the thresholds of `points`.
-
-    Args:
-        score: as from `unsafe_scores`.
-        points: as from `operating_points`.
-    """
-    ax = new_axes(ax, (8, 3.4))
-    scored = score.dropna()
+    """How many files have which score, on a logarithmic count axis, with the thresholds of `operating_points`."""
+    ax, scored = new_axes(ax, (8, 3.4)), score.dropna()
     ax.set(xlabel="unsafe score (sum of the unsafe classes' probabilities)", ylabel="files (log)", xlim=(0, 1))
     ax.set_title(f"Scores of {len(scored):,} files")
     if not len(scored):
-        note(ax, "no file was scored")
-        return ax
+        return note(ax, "no file was scored")
     ax.hist(scored, bins=np.linspace(0, 1, 41), color=MID, edgecolor="white", lw=0.5)
     ax.set_yscale("log")
     ax.set_ylim(bottom=0.7)
     plain_log_ticks(ax.yaxis)
-    looks = ["-", "--", ":", "-."]
     if points is not None:
-        for i, (threshold, rows) in enumerate(points.groupby("threshold")):
+        looks = itertools.cycle(["-", "--", ":", "-."])
+        for (threshold, rows), look in zip(points.groupby("threshold"), looks, strict=False):
             label = f"{threshold:.3g}: {', '.join(rows['wish'].unique())}"
-            ax.axvline(threshold, color=ACCENT, lw=1.5, ls=looks[i % len(looks)], label=label)
+            ax.axvline(threshold, color=ACCENT, lw=1.5, ls=look, label=label)
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, title="threshold")
     return ax
 
 
 @styled
 def plot_parity(table: pd.DataFrame) -> Figure:
-    """Size, time and disagreement of each format, a panel each.
-
-    Args:
-        table: as from `export.export`.
-    """
+    """Size, time and disagreement of each format of `export.export`, a panel each."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 1.5 + 0.42 * len(table)), sharey=True)
     times, apart = table["ms_per_image"], table["largest_difference"]
     changed = [f"{d:.0e}, {c} changed" if d else "0" for d, c in zip(apart, table["changed_argmax"], strict=True)]

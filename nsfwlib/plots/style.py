@@ -19,29 +19,15 @@ R = TypeVar("R", bound=Artist)
 INK = "#1f2a36"  # text and lines
 DARK, MID, LIGHT = "#15466e", "#4f93c0", "#b9d6ea"  # three lightness steps of one hue
 ACCENT = "#c8500a"  # the one thing to look at
-CLASS_COLOURS = ("#12355b", "#c8500a", "#1d9a78", "#e0a100", "#7fb8e6", "#8f3f76", "#8a8f98", "#e9dc4a")
-CLASS_MARKERS = "osD^vPX*"
-SPLIT_COLOURS = {"train": DARK, "val": MID, "test": LIGHT}
 _WIDE = {"Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Malgun Gothic"}
-_LOOK = sns.axes_style("ticks") | {
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 110,
+_INKED = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
+_LOOK = sns.axes_style("ticks") | dict.fromkeys(_INKED, INK) | {
+    "axes.spines.right": False, "axes.spines.top": False,
+    "axes.titlelocation": "left", "axes.titlesize": 11, "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True, "figure.dpi": 110, "hatch.linewidth": 0.6, "legend.frameon": False,
     "font.family": ["sans-serif", *sorted(_WIDE & set(get_font_names()))],  # letters that the first font lacks
-    "font.size": 10,
-    "hatch.linewidth": 0.6,
-    "legend.frameon": False,
-    "text.color": INK,
-    "text.parse_math": False,  # a class may be called $a$
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
+    "font.size": 10, "text.parse_math": False,  # a class may be called $a$
+}  # fmt: skip
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
@@ -64,24 +50,17 @@ def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size)[1] if ax is None else ax
 
 
-def note(ax: Axes, text: str) -> None:
+def note(ax: Axes, text: str) -> Axes:
     """Say in the middle of an empty figure why it is empty."""
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", wrap=True)
     ax.set(xticks=[], yticks=[])
+    return ax
 
 
 def shown(name: str) -> str:
     """A class name as figures write it: without the middle of a long one, a space before `_`, which a legend hides."""
     name = name if len(name) <= 40 else f"{name[:24]}…{name[-15:]}"
     return f" {name}" if name.startswith("_") else name
-
-
-def class_looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Colour and marker of each class: one of them survives greyscale and colour blindness."""
-    n, m = len(CLASS_COLOURS), len(CLASS_MARKERS)
-    return {
-        name: {"color": CLASS_COLOURS[i % n], "marker": CLASS_MARKERS[(i + i // n) % m]} for i, name in enumerate(names)
-    }
 
 
 def percent(*axes: Axis) -> None:

@@ -2,6 +2,7 @@
 
 ReviewSession       A queue of suspected labels, shown page by page, and the decisions taken on it
 ReviewGrid          A page of blurred pictures with keys and buttons, filters, exposure and progress
+open                The grid on the queue that notebook 03 left in a run, in a second: nothing is fitted again
 threshold_explorer  Sliders for threshold and prevalence over the curves and the expected counts
 review_queue        The rows that a person may be asked about: not of `test`, with a label or a suggestion to judge
 open_session        The session that a reviewer's page shows, from what notebook 03 left in the run

@@ -1,5 +1,6 @@
 from .grid import (
     ReviewGrid as ReviewGrid,
+    open as open,
     threshold_explorer as threshold_explorer,
 )
 from .opinions import (

@@ -11,9 +11,20 @@ const KEEP = "keep"; // says nothing where no label is shown
 const MARK = Object.fromEntries(ACTIONS.map(([name, , mark]) => [name, mark]));
 const KEYS = [
   ["1 … 9", "give this class"], ["k", "keep the given label"], ["d", "drop from the data"], ["?", "unsure"],
-  ["e", "escalate: hide at once, hand on"], ["space", "reveal, or hide again"], ["Enter", "accept the page"],
-  ["u", "undo"], ["r", "redo"], ["n", "neighbours and near-duplicates"], ["← ↑ → ↓", "move"],
-  ["PageUp, PageDown", "turn the page"], ["h", "this help"], ["Esc", "hide, close"],
+  ["e", "escalate: hide at once, hand on"], ["space", "reveal large, or hide again"], ["b, held", "a third of the blur"], ["Enter", "accept the section in focus"],
+  ["u", "undo"], ["r", "redo"], ["n", "neighbours and near-duplicates"], ["← ↑ → ↓", "move"], ["Shift with arrows", "choose several, for one decision"],
+  ["PageUp, PageDown", "turn the page"], ["h", "this help"], ["Esc", "hide, close, dismiss"],
+];
+const BLIND = { // modes in which no label is shown
+  audit: "Which class is it? The label is not shown",
+  second: "A second look: which class is it?",
+  disagreement: "Two people disagree: which class is it?",
+};
+const SIGNS = [
+  ["grey and amber bar", "how likely the given label is, and the suggested one"],
+  ["3 alike", "so many pictures here are near-duplicates of one another"],
+  ["two labels", "exact copies lie under two labels: keep says nothing, give a class"],
+  ["not taken", "the decision was refused; the line above the pictures says why"],
 ];
 // JupyterLab looks for shortcuts before the page gets the key, from the focused element upwards: it must bear this mark.
 const KEEP_KEYS = ["data-lm-suppress-shortcuts", "true"];
@@ -52,14 +63,15 @@ function pictures() {
 }
 
 function render({ model, el }) {
-  const classes = model.get("classes"), blind = model.get("blind");
+  const classes = model.get("classes"), blindTitle = BLIND[model.get("mode")], blind = Boolean(blindTitle);
   const actions = ACTIONS.filter(([action]) => !blind || action !== KEEP);
   const shown = pictures();
   const id = `nsfw-${Math.random().toString(36).slice(2)}`;
   const sender = `${Date.now()}-${Math.random()}`; // with seq it tells Python in which order we sent
   const pending = new Map(); // path, or "" for the page -> [number of its last message, when]
   const later = []; // keys typed while an undo is on its way
-  let page = null, cells = [], cur = 0, seq = 0, waiting = false, wanted = null, since = performance.now();
+  const refused = new Map(); // path -> why a decision on it was not taken, until that is dismissed or another one is
+  let page = null, cells = [], heads = [], cur = 0, anchor = 0, held = false, seq = 0, waiting = false, wanted = null, since = performance.now();
 
   // --- the parts ---
   const root = make("div", "nsfw-review");
@@ -70,6 +82,7 @@ function render({ model, el }) {
   grid.tabIndex = 0;
   grid.setAttribute(...KEEP_KEYS);
   grid.setAttribute("role", "listbox");
+  grid.setAttribute("aria-multiselectable", "true");
   grid.setAttribute("aria-label", "Pictures of this page. Press h for the keys.");
   status.setAttribute("role", "status");
   status.setAttribute("aria-live", "polite");
@@ -77,6 +90,8 @@ function render({ model, el }) {
   pause.setAttribute("role", "alert");
   strip.setAttribute("aria-label", "Neighbours and near-duplicates");
   help.setAttribute("role", "dialog");
+  help.tabIndex = -1; // who clicks into it types on
+  help.setAttribute(...KEEP_KEYS);
   help.setAttribute("aria-label", "Keys and guidelines");
   [help, strip, notice, pause].forEach((node) => (node.hidden = true));
 
@@ -95,7 +110,7 @@ function render({ model, el }) {
   // --- talking to Python ---
   const send = (op, more = {}) => {
     seq += 1;
-    if (!["reveal", "details", "still"].includes(op)) root.dataset.pending = "?";
+    if (!["reveal", "details", "less", "still"].includes(op)) root.dataset.pending = "?";
     try {
       model.send({ op, sender, seq, ...more });
     } catch (error) {
@@ -105,13 +120,22 @@ function render({ model, el }) {
   };
   const alarm = (text, kind = "") => {
     notice.hidden = !text;
-    notice.textContent = text;
+    notice.firstChild.textContent = text;
     notice.dataset.kind = kind;
+  };
+  const tellRefused = () => {
+    const reasons = [...refused.values()];
+    alarm(reasons.length ? `${reasons.length} not taken. ${reasons.at(-1)}` : "", "refused");
+    page?.rows.forEach((_, i) => paint(i));
+  };
+  const dismiss = () => {
+    refused.clear();
+    tellRefused();
   };
   const watch = setInterval(() => {
     const oldest = Math.min(...[...pending.values()].map(([, at]) => at));
     if (performance.now() - oldest > PATIENCE) {
-      alarm(`${pending.size} not saved yet: the kernel does not answer. If it was restarted, run this cell again.`, "unsaved");
+      alarm(`${pending.size} not saved yet: the kernel does not answer. If it was restarted, run the parameters, the imports and this cell again.`, "unsaved");
       send("still"); // Python holds what overtook a message; this lets it give up a lost one
     }
   }, 1000);
@@ -124,15 +148,37 @@ function render({ model, el }) {
   // --- painting ---
   const row = () => page?.rows[cur];
   const isShown = (r) => !r.note && r.decision !== "escalate";
-  const words = (r) => (r.decision ? `${MARK[r.decision] ?? "→"} ${r.decision}` : r.words[0]);
+  const words = (r) => (r.decision ? `${MARK[r.decision] ?? "→"} ${r.decision}` : "");
+  const pair = (r) => {
+    if (blind) return r.about; // what two people answered, or nothing
+    if (!r.given) return r.suggested && `${r.suggested}${r.sure == null ? "" : ` ${r.sure.toFixed(2)}`}`;
+    return r.suggested ? `${r.given} → ${r.suggested}` : r.given;
+  };
+  const spoken = (r) => {
+    if (blind) return r.about ? `called ${r.about.replace(" / ", " and ")}` : "label not shown";
+    return `filed under ${r.given || "no label that is shown"}${r.suggested ? `, might be ${r.suggested}` : ""}`;
+  };
+  const remark = (r) => (r.conflict && !blind ? "two labels" : r.alike > 1 ? `${r.alike} alike` : "");
+  const counted = (part) => `${part.rows.toLocaleString("en")} picture${part.rows === 1 ? "" : "s"}`;
+  const factsOf = (part) => counted(part) + (blind || part.drawn ? "" : ` · about ${part.wrong.toFixed(1)} wrong`);
+  const titleOf = (part) => {
+    if (blind) return [[blindTitle, true]];
+    if (part.drawn) return [["Drawn at random: is the label right?", true]];
+    const likely = part.default === "keep" ? ", perhaps " : ", looks like ";
+    return [["Filed under ", false], [part.given || "no label", true], [likely, false], [part.suggested, true]];
+  };
 
   const paint = (i) => {
     const r = page.rows[i], cell = cells[i];
     cell.dataset.decision = r.decision ? (MARK[r.decision] ? r.decision : "relabel") : "";
+    const why = refused.get(r.path);
     cell.classList.toggle("nsfw-pending", pending.has(r.path));
+    cell.classList.toggle("nsfw-refused", Boolean(why));
+    cell.title = why ?? "";
     cell.querySelector(".nsfw-badge").textContent = words(r);
-    cell.setAttribute("aria-label", [`Picture ${i + 1} of ${cells.length}, ${r.words[1]}`,
-      r.decision || "undecided", r.note, r.remark].filter(Boolean).join(", "));
+    cell.querySelector(".nsfw-remark").textContent = why ? "not taken" : remark(r);
+    cell.setAttribute("aria-label", [`Picture ${i + 1} of ${cells.length}, ${spoken(r)}`,
+      r.decision || "undecided", r.note, remark(r), why].filter(Boolean).join(", "));
     if (r.decision === "escalate") {
       page.rows.forEach((other, j) => {
         if (other === r || other.group === r.group) hide(j);
@@ -144,7 +190,8 @@ function render({ model, el }) {
     if (i === cur) conceal();
     page.rows[i].note ||= why;
     shown.drop(page.rows[i].path);
-    cells[i].querySelector(".nsfw-picture").replaceChildren(make("span", "nsfw-none", page.rows[i].note));
+    const picture = cells[i].querySelector(".nsfw-picture");
+    picture.replaceChildren(make("span", "nsfw-none", page.rows[i].note), picture.lastChild);
   };
 
   const paintSide = () => {
@@ -169,16 +216,21 @@ function render({ model, el }) {
   };
 
   const section = () => page.sections[row()?.section];
-  const members = () => page.rows.filter((r) => r.section === row()?.section);
+  const members = (number = row()?.section) => page.rows.filter((r) => r.section === number);
+  const offer = (number, what) => {
+    const open = members(number).filter((r) => !r.decision && isShown(r)).length, way = page.sections[number].default;
+    return open ? `Accept${what}: ${way === "keep" ? `keep ${open}` : `${open} as ${way}`}` : "";
+  };
   const paintHead = () => {
-    const part = section();
-    const open = members().filter((r) => !r.decision && isShown(r)).length;
-    title.replaceChildren(...(part?.title ?? [["Nothing to review", true]]).map(([text, strong]) => make(strong ? "b" : "span", "", text)));
-    facts.textContent = part?.facts ?? "";
-    cells.forEach((cell, i) => cell.classList.toggle("nsfw-in", page.sections.length > 1 && page.rows[i].section === row()?.section));
+    const part = page && section(), nothing = page ? "Nothing to review" : "Loading …";
+    title.replaceChildren(...(part ? titleOf(part) : [[nothing, true]]).map(([text, strong]) => make(strong ? "b" : "span", "", text)));
+    facts.textContent = part ? `page ${(part.page + 1).toLocaleString("en")} of ${part.of.toLocaleString("en")} · ${factsOf(part)}` : "";
     accept.disabled = !part;
-    const what = part?.default === "keep" ? `keep ${open}` : `${open} as ${part?.default}`;
-    accept.firstChild.textContent = blind ? "Go on" : open ? `Accept page: ${what}` : "Page done, go on";
+    accept.firstChild.textContent = blind || !part ? "Go on" : offer(row().section, " page") || "Page done, go on";
+    heads.forEach((node, number) => {
+      node.classList.toggle("nsfw-in", number === row()?.section);
+      node.lastChild.firstChild.textContent = offer(number, "") || "done";
+    });
   };
 
   const say = (text) => {
@@ -186,6 +238,27 @@ function render({ model, el }) {
   };
 
   // --- moving and revealing ---
+  const lessBlur = () => {
+    if (!held && page && !waiting) send("less");
+    held = true;
+  };
+  const fullBlur = () => {
+    if (!held) return;
+    held = false;
+    cells.forEach((cell, i) => {
+      shown.drop(-1 - i);
+      const img = cell.querySelector("img"), blurred = shown.get(page.rows[i].path);
+      if (img && blurred && !cell.classList.contains("nsfw-revealed")) img.src = blurred;
+    });
+  };
+  const showLess = (message, buffers) => {
+    message.paths.forEach((path, n) => {
+      const i = page.rows.findIndex((r) => r.path === path), img = cells[i]?.querySelector("img");
+      if (held && img && buffers[n].byteLength && i !== cells.findIndex((c) => c.classList.contains("nsfw-revealed"))) {
+        img.src = shown.put(-1 - i, buffers[n]); // numbers from 0 on are of the strip
+      }
+    });
+  };
   const conceal = () => {
     wanted = null;
     if (!shown.get(SHARP)) return;
@@ -195,17 +268,22 @@ function render({ model, el }) {
     if (img && blurred) img.src = blurred;
     paintSide();
   };
-  const select = (i) => {
+  const chosen = () => cells.map((_, i) => i).filter((i) => (i - anchor) * (i - cur) <= 0); // from the anchor to here
+  const select = (i, extend = false) => {
     if (!page || i < 0 || i >= cells.length) return;
     if (i !== cur) {
       conceal();
       closeStrip();
     }
-    cells[cur]?.setAttribute("aria-selected", "false");
     cur = i;
-    cells[cur].setAttribute("aria-selected", "true");
+    if (!extend) anchor = i;
+    const all = new Set(chosen());
+    cells.forEach((cell, j) => {
+      cell.setAttribute("aria-selected", String(all.has(j)));
+      cell.classList.toggle("nsfw-current", j === cur);
+    });
     grid.setAttribute("aria-activedescendant", cells[cur].id);
-    if (grid.contains(document.activeElement)) cells[cur].scrollIntoView({ block: "nearest" });
+    if (grid.contains(document.activeElement)) [body, cells[cur]].forEach((node) => node.scrollIntoView({ block: "nearest" }));
     paintSide();
     paintHead();
   };
@@ -226,38 +304,51 @@ function render({ model, el }) {
     if (!strip.hidden) return closeStrip();
     send("details", { path: row().path });
   };
-  const columns = () => getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+  const below = (step) => { // the nearest picture of the next row, or of the one above, whatever heads lie between
+    const { offsetTop: top, offsetLeft: left, offsetHeight: height } = cells[cur];
+    const down = (cell) => (cell.offsetTop - top) * step, far = (cell) => Math.abs(cell.offsetLeft - left);
+    const rows = cells.filter((cell) => down(cell) > height / 2);
+    const next = Math.min(...rows.map(down)) + height / 2;
+    return cells.indexOf(rows.filter((cell) => down(cell) < next).sort((one, other) => far(one) - far(other))[0]);
+  };
   const toggleHelp = () => {
     help.hidden = !help.hidden;
+    grid.focus({ preventScroll: true });
   };
 
   // --- deciding ---
   const decide = (decision) => {
     if (!row() || waiting) return;
-    const r = row(), i = cur;
-    alarm("");
-    r.decision = decision;
-    pending.set(r.path, [send("decide", { path: r.path, decision, seconds: secondsSpent() }), performance.now()]);
-    paint(i);
+    const some = chosen(), last = some.at(-1), [path, ...also] = some.map((i) => page.rows[i].path);
+    if (notice.dataset.kind !== "refused") alarm("");
+    if (some.filter((i) => refused.delete(page.rows[i].path)).length) tellRefused();
+    const sent = [send("decide", { path, also, decision, seconds: secondsSpent() }), performance.now()];
+    some.forEach((i) => {
+      page.rows[i].decision = decision;
+      pending.set(page.rows[i].path, sent);
+      paint(i);
+    });
     paintHead();
-    say(`Picture ${i + 1}: ${decision}`);
-    if (i + 1 < cells.length) select(i + 1);
+    say(`${also.length ? `${some.length} pictures` : `Picture ${last + 1}`}: ${decision}`);
+    select(Math.min(last + 1, cells.length - 1));
   };
-  const acceptPage = () => {
+  const acceptPage = (chosenSection) => {
     if (!row() || waiting) return;
     if (blind) return turn(1);
     conceal();
-    const part = section(), rows = members(), last = page.rows.indexOf(rows.at(-1));
+    const which = chosenSection ?? row().section;
+    const part = page.sections[which], rows = members(which), last = page.rows.indexOf(rows.at(-1));
     const skip = rows.filter((r) => !isShown(r)).map((r) => r.path);
     const number = send("accept", { page: part.page, skip, seconds: secondsSpent() });
     page.rows.forEach((r, i) => {
-      if (r.section !== row().section || r.decision || !isShown(r)) return;
+      if (r.section !== which || r.decision || !isShown(r)) return;
       r.decision = part.default;
       pending.set(r.path, [number, performance.now()]);
       paint(i);
     });
-    say(`Page accepted: ${part.default}`);
-    if (last + 1 < cells.length) select(last + 1);
+    say(`Accepted: ${part.default}`);
+    if (which !== row().section) paintHead();
+    else if (last + 1 < cells.length) select(last + 1);
     else turn(1);
   };
   const turn = (step) => {
@@ -279,13 +370,15 @@ function render({ model, el }) {
 
   // --- keys ---
   const handlers = {
-    ArrowRight: () => select(cur + 1), ArrowLeft: () => select(cur - 1),
-    ArrowDown: () => select(cur + columns()), ArrowUp: () => select(cur - columns()),
-    Home: () => select(0), End: () => select(cells.length - 1),
+    ArrowRight: ({ shiftKey }) => select(cur + 1, shiftKey), ArrowLeft: ({ shiftKey }) => select(cur - 1, shiftKey),
+    ArrowDown: ({ shiftKey }) => select(below(1), shiftKey), ArrowUp: ({ shiftKey }) => select(below(-1), shiftKey),
+    Home: ({ shiftKey }) => select(0, shiftKey), End: ({ shiftKey }) => select(cells.length - 1, shiftKey),
     PageDown: () => turn(1), PageUp: () => turn(-1),
-    Enter: acceptPage, " ": reveal, n: details, u: () => takeBack("undo"), r: () => takeBack("redo"), h: toggleHelp,
+    Enter: () => acceptPage(), " ": reveal, b: lessBlur, n: details, u: () => takeBack("undo"), r: () => takeBack("redo"), h: toggleHelp,
     Escape: () => {
+      if (help.contains(document.activeElement)) grid.focus({ preventScroll: true }); // it is about to be hidden
       help.hidden = true;
+      dismiss();
       closeStrip();
       conceal();
     },
@@ -302,11 +395,14 @@ function render({ model, el }) {
     const handler = digit(event) ?? handlers[event.key];
     if (!handler) return;
     event.preventDefault();
-    if (waiting === "undo") later.push(handler);
-    else handler();
+    if (waiting === "undo") later.push(() => handler(event));
+    else handler(event);
   });
+  root.addEventListener("keyup", (event) => event.key === "b" && fullBlur());
   root.addEventListener("focusout", (event) => {
-    if (!root.contains(event.relatedTarget)) conceal();
+    if (root.contains(event.relatedTarget)) return;
+    conceal();
+    fullBlur();
   });
   const onVisibility = () => {
     if (document.hidden) conceal();
@@ -315,7 +411,7 @@ function render({ model, el }) {
   document.addEventListener("visibilitychange", onVisibility);
 
   // --- the side and the head ---
-  const large = make("div", "nsfw-large"), name = make("div", "nsfw-name");
+  const frame = make("div", "nsfw-frame"), large = make("div", "nsfw-large"), name = make("div", "nsfw-name");
   large.addEventListener("click", () => {
     reveal();
     grid.focus({ preventScroll: true });
@@ -330,7 +426,7 @@ function render({ model, el }) {
   const actionButtons = actions.map(([action, key]) => button(action, key, () => decide(action), `nsfw-${action}`));
   actionBox.append(...actionButtons, button("reveal", "space", reveal), button("neighbours", "n", details),
     button("undo", "u", () => takeBack("undo")), button("redo", "r", () => takeBack("redo")));
-  const accept = button("Accept page", "Enter", acceptPage, "nsfw-primary");
+  const accept = button("Accept page", "Enter", () => acceptPage(), "nsfw-primary");
   const turns = make("div", "nsfw-turns");
   turns.append(button("‹", "", () => turn(-1), "nsfw-turn"), button("›", "", () => turn(1), "nsfw-turn"), accept);
   turns.children[0].setAttribute("aria-label", "Previous page");
@@ -338,17 +434,19 @@ function render({ model, el }) {
   const titles = make("div");
   titles.append(title, facts);
   head.append(titles, turns);
-  side.append(large, name, classBox, actionBox);
+  frame.append(large);
+  side.append(frame, name, classBox, actionBox);
   foot.append(status, button("keys and guidelines", "h", toggleHelp, "nsfw-quiet"));
   const keyList = make("dl");
   const blindKeys = { k: "", Enter: "turn the page", n: "" }; // what these say where no label is shown
   KEYS.map(([key, meaning]) => [key, blind ? blindKeys[key] ?? meaning : meaning]).filter(([, meaning]) => meaning)
-    .forEach(([key, meaning]) => keyList.append(make("dt", "", key), make("dd", "", meaning)));
+    .concat(blind ? [] : SIGNS).forEach(([key, meaning]) => keyList.append(make("dt", "", key), make("dd", "", meaning)));
   const guide = make("div", "nsfw-guide");
   guide.innerHTML = model.get("guidelines"); // rendered from Markdown in Python, raw HTML escaped there
   help.append(keyList, guide, button("close", "Esc", toggleHelp, "nsfw-quiet"));
   const body = make("div", "nsfw-body");
   body.append(grid, side);
+  notice.append(make("span"), button("dismiss", "Esc", dismiss, "nsfw-quiet"));
   pause.append(make("span"), button("carry on", "", () => (pause.hidden = true), "nsfw-quiet"));
   root.append(pause, notice, head, body, strip, foot, help);
 
@@ -368,7 +466,6 @@ function render({ model, el }) {
     const cell = make("div", "nsfw-cell");
     cell.id = `${id}-${i}`;
     cell.setAttribute("role", "option");
-    cell.setAttribute("aria-selected", "false");
     const odds = make("div", "nsfw-odds");
     if (r.suggested && r.p_given !== null) {
       odds.append(make("i", "nsfw-p-given"), make("i", "nsfw-p-suggested"));
@@ -377,28 +474,47 @@ function render({ model, el }) {
       odds.title = `${r.given} ${r.p_given.toFixed(2)}, ${r.suggested} ${r.p_suggested.toFixed(2)}`;
     }
     const caption = make("div", "nsfw-caption");
-    caption.append(make("span", "nsfw-badge"), make("span", "nsfw-remark", r.remark));
-    cell.append(thumbnail(r.path, buffer, r.note), odds, caption);
-    cell.addEventListener("click", () => {
-      select(i);
+    caption.append(make("span", "nsfw-words", pair(r)), make("span", "nsfw-remark", remark(r)));
+    const picture = thumbnail(r.path, buffer, r.note);
+    picture.append(make("span", "nsfw-badge"));
+    cell.append(picture, odds, caption);
+    cell.addEventListener("click", ({ shiftKey }) => {
+      select(i, shiftKey);
       grid.focus({ preventScroll: true });
     });
     cell.addEventListener("dblclick", reveal);
     return cell;
   };
+  const makeHead = (part, number) => {
+    const node = make("div", "nsfw-section"), text = make("span");
+    text.append(make("b", "", part.drawn ? "drawn at random" : pair(part)), make("span", "nsfw-facts", factsOf(part)));
+    node.append(text, button("Accept", "", () => acceptPage(number)));
+    node.lastChild.tabIndex = -1; // Enter does it for the section in focus
+    node.setAttribute("role", "presentation");
+    return node;
+  };
   const build = (message, buffers) => {
+    held = false;
     shown.clear();
     closeStrip();
     pending.clear();
-    alarm("");
     wanted = null;
     waiting &&= waiting === "undo" && "undo";
     since = performance.now();
     page = message;
     cells = page.rows.map((r, i) => makeCell(r, i, buffers[i]));
-    grid.replaceChildren(...cells);
+    heads = page.sections.length > 1 && !blind ? page.sections.map(makeHead) : [];
+    grid.replaceChildren(...page.sections.map((part, number) => {
+      const group = make("div", "nsfw-group"), inside = cells.filter((_, i) => page.rows[i].section === number);
+      group.setAttribute("role", "group");
+      group.setAttribute("aria-label", factsOf(part));
+      group.style.setProperty("--n", heads.length ? inside.length : 99);
+      group.append(...heads.slice(number, number + 1), ...inside);
+      return group;
+    }));
     grid.style.setProperty("--cell", cells.length > 12 ? "108px" : "148px");
-    cur = 0;
+    cur = anchor = 0;
+    tellRefused();
     page.rows.forEach((_, i) => paint(i));
     if (cells.length) select(Math.min(message.focus, cells.length - 1));
     else paintHead();
@@ -451,11 +567,14 @@ function render({ model, el }) {
     if (message.t === "page") build(message, buffers);
     else if (message.t === "problem") {
       waiting = false;
-      alarm(message.text);
+      message.paths.forEach((path) => refused.set(path, message.text));
+      if (message.paths.length) tellRefused();
+      else alarm(message.text);
       later.length = 0;
     } else if (!page) return;
     else if (message.t === "state") settle(message);
     else if (message.t === "reveal") showSharp(message, buffers[0]);
+    else if (message.t === "less") showLess(message, buffers);
     else if (message.t === "details") showStrip(message, buffers);
     else if (message.t === "break") {
       conceal();
@@ -465,6 +584,7 @@ function render({ model, el }) {
   };
   model.on("msg:custom", onMessage);
   el.append(root);
+  paintHead();
   send("open");
   return () => {
     clearInterval(watch);

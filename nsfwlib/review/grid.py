@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,16 @@ import numpy as np
 import pandas as pd
 import traitlets
 
-from nsfwlib.data import ImageProblem, blurred_thumbnail, encode_jpeg
-from nsfwlib.evaluate import at_threshold, threshold_curve
+from nsfwlib import runs
+from nsfwlib.data import SPLITS, ImageProblem, blurred_thumbnail, encode_jpeg
+from nsfwlib.evaluate import at_threshold, audit_width, load_audit, threshold_curve
 from nsfwlib.files import file_path, spreadsheet_safe
 from nsfwlib.plots import plot_threshold
+from nsfwlib.review.queues import open_session
 from nsfwlib.review.session import ReviewSession
 
 THUMBNAIL, REVEALED = 192, 640  # pixels on the long side
 LUMA = np.array([0.299, 0.587, 0.114])
-BLIND_TITLES = {
-    "audit": "Which class is it? The label is not shown",
-    "second": "A second look: which class is it?",
-    "disagreement": "Two people disagree: which class is it?",
-}
 GAP_SECONDS = 300  # longer than that between two keys counts as a break
 HOLD_SECONDS = 60  # after so long a missing message counts as lost
 Message = dict[str, Any]
@@ -82,7 +79,7 @@ class PageView(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("grid.js")
     _css = Path(__file__).with_name("grid.css")
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    blind = traitlets.Bool(False).tag(sync=True)
+    mode = traitlets.Unicode("review").tag(sync=True)
     guidelines = traitlets.Unicode("").tag(sync=True)
 
 
@@ -120,15 +117,14 @@ class ReviewGrid(ipywidgets.VBox):
         self.neighbours, self.rescore, self.break_seconds = neighbours, rescore, 60 * break_minutes
         self.screen, self.revealed = [session.first_open_page()], 0
         self.says, self._said = says, says()
-        self._contents: dict[str, str] = {}
+        self._contents, self._n_escalated = {}, -1
         self._worked = self._since_break = 0.0
         self._last_seen = time.monotonic()
         rules = _rendered(guidelines) if guidelines else ""
-        self.view = PageView(classes=session.class_names, blind=session.blind, guidelines=rules)
+        self.view = PageView(classes=session.class_names, mode=session.mode, guidelines=rules)
         self._inbox = InOrder(self._handle)
-        self.view.on_msg(self._on_message)
+        self.view.on_msg(lambda _, message, __: self._inbox.take(message))
         self.escalated = ipywidgets.Accordion([ipywidgets.HTML()], layout={"display": "none"})
-        self._n_escalated = -1
         bars = [self._make_paging(), self._make_exposure(blur, grey, hidden), self._make_progress()]
         super().__init__([*bars, self.view, self.escalated])
         self.add_class("nsfw-panel")
@@ -137,7 +133,7 @@ class ReviewGrid(ipywidgets.VBox):
         self._count()
 
     def __repr__(self) -> str:
-        return f"ReviewGrid({self.session.n_pages} pages, {self.session.journal.name})"
+        return f"ReviewGrid({_count(self.session.n_pages, 'page')}, {self.session.journal.name})"
 
     # --- plain widgets around the page ---
 
@@ -181,18 +177,17 @@ class ReviewGrid(ipywidgets.VBox):
 
     # --- messages from the page ---
 
-    def _on_message(self, _: Any, message: Message, __: Any) -> None:
-        self._inbox.take(message)
-
     def _handle(self, message: Message) -> None:
+        message = {"also": [], **message}
         handlers = {
             "open": lambda m: self._send_page(),
-            "decide": lambda m: self.session.decide(m["path"], m["decision"], seconds=self._work(m)),
+            "decide": lambda m: self.session.decide(m["path"], m["decision"], also=m["also"], seconds=self._work(m)),
             "accept": lambda m: self.session.accept_page(m["page"], skip=m["skip"], seconds=self._work(m)),
             "undo": self._take_back,
             "redo": self._take_back,
             "reveal": self._reveal,
             "details": self._details,
+            "less": self._less,
             "go": lambda m: self._go(int(m["step"])),
         }
         if message.get("op") not in handlers:  # "still" of a page that waits for an answer among them
@@ -203,7 +198,8 @@ class ReviewGrid(ipywidgets.VBox):
             if message["op"] in ("decide", "accept"):
                 self._send_state(message)
         except (ValueError, KeyError, IndexError, OSError) as error:
-            self.view.send({"t": "problem", "text": _sentence(error)})
+            paths = [message.get("path"), *message["also"]] if message["op"] == "decide" else []
+            self.view.send({"t": "problem", "text": _sentence(error), "paths": paths})
             self._send_state(message)
 
     def _take_back(self, message: Message) -> None:
@@ -224,6 +220,11 @@ class ReviewGrid(ipywidgets.VBox):
         self.revealed += 1
         self.view.send({"t": "reveal", "path": path}, [data])
         self._count()
+
+    def _less(self, _: Message) -> None:
+        paths = [*self._contents]
+        made = self._pixels(paths, lambda some: self.store.page(some, blur=self.blur.value / 3, grey=self.grey.value))
+        self.view.send({"t": "less", "paths": paths}, [data for data, _ in made])
 
     def _details(self, message: Message) -> None:
         rows = self._alike(message["path"])
@@ -259,11 +260,10 @@ class ReviewGrid(ipywidgets.VBox):
         rows = self.session.page(*self.screen)
         self._contents = dict(zip(rows["path"], rows["sha256"], strict=True))
         if focus is None:
-            focus = int((rows["decision"] != "").to_numpy().argmin())
+            focus = int((rows["decision"] != "").argmin())
         pictures = self._pixels(rows["path"], self._blurred)
         shown = [self._row(row, note) for row, (_, note) in zip(rows.to_dict("records"), pictures, strict=True)]
-        about = self.session.pages()
-        sections = [self._section(page, about.loc[page]) for page in self.screen]
+        sections = [self._section(page, about) for page, about in self.session.pages().loc[self.screen].iterrows()]
         message = {"t": "page", "page": self.screen[0], "focus": focus, "rows": shown, "sections": sections}
         self.view.send(message, [data for data, _ in pictures])
         self._said = self.says()
@@ -294,49 +294,31 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _row(self, row: Message, note: str) -> Message:
         probs = None if self.session.pred_probs is None else self.session.pred_probs.loc[row["path"]]
-        suggested = "" if row["is_control"] else str(row["suggested"])
-        pair = {"p_given": row["given"], "p_suggested": row["suggested"]}
+        # On a page drawn at random the label beside "class hidden" would tell what was suggested.
+        withheld = row["is_control"] and note == "class hidden"
+        given, suggested = str(row["given"]) * (not withheld), str(row["suggested"]) * (not row["is_control"])
+        pair = {"p_given": given, "p_suggested": suggested}
         odds = {p: row.get(p, np.nan if probs is None else probs.get(name, np.nan)) for p, name in pair.items()}
+        about = row["about"] if self.session.mode == "disagreement" else ""
         return {
-            **{name: str(row[name]) for name in ("path", "given", "decision")},
-            "suggested": suggested,
-            "words": self._words(row, suggested),
-            "name": "" if self.session.blind else str(row["path"]),
+            **{"path": row["path"], "given": given, "suggested": suggested, "decision": row["decision"], "note": note},
+            **{"about": about, "conflict": row["conflict"], "alike": row["alike"]},
+            "name": "" if self.session.blind or withheld else row["path"],
             "group": str(row.get("group", row["path"])),
             "section": self.screen.index(row["page"]),
-            "note": note,
-            "remark": self._remark(row),
+            "sure": next(filter(np.isfinite, [odds["p_suggested"], row["score"]]), None) if suggested else None,
             **(odds if suggested and np.isfinite([*odds.values()]).all() else dict.fromkeys(odds)),
             "probs": probs.tolist() if probs is not None and suggested and np.isfinite(probs).all() else None,
         }
 
-    def _words(self, row: Message, suggested: str) -> list[str]:
-        """What stands under an undecided picture, and how it is read out."""
-        if self.session.mode == "disagreement":
-            return [str(row["about"]), f"called {row['about'].replace(' / ', ' and ')}"]
-        if self.session.blind:
-            return ["", "label not shown"]
-        spoken = f"filed under {row['given']}" + (f", might be {suggested}" if suggested else "")
-        return [f"{row['given']} → {suggested}" if suggested else str(row["given"]), spoken]
-
-    def _remark(self, row: Message) -> str:
-        if row["conflict"] and not self.session.blind:
-            return "two labels"
-        return f"{row['alike']} alike" if row["alike"] > 1 else ""
-
     def _section(self, page: int, about: pd.Series) -> Message:
-        default = self.session.page_default(page)
-        facts = f"page {page + 1:,} of {self.session.n_pages:,} · {_count(int(about['rows']), 'picture')}"
-        if self.session.blind:
-            title = [(BLIND_TITLES[self.session.mode], True)]
-        elif about["is_control"]:
-            title = [("Drawn at random: is the label right?", True)]
-        else:
-            likely = ", perhaps " if default == "keep" else ", looks like "
-            given, suggested = (about["given"] or "no label", True), (about["suggested"], True)
-            title = [("Filed under ", False), given, (likely, False), suggested]
-            facts += f" · about {about['expected_errors']:.0f} of the undecided wrong"
-        return {"page": page, "default": default, "title": title, "facts": facts}
+        pair = {name: "" if about["is_control"] else about[name] for name in ("given", "suggested")}
+        facts = {
+            "rows": int(about["rows"]),
+            "wrong": float(about["expected_errors"]),
+            "drawn": bool(about["is_control"]),
+        }
+        return {"page": page, "of": self.session.n_pages, "default": self.session.page_default(page), **pair, **facts}
 
     def _send_state(self, message: Message, *, text: str = "") -> None:
         state = {path: self.session.decision(sha256) for path, sha256 in self._contents.items()}
@@ -371,8 +353,7 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _go(self, step: int) -> None:
         following = self._screen_after(step, self.screen)
-        end = "This is the last page." if step > 0 else "This is the first page."
-        self.message.value = "" if following else end
+        self.message.value = "" if following else f"This is the {'last' if step > 0 else 'first'} page."
         self.screen = following or self.screen
         self._send_page()
 
@@ -410,20 +391,48 @@ class ReviewGrid(ipywidgets.VBox):
         p = self.session.progress()
         self.bar.value = p["decided"]
         rate = f" ({60 * p['errors_found'] / p['seconds']:.1f} a minute)" if p["seconds"] > 60 else ""
-        errors = [f"{_count(p['errors_found'], 'error')} found{rate}"]
+        errors = "" if self.session.blind else f"{_count(p['errors_found'], 'error')} found{rate}"
         sitting = f"this sitting: {self.revealed:,} revealed, {self._worked / 60:.0f} min"
-        decided, unsure = f"{p['decided']:,} of {p['rows']:,} decided", f"{p['unsure']:,} unsure"
-        parts = [decided, *errors[: not self.session.blind], unsure, sitting, html.escape(self._said)]
-        self.counts.value = " · ".join(filter(None, parts))
+        parts = [f"{p['decided']:,} of {p['rows']:,} decided", errors, f"{p['unsure']:,} unsure", sitting]
+        self.counts.value = " · ".join(filter(None, [*parts, html.escape(self._said)]))
         if p["escalate"] != self._n_escalated:
-            self._n_escalated = p["escalate"]
-            self._list_escalated()
+            self._n_escalated, table = p["escalate"], self.session.escalated()
+            self.escalated.layout.display = None if len(table) else "none"
+            self.escalated.titles = (f"Escalated: {_count(len(table), 'picture')}, listed without pixels",)
+            self.escalated.children[0].value = table.to_html(index=False, border=0, escape=True)
 
-    def _list_escalated(self) -> None:
-        table = self.session.escalated()
-        self.escalated.layout.display = None if len(table) else "none"
-        self.escalated.titles = (f"Escalated: {_count(len(table), 'picture')}, listed without pixels",)
-        self.escalated.children[0].value = table.to_html(index=False, border=0, escape=True)
+
+def open(
+    run_dir: Path,
+    *,
+    data_dir: Path | None = None,
+    journal: Path | None = None,
+    hidden: Collection[str] = (),
+    guidelines: Path | None = None,
+    wish: float = 5.0,
+    **options: Any,
+) -> ReviewGrid:
+    """The grid on the queue that notebook 03 left in a run; it fits nothing again, so it is there in a second.
+
+    Args:
+        run_dir: as in `open_session`, and so are `options` such as `mode` and `reviewer`.
+        data_dir: that which `run.json` names by default; the same of `journal`.
+        hidden: as of `ReviewGrid`, and so is `guidelines`.
+        wish: points more or less at which an audit is exact enough, as the grid says in mode "audit".
+
+    Raises:
+        ValueError: data or journal are not those of the run, or `run.json` names none and nobody else does.
+    """
+    about = runs.check_data(run_dir, data_dir, journal)
+    if not (data_dir := data_dir or about.get("data_dir")):
+        raise ValueError(f"{run_dir} does not name its data. Expected data_dir=… Received none.")
+    data_dir = Path(data_dir).expanduser()
+    session = open_session(
+        run_dir, Path(journal or about.get("journal") or runs.journal_path(data_dir)).expanduser(), **options
+    )
+    frozen = {split: load_audit(run_dir, split) for split in SPLITS if session.mode == "audit"}
+    says = partial(audit_width, frozen, session.journal, class_names=session.class_names, wish=wish) if frozen else str
+    return ReviewGrid(session, data_dir, hidden=hidden, guidelines=guidelines, says=says)
 
 
 def _button(text: str, run: Callable[[], None]) -> ipywidgets.Button:
@@ -506,12 +515,11 @@ def threshold_explorer(
     ]
     # An image widget: an output widget would keep headless runs waiting.
     picture = ipywidgets.Image(format="png")
+    told = {"groups": groups, "weights": weights, "draws": 1000}
 
     def draw(_: Any = None) -> None:
-        point = at_threshold(
-            unsafe, score, sliders[0].value, prevalence=sliders[1].value, review_from=sliders[2].value,
-            groups=groups, weights=weights, draws=1000,
-        )  # fmt: skip
+        at, rare, person = (slider.value for slider in sliders)
+        point = at_threshold(unsafe, score, at, prevalence=rare, review_from=person, **told)
         figure, png = plot_threshold(curve, point.iloc[0]), io.BytesIO()
         figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
         plt.close(figure)

@@ -128,13 +128,8 @@ def second_queue(
     rows = table[table["sha256"].isin(open_to["sha256"])].drop_duplicates("sha256")
     chance = rows["group"].map(table.groupby("group")["sha256"].min()).map(lambda first: _unit(f"{seed} {first}"))
     of_audit = rows["sha256"].isin(open_to.loc[open_to["kind"].eq("audit"), "sha256"])
-    first = (
-        chance[of_audit]
-        .groupby(rows["split"])
-        .rank(method="first")
-        .le(AUDIT_LOOKS)
-        .reindex(rows.index, fill_value=False)
-    )
+    rank = chance[of_audit].groupby(rows["split"]).rank(method="first")
+    first = rank.reindex(rows.index).le(AUDIT_LOOKS)
     rows = rows[np.where(of_audit, first, (chance < share) & rows["split"].ne("test"))]
     rows = rows.assign(place=[_unit(f"{seed} place {sha256}") for sha256 in rows["sha256"]]).sort_values("place")
     return _as_queue(rows)

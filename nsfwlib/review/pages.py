@@ -91,9 +91,7 @@ def check_queue(queue: pd.DataFrame, *, test_may_enter: bool) -> None:
     if len(twice):
         raise ValueError(f"queue should have one row a path. Received twice: {twice.iloc[0]!r}")
     if queue["sha256"].fillna("").eq("").any():
-        raise ValueError(
-            "Every row of queue needs its sha256, for decisions belong to content. Scan the folders again."
-        )
+        raise ValueError("Decisions belong to content: every row of queue needs its sha256. Scan the folders again.")
 
 
 def known_images(queue: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFrame:

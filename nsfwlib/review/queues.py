@@ -28,14 +28,8 @@ def what_review_cost(session: ReviewSession) -> pd.Series:
     """Work done and what it found: pictures, errors found, minutes, errors a minute; what is left an audit says."""
     progress = session.progress()
     minutes, found = progress["seconds"] / 60, progress["errors_found"]
-    return pd.Series(
-        {
-            "pictures decided": progress["decided"],
-            "errors found": found,
-            "minutes": round(minutes, 1),
-            "errors found a minute": round(found / minutes, 1) if minutes else float("nan"),
-        }
-    )
+    cost = {"pictures decided": progress["decided"], "errors found": found, "minutes": round(minutes, 1)}
+    return pd.Series({**cost, "errors found a minute": round(found / minutes, 1) if minutes else float("nan")})
 
 
 def open_session(

@@ -9,7 +9,6 @@ unsafe_scores      How unsafe each file is, 0 … 1: the sum of the unsafe class
 chosen_thresholds  Thresholds of the model's run, or those given
 counts_above       `points` with the columns `flagged` (files at or above the threshold) and `share` of the files with
 thumbnails         Small, blurred, grey pictures of the rows; a white one for a file that cannot be read any more
-open_source        What `source` names → where it lies, and its rows, one a file, as they are found
 """
 
 from nsfwlib._doors import door

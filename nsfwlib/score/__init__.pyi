@@ -12,9 +12,6 @@ from .run import (
     score as score,
     summary as summary,
 )
-from .source import (
-    open_source as open_source,
-)
 from .store import (
     read_scores as read_scores,
 )

@@ -23,15 +23,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", type=Path, default=Path("scores.parquet"), help=".parquet, .csv or .jsonl (%(default)s)")
     add("--where", choices=PLACES, default="local", help="ray: the machines of a cluster")
     add("--runtime", choices=RUNTIMES, default="auto", help="auto: OpenVINO where it is installed")
-    least = "of the computing; auto: bfloat16 where the processor has it and the answers agree (default: %(default)s)"
-    add("--precision", choices=PRECISIONS, default="auto", help=least)
+    add("--precision", choices=PRECISIONS, default="auto", help="auto: bfloat16 where its answers agree (%(default)s)")
     add("--data-dir", type=Path, help="what the paths of a table are relative to")
     add("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
     rescaling = "of a foreign model: it is given rgb · SCALE + OFFSET (default: 1/255 and 0)"
     add("--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0), help=rescaling)
     add("--frames", type=int, default=8, help="of an animation, at most (default: %(default)s)")
-    most = "of a picture; larger ones are rows without a score (default: %(default)s)"
-    add("--max-pixels", type=int, default=MAX_PIXELS, help=most)
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger pictures get no score (default: %(default)s)")
     add("--batch-size", type=int, default=16, help="pictures at a time (default: %(default)s)")
     add("--workers", type=int, help="threads that decode")
     add("--cache-dir", type=Path, help="where converted models are kept")

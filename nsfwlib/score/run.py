@@ -12,9 +12,10 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from tqdm.auto import tqdm
 
 from nsfwlib.data import MAX_PIXELS
 from nsfwlib.files import writable_folder
-from nsfwlib.model import COMPARED, Answer, Files, Ready, cluster_answers, make_ready, stream_answers
+from nsfwlib.model import COMPARED, Answer, cluster_answers, make_ready, stream_answers
 from nsfwlib.score.source import deadly_files, open_source, sample_pictures
 from nsfwlib.score.store import (
     FORMATS,
@@ -32,15 +33,12 @@ from nsfwlib.score.store import (
     add_answers,
     add_files,
     add_finished,
-    begun_with,
     check_columns,
-    count_files,
-    left_open,
     open_store,
+    precision_before,
     read_scores,
     score_tables,
     todo,
-    todo_of,
     work_file,
     write_scores,
 )
@@ -121,8 +119,8 @@ def score(
             file or table of another model.
         OSError: the disk is full or read-only. What was scored stays in the work file.
     """
-    out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
     _check_options(where, runtime, frames=frames, batch_size=batch_size, max_pixels=max_pixels)
+    out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
     if not isinstance(source, str | os.PathLike | pd.DataFrame):
         source = list(source)  # it may be gone through twice
     files, rows = open_source(source, data_dir=data_dir, filesystem=filesystem)
@@ -132,21 +130,30 @@ def score(
     names = check_columns(ready.class_names)
     scored_by = f"{ready.identity}-{frames}"
     if precision == "auto" and not overwrite:
-        precision = _precision_before(out, scored_by) or precision
+        precision = precision_before(out, scored_by) or precision
     least = COMPARED if precision == "auto" else 0  # with fewer it stays float32, and none is decoded to see that
-    ready = ready.lowered(precision, partial(_sample, source, data_dir, files, ready.size, least))
+
+    def sample(count: int) -> np.ndarray:
+        again = open_source(source, data_dir=data_dir, filesystem=files.filesystem)[1]
+        return sample_pictures(files, again, size=ready.size, count=count, least=least)
+
+    ready = ready.lowered(precision, sample)
     scored_by += "" if ready.precision == "float32" else f"-{ready.precision}"
     about = {"precision": ready.precision, "agreement": ready.agreement or {}}
-    options = {"size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
-    answering = _answering(where, files, ready, runtime, options, cluster or {})
+    options = {"files": files, "size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
+    if where == "ray":
+        options |= {"model": ready.classifier or ready.file(), "precision": ready.precision, "runtime": runtime}
+        answering: Callable[..., Any] = partial(cluster_answers, **options, **(cluster or {}))
+    else:
+        answering = partial(stream_answers, forward=ready.forward(runtime), **options)
     try:
         with contextlib.closing(open_store(out, scored_by, discard=overwrite)) as store:
             if resume and out.exists():
                 add_finished(store, out, names, scored_by)
-            suspects = left_open(store, IN_FLIGHT * batch_size) if where == "local" else []
+            suspects = {path for _, path in islice(todo(store), IN_FLIGHT * batch_size if where == "local" else 0)}
             add_files(store, rows)
             if suspects:
-                add_answers(store, deadly_files(files, todo_of(store, suspects)))
+                add_answers(store, deadly_files(files, [file for file in todo(store) if file[1] in suspects]))
             found = answering(todo(store), skip=Known(store))
             _keep(store, found, progress, every=0 if suspects else COMMIT_SECONDS)
             write_scores(score_tables(store, names, scored_by, about), out)
@@ -158,36 +165,22 @@ def score(
     return table
 
 
-def _precision_before(out: Path, scored_by: str) -> str:
-    """The precision of an unfinished or finished table of this model; "" if there is none."""
-    before, same, precision = begun_with(out).partition(scored_by)
-    return "" if before or not same else precision.removeprefix("-") or "float32"
-
-
-def _sample(source: Any, data_dir: Path | None, files: Files, size: int, least: int, count: int) -> np.ndarray:
-    _, rows = open_source(source, data_dir=data_dir, filesystem=files.filesystem)
-    return sample_pictures(files, rows, size=size, count=count, least=least)
-
-
 def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
     if out.suffix not in FORMATS:
         raise ValueError(f"out must end in {', '.join(FORMATS)}. Received: {out.name!r}.")
     if resume and overwrite:
         raise ValueError("Expected one of resume and overwrite. Received both: keep the old scores, or replace them.")
     if out.exists() and not (resume or overwrite):
-        raise FileExistsError(
-            f"{out} exists. Take over its scores with resume=True (--resume), or replace it with overwrite=True "
-            "(--overwrite)."
-        )
+        ways = "Take over its scores with resume=True (--resume), or replace it with overwrite=True (--overwrite)."
+        raise FileExistsError(f"{out} exists. {ways}")
     writable_folder(out.parent, "the folder of out")
+    work = work_file(out)
     try:
-        if work_file(out).exists():
-            work_file(out).open("ab").close()
+        if work.exists():
+            work.open("ab").close()
     except OSError as error:
-        raise PermissionError(
-            f"{work_file(out)}, where scores are kept until the table is whole, cannot be written ({error.strerror}). "
-            "Move it away, change its permissions, or choose another out."
-        ) from error
+        said = f"cannot be written ({error.strerror}). Move it away, or choose another out."
+        raise PermissionError(f"{work}, where scores are kept till then, {said}") from error
     return out
 
 
@@ -200,21 +193,11 @@ def _check_options(where: str, runtime: str, **counts: int) -> None:
             raise ValueError(f"{name} must be at least 1. Received: {count}.")
 
 
-def _answering(
-    where: str, files: Files, ready: Ready, runtime: str, options: dict[str, Any], cluster: Mapping[str, Any]
-) -> Callable[..., Iterator[list[Answer]]]:
-    """A function of the work to be done that yields the answers, here or on the cluster."""
-    if where == "ray":
-        options |= {"model": ready.classifier or ready.file(), "precision": ready.precision}
-        return partial(cluster_answers, files=files, runtime=runtime, **options, **cluster)
-    return partial(stream_answers, files=files, forward=ready.forward(runtime), **options)
-
-
 def _keep(
     store: sqlite3.Connection, found: Generator[list[Answer], None, None], progress: bool, *, every: float
 ) -> None:
     """Answers into the work file as they come; what came before an interrupt is kept, too."""
-    total, done = count_files(store)
+    total, done = store.execute("SELECT COUNT(*), COALESCE(SUM(done), 0) FROM files").fetchone()
     saved = time.monotonic()
     with tqdm(total=total, initial=done, desc="scores", unit="img", disable=not progress) as bar:
         try:

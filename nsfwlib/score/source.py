@@ -46,25 +46,33 @@ def open_source(source: Any, *, data_dir: Path | None = None, filesystem: Any = 
 
 def _opened(source: Any, data_dir: Path | None, filesystem: Any) -> tuple[Files, Iterator[Row]]:
     if isinstance(source, pd.DataFrame):
-        return Files(str(data_dir or ""), _fsspec(filesystem)), _table_rows(source)
+        return Files(str(data_dir or ""), _behind_fsspec(filesystem, "")[0]), _table_rows(source)
     if not isinstance(source, str | os.PathLike):
         return _open_list(list(source), data_dir, filesystem)
     text = os.fspath(source)
-    if filesystem is not None or "://" in text:
-        return _open_remote(text, filesystem)
-    path = Path(text)
-    if path.is_dir():
-        return Files(str(path)), ((table_path(p), problem, detail) for p, problem, detail in walk_files(path))
-    if path.suffix in (".parquet", ".csv") and path.is_file():
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else read_text_table(path)
-        return Files(str(data_dir or "")), _table_rows(table)
-    if path.is_file():
-        return _open_list([text], None, None)
-    if glob.has_magic(text):
-        pattern = _below_folder(text, os.path.isdir)
-        found = sorted(p for p in glob.iglob(pattern, recursive=True) if Path(p).is_file())  # noqa: PTH207 - any pattern
-        return _open_list(found or _no_match(text), None, None)
-    raise FileNotFoundError(f"There is no folder, file or glob {text}. Name a folder of images, or quote the glob.")
+    filesystem, root = _behind_fsspec(filesystem, text)
+    if filesystem is None:
+        is_folder, exists, matches = os.path.isdir, os.path.exists, _files_matching
+    else:
+        is_folder, exists, matches = filesystem.isdir, filesystem.exists, filesystem.glob
+    if is_folder(root):
+        root = str(Path(root)) if filesystem is None else root.rstrip("/")
+        found = walk_files(Path(root)) if filesystem is None else _walk_remote(filesystem, root)
+        return Files(root, filesystem), ((table_path(path), problem, detail) for path, problem, detail in found)
+    if exists(root):
+        if filesystem is None and root.endswith((".parquet", ".csv")):
+            table = pd.read_parquet(root) if root.endswith(".parquet") else read_text_table(Path(root))
+            return Files(str(data_dir or "")), _table_rows(table)
+        return _open_list([root], None, filesystem)
+    if not glob.has_magic(root):
+        raise FileNotFoundError(f"There is no folder, file or glob {text}. Name a folder of images, or quote the glob.")
+    if found := sorted(matches(_below_folder(root, is_folder))):
+        return _open_list(found, None, filesystem)
+    raise FileNotFoundError(f"There is no file that matches {text}.")
+
+
+def _files_matching(pattern: str) -> Iterator[str]:
+    return (path for path in glob.iglob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207 - any pattern
 
 
 def _below_folder(pattern: str, is_folder: Callable[[str], bool]) -> str:
@@ -75,15 +83,10 @@ def _below_folder(pattern: str, is_folder: Callable[[str], bool]) -> str:
     return pattern
 
 
-def _no_match(pattern: str) -> list:
-    raise FileNotFoundError(f"There is no file that matches {pattern}.")
-
-
 def _open_list(paths: list, data_dir: Path | None, filesystem: Any) -> tuple[Files, Iterator[Row]]:
     texts = [os.fspath(path) for path in paths]
-    if filesystem is None and texts and "://" in texts[0]:
-        filesystem = _url_filesystem(texts[0])[0]
-    return Files(str(data_dir or ""), _fsspec(filesystem)), ((table_path(text), "", "") for text in texts)
+    filesystem, _ = _behind_fsspec(filesystem, texts[0] if texts else "")
+    return Files(str(data_dir or ""), filesystem), ((table_path(text), "", "") for text in texts)
 
 
 def _table_rows(table: pd.DataFrame) -> Iterator[Row]:
@@ -99,19 +102,6 @@ def _table_rows(table: pd.DataFrame) -> Iterator[Row]:
     return rows.itertuples(index=False, name=None)
 
 
-def _open_remote(text: str, filesystem: Any) -> tuple[Files, Iterator[Row]]:
-    filesystem, root = _url_filesystem(text) if filesystem is None else (_fsspec(filesystem), text)
-    if filesystem.isdir(root):
-        root = root.rstrip("/")
-        return Files(root, filesystem), _walk_remote(filesystem, root)
-    if glob.has_magic(root) and not filesystem.exists(root):
-        found = filesystem.glob(_below_folder(root, filesystem.isdir))
-        return _open_list(sorted(found) or _no_match(text), None, filesystem)
-    if not filesystem.exists(root):
-        raise FileNotFoundError(f"There is no folder or file {text}.")
-    return _open_list([root], None, filesystem)
-
-
 def _walk_remote(filesystem: Any, root: str) -> Iterator[Row]:
     start = len(filesystem._strip_protocol(root))
     for folder, _, names in filesystem.walk(root):
@@ -119,25 +109,23 @@ def _walk_remote(filesystem: Any, root: str) -> Iterator[Row]:
         for name in sorted(names):
             path = f"{below}/{name}".lstrip("/")
             skipped = any(is_skipped(part) for part in path.split("/"))
-            yield table_path(path), "skipped: hidden or litter" if skipped else "", ""
+            yield path, "skipped: hidden or litter" if skipped else "", ""
 
 
-def _url_filesystem(url: str) -> tuple[Any, str]:
-    import fsspec
+def _behind_fsspec(filesystem: Any, place: str) -> tuple[Any, str]:
+    """What `place` lies on: the file system given or that of a URL, None for this machine's; and the place on it."""
+    if filesystem is None and "://" in place:
+        import fsspec
 
-    try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{url} cannot be opened: {error}") from error
-
-
-def _fsspec(filesystem: Any) -> Any:
-    """pyarrow's file systems behind fsspec's interface; fsspec's as they are."""
+        try:
+            return fsspec.core.url_to_fs(place)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{place} cannot be opened: {error}") from error
     if filesystem is None or hasattr(filesystem, "cat_file"):
-        return filesystem
+        return filesystem, place
     from fsspec.implementations.arrow import ArrowFSWrapper
 
-    return ArrowFSWrapper(filesystem)
+    return ArrowFSWrapper(filesystem), place
 
 
 def deadly_files(files: Files, suspects: Sequence[tuple[int, str]]) -> list[Answer]:

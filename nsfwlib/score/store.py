@@ -9,8 +9,7 @@ import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import csv
 
 from nsfwlib.files import as_before, spreadsheet_safe, write_whole
 from nsfwlib.model import Answer
@@ -32,6 +30,7 @@ CREATE TABLE IF NOT EXISTS files
     (position INTEGER PRIMARY KEY, path TEXT, sha256 BLOB, problem TEXT, detail TEXT, done INTEGER);
 CREATE TABLE IF NOT EXISTS scores (sha256 BLOB PRIMARY KEY, frames INTEGER, scores BLOB, detail TEXT) WITHOUT ROWID;
 """
+_BEGUN = "SELECT value FROM about WHERE name = 'scored_by'"
 
 
 def work_file(out: Path) -> Path:
@@ -55,7 +54,7 @@ def open_store(out: Path, scored_by: str, *, discard: bool = False) -> sqlite3.C
         store.execute("PRAGMA locking_mode=EXCLUSIVE")
         store.executescript(_TABLES)
         store.execute("INSERT OR IGNORE INTO about VALUES ('scored_by', ?)", [scored_by])
-        begun = store.execute("SELECT value FROM about WHERE name = 'scored_by'").fetchone()[0]
+        begun = store.execute(_BEGUN).fetchone()[0]
         if begun != scored_by and discard:
             store.execute("DELETE FROM scores")
             store.execute("UPDATE about SET value = ?", [scored_by])
@@ -71,18 +70,19 @@ def open_store(out: Path, scored_by: str, *, discard: bool = False) -> sqlite3.C
     return store
 
 
-def begun_with(out: Path) -> str:
-    """`scored_by` of the work file of `out`, or else of the finished table; "" where there is neither."""
+def precision_before(out: Path, scored_by: str) -> str:
+    """The precision of an unfinished or finished table of the model that `scored_by` is in float32; "" if none is."""
+    begun = ""
     if work_file(out).exists():
         with (
-            contextlib.closing(sqlite3.connect(work_file(out), timeout=1)) as store,
             contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(work_file(out), timeout=1)) as store,
         ):
-            return store.execute("SELECT value FROM about WHERE name = 'scored_by'").fetchone()[0]
+            begun = store.execute(_BEGUN).fetchone()[0]
     elif out.exists():
-        for part in read_parts(out):
-            return str(part.get("scored_by", pd.Series([""])).iloc[0])
-    return ""
+        begun = next((str(part.get("scored_by", pd.Series([""])).iloc[0]) for part in read_parts(out)), "")
+    before, same, precision = begun.partition(scored_by)
+    return "" if before or not same else precision.removeprefix("-") or "float32"
 
 
 def add_files(store: sqlite3.Connection, rows: Iterable[Row]) -> None:
@@ -93,11 +93,6 @@ def add_files(store: sqlite3.Connection, rows: Iterable[Row]) -> None:
     store.commit()
 
 
-def count_files(store: sqlite3.Connection) -> tuple[int, int]:
-    """Files in all, and those that need nothing more."""
-    return store.execute("SELECT COUNT(*), COALESCE(SUM(done), 0) FROM files").fetchone()
-
-
 def todo(store: sqlite3.Connection) -> Iterator[tuple[int, str]]:
     """(position, path) of the files that are not done when they are reached."""
     last = -1
@@ -105,18 +100,6 @@ def todo(store: sqlite3.Connection) -> Iterator[tuple[int, str]]:
     while rows := store.execute(query, [last]).fetchall():
         yield from rows
         last = rows[-1][0]
-
-
-def left_open(store: sqlite3.Connection, count: int) -> list[str]:
-    """Paths of the first files, at most so many, that an earlier call had no answer for."""
-    query = "SELECT path FROM files WHERE NOT done ORDER BY position LIMIT ?"
-    return [path for (path,) in store.execute(query, [count])]
-
-
-def todo_of(store: sqlite3.Connection, paths: Sequence[str]) -> list[tuple[int, str]]:
-    """(position, path) of those of `paths` that are to be scored."""
-    query = "SELECT position, path FROM files WHERE NOT done AND path IN (SELECT value FROM json_each(?))"
-    return store.execute(query, [json.dumps(list(paths))]).fetchall()
 
 
 class Known:
@@ -171,6 +154,14 @@ def _score_columns(class_names: Sequence[str]) -> list[str]:
     return [*class_names, *(f"{name}_max" for name in class_names)]
 
 
+def write_scores(parts: Iterator[pa.Table], out: Path) -> None:
+    """Write the table whole or not at all, in the format of its suffix, and onto the disk."""
+    with write_whole(out) as draft, draft.open("wb") as file:
+        _WRITERS[out.suffix](parts, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def score_tables(
     store: sqlite3.Connection, class_names: Sequence[str], scored_by: str, about: dict[str, Any]
 ) -> Iterator[pa.Table]:
@@ -191,19 +182,17 @@ def score_tables(
         yield pa.Table.from_pandas(table, schema, preserve_index=False)
 
 
-def write_scores(parts: Iterator[pa.Table], out: Path) -> None:
-    """Write the table whole or not at all, in the format of its suffix, and onto the disk."""
-    with write_whole(out) as draft, draft.open("wb") as file:
-        _WRITERS[out.suffix](parts, file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_arrow(parts: Iterator[pa.Table], file: BinaryIO, *, make: Callable[..., Any]) -> None:
+def _write_parquet(parts: Iterator[pa.Table], file: BinaryIO) -> None:
     first = next(parts)
-    with make(file, first.schema) as writer:
+    with pq.ParquetWriter(file, first.schema) as writer:
         for part in itertools.chain([first], parts):
             writer.write(part)
+
+
+def _write_csv(parts: Iterator[pa.Table], file: BinaryIO) -> None:
+    for i, part in enumerate(parts):
+        text = spreadsheet_safe(part.to_pandas()).to_csv(index=False, header=i == 0, lineterminator="\n")
+        file.write(text.encode())
 
 
 def _write_jsonl(parts: Iterator[pa.Table], file: BinaryIO) -> None:
@@ -211,16 +200,7 @@ def _write_jsonl(parts: Iterator[pa.Table], file: BinaryIO) -> None:
         file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in part.to_pylist()).encode())
 
 
-def _write_csv(parts: Iterator[pa.Table], file: BinaryIO) -> None:
-    safe = (pa.Table.from_pandas(spreadsheet_safe(part.to_pandas()), preserve_index=False) for part in parts)
-    _write_arrow(safe, file, make=partial(csv.CSVWriter, write_options=csv.WriteOptions(quoting_style="needed")))
-
-
-_WRITERS = {
-    ".parquet": partial(_write_arrow, make=pq.ParquetWriter),
-    ".csv": _write_csv,
-    ".jsonl": _write_jsonl,
-}
+_WRITERS = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}
 FORMATS = tuple(_WRITERS)
 
 

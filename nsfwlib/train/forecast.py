@@ -9,7 +9,7 @@ import pandas as pd
 
 from nsfwlib._tensorflow import keras
 from nsfwlib.files import file_path
-from nsfwlib.labels import fit_head
+from nsfwlib.labels import fit_head, group_codes
 from nsfwlib.model import Forward, decoded_batches, forward_pass, image_size, missing_rows
 
 
@@ -89,7 +89,7 @@ def learning_curve(
     val = val[labels[val].isin(names)]
     if not len(val) or len(names) < 2:
         raise ValueError(f"Expected validation images and two classes. Received: {len(val)} images, classes {names}.")
-    group = np.arange(len(labels)) if groups is None else pd.factorize(groups.reset_index(drop=True))[0]
+    group = group_codes(groups, len(labels))
     target = pd.Index(names).get_indexer(labels[val])
     rows = []
     for repeat, fraction in ((r, f) for r in range(repeats) for f in fractions if f < 1 or r == 0):

@@ -1,5 +1,6 @@
 """How is the head fitted, and how much does each block count? On cached features, by the heads that judge labels."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 
 from nsfwlib._tensorflow import keras
 from nsfwlib.data import MAX_PIXELS, check_class_names
-from nsfwlib.labels import fit_head, group_codes, out_of_fold_probs, principal_features
+from nsfwlib.labels import fit_head, group_codes
 from nsfwlib.model import (
     Files,
     block_output,
@@ -74,11 +75,12 @@ def train_head(
     group = group_codes(None if groups is None else groups.iloc[train], len(train))
     blocks = {name: block_output(model, name).shape[-1] for name in head_blocks(model)}
     parts = np.split(features, np.cumsum(list(blocks.values()))[:-1], axis=1)
-    fitted = [_block_head(part[train], targets["train"], group, counts, seed) for part in parts]
-    odds, kernels, biases = (list(each) for each in zip(*fitted, strict=True))
+    options = {"classes": names, "groups": group, "weights": counts, "seed": seed}
+    heads = [fit_head(part[train], labels.iloc[train], **options) for part in parts]
+    odds = [np.log(head.out_of_fold) for head in heads]
     share = _shares(odds, targets["train"], counts)
-    kernel = np.concatenate([kernel * part for kernel, part in zip(kernels, share, strict=True)])
-    bias = share @ np.stack(biases)
+    kernel = np.concatenate([head.kernel * part for head, part in zip(heads, share, strict=True)])
+    bias = share @ np.stack([head.bias - head.mean @ head.kernel for head in heads])
     sample = features[train[:: -(-len(train) // SAMPLE)]].astype(np.float32)
     set_logistic_head(model, kernel, bias, sample.mean(axis=0), sample.std(axis=0))
     record = {"stage": "head", "epoch": 1}
@@ -94,17 +96,6 @@ def train_head(
         for name, answers, part in zip(blocks, odds, share.tolist(), strict=True)
     ]
     return history
-
-
-def _block_head(
-    values: np.ndarray, targets: np.ndarray, group: np.ndarray, counts: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Out-of-fold log-probabilities (n, K) of one block's head, and the whole head's kernel (D, K) and bias (K,)."""
-    codes, width, valid = targets.argmax(axis=1), targets.shape[1], np.ones(len(targets), bool)
-    projected = principal_features(values, valid, seed)
-    probs, strength = out_of_fold_probs(projected, codes, valid, width, group, seed, weights=counts)
-    head = fit_head(values, codes, classes=range(width), C=strength, weights=counts, seed=seed)
-    return np.log(probs), *head.coefficients()
 
 
 def _shares(odds: list[np.ndarray], targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -169,31 +160,6 @@ def history_table(history: dict[str, list[float]], stage: str, *, first: int = 1
     return table
 
 
-class StopOnNaN(keras.callbacks.Callback):
-    """Stops training where the loss is no number, and remembers where."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.where, self.epoch = "", 0
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Called by Keras."""
-        self.epoch = epoch + 1
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Called by Keras."""
-        if not self.where and not np.isfinite((logs or {}).get("loss", 0.0)):
-            self.where = f"epoch {self.epoch}, batch {batch + 1}"
-            self.model.stop_training = True
-
-    def check(self, kept: str = "The best weights so far are in the model.") -> None:
-        """Raise FloatingPointError if training was stopped."""
-        if self.where:
-            raise FloatingPointError(
-                f"The loss is no longer a number since {self.where}. {kept} Try a smaller learning_rate."
-            )
-
-
 def predict(
     model: keras.Model, table: pd.DataFrame, data_dir: Path, *, batch_size: int = 32, progress: bool = True
 ) -> np.ndarray:
@@ -201,13 +167,11 @@ def predict(
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
     options = {"size": image_size(model), "batch_size": batch_size}
     files = Files(str(data_dir), max_pixels=table.attrs.get("max_pixels", MAX_PIXELS))  # that of the scan
-    answers = stream_answers(enumerate(table["path"]), files, forward_pass(model), **options)
-    with tqdm(total=len(table), desc="predictions", unit="img", disable=not progress) as bar:
-        for batch in answers:
-            for answer in batch:
-                if answer.values is not None:
-                    found[answer.position] = answer.values[0]
-            bar.update(len(batch))
+    batches = stream_answers(enumerate(table["path"]), files, forward_pass(model), **options)
+    answers = itertools.chain.from_iterable(batches)
+    for answer in tqdm(answers, total=len(table), desc="predictions", unit="img", disable=not progress):
+        if answer.values is not None:
+            found[answer.position] = answer.values[0]
     return found
 
 

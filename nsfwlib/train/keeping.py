@@ -1,5 +1,6 @@
 """What is kept of a stage while it runs? Weights and history, whole or not there: a kill costs an epoch."""
 
+import itertools
 import warnings
 from pathlib import Path
 
@@ -16,15 +17,12 @@ from nsfwlib.train.head import history_table
 def resumed(work_dir: Path) -> pd.DataFrame:
     """History of the epochs that a killed run of the same arguments has finished; what it had begun is removed."""
     work_dir.mkdir(parents=True, exist_ok=True)
-    log, epochs = work_dir / "epochs.csv", 0
-    files = {int(file.name[6:9]): file for file in sorted(work_dir.glob("epoch-*.weights.h5"))}
-    for epoch, file in files.items() if log.exists() else ():
-        if _put_aside(file):
-            break  # later ones need it: it may be the best
-        epochs = epoch
-    for epoch, file in files.items():
-        if not epochs or epoch > epochs:
-            file.unlink(missing_ok=True)
+    log, files = work_dir / "epochs.csv", sorted(work_dir.glob("epoch-*.weights.h5"))
+    # Behind a damaged epoch nothing is of use: it may be the best.
+    whole = list(itertools.takewhile(_is_whole, files)) if log.exists() else []
+    epochs = int(whole[-1].name[6:9]) if whole else 0
+    for file in files[len(whole) if epochs else 0 :]:
+        file.unlink(missing_ok=True)
     if not epochs:
         log.unlink(missing_ok=True)
         return pd.DataFrame()
@@ -32,8 +30,8 @@ def resumed(work_dir: Path) -> pd.DataFrame:
     return history_table(kept.to_dict("list"), "fine-tune")
 
 
-def _put_aside(file: Path) -> bool:
-    """Whether a file of weights was damaged and is put aside, with a warning."""
+def _is_whole(file: Path) -> bool:
+    """Whether a file of weights can be read; a damaged one is put aside, with a warning."""
 
     def read(_: str, item: h5py.Group | h5py.Dataset) -> None:
         if isinstance(item, h5py.Dataset):
@@ -45,10 +43,10 @@ def _put_aside(file: Path) -> bool:
     except (OSError, RuntimeError) as error:
         aside = file.replace(file.with_name(f"{file.name}.damaged"))
         warnings.warn(
-            f"{file} is damaged ({error}) and was put aside as {aside.name}. An earlier epoch serves.", stacklevel=4
+            f"{file} is damaged ({error}) and was put aside as {aside.name}. An earlier epoch serves.", stacklevel=3
         )
-        return True
-    return False
+        return False
+    return True
 
 
 def save_whole(model: keras.Model, path: Path) -> None:
@@ -66,7 +64,7 @@ class Keep(keras.callbacks.Callback):
 
     def __init__(self, work_dir: Path, before: float, history: pd.DataFrame, patience: int) -> None:
         super().__init__()
-        self.work_dir, self.before, self.history, self.patience = work_dir, before, history, patience
+        self.work_dir, self.before, self.history, self.patience, self.nan = work_dir, before, history, patience, ""
 
     def file(self, epoch: int) -> Path:
         """The weights after so many epochs."""
@@ -89,6 +87,12 @@ class Keep(keras.callbacks.Callback):
         if len(self.history):
             self.model.optimizer.build(self.model.trainable_variables)  # else its state would be left out
             self.model.load_weights(self.file(len(self.history)))
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Called by Keras."""
+        if not self.nan and not np.isfinite((logs or {}).get("loss", 0.0)):
+            self.nan = f"epoch {len(self.history) + 1}, batch {batch + 1}"
+            self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Called by Keras."""

@@ -29,7 +29,7 @@ from nsfwlib.model import (
     seed_dropout,
     unfreeze_from,
 )
-from nsfwlib.train.head import StopOnNaN, compile_classifier, history_table, one_hot, row_weights
+from nsfwlib.train.head import compile_classifier, history_table, one_hot, row_weights
 from nsfwlib.train.keeping import Keep, resumed, save_whole
 
 BODY = 0.1  # share of the head's rate at which the backbone's last stage learns, and each stage of the one above it
@@ -58,8 +58,9 @@ def fine_tune(
     """Stage 2: train the blocks after `fine_tune_from` and the head, on augmented pictures, in place.
 
     The weights of the lowest validation loss are kept: those of stage 1, of an epoch, or the mean of both. Where
-    fine-tuning does not help, nothing is lost. A killed run that is started again with the same arguments goes on at
-    its epoch. Several visible GPUs share each batch; on those that have bfloat16 it computes in mixed precision.
+    fine-tuning does not help, nothing is lost. A run that was killed or interrupted and is started again with the same
+    arguments goes on at its epoch. Several visible GPUs share each batch; on those that have bfloat16 it computes in
+    mixed precision.
 
     Args:
         model: a classifier whose head is trained (`train.train_head`).
@@ -87,6 +88,7 @@ def fine_tune(
     Raises:
         ValueError: as `train.train_head`, or there is no such block.
         FloatingPointError: the loss became NaN; the model keeps the best weights so far.
+        KeyboardInterrupt: somebody stopped it; the model has the weights of before.
     """
     usable = labels.notna().to_numpy() & table["problem"].eq("").to_numpy()
     rows = {split: np.flatnonzero(usable & table["split"].eq(split).to_numpy()) for split in ("train", "val")}
@@ -113,25 +115,34 @@ def fine_tune(
     schedule = keras.optimizers.schedules.CosineDecay(  # Loshchilov and Hutter 2017
         learning_rate / 10, decay, warmup_target=learning_rate, warmup_steps=warm_up
     )
-    copy = _compiled_copy(model, schedule, label_smoothing)
-    before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
-    if not len(done):
-        save_whole(copy, work_dir / "epoch-000.weights.h5")
-    nan, kept = StopOnNaN(), Keep(work_dir, before, done, patience)
-    copy.fit(
-        train,
-        validation_data=val,
-        epochs=len(done) if kept.is_over() else epochs,
-        initial_epoch=len(done),
-        verbose=verbose,
-        shuffle=False,
-        callbacks=[nan, kept],
-    )
-    average = _keep_best(copy, kept, val)
+    copy, start = _compiled_copy(model, schedule, label_smoothing), model.get_weights()
+    try:
+        before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
+        if not len(done):
+            save_whole(copy, work_dir / "epoch-000.weights.h5")
+        kept = Keep(work_dir, before, done, patience)
+        copy.fit(
+            train,
+            validation_data=val,
+            epochs=len(done) if kept.is_over() else epochs,
+            initial_epoch=len(done),
+            verbose=verbose,
+            shuffle=False,
+            callbacks=[kept],
+        )
+        average = _keep_best(copy, kept, val)
+    except KeyboardInterrupt:
+        model.set_weights(start)  # half-trained ones would be another model, whose work is not found again
+        raise
+    finally:
+        freeze_backbone(model)
     if copy is not model:
         model.set_weights(copy.get_weights())
-    freeze_backbone(model)
-    nan.check(f"The best weights so far are in the model and in {kept.best()}.")
+    if kept.nan:
+        raise FloatingPointError(
+            f"The loss is no longer a number since {kept.nan}. The best weights so far are in the model and in "
+            f"{kept.best()}. Try a smaller learning_rate."
+        )
     if not keep:
         shutil.rmtree(work_dir)
     rates = [float(schedule(epoch * steps)) for epoch in kept.history["epoch"]]
@@ -217,7 +228,10 @@ def picture_dataset(
 
     def batches() -> Iterator[tuple[np.ndarray, ...]]:
         order = rng.permutation(len(paths)) if shuffled else np.arange(len(paths))
-        for positions, pixels in _decoded([paths[i] for i in order], size=size, batch_size=batch_size):
+        pictures = decoded_batches([paths[i] for i in order], size=size, batch_size=batch_size)
+        for positions, pixels, problems in pictures:
+            if problems:
+                raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
             rows = order[positions]
             yield pixels, targets[rows], weights[rows], rng.integers(2**31, size=2)
 
@@ -229,14 +243,6 @@ def picture_dataset(
     stream = tf.data.Dataset.from_generator(batches, output_signature=tuple(tf.TensorSpec(*shape) for shape in shapes))
     counted = stream.apply(tf.data.experimental.assert_cardinality(-(-len(paths) // batch_size)))
     return counted.map(finished).prefetch(2)
-
-
-def _decoded(paths: Sequence[Path], **options: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions and pixels of `model.decoded_batches`, all of which must be readable."""
-    for positions, pixels, problems in decoded_batches(paths, **options):
-        if problems:
-            raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
-        yield positions, pixels
 
 
 def augment(

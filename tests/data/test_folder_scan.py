@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from nsfwlib import files
-from nsfwlib.data import crawl, duplicates, folder_scan, inspection, scan_cache, splits
+from nsfwlib.data import crawl, duplicates, folder_scan, inspection, splits
 from nsfwlib.data.splits import assign_splits
 from nsfwlib.labels import current, journal
 
@@ -307,7 +307,7 @@ def test_purged_thumbnails_leave_the_disk_and_grouping_goes_on(folder, tmp_path)
     (cache / "scan.sqlite.damaged").write_bytes(b"old")
     pixels = inspection.inspect(folder / "neutral" / "0.png")["thumb"]
     before = duplicates.group_duplicates(table, data_dir=folder, cache_dir=cache)
-    assert scan_cache.purge_thumbnails(cache) == 8
+    assert crawl.purge_thumbnails(cache) == 8
     assert all(pixels[:64] not in file.read_bytes() for file in cache.iterdir())
     assert not (cache / "scan.sqlite.damaged").exists()
     pd.testing.assert_series_equal(duplicates.group_duplicates(table, data_dir=folder, cache_dir=cache), before)
@@ -323,7 +323,7 @@ def test_a_damaged_cache_is_put_aside(folder, tmp_path):
 
 def test_a_cache_that_another_scan_holds_is_named_with_the_way_out(folder, tmp_path, monkeypatch):
     scan(folder, cache_dir=tmp_path)
-    monkeypatch.setattr(scan_cache, "_PATIENCE", 0.1)
+    monkeypatch.setattr(crawl, "_PATIENCE", 0.1)
     draw(folder / "neutral" / "new.png", 77)
     with contextlib.closing(sqlite3.connect(tmp_path / "scan.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -339,8 +339,8 @@ def test_a_cache_that_another_scan_holds_is_named_with_the_way_out(folder, tmp_p
 
 @pytest.mark.parametrize("pragma", ["query_only = ON", "max_page_count = 1"])
 def test_a_read_only_or_full_cache_is_named_with_the_way_out(folder, tmp_path, monkeypatch, pragma):
-    prepared = scan_cache._prepared
-    monkeypatch.setattr(scan_cache, "_prepared", lambda file: limited(prepared(file), pragma))
+    prepared = crawl._prepared
+    monkeypatch.setattr(crawl, "_prepared", lambda file: limited(prepared(file), pragma))
     with pytest.raises(OSError, match=r"cache .*scan\.sqlite cannot be written: .*(readonly|full).*another cache_dir"):
         scan(folder, cache_dir=tmp_path)
 
@@ -380,7 +380,7 @@ def test_the_cache_and_the_table_name_no_folder_of_their_owner(folder, tmp_path)
 def test_a_cache_that_kept_the_paths_themselves_still_serves(folder, tmp_path, monkeypatch):
     table = scan(folder, cache_dir=tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "scan.sqlite")) as cache:
-        plain = {scan_cache._key(path): os.fsencode(path) for path in map(str, folder.resolve().rglob("*.png"))}
+        plain = {crawl._key(path): os.fsencode(path) for path in map(str, folder.resolve().rglob("*.png"))}
         for key, path in plain.items():
             cache.execute("UPDATE files SET path = ? WHERE path = ?", [path, key])
         cache.execute("PRAGMA user_version=0")

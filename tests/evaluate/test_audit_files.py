@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from nsfwlib import runs
-from nsfwlib.evaluate import audit_answers, audit_files, weigh
-from nsfwlib.evaluate.audited import audited_confusion
+from nsfwlib.evaluate import audit_files, intervals
+from nsfwlib.evaluate.audit import audit_accuracies, audit_costs, audited_confusion
 from nsfwlib.labels import journal
 from nsfwlib.review import ReviewSession
 
@@ -99,11 +99,11 @@ def test_what_was_reviewed_before_is_asked_again_blind_and_counts_only_then(tmp_
     assert 0 < len(again) < 100 and set(again["sha256"]) <= set(audit_files.audit_queue(audit)["sha256"])
     path, shown = tmp_path / "j.csv", {"kind": "decision", "suggested": "dog", "score": 0.5}
     answer(path, audit[audit["stratum"].eq("reviewed before")], rows["label"], picked=False, **shown)
-    assert audit_answers.audit_truth(audit, path, class_names=NAMES).isna().all()
+    assert audit_files.audit_truth(audit, path, class_names=NAMES).isna().all()
     session = ReviewSession(audit_files.audit_queue(audit), path, class_names=NAMES, mode="audit")
     assert session.progress()["decided"] == 0
     session.decide(again["path"].iloc[0], "emu")
-    verdict = audit_answers.audit_truth(audit, path, class_names=NAMES)
+    verdict = audit_files.audit_truth(audit, path, class_names=NAMES)
     assert verdict.dropna().tolist() == ["emu"] and session.decision(again["sha256"].iloc[0]) == "emu"
 
 
@@ -111,7 +111,7 @@ def test_answers_of_audits_before_they_had_a_kind_of_their_own_still_count(tmp_p
     rows, true = make_split(300)
     audit = freeze(tmp_path, rows)
     answer(tmp_path / "j.csv", audit, true, kind="decision")
-    verdict = audit_answers.audit_truth(audit, tmp_path / "j.csv", class_names=NAMES)
+    verdict = audit_files.audit_truth(audit, tmp_path / "j.csv", class_names=NAMES)
     assert verdict.notna().sum() == audit["picked"].sum()
 
 
@@ -121,7 +121,7 @@ def test_an_audit_frozen_without_a_judge_is_still_weighed_and_enlarged(tmp_path)
     old = pd.read_parquet(tmp_path / "audit_test.parquet").filter(items=audit_files.AUDIT_COLUMNS)
     runs.write_table(old, tmp_path / "audit_test.parquet")
     audit = audit_files.load_audit(tmp_path, "test")
-    found = audit_answers.audit_accuracies(audit, pd.Series(np.where(audit["picked"], true, None))).set_index("name")
+    found = audit_accuracies(audit, pd.Series(np.where(audit["picked"], true, None))).set_index("name")
     assert found.loc["audited", "low"] < (rows["predicted"] == true).mean() < found.loc["audited", "high"]
     assert freeze(tmp_path, rows, budget=300)["picked"].sum() > 290
 
@@ -132,7 +132,7 @@ def test_review_that_keeps_wrong_labels_does_not_make_them_right(tmp_path):
     answer(tmp_path / "j.csv", audit, true)
     answer(tmp_path / "j.csv", audit, rows["label"], kind="decision", suggested="dog", score=0.5)
     given = rows.set_index("path")["label"]
-    found = audit_answers.label_errors(audit, given, tmp_path / "j.csv", class_names=NAMES).iloc[0]
+    found = audit_files.label_errors(audit, given, tmp_path / "j.csv", class_names=NAMES).iloc[0]
     assert found["low"] < (rows["label"] != true).mean() < found["high"]
 
 
@@ -140,11 +140,11 @@ def test_errors_left_are_those_that_there_were_less_those_corrected_whenever_one
     rows, true = make_split(2000, split="train", noise=0.3)
     audit, path = audit_files.freeze_audit(tmp_path, "train", rows, about="labels", budget=400), tmp_path / "j.csv"
     wrong = rows["label"].ne(true)
-    assert "unknown" in audit_answers.errors_left(audit, images_table(rows), path, class_names=NAMES)["sentence"]
+    assert "unknown" in audit_files.errors_left(audit, images_table(rows), path, class_names=NAMES)["sentence"]
     answer(path, audit, true)
     mended = rows[wrong & ~audit["picked"]].head(150)
     answer(path, mended.assign(picked=True), true[mended.index], kind="decision", suggested="cat", score=0.5)
-    left, again = (audit_answers.errors_left(audit, images_table(rows), path, class_names=NAMES) for _ in range(2))
+    left, again = (audit_files.errors_left(audit, images_table(rows), path, class_names=NAMES) for _ in range(2))
     still = wrong.sum() - (wrong & audit["picked"]).sum() - 150
     assert left == again and left["low"] <= still <= left["high"]
     assert left["sentence"] == f"label errors left in train: {left['value']} ({left['low']}–{left['high']})"
@@ -156,13 +156,13 @@ def test_second_looks_of_somebody_else_say_how_far_an_audit_may_be_trusted(tmp_p
     picked, rng = audit[audit["picked"]], np.random.default_rng(0)
     slip = lambda: np.where(rng.random(800) < 0.08, rng.choice(NAMES, 800), true)  # noqa: E731
     answer(path, audit, slip(), reviewer="Ada")
-    assert audit_answers.second_looks(audit, path, class_names=NAMES) is None
+    assert audit_files.second_looks(audit, path, class_names=NAMES) is None
     for who, some in {"Bob": picked.head(100), "Ada": picked.tail(50)}.items():
         answer(path, some, slip()[some.index], reviewer=who, kind="second")
-    agreed = audit_answers.second_looks(audit, path, class_names=NAMES)
+    agreed = audit_files.second_looks(audit, path, class_names=NAMES)
     assert agreed[1:] == (100, 3) and 80 < agreed[0] < 96
-    verdict = audit_answers.audit_truth(audit, path, class_names=NAMES)
-    table = audit_answers.audit_accuracies(audit, verdict, agreed=agreed).set_index("name")
+    verdict = audit_files.audit_truth(audit, path, class_names=NAMES)
+    table = audit_accuracies(audit, verdict, agreed=agreed).set_index("name")
     assert table.loc["audited, slips taken out", "value"] > table.loc["audited", "value"]
     assert "100 second looks" in table.loc["audited, slips taken out", "note"]
 
@@ -170,7 +170,7 @@ def test_second_looks_of_somebody_else_say_how_far_an_audit_may_be_trusted(tmp_p
 def test_the_width_so_far_is_told_and_never_the_estimate(tmp_path):
     rows, true = make_split(800)
     audit, path = freeze(tmp_path, rows, budget=200), tmp_path / "j.csv"
-    said = lambda wish: audit_answers.audit_width({"test": audit, "val": None}, path, class_names=NAMES, wish=wish)  # noqa: E731
+    said = lambda wish: audit_files.audit_width({"test": audit, "val": None}, path, class_names=NAMES, wish=wish)  # noqa: E731
     assert said(2.5) == f"test: {audit['picked'].sum()} pictures to look at; wish ±2.5 points"
     answer(path, audit[audit["order"] < 30], true[audit["order"] < 30])
     assert said(1).startswith("test: ±") and "looks; wish ±1: about" in said(1) and "%" not in said(1)
@@ -193,8 +193,8 @@ def test_audited_accuracy_finds_the_truth_where_the_labels_mislead(tmp_path):
     rows, true = make_split(1500)
     audit = freeze(tmp_path, rows, budget=150)
     answer(tmp_path / "j.csv", audit, true)
-    verdict = audit_answers.audit_truth(audit, tmp_path / "j.csv", class_names=NAMES)
-    table = audit_answers.audit_accuracies(audit, verdict, planted=true).set_index("name")
+    verdict = audit_files.audit_truth(audit, tmp_path / "j.csv", class_names=NAMES)
+    table = audit_accuracies(audit, verdict, planted=true).set_index("name")
     truth = (rows["predicted"] == true).mean()
     assert table.loc["planted truth", "value"] == pytest.approx(truth)
     assert table.loc["audited", "low"] < truth < table.loc["audited", "high"]
@@ -203,7 +203,7 @@ def test_audited_accuracy_finds_the_truth_where_the_labels_mislead(tmp_path):
 
 
 def test_enlarging_an_audit_after_a_look_does_not_bias_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(weigh, "DRAWS", 10)  # of the interval, which is not asked for
+    monkeypatch.setattr(intervals, "DRAWS", 10)  # of the interval, which is not asked for
     errors = []
     for seed in range(30):
         rows, true = make_split(500, seed=seed)
@@ -212,7 +212,7 @@ def test_enlarging_an_audit_after_a_look_does_not_bias_it(tmp_path, monkeypatch)
         freeze(folder, rows, budget=40, seed=seed)
         audit = freeze(folder, rows, budget=120, seed=seed)
         verdict = pd.Series(np.where(audit["picked"], true, None))
-        found = audit_answers.audit_accuracies(audit, verdict).set_index("name").loc["audited", "value"]
+        found = audit_accuracies(audit, verdict).set_index("name").loc["audited", "value"]
         errors.append(found - (rows["predicted"] == true).mean())
     assert abs(np.mean(errors)) < 0.004
 
@@ -222,7 +222,7 @@ def test_a_verdict_is_a_class_or_drop_and_unsure_is_none(tmp_path):
     for i, decision in enumerate(["keep", "dog", "drop", "unsure", "escalate"]):
         journal.append_decisions(path, {"kind": "audit", "sha256": str(i), "given_label": "cat", "decision": decision})
     audit = pd.DataFrame({"sha256": list("012345")})
-    assert audit_answers.audit_truth(audit, path, class_names=NAMES).tolist() == [
+    assert audit_files.audit_truth(audit, path, class_names=NAMES).tolist() == [
         "cat",
         "dog",
         "drop",
@@ -237,8 +237,8 @@ def test_a_dropped_picture_counts_against_accuracy_and_is_in_no_row_of_the_matri
     true[:20] = "drop"
     audit = freeze(tmp_path, rows, budget=200)
     answer(tmp_path / "j.csv", audit, true)
-    verdict = audit_answers.audit_truth(audit, tmp_path / "j.csv", class_names=NAMES)
-    assert audit_answers.audit_accuracies(audit, verdict).set_index("name").loc["audited", "value"] == pytest.approx(
+    verdict = audit_files.audit_truth(audit, tmp_path / "j.csv", class_names=NAMES)
+    assert audit_accuracies(audit, verdict).set_index("name").loc["audited", "value"] == pytest.approx(
         (rows["predicted"] == true).mean()
     )
     matrix, _ = audited_confusion(verdict, audit["predicted"], audit, class_names=NAMES)
@@ -247,7 +247,7 @@ def test_a_dropped_picture_counts_against_accuracy_and_is_in_no_row_of_the_matri
 
 def test_costs_are_told_before_anyone_looks_and_sizes_beyond_the_last_come_once(tmp_path):
     audit = freeze(tmp_path, make_split(150)[0])
-    plan = audit_files.audit_costs({"test": audit})
+    plan = audit_costs({"test": audit})
     assert plan["pictures"].is_monotonic_increasing and plan["pictures"].is_unique
     assert plan["pictures"].iloc[-1] == len(audit) and plan["width"].is_monotonic_decreasing
 
@@ -302,7 +302,7 @@ def test_the_share_of_wrong_labels_is_found_for_all_classes_and_pairs(tmp_path):
     audit = audit_files.freeze_audit(tmp_path, "train", rows, about="labels", budget=300)
     answer(tmp_path / "j.csv", audit, true)
     given = rows.set_index("path")["label"]
-    found = audit_answers.label_errors(audit, given, tmp_path / "j.csv", class_names=NAMES).set_index("name")
+    found = audit_files.label_errors(audit, given, tmp_path / "j.csv", class_names=NAMES).set_index("name")
     assert found.loc["all labels", "low"] < wrong.mean() < found.loc["all labels", "high"]
     share = wrong.sum() / (rows["label"] == "cat").sum()
     assert found.loc["cat", "low"] < share < found.loc["cat", "high"]
@@ -317,12 +317,12 @@ def test_pairs_come_from_the_sample_alone(tmp_path):
     beside = audit[~audit["picked"]].head(5).assign(picked=True)
     answer(tmp_path / "j.csv", beside, ["emu" if label == "cat" else "cat" for label in beside["label"]])
     given = rows.set_index("path")["label"]
-    found = audit_answers.label_errors(audit, given, tmp_path / "j.csv", class_names=NAMES)
+    found = audit_files.label_errors(audit, given, tmp_path / "j.csv", class_names=NAMES)
     assert found["truth"].eq("").all(), "what was found elsewhere is no random sample"
 
 
 def test_an_audit_on_labels_that_review_corrected_is_not_flattered(tmp_path, monkeypatch):
-    monkeypatch.setattr(weigh, "DRAWS", 400)
+    monkeypatch.setattr(intervals, "DRAWS", 400)
     errors, covered, naive = [], [], []
     for seed in range(30):
         rows, true = make_split(500, seed=seed, noise=0.2)
@@ -338,7 +338,7 @@ def test_an_audit_on_labels_that_review_corrected_is_not_flattered(tmp_path, mon
         (folder := tmp_path / str(seed)).mkdir()
         audit = freeze(folder, again, about="model 2", budget=60, seed=seed)
         verdict = pd.Series(np.where(audit["picked"], true, None))
-        found = audit_answers.audit_accuracies(audit, verdict, seed=seed).set_index("name")
+        found = audit_accuracies(audit, verdict, seed=seed).set_index("name")
         truth = (again["predicted"] == true).mean()
         errors.append(found.loc["audited", "value"] - truth)
         covered.append(found.loc["audited", "low"] <= truth <= found.loc["audited", "high"])

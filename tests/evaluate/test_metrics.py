@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from scipy.stats import false_discovery_control
 from sklearn import metrics as reference
 
-from nsfwlib.evaluate import calibration, confusion, intervals, metrics, slices, thresholds
+from nsfwlib.evaluate import confusion, intervals, metrics, promises, robustness, thresholds
 
 NAMES = ["drawings", "hentai", "neutral", "porn", "sexy"]
 UNSAFE = ["hentai", "porn", "sexy"]
@@ -261,7 +261,7 @@ def test_calibration_error_of_an_honest_model_is_small_and_of_a_boastful_one_is_
     honest = np.clip(rng.beta(8, 2, size=20_000), 0.5, 1)
     probs = np.stack([honest, 1 - honest], axis=1)
     labels = np.where(rng.random(20_000) < honest, "a", "b")
-    boastful = calibration.apply_temperature(probs, 0.3)
+    boastful = metrics.apply_temperature(probs, 0.3)
     errors = [
         metrics.scores(labels, p, class_names=["a", "b"]).set_index("score").loc["calibration error", "value"]
         for p in (probs, boastful)
@@ -271,7 +271,7 @@ def test_calibration_error_of_an_honest_model_is_small_and_of_a_boastful_one_is_
 
 def test_calibration_error_is_the_weighted_gap_of_its_bins():
     labels, probs = made_up()
-    table = calibration.calibration_table(labels, probs, class_names=NAMES).dropna()
+    table = metrics.calibration_table(labels, probs, class_names=NAMES).dropna()
     gaps = (table["accuracy"] - table["confidence"]).abs()
     error = by_score(labels, probs).loc[("calibration error", ""), "value"]
     assert error == pytest.approx(np.average(gaps, weights=table["count"]), abs=1e-12)
@@ -293,13 +293,13 @@ def honest_answers(n, *, seed=0, temperature=1.35):
     probs = np.exp(2.2 * rng.normal(size=(n, 5)))
     probs /= probs.sum(axis=1, keepdims=True)
     truth = (probs.cumsum(axis=1) < rng.random((n, 1))).sum(axis=1).clip(0, 4)
-    return truth, calibration.apply_temperature(probs, 1 / temperature)
+    return truth, metrics.apply_temperature(probs, 1 / temperature)
 
 
 @pytest.mark.parametrize("temperature", [2.0, 0.7])
 def test_fitted_temperature_undoes_a_known_one(temperature):
     truth, probs = honest_answers(5000, temperature=temperature)
-    found = calibration.fit_temperature(np.array(NAMES)[truth], np.log(probs), class_names=NAMES)
+    found = metrics.fit_temperature(np.array(NAMES)[truth], np.log(probs), class_names=NAMES)
     assert found == pytest.approx(temperature, rel=0.08)
 
 
@@ -309,26 +309,26 @@ def test_wrong_labels_do_not_heat_an_honest_model_once_their_noise_is_in_the_los
     given = np.where(rng.random(1500) < 0.2, (truth + rng.integers(1, 5, 1500)) % 5, truth)
     noise = np.array([[(given[truth == t] == g).sum() for t in range(5)] for g in range(5)])
     options = {"class_names": NAMES}
-    assert calibration.fit_temperature(names[given], logs, **options) > 2
-    assert calibration.fit_temperature(names[given], logs, noise=noise, **options) == pytest.approx(1.35, abs=0.2)
+    assert metrics.fit_temperature(names[given], logs, **options) > 2
+    assert metrics.fit_temperature(names[given], logs, noise=noise, **options) == pytest.approx(1.35, abs=0.2)
     chance = np.where(given == probs.argmax(axis=1), 0.3, 1.0)
     seen = rng.random(1500) < chance
     audited = {"weights": 1 / chance[seen], **options}
-    assert calibration.fit_temperature(names[truth[seen]], logs[seen], **audited) == pytest.approx(1.35, abs=0.2)
-    assert calibration.fit_temperature(names[truth[seen]], logs[seen], **options) > 1.5, "unweighted misleads"
+    assert metrics.fit_temperature(names[truth[seen]], logs[seen], **audited) == pytest.approx(1.35, abs=0.2)
+    assert metrics.fit_temperature(names[truth[seen]], logs[seen], **options) > 1.5, "unweighted misleads"
 
 
 def test_a_temperature_whose_gain_may_be_chance_stays_one():
     truth, probs = honest_answers(200, temperature=1.0)
-    assert calibration.fit_temperature(np.array(NAMES)[truth], np.log(probs), class_names=NAMES) == 1.0
+    assert metrics.fit_temperature(np.array(NAMES)[truth], np.log(probs), class_names=NAMES) == 1.0
 
 
 def test_audited_rows_stand_for_others_in_the_calibration_table():
     truth, probs = honest_answers(400, temperature=1.5)
     times = np.random.default_rng(0).integers(1, 4, 400)
     many = np.repeat(np.arange(400), times)
-    few = calibration.calibration_table(np.array(NAMES)[truth], probs, class_names=NAMES, weights=times)
-    all_of_them = calibration.calibration_table(np.array(NAMES)[truth[many]], probs[many], class_names=NAMES)
+    few = metrics.calibration_table(np.array(NAMES)[truth], probs, class_names=NAMES, weights=times)
+    all_of_them = metrics.calibration_table(np.array(NAMES)[truth[many]], probs[many], class_names=NAMES)
     for name in ("confidence", "accuracy"):
         assert few[name].dropna().to_numpy() == pytest.approx(all_of_them[name].dropna().to_numpy())
 
@@ -336,12 +336,12 @@ def test_audited_rows_stand_for_others_in_the_calibration_table():
 @given(st.floats(0.05, 20), st.integers(0, 1000))
 def test_temperature_never_changes_the_top_class(temperature, seed):
     _, probs = made_up(50, seed=seed, sharpness=1)
-    assert (calibration.apply_temperature(probs, temperature).argmax(1) == probs.argmax(1)).all()
+    assert (metrics.apply_temperature(probs, temperature).argmax(1) == probs.argmax(1)).all()
 
 
 def test_temperature_needs_validation_rows():
     with pytest.raises(ValueError, match="keep T = 1"):
-        calibration.fit_temperature([], np.zeros((0, 5)), class_names=NAMES)
+        metrics.fit_temperature([], np.zeros((0, 5)), class_names=NAMES)
 
 
 # ── Thresholds ──────────────────────────────────────────────────────────────────────────────────
@@ -391,7 +391,7 @@ def test_prevalence_arithmetic_agrees_with_a_resampled_set():
 
 def test_operating_points_grant_their_wish_on_validation_and_are_reported_on_test():
     validation, test = two_sides(seed=1), two_sides(seed=2)
-    points = thresholds.operating_points(*test, validation=validation, prevalence=[0.5])
+    points = promises.operating_points(*test, validation=validation, prevalence=[0.5])
     on_validation = [thresholds.at_threshold(*validation, t, prevalence=0.5).iloc[0] for t in points["threshold"]]
     assert (
         on_validation[0]["precision"] >= 0.9 and on_validation[1]["recall"] >= 0.95 and on_validation[2]["fpr"] <= 0.01
@@ -405,7 +405,7 @@ def test_operating_points_grant_their_wish_on_validation_and_are_reported_on_tes
 def test_test_rows_have_no_say_in_the_threshold():
     validation, test = two_sides(seed=1), two_sides(seed=2)
     shifted = test[0], test[1] / 2
-    points = [thresholds.operating_points(*rows, validation=validation, prevalence=[0.1]) for rows in (test, shifted)]
+    points = [promises.operating_points(*rows, validation=validation, prevalence=[0.1]) for rows in (test, shifted)]
     assert points[0]["threshold"].equals(points[1]["threshold"])
     assert points[0]["recall"].dropna().tolist() != points[1]["recall"].dropna().tolist()
 
@@ -413,12 +413,12 @@ def test_test_rows_have_no_say_in_the_threshold():
 def test_of_thresholds_that_grant_a_wish_the_most_useful_is_taken():
     unsafe, score = np.array([True] * 5 + [False] * 5), np.array([0.9, 0.8, 0.7, 0.6, 0.2, 0.65, 0.4, 0.3, 0.1, 0.05])
     asked = {"wishes": [("precision", 0.75), ("recall", 0.8), ("fpr", 0.0)], "prevalence": [0.5], "promise": None}
-    points = thresholds.operating_points(unsafe, score, validation=(unsafe, score), **asked)
+    points = promises.operating_points(unsafe, score, validation=(unsafe, score), **asked)
     assert points["threshold"].tolist() == [0.6, 0.6, 0.7] and points["note"].str.startswith("A coin toss").all()
 
 
 def test_wished_precision_needs_a_higher_threshold_where_unsafe_uploads_are_rare():
-    points = thresholds.operating_points(
+    points = promises.operating_points(
         *two_sides(seed=2),
         validation=two_sides(seed=1),
         wishes=[("precision", 0.9)],
@@ -430,7 +430,7 @@ def test_wished_precision_needs_a_higher_threshold_where_unsafe_uploads_are_rare
 
 def test_a_wish_that_no_threshold_grants_is_a_sentence():
     unsafe, score = np.array([True, False] * 50), np.tile([0.4, 0.6], 50)
-    row = thresholds.operating_points(
+    row = promises.operating_points(
         unsafe, score, validation=(unsafe, score), wishes=[("precision", 0.99)], prevalence=[0.5]
     )
     assert np.isnan(row["threshold"][0]) and np.isnan(row["recall"][0])
@@ -439,12 +439,12 @@ def test_a_wish_that_no_threshold_grants_is_a_sentence():
 
 def test_validation_of_one_kind_only_is_a_sentence():
     unsafe, score = two_sides(100)
-    row = thresholds.operating_points(unsafe, score, validation=(unsafe[unsafe], score[unsafe]), prevalence=[0.5])
+    row = promises.operating_points(unsafe, score, validation=(unsafe[unsafe], score[unsafe]), prevalence=[0.5])
     assert row["note"].str.contains("both kinds are needed").all()
 
 
 def test_prevalence_zero_and_one_are_computed():
-    points = thresholds.operating_points(
+    points = promises.operating_points(
         *two_sides(), validation=two_sides(seed=1), wishes=[("recall", 0.9)], prevalence=[0, 1]
     )
     assert points["precision"].tolist() == [0, 1]
@@ -457,7 +457,7 @@ def test_prevalence_outside_zero_to_one_is_refused():
 
 def test_a_strange_wish_is_refused():
     with pytest.raises(ValueError, match="Expected wishes such as"):
-        thresholds.operating_points(*two_sides(50), validation=two_sides(50), wishes=[("accuracy", 0.9)])
+        promises.operating_points(*two_sides(50), validation=two_sides(50), wishes=[("accuracy", 0.9)])
 
 
 def test_truth_as_text_is_refused():
@@ -481,7 +481,7 @@ def test_a_planted_bad_slice_is_found_and_chance_ones_are_not():
     for i in range(20):
         attributes[f"irrelevant {i}"] = rng.choice(["x", "y"], 3000)
     right = rng.random(3000) < np.where(attributes["source"] == "scan", 0.8, 0.93)
-    table = slices.accuracy_by_slice(attributes, right)
+    table = robustness.accuracy_by_slice(attributes, right)
     assert table.loc[0, ["attribute", "value"]].tolist() == ["source", "scan"]
     assert table["q"].to_numpy() == pytest.approx(false_discovery_control(table["p"]))
     assert table.loc[0, "q"] < 0.001 and (table[table["attribute"].ne("source")]["q"] > 0.05).all()
@@ -494,7 +494,7 @@ def test_false_discoveries_stay_rare_under_near_duplicates():
     for _ in range(40):
         attributes = pd.DataFrame({"topic": rng.choice(["x", "y", "z"], 200)[groups]})
         right = (rng.random(200) < 0.85)[groups]
-        alarms += (slices.accuracy_by_slice(attributes, right, groups=groups)["q"] < 0.05).any()
+        alarms += (robustness.accuracy_by_slice(attributes, right, groups=groups)["q"] < 0.05).any()
     assert alarms <= 5
 
 
@@ -503,8 +503,8 @@ def test_a_slice_with_harder_classes_is_not_blamed_for_them():
     hard = rng.random(3000) < 0.5
     attributes = pd.DataFrame({"source": np.where(rng.random(3000) < np.where(hard, 0.8, 0.2), "web", "phone")})
     right = rng.random(3000) < np.where(hard, 0.75, 0.97)
-    blamed = slices.accuracy_by_slice(attributes, right)
-    within = slices.accuracy_by_slice(attributes, right, classes=np.where(hard, "porn", "neutral"))
+    blamed = robustness.accuracy_by_slice(attributes, right)
+    within = robustness.accuracy_by_slice(attributes, right, classes=np.where(hard, "porn", "neutral"))
     assert blamed["q"].max() < 1e-6 and within["q"].min() > 0.05
     assert within["rest"].to_numpy() == pytest.approx(within["accuracy"].to_numpy(), abs=0.03)
 
@@ -514,7 +514,7 @@ def test_the_worst_slice_is_covered_although_it_was_picked():
     for seed in range(100):
         rng = np.random.default_rng(seed)
         attributes = pd.DataFrame({"source": rng.choice(list("abcdefgh"), 600)})
-        worst = slices.accuracy_by_slice(attributes, rng.random(600) < 0.85).iloc[0]
+        worst = robustness.accuracy_by_slice(attributes, rng.random(600) < 0.85).iloc[0]
         covered += worst["low"] <= 0.85 <= worst["high"]
     assert covered >= 93
 
@@ -522,13 +522,13 @@ def test_the_worst_slice_is_covered_although_it_was_picked():
 def test_small_slices_come_last_and_say_so():
     attributes = pd.DataFrame({"source": ["rare"] * 5 + ["web"] * 100 + ["phone"] * 100})
     right = np.r_[np.zeros(5, bool), np.ones(100, bool), np.arange(100) % 2 > 0]
-    table = slices.accuracy_by_slice(attributes, right)
+    table = robustness.accuracy_by_slice(attributes, right)
     assert table["value"].tolist() == ["phone", "web", "rare"]
     assert table["note"].tolist() == ["", "", "fewer than 30 images here or elsewhere: no conclusion"]
 
 
 def test_numbers_are_sliced_at_their_quartiles_and_gaps_are_unknown():
-    table = slices.accuracy_by_slice(
+    table = robustness.accuracy_by_slice(
         pd.DataFrame({"bytes": np.r_[np.arange(400.0), [np.nan] * 40]}), np.ones(440, bool)
     )
     assert table["images"].tolist() == [100, 100, 100, 100, 40]
@@ -541,7 +541,7 @@ def test_slice_attributes_come_from_the_images_table():
         "format": ["JPEG", "PNG", "GIF"], "brightness": [0.1, 0.5, 0.9], "grey": [True, False, None],
         "frames": [1, 1, 12], "group": [0, 1, 1],
     }, index=[7, 8, 9])  # fmt: skip
-    table = slices.slice_attributes(images)
+    table = robustness.slice_attributes(images)
     assert table["shorter side"].tolist() == ["≤ 150 px", "301–600", "> 1200 px"]
     assert table["animation"].tolist() == ["still", "still", "animated"]
     assert table["near-duplicates"].tolist() == ["alone", "has some", "has some"]
@@ -552,13 +552,13 @@ def test_metadata_is_joined_by_path_in_the_order_of_the_images():
     images = pd.DataFrame({"path": ["b", "a"]})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = slices.slice_attributes(images, pd.DataFrame({"path": ["a", "b"], "topic": ["x", "y"]}))
+        table = robustness.slice_attributes(images, pd.DataFrame({"path": ["a", "b"], "topic": ["x", "y"]}))
     assert table["topic"].tolist() == ["y", "x"]
 
 
 def test_metadata_read_as_text_has_numbers_where_numbers_are_written_and_codes_where_they_are_not():
     own = {"path": ["007", "7", "1e1"], "age": ["-1.5", "", "3"], "code": ["007", "7", "70"], "land": ["NA", "DE", ""]}
-    table = slices.slice_attributes(pd.DataFrame({"path": ["1e1", "007", "7"]}), pd.DataFrame(own))
+    table = robustness.slice_attributes(pd.DataFrame({"path": ["1e1", "007", "7"]}), pd.DataFrame(own))
     assert table["age"].fillna(99).tolist() == [3, -1.5, 99]
     assert table["code"].tolist() == ["70", "007", "7"] and table["land"].fillna("?").tolist() == ["?", "NA", "DE"]
 
@@ -566,22 +566,24 @@ def test_metadata_read_as_text_has_numbers_where_numbers_are_written_and_codes_w
 def test_metadata_of_more_images_than_these_is_no_reason_to_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        slices.slice_attributes(pd.DataFrame({"path": ["a"]}), pd.DataFrame({"path": ["a", "b"], "topic": ["x", "y"]}))
+        robustness.slice_attributes(
+            pd.DataFrame({"path": ["a"]}), pd.DataFrame({"path": ["a", "b"], "topic": ["x", "y"]})
+        )
 
 
 def test_an_attribute_that_differs_for_every_image_is_not_sliced_into_thousands():
-    table = slices.accuracy_by_slice(pd.DataFrame({"url": [f"u{i}" for i in range(3000)]}), np.arange(3000) % 9 > 0)
+    table = robustness.accuracy_by_slice(pd.DataFrame({"url": [f"u{i}" for i in range(3000)]}), np.arange(3000) % 9 > 0)
     assert len(table) == 51 and "any other" in set(table["value"])
 
 
 def test_metadata_whose_paths_do_not_match_warns_in_a_sentence():
     with pytest.warns(UserWarning, match=r"knows 0 of 1 images, first unknown: \['a'\], its own first path: \['z'\]"):
-        slices.slice_attributes(pd.DataFrame({"path": ["a"]}), pd.DataFrame({"path": ["z"], "topic": ["x"]}))
+        robustness.slice_attributes(pd.DataFrame({"path": ["a"]}), pd.DataFrame({"path": ["z"], "topic": ["x"]}))
 
 
 def test_metadata_without_a_path_column_is_left_out_with_a_warning():
     with pytest.warns(UserWarning, match="no column 'path'"):
-        table = slices.slice_attributes(pd.DataFrame({"path": ["a"]}), pd.DataFrame({"file": ["a"]}))
+        table = robustness.slice_attributes(pd.DataFrame({"path": ["a"]}), pd.DataFrame({"file": ["a"]}))
     assert list(table) == []
 
 

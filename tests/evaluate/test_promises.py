@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from nsfwlib.evaluate import promises, thresholds
+from nsfwlib.evaluate import audit as audits, promises, thresholds
 
 APART = 2.8  # standard deviations between safe and unsafe scores, so that true rates are known
 
@@ -58,12 +58,12 @@ def test_the_plain_choice_is_a_coin_toss_and_says_so():
 def test_a_wish_that_cannot_be_promised_says_how_many_more_pictures_it_takes():
     score = np.r_[np.linspace(0.6, 1, 100), np.linspace(0, 0.5, 100)]
     rows = np.arange(200) < 100, score
-    point = thresholds.operating_points(*rows, validation=rows, wishes=[("fpr", 0.01)], prevalence=[0.1]).iloc[0]
+    point = promises.operating_points(*rows, validation=rows, wishes=[("fpr", 0.01)], prevalence=[0.1]).iloc[0]
     assert np.isnan(point["threshold"]) and np.isnan(point["recall"])
     more = int(point["note"].split("about ")[1].split(" more safe")[0])
     assert more == pytest.approx(299 - 100, rel=0.15)  # 0.99 ** 299 < 0.05
     enough = np.r_[rows[0], np.zeros(more, bool)], np.r_[score, np.full(more, 0.1)]
-    assert thresholds.operating_points(*rows, validation=enough, wishes=[("fpr", 0.01)])["threshold"].notna().all()
+    assert promises.operating_points(*rows, validation=enough, wishes=[("fpr", 0.01)])["threshold"].notna().all()
 
 
 @pytest.mark.parametrize("share", [0.002, 0.05, 0.5])
@@ -123,7 +123,7 @@ def test_a_person_between_two_thresholds_takes_what_lies_between_them():
 def test_what_people_can_look_at_is_kept_and_little_is_blocked_wrongly():
     found = []
     for seed in range(40):
-        row = thresholds.operating_points(
+        row = promises.operating_points(
             *draw_rows(200, seed + 1000)[:2], validation=draw_rows(4000, seed), wishes=[("reviewed", 5000)],
             prevalence=[0.1], wrongly_blocked=0.01,
         ).iloc[0]  # fmt: skip
@@ -135,7 +135,7 @@ def test_what_people_can_look_at_is_kept_and_little_is_blocked_wrongly():
 def test_dear_misses_send_more_to_a_person_and_dear_reviews_less():
     rows, asked = draw_rows(2000, 0), {"prevalence": [0.1]}
     seen = [
-        thresholds.operating_points(*rows[:2], validation=rows, wishes=[("cost", costs)], **asked)["reviewed"][0]
+        promises.operating_points(*rows[:2], validation=rows, wishes=[("cost", costs)], **asked)["reviewed"][0]
         for costs in ((100, 10, 1), (1000, 10, 1), (100, 10, 30))
     ]
     assert seen[2] < seen[0] < seen[1]
@@ -148,6 +148,6 @@ def test_verdicts_of_an_audit_stand_for_those_nobody_asked_for():
     audit["path"] = [f"{i}.jpg" for i in range(500)]
     verdict = np.where(audit["picked"], "a", None)
     verdict[0] = "drop"
-    rows = promises.audited_rows(audit, verdict, class_names=["a", "b"])
+    rows = audits.audited_rows(audit, verdict, class_names=["a", "b"])
     assert rows["weight"].sum() == pytest.approx(499) and rows["weight"]["0.jpg"] == 0
     assert rows["weight"]["1.jpg"] == 1 and rows["weight"]["20.jpg"] == 12 and rows["weight"]["499.jpg"] == 0

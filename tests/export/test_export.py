@@ -62,7 +62,7 @@ def small():
     made = classifier.with_head(body, NAMES, blocks=["lower", "upper"])
     features = np.concatenate(classifier.feature_model(made, ["lower", "upper"]).predict(pixels(24), verbose=0), axis=1)
     made.get_layer("standardise").set_weights([features.mean(axis=0), features.var(axis=0) + features.var()])
-    (dense,) = classifier.head_dense_layers(made)
+    (dense,) = classifier.head_layers(made, keras.layers.Dense)
     logits = keras.Model(inputs, made.get_layer("logits").output).predict(pixels(24), verbose=0)
     spread = 4 / logits.std(axis=0)
     dense.set_weights([dense.kernel.numpy() * spread, -logits.mean(axis=0) * spread])
@@ -328,7 +328,7 @@ def test_the_notebook_finds_pictures_whose_names_are_escaped_in_the_table(tmp_pa
 def test_the_published_model_equals_nsfwjs_in_node(node_modules):
     x = pixels(2, size=299)
     theirs = parity.ask_nsfwjs("InceptionV3", x, size=299, node_modules=node_modules)
-    ours = published.published_model().predict(x, verbose=0)
+    ours = build.published_model().predict(x, verbose=0)
     assert np.abs(theirs.probabilities - ours).max() < 1e-4
 
 

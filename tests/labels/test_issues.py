@@ -362,7 +362,7 @@ def test_cleaner_labels_make_a_better_head(planted):
 
 
 def test_the_head_answers_nan_where_features_are_not_finite(planted):
-    head = heads.fit_head(planted.features, planted.labels, C=0.01)
+    head = heads.fit_head(planted.features, planted.labels)
     features = planted.features[:4].copy()
     features[2, 5] = np.inf
     assert np.isnan(head.predict_proba(features)).any(axis=1).tolist() == [False, False, True, False]

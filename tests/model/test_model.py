@@ -56,7 +56,7 @@ def test_plain_keras_loads_the_saved_file_where_nsfwlib_is_missing(small, tmp_pa
 def test_the_head_is_that_of_2019(small):
     dropouts = [layer.rate for layer in small.layers if isinstance(layer, keras.layers.Dropout)]
     assert dropouts == [0.4, 0.5, 0.25]
-    assert [layer.units for layer in classifier.head_dense_layers(small)] == [256, 128, 3]
+    assert [layer.units for layer in classifier.head_layers(small, keras.layers.Dense)] == [256, 128, 3]
 
 
 def test_the_head_model_shares_its_weights_with_the_classifier(small, rng):
@@ -205,6 +205,20 @@ def test_an_archive_that_swells_is_refused_before_keras_sees_it(small, tmp_path,
         archive.writestr("assets/zeros", bytes(size))
     monkeypatch.setattr(keras.models, "load_model", None)
     with pytest.raises(ValueError, match=sentence):
+        build.load_model(path)
+
+
+def test_a_file_of_two_formats_is_judged_by_what_keras_would_open(small, tmp_path, monkeypatch):
+    path = tmp_path / "two.keras"
+    keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)]).save(tmp_path / "harmless.h5")
+    path.write_bytes((tmp_path / "harmless.h5").read_bytes())
+    classifier.save_model(small, tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as model, zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as both:
+        for name in model.namelist():
+            both.writestr(name, model.read(name))
+        both.writestr("assets/zeros", bytes(300 << 20))
+    monkeypatch.setattr(keras.models, "load_model", lambda *_, **__: pytest.fail("Keras saw it"))
+    with pytest.raises(ValueError, match=r"expands to .*At most"):
         build.load_model(path)
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from nsfwlib.model import published
+from nsfwlib.model import build, published
 
 
 def fake_npm(folder, script):
@@ -93,7 +93,7 @@ def test_the_package_holds_the_licence_and_the_model(package):
 
 
 def test_the_published_model_calls_two_landscapes_neutral():
-    model = published.published_model()
+    model = build.published_model()
     probabilities = model.predict(pixels(), verbose=0)
     assert np.allclose(probabilities[:, 2], [0.998, 1.0], atol=5e-4)
     assert np.allclose(

@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from nsfwlib import evaluate, plots
-from nsfwlib.plots import confusion, data, evaluation, style, training
+from nsfwlib.plots import confusion, data, evaluation, style
 from nsfwlib.plots.data import plot_noise_matrix, plot_scores
 
 NAMES = ["drawings", "hentai", "neutral"]
@@ -147,7 +147,7 @@ def history():
 
 
 def test_history_runs_through_all_stages_and_rings_the_lowest_validation_loss(history):
-    loss, accuracy, rate = training.plot_history(history).axes
+    loss, accuracy, rate = evaluation.plot_history(history).axes
     assert rate.get_yscale() == "log" and len(rate.lines[0].get_ydata()) == len(history)
     assert drawn(loss, "validation").get_xydata().tolist() == [[1, 1.4], [2, 1.1], [3, 0.9], [4, 0.85], [5, 0.95]]
     assert drawn(accuracy, "lowest val. loss: 0.700").get_xydata().tolist() == [[4, 0.7]]
@@ -156,13 +156,13 @@ def test_history_runs_through_all_stages_and_rings_the_lowest_validation_loss(hi
 
 def test_a_learning_curve_has_a_dot_a_fit_and_a_mean_a_size():
     curve = pd.DataFrame({"images": [10, 100, 11], "repeat": [0, 0, 1], "accuracy": [0.5, 0.9, 0.7]})
-    dots, mean = training.plot_learning_curve(curve).lines
+    dots, mean = evaluation.plot_learning_curve(curve).lines
     assert len(dots.get_xdata()) == 3
     assert list(mean.get_ydata()) == [0.6, 0.9]
 
 
 def test_history_without_validation_is_drawn_too(history):
-    axes = training.plot_history(history.assign(val_loss=np.nan, val_accuracy=np.nan)).axes
+    axes = evaluation.plot_history(history.assign(val_loss=np.nan, val_accuracy=np.nan)).axes
     assert ticks(axes[0].get_legend().get_texts()) == ["training", "validation"]
 
 
@@ -464,12 +464,12 @@ def lightness(colour):
 
 
 def test_splits_are_told_apart_in_greyscale():
-    steps = np.diff(sorted(lightness(colour) for colour in style.SPLIT_COLOURS.values()))
+    steps = np.diff(sorted(lightness(colour) for colour in data.SPLIT_COLOURS.values()))
     assert (steps > 20).all()
 
 
 def test_classes_are_told_apart_without_colour_by_their_markers():
-    looks = style.class_looks([f"class {i}" for i in range(8)])
+    looks = data.class_looks([f"class {i}" for i in range(8)])
     assert len({found["marker"] for found in looks.values()}) == 8
     assert abs(lightness(style.ACCENT) - lightness(style.DARK)) > 15
 

@@ -99,6 +99,16 @@ def test_the_sliders_change_the_pixels_that_are_sent(tmp_path):
     assert sharpness(browser.last("page")[1][0]) > 10
 
 
+def test_less_blur_is_less_and_spares_who_avoids_a_class(tmp_path):
+    browser = make_grid(tmp_path, hidden=[])
+    _, before = browser.send("open")[0]
+    ((message, after),) = browser.send("less")
+    assert message["paths"] == [row["path"] for row in browser.last("page")[0]["rows"]]
+    assert all(sharpness(less) > sharpness(full) for less, full in zip(after, before, strict=True))
+    browser.grid.hide["cat"].value = True
+    assert not any(browser.send("less")[0][1])
+
+
 def test_a_revealed_picture_travels_alone_and_is_counted(tmp_path):
     browser = make_grid(tmp_path)
     path = browser.send("open")[0][0]["rows"][1]["path"]
@@ -373,6 +383,29 @@ def test_a_control_page_shows_no_suggestion(tmp_path):
     assert page["sections"][0]["default"] == "keep"
 
 
+def test_a_class_hidden_on_a_random_page_does_not_tell_what_was_suggested(tmp_path):
+    queue = write_pictures(tmp_path / "data", 20)
+    queue["suggested"] = "dog"
+    session = ReviewSession(queue, tmp_path / "j.csv", class_names=NAMES, page_size=20, control_every=1)
+    browser = Browser(ReviewGrid(session, tmp_path / "data", hidden=["dog"]))
+    browser.grid.screen = [int(session.pages()["is_control"].argmax())]
+    page = browser.send("open")[0][0]
+    assert len(page["rows"]) > 3 and {row["note"] for row in page["rows"]} == {"class hidden"}
+    assert not {row["given"] + row["name"] + row["suggested"] for row in page["rows"]} - {""}
+
+
+def test_a_refusal_names_its_pictures_and_several_are_decided_as_one_action(tmp_path):
+    browser = make_grid(tmp_path)
+    paths = [row["path"] for row in browser.send("open")[0][0]["rows"]][:3]
+    browser.send("decide", path=paths[0], also=paths[1:], decision="bird")
+    assert browser.last("problem")[0]["paths"] == paths
+    browser.send("decide", path=paths[0], also=paths[1:], decision="dog", seconds=6)
+    lines = journal.read_journal(tmp_path / "decisions.csv")
+    assert lines["action"].nunique() == 1 and lines["seconds"].tolist() == [2, 2, 2]
+    browser.send("undo")
+    assert browser.grid.session.progress()["decided"] == 0
+
+
 def test_a_row_without_a_label_is_shown(tmp_path):
     queue = write_pictures(tmp_path / "data", 8)
     queue.loc[0, ["given", "score"]] = [None, np.nan]
@@ -550,11 +583,11 @@ def test_a_blind_page_gives_no_label_away(tmp_path, mode):
     for row in page["rows"]:
         assert (row["given"], row["suggested"], row["name"], row["probs"], row["p_given"]) == ("", "", "", None, None)
     shown = "cat / dog" if mode == "disagreement" else ""
-    assert {row["words"][0] for row in page["rows"]} == {shown} and all(pictures)
-    assert page["sections"][0]["default"] == "" and "wrong" not in page["sections"][0]["facts"]
+    assert {row["about"] for row in page["rows"]} == {shown} and all(pictures)
+    assert [page["sections"][0][name] for name in ("default", "given", "suggested", "wrong")] == ["", "", "", 0]
     browser.send("details", path=page["rows"][0]["path"])
     assert browser.last("details")[0]["rows"] == [], "neighbours have labels"
-    assert "error" not in browser.grid.counts.value and browser.grid.view.blind
+    assert "error" not in browser.grid.counts.value and browser.grid.view.mode == mode
     assert [label for label, _ in browser.grid.pair.options] == ["all, in the order drawn"]
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from sklearn.metrics import cohen_kappa_score
 
 from nsfwlib.labels import journal, records
-from nsfwlib.labels.replay import Replay
+from nsfwlib.labels.current import Replay
 from nsfwlib.review import opinions
 from nsfwlib.review.session import ReviewSession
 

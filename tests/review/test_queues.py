@@ -2,13 +2,15 @@ import html
 import re
 from pathlib import Path
 
+import ipywidgets
 import mistune
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from nsfwlib import runs
+from nsfwlib import review, runs
 from nsfwlib.evaluate import audit_files, card, confusion, robustness
 from nsfwlib.labels import current, journal
 from nsfwlib.labels.issues import judge_labels
@@ -112,6 +114,32 @@ def test_a_reviewers_page_opens_in_every_mode(run):
     pages["second"].decide(pages["second"].queue["path"][0], "b")
     open_now = queues.open_session(run, run / "j.csv", mode="disagreement", reviewer="Cem")
     assert open_now.queue["about"].tolist() == ["a / b"]
+
+
+def test_the_saved_queue_of_a_run_opens_as_a_grid_with_the_data_and_the_journal_of_its_record(run, planted):
+    with pytest.raises(ValueError, match="does not name its data"):
+        grid.open(run)
+    runs.note_data(run, planted[0], run, class_map={})
+    runs.check_data(run, run, run / "j.csv")
+    opened = grid.open(run, reviewer="Bob")
+    assert opened.session.progress()["decided"] == 3 and opened.store.data_dir == run
+    assert grid.open(run, mode="audit").says(), "how exact the audit is"
+    with pytest.raises(ValueError, match="data_dir"):
+        grid.open(run, data_dir=run.parent)
+
+
+def test_the_page_has_a_tab_for_each_kind_of_work_and_asks_nothing_of_another_machine(run, planted):
+    root, shown = Path(__file__).parents[2], []
+    runs.note_data(run, planted[0], run, class_map={})
+    cells = nbformat.read(root / "notebooks" / "review_page.ipynb", 4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    known = {"display": shown.append, "runs": runs, "review": review, "ipywidgets": ipywidgets, "Path": Path}
+    exec(code[0], known)
+    known |= {"data_dir": str(run), "run_dir": str(run), "reviewer": "Bob", "journal_file": str(run / "j.csv")}
+    for source in code[2:]:
+        exec(source, known)
+    assert shown[0].titles == ("review (96)", "audit (20)", "second (0)", "disagreement (0)")
+    assert "Content-Security-Policy" in (root / "Makefile").read_text()
 
 
 def test_agreement_of_a_run_counts_groups_and_is_empty_before_any_second_look(run, planted):

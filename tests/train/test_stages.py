@@ -145,6 +145,25 @@ def test_a_killed_run_goes_on_at_its_epoch_with_its_history(data, tmp_path, requ
     assert np.allclose(history["val_loss"][:2], log["val_loss"])
 
 
+def test_interrupted_in_the_kernel_the_model_is_as_before_and_the_same_call_goes_on(data, tmp_path, monkeypatch):
+    classifier, finished = lopsided(build()), keeping.Keep.on_epoch_end
+    before = classifier.get_weights()
+
+    def interrupted(self, epoch, logs=None):
+        if epoch == 1:
+            raise KeyboardInterrupt
+        finished(self, epoch, logs)
+
+    monkeypatch.setattr(keeping.Keep, "on_epoch_end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(classifier, data, tmp_path, learning_rate=0.01)
+    assert all(map(np.array_equal, classifier.get_weights(), before))
+    log = pd.read_csv(next(tmp_path.glob("*/epochs.csv")))
+    monkeypatch.undo()
+    history = fine_tune(classifier, data, tmp_path, learning_rate=0.01)
+    assert history["epoch"][:2].tolist() == [1, 2] and history["val_loss"][0] == pytest.approx(log["val_loss"][0])
+
+
 def test_the_best_weights_of_a_killed_run_are_not_lost_to_a_worse_epoch(data, tmp_path):
     """The log of a killed run says that its first epoch was unbeatable: its weights must come back."""
     classifier = build()
@@ -165,7 +184,7 @@ def test_a_finished_stage_is_kept_until_told_and_found_again_without_training(da
     first, again = lopsided(build()), lopsided(build())
     history = fine_tune(first, data, tmp_path, learning_rate=0.01, keep=True)
     monkeypatch.setattr(keras.Model, "train_on_batch", None)
-    monkeypatch.setattr(stages.StopOnNaN, "on_epoch_begin", None)  # an epoch would fail
+    monkeypatch.setattr(stages.Keep, "on_train_batch_end", None)  # an epoch would fail
     pd.testing.assert_frame_equal(fine_tune(again, data, tmp_path, learning_rate=0.01), history)
     assert all(map(np.array_equal, first.get_weights(), again.get_weights()))
     assert not list(tmp_path.iterdir())
