@@ -47,7 +47,6 @@ shared_audit         The frozen audit that serves all detectors, enlarged by wha
 comparable_rows      The pictures that all detectors have scored, as a shared audit knows them
 compare_detectors    One row a detector: accuracy, rankings, rates and precision with their intervals
 differences_to_best  How far each detector is behind the best, and whether that is more than chance
-write_comparison     Write `COMPARISON.md`, `comparison.parquet`, and the row of the run's own model into its card
 draw_traffic         Which of a day's uploads a person looks at, each with a known chance
 traffic_shares       Share of each kind in the traffic, over all or by source, format, day
 traffic_at           What each threshold does to this traffic: precision, recall, missed
