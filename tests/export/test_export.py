@@ -130,6 +130,20 @@ def test_smaller_formats_are_smaller(exported):
     assert size["tflite_int8"] < 0.4 * size["tflite_float32"] and size["tfjs_uint8"] < 0.4 * size["tfjs"]
 
 
+def test_int8_bears_features_of_very_different_spread(small, tmp_path):
+    same = keras.models.clone_model(small)
+    same.set_weights(small.get_weights())
+    upper, standardise = same.get_layer("upper"), same.get_layer("standardise")
+    scale = 10.0 ** np.random.default_rng(0).uniform(0, 1.5, 32)
+    upper.set_weights([part * scale for part in upper.get_weights()])  # ReLU lets a positive factor through
+    mean, variance = standardise.get_weights()
+    of_all = np.r_[np.ones(len(mean) - 32), scale]
+    standardise.set_weights([mean * of_all, variance * of_all**2])
+    assert np.allclose(same.predict(pixels(), verbose=0), small.predict(pixels(), verbose=0), atol=1e-3)
+    table = write.export(same, tmp_path / "out", ["tflite_int8"], views=24)
+    assert table.loc["tflite_int8", "largest_difference"] < 0.2
+
+
 def test_the_saved_model_answers_pixels_and_bytes_in_a_process_without_this_kit(small, exported):
     x = pixels(2)
     np.save(exported[0] / "x.npy", x)
