@@ -18,7 +18,6 @@ plot_week              How many pictures wait for a person through a week
 plot_threshold         One threshold at one prevalence: where it lies on the curves, and what it does to uploads
 plot_slices            Accuracy of the worst slices with intervals; filled where chance is an unlikely reason
 plot_robustness        Accuracy under changes of the picture
-plot_incarnations      Accuracy of one confusion matrix after the other
 plot_confusion         Confusion matrix: rows are the labels, columns the predictions
 plot_confusion_pair    Two confusion matrices side by side
 plot_score_histogram   How many files have which score, on a logarithmic count axis, with the thresholds of `points`
