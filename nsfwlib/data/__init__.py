@@ -16,6 +16,7 @@ check_usable           The classes that can be trained on, sorted
 layout_of              How the folders of an images table are read: "classes" (class/…) or "splits" (split/class/…)
 group_duplicates       Near-duplicate groups of the images table → int64 Series "group" with its index
 assign_splits          Fill `split` with train, val and test: whole groups, stratified by class → a new table
+lot                    A number from 0 to 1 that depends on the key alone
 label_conflicts        Rows of the images table whose group carries more than one given label, group by group
 leaks                  Near-duplicates in different splits → one row a pair
 hubs                   Pictures that turn up again and again: blank pages, "image removed" placeholders, logos

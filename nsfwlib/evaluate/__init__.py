@@ -13,6 +13,7 @@ calibration_table    Confidence against accuracy, one row a bin of equal width
 fit_temperature      Temperature that minimises the log-loss; fit it on validation rows
 apply_temperature    Probabilities after dividing their logarithms by the temperature
 compare              Paired difference of two models on the same rows, in accuracy or another mean
+cohens_kappa         Agreement of two lists of answers beyond chance, with its interval
 log_losses           The log-loss of each row
 unsafe_score         Probability of being unsafe: the sum over the unsafe classes
 threshold_curve      What each threshold does, for precision-recall and ROC curves
@@ -58,10 +59,6 @@ with_intervals       A table for people: each number with its interval as one te
 write_card           Write `MODEL_CARD.md` from the tables of a run
 share_interval       A share, its Jeffreys interval, and how many independent rows it rests on
 jeffreys             Jeffreys interval of a share of counts
-effective_count      How many independent rows n rows are worth
-group_correlation    Correlation of an outcome within near-duplicate groups
-bootstrap_weights    Blocks of row weights for a Bayesian bootstrap by group
-tails                The two quantiles between which an interval of this level lies
 """
 
 from nsfwlib._doors import door

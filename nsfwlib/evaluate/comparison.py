@@ -18,6 +18,7 @@ from nsfwlib.evaluate.audit import audited_rows, audited_scores
 from nsfwlib.evaluate.card import _table, with_intervals
 from nsfwlib.evaluate.detectors import has_classes
 from nsfwlib.evaluate.intervals import bootstrap_weights, tails
+from nsfwlib.evaluate.thresholds import Judged, counts_by_threshold
 from nsfwlib.files import write_whole
 from nsfwlib.labels import group_codes
 
@@ -128,16 +129,14 @@ def _rankings(
 ) -> dict[str, np.ndarray]:
     """What scores (n,) are worth, each (B,), by sides and weights (n, B); arguments as from `_weighings`."""
     score = np.r_[score, ranked * np.inf, -ranked * np.inf] if ranked else score
-    order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.r_[score[order][1:] != score[order][:-1], True])  # equal scores are passed together
-    hits, alarms = (np.cumsum((weights * side[:, None])[order], axis=0)[last] for side in (unsafe, ~unsafe))
-    hits, alarms = (np.concatenate([0 * part[:1], part]) for part in (hits, alarms))
+    steps, *counts = counts_by_threshold(Judged(unsafe, score, weights))
+    hits, alarms = (np.concatenate([0 * part[:1], part]) for part in counts)
     recall, fpr = hits / hits[-1], alarms / alarms[-1]
     step = np.diff(recall, axis=0)
     found = {"AUROC": (np.diff(fpr, axis=0) * (recall[1:] + recall[:-1]) / 2).sum(axis=0)}
     found["AP"] = (step * hits[1:] / np.maximum(hits[1:] + alarms[1:], 1e-12)).sum(axis=0)
     found |= {name: np.where(fpr <= rate + 1e-12, recall, 0).max(axis=0) for name, rate in RATES.items()}
-    at = np.searchsorted(-score[order][last], -cut, side="right")
+    at = np.searchsorted(-steps, -cut, side="right")
     found |= {"recall": recall[at], "FPR": fpr[at]}
     right, wrong = prevalence * recall[at], (1 - prevalence) * fpr[at]
     return found | {"precision": right / np.maximum(right + wrong, 1e-12)}
@@ -182,10 +181,7 @@ def differences_to_best(
         most = np.maximum(most, np.abs(flipped[:, i] - flipped[:, j]) / max(error[i, j], 1e-12))
     table = pd.DataFrame({"detector": names, "value": value, "difference": value - value[0]})
     half = norm.ppf(tails()[1]) * error[0]
-    table["low"], table["high"] = (
-        (table["difference"] - half).clip(lower=-1),
-        (table["difference"] + half).clip(upper=1),
-    )
+    table = table.assign(low=(table["difference"] - half).clip(-1), high=(table["difference"] + half).clip(upper=1))
     size = np.abs(table["difference"]) / np.maximum(error[0], 1e-12)
     table["p"] = [(1 + (most >= some - 1e-9).sum()) / (1 + FLIPS) if i else np.nan for i, some in enumerate(size)]
     table["sentence"] = [_verdict(row, names[0], measure) for row in table.itertuples()]

@@ -68,11 +68,8 @@ def shared_audit(
             audit[f"P({name})"] = np.where(audit["label"].eq(name), TRUST, (1 - TRUST) / max(len(class_names) - 1, 1))
         facts = {"about": about, "seed": seed, "drawn": []}
     larger = _enlarged(audit, detectors, unsafe_classes=unsafe_classes, budget=budget)
-    if (
-        not table.exists()
-        or not larger["stratum"].equals(audit["stratum"])
-        or larger["picked"].gt(audit["picked"]).any()
-    ):
+    moved, more = larger["stratum"].ne(audit["stratum"]), larger["picked"].gt(audit["picked"])
+    if not table.exists() or (moved | more).any():
         now = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "detectors": list(detectors)}
         counts = larger.groupby("stratum")["picked"].agg(["size", "sum"]).to_dict("index")
         runs.write_table(larger, table)
