@@ -204,9 +204,8 @@ def _parts(scores: pd.DataFrame, answered: pd.DataFrame, unsafe: np.ndarray, mea
 def _verdict(row: Any, best: str, measure: str) -> str:
     if row.detector == best:
         return f"{best} has the highest {measure}: {row.value:.3f}."
-    lead = (
-        f"{best} leads {row.detector}" if row.p <= LEVEL else f"no difference shown between {best} and {row.detector}"
-    )
+    lead = f"no difference shown between {best} and {row.detector}"
+    lead = f"{best} leads {row.detector}" if row.p <= LEVEL else lead
     points = f"{100 * row.difference:+.1f} points of {measure} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
     return f"{lead}: {points}, p = {row.p:.3g}."
 
@@ -231,8 +230,7 @@ def write_comparison(
     if card.exists() and len(row):
         heading = "\n## Among other detectors\n"
         before = card.read_text(encoding="utf-8").partition(heading)[0].rstrip()
+        whole = f"{before}\n{heading}\nSee {file.name}.\n\n{_table(with_intervals(row))}\n"
         with write_whole(card) as draft:
-            draft.write_text(
-                f"{before}\n{heading}\nSee {file.name}.\n\n{_table(with_intervals(row))}\n", encoding="utf-8"
-            )
+            draft.write_text(whole, encoding="utf-8")
     return file

@@ -58,15 +58,13 @@ def traffic_shares(
     """
     parts = pd.Series("all" if by is None else np.asarray(by, object), audit.index)
     outcome = np.stack([_known(verdict.isin(list(classes)), audit, verdict) for classes in kinds.values()], axis=1)
-    rows = []
-    for part, inside in parts.groupby(parts).groups.items():
-        some = audit.index.get_indexer(inside)
-        found = _weighed(audit.iloc[some], outcome[some])
-        for i, name in enumerate(kinds):
-            low, high = (float(end[i]) for end in found.interval())
-            looks = int(np.isfinite(outcome[some, i]).sum())
-            rows.append((name, part, float(found.value[i]), low, high, looks, len(some)))
-    return pd.DataFrame(rows, columns=["name", "part", "value", "low", "high", "looks", "uploads"])
+    tables = []
+    for part, inside in parts.groupby(parts).indices.items():
+        found, seen = _weighed(audit.iloc[inside], outcome[inside]), np.isfinite(outcome[inside])
+        numbers = dict(zip(("value", "low", "high"), (found.value, *found.interval()), strict=True))
+        counts = {"looks": seen.sum(axis=0), "uploads": len(inside)}
+        tables.append(pd.DataFrame({"name": list(kinds), "part": part, **numbers, **counts}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def traffic_at(
