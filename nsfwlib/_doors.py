@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import requires
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ class _Room(ModuleType):
     @property
     def __doc__(self) -> str:  # type: ignore[override]
         """What is said of the room, then by modules the first line of each public name's docstring; none is loaded."""
-        home, lines = Path(str(self.__file__)).parent, [self.__dict__["__doc__"].rstrip("\n"), ""]
+        home, lines = Path(str(self.__file__)).parent, [(self.__dict__["__doc__"] or "").rstrip("\n"), ""]
         for part in ast.parse((home / "__init__.pyi").read_text(encoding="utf-8")).body:
             if isinstance(part, ast.ImportFrom):
                 module = ast.parse((home / f"{part.module}.py").read_text(encoding="utf-8"))
@@ -25,6 +26,9 @@ class _Room(ModuleType):
                 lines.append(f"  {part.module}: {str(ast.get_docstring(module)).splitlines()[0]}")
                 lines += [f"{name.name:22}{first[name.name]}" for name in part.names if name.name in first]
         return "\n".join(lines)
+
+    def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+        return import_module, (self.__name__,)  # else a function of a notebook could not be sent to workers
 
 
 def door(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
