@@ -55,12 +55,13 @@ bench: $(VENV)/dev  ## side-by-side measurements against public peers
 	for script in $(filter-out benchmarks/second_round.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 art: demo $(VENV)/dev  ## redraw the figures that the README shows from the demo run; the grid needs a Chromium
+	$(BIN)/python -m nsfwlib.pipeline --notebooks 07_compare_detectors
 	$(BIN)/python _art/redraw.py runs/demo
 	rm -rf build/art && mkdir -p build/art && $(BIN)/papermill --prepare-only \
 		notebooks/review_page.ipynb build/art/review_page.ipynb -p data_dir "$(abspath data/demo)" \
-		-p run_dir "$(abspath runs/demo)" -p journal_file "$(abspath build/art/decisions.csv)"
+		-p run_dir "$(abspath runs/demo)" -p journal_file "$(abspath build/art/decisions.csv)" -p mode review
 	$(BIN)/python tests/browser.py build/art/review_page.ipynb .nsfw-panel _art/review_grid.png \
-		--keys 1 d Enter "?" Enter " "
+		--keys k d Enter "?" Enter
 
 lint: $(VENV)/dev  ## style, types and stripped notebooks
 	$(BIN)/ruff check .

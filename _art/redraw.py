@@ -22,7 +22,7 @@ ART = Path(__file__).parent
 def main(run_dir: Path) -> None:
     """Copy the run's matrix and its figures, redraw every matrix in this folder, and their accuracies in a row."""
     shutil.copy(run_dir / "figures" / "confusion.json", ART / f"{run_dir.name}.json")
-    for name in ("confusion_cleansing", "noise", "map", "suspicion"):
+    for name in ("confusion_cleansing", "noise", "map", "suspicion", "detectors"):
         shutil.copy(run_dir / "figures" / f"{name}.png", ART / f"{name}.png")
     incarnations = evaluate.read_incarnations(sorted(ART.glob("*.json")))
     for row in incarnations.itertuples():

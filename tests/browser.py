@@ -154,7 +154,7 @@ def photograph(
     notebook: Path, selector: str, out: Path, *, keys: tuple[str, ...] = (), seconds: float = 600, scale: float = 2.0
 ) -> Path:
     """Run a notebook, press keys on the element (its grid, if it has one), save its picture. Nothing is saved else."""
-    with running_jupyter(notebook.parent.absolute()) as address, open_page(scale=scale) as page:
+    with running_jupyter(notebook.parent.absolute()) as address, open_page(height=1240, scale=scale) as page:
         opened = Notebook(page, address, notebook.name)
         opened.command("application:toggle-left-area")
         opened.run_all(seconds=seconds)

@@ -28,7 +28,6 @@ from .comparison import (
     comparable_rows as comparable_rows,
     compare_detectors as compare_detectors,
     differences_to_best as differences_to_best,
-    write_comparison as write_comparison,
 )
 from .confusion import (
     confused_pairs as confused_pairs,

@@ -6,23 +6,18 @@ side, ranked as badly, or as well, as can be: the rule of `weigh`, for numbers t
 
 import itertools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
-from nsfwlib import runs
 from nsfwlib.evaluate.audit import audited_rows, audited_scores
-from nsfwlib.evaluate.card import _table, with_intervals
 from nsfwlib.evaluate.detectors import has_classes
 from nsfwlib.evaluate.intervals import bootstrap_weights, tails
 from nsfwlib.evaluate.thresholds import Judged, counts_by_threshold
-from nsfwlib.files import write_whole
 from nsfwlib.labels import group_codes
 
-DRAWS = 1000  # of the bootstrap
+DRAWS = 500  # of the bootstrap
 FLIPS = 2000  # of signs, of the test
 LEVEL = 0.05  # at which a lead is named
 RATES = {"recall at FPR 1 %": 0.01, "recall at FPR 0.1 %": 0.001}
@@ -161,27 +156,31 @@ def differences_to_best(
         seed: of the flips.
 
     Returns:
-        The best first: `detector`, `value`, `difference` with `low` and `high` (of 95 %, each for itself), `p`,
-        `sentence`.
+        The best first: `detector`, `value`, `difference` with `low` and `high` (of 95 %, for all of them at once),
+        `p`, `sentence`.
     """
-    if measure not in ("AUROC", "accuracy", "balanced accuracy"):
-        raise ValueError(f"Expected AUROC, accuracy or balanced accuracy. Received: {measure!r}.")
+    names = [name for name, some in detectors.items() if measure == "AUROC" or has_classes(some)]
+    if measure not in ("AUROC", "accuracy", "balanced accuracy") or not names:
+        raise ValueError(
+            "Expected AUROC, or accuracy or balanced accuracy of detectors that tell classes. Received: "
+            f"{measure!r} of {len(names)} such."
+        )
     answered = rows[rows["weight"].gt(0)]
     unsafe, members = _is_unsafe(answered, unsafe_classes), group_codes(answered["group"], len(answered))
-    names = [name for name, some in detectors.items() if measure == "AUROC" or has_classes(some)]
     parts = np.array([_parts(detectors[name].loc[answered.index], answered, unsafe, measure) for name in names])
     value = parts.sum(axis=1) / (2 if measure == "AUROC" else 1)
     order = np.argsort(-value, kind="stable")
     value, names = value[order], [names[i] for i in order]
     of_group = np.stack([np.bincount(members, part) for part in parts[order]], axis=1)  # (groups, detectors)
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (FLIPS, len(of_group)))
+    signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (FLIPS, len(of_group)))
     flipped, most, error = signs @ of_group, np.zeros(FLIPS), np.zeros((len(names), len(names)))
     for i, j in itertools.combinations(range(len(names)), 2):
         error[i, j] = np.linalg.norm(of_group[:, i] - of_group[:, j])
         most = np.maximum(most, np.abs(flipped[:, i] - flipped[:, j]) / max(error[i, j], 1e-12))
     table = pd.DataFrame({"detector": names, "value": value, "difference": value - value[0]})
-    half = norm.ppf(tails()[1]) * error[0]
-    table = table.assign(low=(table["difference"] - half).clip(-1), high=(table["difference"] + half).clip(upper=1))
+    half = np.quantile(most, 1 - LEVEL) * error[0]
+    table["low"], table["high"] = (table["difference"] + sign * half for sign in (-1, 1))
+    table[["low", "high"]] = table[["low", "high"]].clip(-1, 1)
     size = np.abs(table["difference"]) / np.maximum(error[0], 1e-12)
     table["p"] = [(1 + (most >= some - 1e-9).sum()) / (1 + FLIPS) if i else np.nan for i, some in enumerate(size)]
     table["sentence"] = [_verdict(row, names[0], measure) for row in table.itertuples()]
@@ -195,42 +194,20 @@ def _parts(scores: pd.DataFrame, answered: pd.DataFrame, unsafe: np.ndarray, mea
         right = scores.drop(columns="unsafe").idxmax(axis=1).eq(label).to_numpy()
         of_class = answered.groupby("label")["weight"].transform("sum") * label.nunique()
         return weight * right / (of_class.to_numpy() if measure != "accuracy" else weight.sum())
-    score = scores["unsafe"].to_numpy()
-    beaten = np.sign(score[:, None] - score) / 2 + 0.5  # (n, n) 1 where the row's score is higher
-    of_side = [weight * side / weight[side].sum() for side in (unsafe, ~unsafe)]
-    return of_side[0] * (beaten @ of_side[1]) + of_side[1] * (of_side[0] @ beaten)
+    parts, score = np.zeros(len(answered)), scores["unsafe"].to_numpy()
+    for side in (unsafe, ~unsafe):
+        order = np.argsort(score[~side], kind="stable")
+        below = np.cumsum(np.r_[0, weight[~side][order]]) / weight[~side].sum()
+        ends = (np.searchsorted(score[~side][order], score[side], side=end) for end in ("left", "right"))
+        beaten = sum(below[end] for end in ends) / 2  # share of the other side that scores less
+        parts[side] = weight[side] / weight[side].sum() * (beaten if side is unsafe else 1 - beaten)
+    return parts
 
 
 def _verdict(row: Any, best: str, measure: str) -> str:
     if row.detector == best:
         return f"{best} has the highest {measure}: {row.value:.3f}."
-    lead = f"no difference shown between {best} and {row.detector}"
-    lead = f"{best} leads {row.detector}" if row.p <= LEVEL else lead
+    one, other = ("", "leads") if row.p <= LEVEL else ("no difference shown between ", "and")
+    lead = f"{one}{best} {other} {row.detector}"
     points = f"{100 * row.difference:+.1f} points of {measure} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
     return f"{lead}: {points}, p = {row.p:.3g}."
-
-
-def write_comparison(
-    run_dir: Path, sections: Mapping[str, pd.DataFrame | str], table: pd.DataFrame, *, own: str
-) -> Path:
-    """Write `COMPARISON.md`, `comparison.parquet`, and the row of the run's own model into its `MODEL_CARD.md`.
-
-    Args:
-        run_dir: of the run.
-        sections: headings and what stands below them, tables or sentences.
-        table: as from `compare_detectors`.
-        own: the detector that is the run's model; its row goes into the card, if there is one.
-    """
-    file, card = Path(run_dir) / "COMPARISON.md", Path(run_dir) / "MODEL_CARD.md"
-    texts = [f"## {name}\n\n{part if isinstance(part, str) else _table(part)}" for name, part in sections.items()]
-    with write_whole(file) as draft:
-        draft.write_text("# Detectors compared\n\n" + "\n\n".join(texts) + "\n", encoding="utf-8")
-    runs.write_table(table, Path(run_dir) / "comparison.parquet")
-    row = table[table["detector"].eq(own)]
-    if card.exists() and len(row):
-        heading = "\n## Among other detectors\n"
-        before = card.read_text(encoding="utf-8").partition(heading)[0].rstrip()
-        whole = f"{before}\n{heading}\nSee {file.name}.\n\n{_table(with_intervals(row))}\n"
-        with write_whole(card) as draft:
-            draft.write_text(whole, encoding="utf-8")
-    return file

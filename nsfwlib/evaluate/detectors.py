@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from nsfwlib.files import read_text_table
@@ -47,9 +46,7 @@ def read_detector(
     table = source if isinstance(source, pd.DataFrame) else _read(Path(source))
     named = "the table" if isinstance(source, pd.DataFrame) else os.fspath(source)
     targets = {name: name for name in class_names} if mapping is None else dict(mapping)
-    scores = _label_scores(table, targets, [*class_names, *SIDES, ""], named)
-    rows = _matched(table, images, named)
-    scores = scores.reset_index(drop=True).reindex(rows).set_axis(pd.Index(images["path"]))
+    scores = _of_pictures(table, _label_scores(table, targets, [*class_names, *SIDES, ""], named), images, named)
     used = [name for name, target in targets.items() if target]
     values = scores[used]
     outside = ((values < 0) | (values > 1)).any(axis=1)
@@ -59,7 +56,7 @@ def read_detector(
             f"{outside.idxmax()} {values.loc[outside.idxmax()].to_dict()}. Divide percentages; logits want a sigmoid."
         )
     flagged = [name for name in used if targets[name] == "unsafe" or targets[name] in unsafe_classes]
-    one = values.sum(axis=1, skipna=False)
+    one = scores[list(targets)].sum(axis=1, skipna=False)
     highest = scores.reindex(columns=[f"{name}_max" for name in flagged]).set_axis(flagged, axis=1)
     worst = highest.fillna(values[flagged])
     added, most = worst.sum(axis=1, skipna=False).clip(upper=1), worst.max(axis=1, skipna=False)
@@ -85,39 +82,36 @@ def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequen
         raise ValueError(f"Labels are mapped to one of {[*known[:-1]]}, or '' to ignore one. Received: {strange}.")
     columns = [name for name in targets if name in table]
     maxima = [f"{name}_max" for name in columns if f"{name}_max" in table]
-    numbers = table.drop(columns=["path", "sha256", *NO_LABELS, *maxima], errors="ignore").apply(_as_numbers)
-    other = [name for name in numbers if numbers[name].notna().any() and numbers[name].dropna().between(0, 1).all()]
+    numbers = table.drop(columns=["path", "sha256", *NO_LABELS], errors="ignore")
+    numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
+    other = [
+        name
+        for name in numbers.columns.difference(maxima)
+        if numbers[name].notna().any() and numbers[name].dropna().between(0, 1).all()
+    ]
     missing, unmapped = sorted(set(targets) - set(table)), sorted(set(other) - set(targets))
     if missing or unmapped or not any(targets.values()):
         raise ValueError(
             f"The mapping of {named} must name each of its labels: to a class, 'safe', 'unsafe', or '' to ignore it. "
             f"Not in the table: {missing}. Not in the mapping: {unmapped}."
         )
-    return numbers[columns].join(table[maxima].apply(_as_numbers))
+    return numbers[[*columns, *maxima]]
 
 
-def _as_numbers(column: pd.Series) -> pd.Series:
-    return pd.to_numeric(column, errors="coerce").astype(float)
-
-
-def _matched(table: pd.DataFrame, images: pd.DataFrame, named: str) -> np.ndarray:
-    """(N,) which row of the table each picture has, -1 for none."""
+def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame, named: str) -> pd.DataFrame:
+    """The scores in the order of the pictures, by path; NaN where there are none."""
     keys = [key for key in ("path", "sha256") if key in table]
     if not keys:
+        raise ValueError(f"Expected a column path or sha256 in {named}. Received: {[*map(str, table.columns)]}.")
+    key = max(keys, key=lambda name: images[name].isin(table[name]).sum())
+    there = images[key].isin(table[key]).sum()
+    if there < len(images) / 2:
         raise ValueError(
-            f"Expected a column path or sha256 in {named}. Received: {', '.join(map(str, table.columns))}."
+            f"{named} is about other pictures: it has {there:,} of {len(images):,} by {' or '.join(keys)}. Expected "
+            f"such as {images[key].iloc[0]!r}. Received: {str(table[key].iloc[0])!r}."
         )
-    found = {}
-    for key in keys:
-        first = pd.Series(np.arange(len(table)), table[key].astype(str)).loc[lambda rows: ~rows.index.duplicated()]
-        found[key] = first.reindex(images[key]).fillna(-1).to_numpy(int)
-    rows = max(found.values(), key=lambda some: (some >= 0).sum())
-    if (rows >= 0).sum() < len(images) / 2:
-        raise ValueError(
-            f"{named} is about other pictures: it has {(rows >= 0).sum():,} of {len(images):,} by {' or '.join(keys)}. "
-            f"Expected such as {images[keys[0]].iloc[0]!r}. Received: {str(table[keys[0]].iloc[0])!r}."
-        )
-    return rows
+    scores = scores.set_axis(table[key]).loc[~table[key].duplicated().to_numpy()]
+    return scores.reindex(images[key]).set_axis(pd.Index(images["path"]))
 
 
 def has_classes(detector: pd.DataFrame) -> bool:

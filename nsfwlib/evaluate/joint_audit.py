@@ -36,7 +36,7 @@ def shared_audit(
     Disagreements get up to two thirds of the budget, all of them where that is enough, and never less than they have.
 
     Args:
-        run_dir: holds `audit_detectors.parquet` and `.json`, which says what was drawn when.
+        run_dir: holds `audit_detectors.parquet`, whose attributes say what was drawn when.
         images: `COLUMNS` of N pictures, `label` the one in force.
         detectors: by name, as from `read_detector`.
         class_names: the classes.
@@ -51,29 +51,26 @@ def shared_audit(
     Raises:
         ValueError: the audit in the run is of other pictures.
     """
-    table, record = (Path(run_dir) / f"audit_detectors{end}" for end in (".parquet", ".json"))
-    about = runs.fingerprint(images, images["path"])
-    if table.exists() and record.exists():
-        audit, facts = pd.read_parquet(table), runs.read_json(record)
-        if facts["about"] != about:
+    table, about = Path(run_dir) / "audit_detectors.parquet", runs.fingerprint(images, images["path"])
+    if table.exists():
+        audit = pd.read_parquet(table)
+        if audit.attrs.get("about") != about:
             raise ValueError(
                 f"{table} was drawn from {len(audit):,} other pictures. Received: {len(images):,}. An audit is drawn "
-                "once: compare on the same pictures, use a new run_dir, or give it up for good by deleting both files."
+                "once: compare on the same pictures, use a new run_dir, or give it up for good by deleting the file."
             )
     else:
-        audit = images[list(COLUMNS)].reset_index(drop=True).assign(stratum=AGREEMENT, picked=False)
+        audit = images[list(COLUMNS)].reset_index(drop=True)
+        audit = audit.assign(predicted=audit["label"], stratum=AGREEMENT, picked=False)
         audit["draw"] = np.random.default_rng([seed, int(about, 16)]).random(len(audit))
-        audit["predicted"] = audit["label"]
         for name in class_names:
             audit[f"P({name})"] = np.where(audit["label"].eq(name), TRUST, (1 - TRUST) / max(len(class_names) - 1, 1))
-        facts = {"about": about, "seed": seed, "drawn": []}
+        audit.attrs |= {"about": about, "drawn": {}}
     larger = _enlarged(audit, detectors, unsafe_classes=unsafe_classes, budget=budget)
-    moved, more = larger["stratum"].ne(audit["stratum"]), larger["picked"].gt(audit["picked"])
-    if not table.exists() or (moved | more).any():
-        now = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "detectors": list(detectors)}
-        counts = larger.groupby("stratum")["picked"].agg(["size", "sum"]).to_dict("index")
+    if larger["picked"].sum() > audit["picked"].sum() or not larger["stratum"].equals(audit["stratum"]):
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        larger.attrs = audit.attrs | {"drawn": audit.attrs["drawn"] | {now: list(detectors)}}
         runs.write_table(larger, table)
-        runs.write_json(facts | {"drawn": [*facts["drawn"], now | {"rows and picked": counts}]}, record)
     return larger
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ks_2samp, norm
+from scipy.stats import ks_2samp
 
 from nsfwlib.evaluate.audit import allocated
-from nsfwlib.evaluate.intervals import Weighed, bootstrap_weights, tails, weigh
+from nsfwlib.evaluate.intervals import Weighed, tails, weigh
 
 EDGES = (0.5, 0.8, 0.95, 0.99)  # shares of the traffic, by score, between which strata lie
 MINUTES = 60
@@ -114,18 +114,16 @@ def score_shift(
         no unsafe picture, or scores that do not tell it from safe ones.
     """
     after = np.asarray(after, float)
-    after, unsafe = after[np.isfinite(after)], _known(verdict.isin(list(unsafe_classes)), before, verdict)
-    test, known = ks_2samp(before["score"], after), np.isfinite(unsafe)
-    rows, side = before[known], unsafe[known] > 0
-    weight = (before.groupby("stratum").size() / rows.groupby("stratum").size())[rows["stratum"]].to_numpy()
-    members, rng = pd.factorize(rows["group"])[0], np.random.default_rng(seed)
-    draws = np.c_[weight, weight[:, None] * np.concatenate([*bootstrap_weights(members, 2000, rng)], axis=1)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = [rows["score"].to_numpy()[some] @ draws[some] / draws[some].sum(axis=0) for some in (side, ~side)]
-        error = after.std() / np.sqrt(len(after)) * norm.ppf((np.arange(2000) + 0.5) / 2000)
-        new = after.mean() + np.r_[0, np.random.default_rng(seed).permutation(error)]
-        share = np.where(means[0] > means[1], np.clip((new - means[1]) / (means[0] - means[1]), 0, 1), np.nan)
-    ends = np.nanquantile(share, tails()) if np.isfinite(share).any() else (0.0, 1.0)
+    after, score = after[np.isfinite(after)], before["score"].to_numpy()[:, None]
+    unsafe = _known(verdict.isin(list(unsafe_classes)), before, verdict)[:, None]
+    test = ks_2samp(score[:, 0], after)
+    sides = np.c_[unsafe, 1 - unsafe]
+    means = _weighed(before, score * sides, sides)
+    draws = means.plain.shape[1]
+    error = after.std() / np.sqrt(len(after)) * np.random.default_rng(seed).normal(size=draws)
+    (high, low), new = np.c_[means.value, means.plain], after.mean() + np.r_[0, error]
+    share = np.where(high > low, np.clip((new - low) / np.where(high > low, high - low, 1), 0, 1), np.nan)
+    ends = np.nanquantile(share, tails()) if np.isfinite(share[0]) else (0.0, 1.0)
     found = {"distance": test.statistic, "p": test.pvalue, "value": share[0], "low": ends[0], "high": ends[1]}
     return pd.Series(found)
 

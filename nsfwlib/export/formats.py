@@ -95,13 +95,30 @@ def _decode(data: tf.Tensor, size: int) -> tf.Tensor:
 
 def _tflite(source: Source, folder: Path, precision: str = "float32") -> None:
     converter = tf.lite.TFLiteConverter.from_saved_model(str(source.saved), signature_keys=["serving_default"])
-    if precision != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == "float16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
+    found = converter.convert()
     if precision == "int8":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ({"pixels": pixels[None]} for pixels in source.calibration)
-    (folder / "model.tflite").write_bytes(converter.convert())
+        debug = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=_head_tensors(found))
+        found = tf.lite.experimental.QuantizationDebugger(
+            converter=converter, debug_options=debug
+        ).get_nondebug_quantized_model()
+    (folder / "model.tflite").write_bytes(found)
+
+
+def _head_tensors(model: bytes) -> list[str]:
+    """Names of what no convolution follows: the spread of features differs too much for eight bits in common."""
+    reader = tf.lite.Interpreter(model_content=model)
+    names, needed, found = {part["index"]: part["name"] for part in reader.get_tensor_details()}, set(), []
+    for step in reversed(reader._get_ops_details()):  # no public function tells what feeds what
+        if "CONV" in step["op_name"] or needed.intersection(step["outputs"]):
+            needed.update(step["inputs"])
+        else:
+            found += [names[index] for index in step["outputs"]]
+    return found
 
 
 def _onnx(source: Source, folder: Path) -> None:

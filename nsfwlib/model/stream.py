@@ -178,19 +178,18 @@ class Files:
         """The file at `path`, open, where its name and its content are those of a video: it is not read whole."""
         if not path.lower().endswith(VIDEO_NAMES):
             return None
-        place = file_path(Path(self.root), path)
-        try:
+        with contextlib.suppress(Exception):  # every store has its own kinds; reading it then says what is wrong
             if self.filesystem is not None:
-                stream = self.filesystem.open(
-                    f"{self.root}/{file_path(Path(), path).as_posix()}" if self.root else path
-                )
+                file = file_path(Path(), path).as_posix()
+                stream = self.filesystem.open(f"{self.root}/{file}" if self.root else path, "rb")
+            elif (place := file_path(Path(self.root), path)).is_file():  # a FIFO would be waited for
+                stream = place.open("rb")
             else:
-                stream = place.open("rb") if place.is_file() else None  # a FIFO would be waited for
-            if stream is None or is_video(stream.read(16)):
+                return None
+            if is_video(stream.read(16)):
+                stream.seek(0)
                 return stream
             stream.close()
-        except Exception:  # as every store has it; reading says what is wrong
-            return None
         return None
 
 
@@ -224,7 +223,6 @@ def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Conta
     try:
         if video := files.open_video(path):
             with video:
-                video.seek(0)
                 sha256 = hashlib.file_digest(video, "sha256").hexdigest()
                 if sha256 in skip:
                     return Picture(sha256)

@@ -1,3 +1,6 @@
+from .clips import (
+    frame_scores as frame_scores,
+)
 from .report import (
     chosen_thresholds as chosen_thresholds,
     class_names as class_names,

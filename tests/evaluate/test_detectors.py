@@ -105,7 +105,7 @@ def test_an_enlarged_audit_is_without_bias(tmp_path):
     true, images, found = world(500, {"a": 2.5, "b": 1.5})
     exact = {name: float((some[NAMES].idxmax(axis=1).to_numpy() == true).mean()) for name, some in found.items()}
     means = []
-    for seed in range(60):
+    for seed in range(40):
         folder = tmp_path / str(seed)
         answered(folder, true, images, {"a": found["a"]}, budget=50, seed=seed)
         audit, verdict = answered(folder, true, images, found, budget=50, seed=seed)
@@ -114,7 +114,7 @@ def test_an_enlarged_audit_is_without_bias(tmp_path):
         right = [some.loc[judged.index, NAMES].idxmax(axis=1).eq(judged["label"]) for some in found.values()]
         means.append([np.average(one, weights=judged["weight"]) for one in right])
     off = np.mean(means, axis=0) - list(exact.values())
-    assert (np.abs(off) < 3 * np.std(means, axis=0) / np.sqrt(60) + 1e-3).all(), off
+    assert (np.abs(off) < 3 * np.std(means, axis=0) / np.sqrt(40) + 1e-3).all(), off
     assert audit["stratum"].nunique() == 3 and audit["stratum"].eq(AGREEMENT).any()
 
 
@@ -157,27 +157,14 @@ def test_a_real_lead_is_named(tmp_path):
         assert "strong leads weak" in table["sentence"].iloc[1]
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_no_difference_is_shown_where_there_is_none(tmp_path, count):
+@pytest.mark.parametrize(("count", "worlds"), [(2, 100), (4, 50)])
+def test_no_difference_is_shown_where_there_is_none(tmp_path, count, worlds):
     wrongly = dict.fromkeys(("AUROC", "accuracy"), 0)
-    for seed in range(1000, 1100):
+    for seed in range(1000, 1000 + worlds):
         true, images, found = world(250, {f"d{i}": 2.0 for i in range(count)}, seed=seed)
         audit, verdict = answered(tmp_path / str(seed), true, images, found, budget=100, seed=seed)
         rows = evaluate.comparable_rows(found, audit, verdict, class_names=NAMES)
         for measure in wrongly:
             table = evaluate.differences_to_best(found, rows, unsafe_classes=["porn"], measure=measure, seed=seed)
             wrongly[measure] += table["sentence"].str.contains(" leads ").any()
-    assert max(wrongly.values()) <= 6, wrongly
-
-
-def test_the_comparison_is_written_and_the_card_gets_its_row_once(tmp_path):
-    table = pd.DataFrame(
-        {"detector": ["a", "b"], "AUROC": [0.9, 0.8], "AUROC_low": [0.8, 0.7], "AUROC_high": [0.95, 0.9]}
-    )
-    (tmp_path / "MODEL_CARD.md").write_text("# a\n")
-    for _ in range(2):
-        evaluate.write_comparison(tmp_path, {"Numbers": table, "Words": "b is worse."}, table, own="a")
-    card = (tmp_path / "MODEL_CARD.md").read_text()
-    assert card.startswith("# a\n") and card.count("Among other detectors") == 1 and "0.9 (0.8–0.95)" in card
-    assert "b is worse." in (tmp_path / "COMPARISON.md").read_text()
-    assert len(pd.read_parquet(tmp_path / "comparison.parquet")) == 2
+    assert max(wrongly.values()) <= 0.06 * worlds, wrongly

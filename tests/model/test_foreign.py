@@ -7,9 +7,11 @@ import onnx
 import onnxruntime
 import pandas as pd
 import pytest
+from clips import write_clip
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
-from nsfwlib import data, demo, evaluate
+from nsfwlib import data, demo, evaluate, score
 from nsfwlib.model.ready import EXAMPLE, make_ready
 
 SIZE = 4
@@ -101,3 +103,23 @@ def test_open_nsfw_answers_as_in_its_own_package_and_finds_safe_photographs_safe
     space = {"class_names": ["neutral", "porn"], "unsafe_classes": ["porn"]}
     found = evaluate.read_detector(table, images, mapping={"safe": "safe", "nsfw": "unsafe"}, **space)
     assert list(found) == ["unsafe"] and found["unsafe"].max() < 0.5
+
+
+def test_each_frame_of_a_video_has_a_row_with_its_time(tmp_path):
+    pytest.importorskip("av")
+    model = described(write_network(tmp_path / "net.onnx"))
+    (tmp_path / "clips").mkdir()
+    write_clip(tmp_path / "clips" / "a.mp4")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "clips" / "b.png")
+    (tmp_path / "clips" / "cut.mp4").write_bytes(write_clip(tmp_path / "b.mp4").read_bytes()[:3000])
+    table = score.frame_scores(model, tmp_path / "clips", frames=4, cache_dir=tmp_path / "cache")
+    assert table["clip"].tolist() == ["a.mp4"] * 4 + ["cut.mp4"] and table["time"].iloc[:4].is_monotonic_increasing
+    assert np.allclose(table.iloc[:4][["red", "green", "blue"]].sum(axis=1), 1, atol=1e-5)
+    assert table["problem"].tolist() == [""] * 4 + ["damaged"] and table.iloc[4][["red", "time"]].isna().all()
+    whole = score.score(
+        model, tmp_path / "clips", out=tmp_path / "s.parquet", frames=4, cache_dir=tmp_path / "cache", progress=False
+    )
+    row = whole.set_index("path")
+    assert row.loc["a.mp4", "frames"] == 4 and row.loc["a.mp4", "red_max"] >= row.loc["a.mp4", "red"]
+    assert row["problem"].to_dict() == {"a.mp4": "", "b.png": "", "cut.mp4": "damaged"}
+    assert np.allclose(table.iloc[:4]["red"].mean(), row.loc["a.mp4", "red"], atol=1e-5)
