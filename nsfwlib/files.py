@@ -8,10 +8,12 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -67,6 +69,20 @@ def write_whole(path: Path) -> Iterator[Path]:
         )
         told.errno = error.errno
         raise told from error
+
+
+def saving(found: Generator[Any, None, None], save: Callable[[], None], *, every: float) -> Generator[Any, None, None]:
+    """What is found, passed on; `save` is called every so many seconds, and when this ends or is closed."""
+    saved = time.monotonic()
+    try:
+        for some in found:
+            yield some
+            if time.monotonic() - saved > every:
+                save()
+                saved = time.monotonic()
+    finally:
+        found.close()
+        save()
 
 
 def writable_folder(folder: Path, name: str) -> Path:

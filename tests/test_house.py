@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import pickle
 import pkgutil
 import subprocess
 import sys
@@ -99,6 +100,14 @@ def test_the_table_of_contents_lists_what_the_door_shows(room):
     listed = [line.split()[0] for line in lines if line and not line.startswith(" ")]
     assert sorted(listed) == sorted(door.__all__)
     assert all(len(line.split()) > 2 for line in lines if line), "each name says what it is"
+
+
+def test_a_function_that_names_a_room_travels_to_other_processes():
+    from joblib.externals.loky.backend.reduction import dumps
+
+    scope = {"plots": importlib.import_module("nsfwlib.plots"), "__name__": "__main__"}
+    exec("def names(): return plots.__all__", scope)
+    assert pickle.loads(dumps(scope["names"]))() == scope["plots"].__all__
 
 
 @pytest.mark.parametrize(("room", "name"), DOORS, ids=[".".join(pair) for pair in DOORS])

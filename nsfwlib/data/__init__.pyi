@@ -63,6 +63,7 @@ from .screening import (
 from .splits import (
     SPLITS as SPLITS,
     assign_splits as assign_splits,
+    lot as lot,
 )
 from .video import (
     VIDEO_NAMES as VIDEO_NAMES,

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 from joblib.externals.loky import ProcessPoolExecutor
 
 from nsfwlib.data.inspection import COLUMNS, begin_inspecting, inspect, inspect_all
+from nsfwlib.files import saving
 
 _BATCH = 16  # files a worker gets at a time
 _START = 300.0  # seconds that a worker may take to start on a busy machine
@@ -46,9 +47,8 @@ def inspect_files(
     misses: list[int] = []
     with open_cache(cache_dir) as cache:
         parts = {key: getattr(value, "fingerprint", value) for key, value in options.items()}
-        stamp = hashlib.sha1(
-            repr((_VERSION, sorted(parts.items()))).encode()
-        ).hexdigest()  # what rows are measured with
+        measured_with = repr((_VERSION, sorted(parts.items())))
+        stamp = hashlib.sha1(measured_with.encode()).hexdigest()
         for start in range(0, len(paths), 512):
             chunk = paths[start : start + 512]
             known = look_up(cache, stamp, chunk)
@@ -59,22 +59,17 @@ def inspect_files(
                     yield i, row
                 else:
                     misses.append(i)
-        saved = time.monotonic()
-        try:
-            for i, row in _run(paths, misses, options, workers=workers, timeout=timeout):
+        found = _run(paths, misses, options, workers=workers, timeout=timeout)
+        with contextlib.closing(saving(found, cache.commit, every=1)) as rows:
+            for i, row in rows:
                 if cache_dir is not None and row["problem"] not in _PASSING:
                     store_row(cache, stamp, paths[i], keys[i], row)
-                if time.monotonic() - saved > 1:
-                    cache.commit()
-                    saved = time.monotonic()
                 yield i, row
-        finally:  # an interrupted scan keeps what it has, too
-            cache.commit()
 
 
 def _run(
     paths: Sequence[str], todo: list[int], options: dict, *, workers: int | None, timeout: float
-) -> Iterator[tuple[int, dict]]:
+) -> Generator[tuple[int, dict], None, None]:
     if workers == 0:
         yield from ((i, inspect(paths[i], **options)) for i in todo)
         return

@@ -133,19 +133,19 @@ def _draw(rows: pd.DataFrame, fractions: Sequence[float], seed: int, *, known: p
     votes = rows[new].groupby(["group", "given_label"]).size().sort_values(ascending=False, kind="stable")
     labels = votes.reset_index().drop_duplicates("group").set_index("group")["given_label"]
     groups = rows[new].groupby("group")["sha256"].agg(["min", "size"])
-    groups["lot"] = [_lot(seed, content) for content in groups["min"]]
+    groups["lot"] = [lot(seed, content) for content in groups["min"]]
     counts = rows[(rows["problem"] == "") & (rows["split"] != "")].groupby(["given_label", "split"]).size()
     picks = pd.Series(SPLITS[0], index=groups.index)  # unlabelled ones stay there: test is never reviewed
     for label, members in groups.groupby(labels.reindex(groups.index)):
         members = members.sort_values(["size", "lot"])
         if label:
             held = [int(counts.get((label, split), 0)) for split in SPLITS]
-            starts = [_lot(seed, split, label, members["min"].min()) for split in SPLITS]
+            starts = [lot(seed, split, label, members["min"].min()) for split in SPLITS]
             picks[members.index] = np.array(SPLITS)[_deal(members["lot"].to_numpy(), fractions, starts, held)]
     rows.loc[new, "split"] = rows.loc[new, "group"].map(picks)
 
 
-def _lot(*key: object) -> float:
+def lot(*key: object) -> float:
     """A number from 0 to 1 that depends on the key alone."""
     return int.from_bytes(hashlib.sha256(" ".join(map(str, key)).encode()).digest()[:8]) / 2**64
 

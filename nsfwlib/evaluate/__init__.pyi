@@ -38,21 +38,13 @@ from .confusion import (
     read_incarnations as read_incarnations,
     save_incarnation as save_incarnation,
 )
-from .deployment import (
-    clip_scores as clip_scores,
-    review_week as review_week,
-)
 from .detectors import (
     is_wrong as is_wrong,
     read_detector as read_detector,
 )
 from .intervals import (
-    bootstrap_weights as bootstrap_weights,
-    effective_count as effective_count,
-    group_correlation as group_correlation,
     jeffreys as jeffreys,
     share_interval as share_interval,
-    tails as tails,
 )
 from .joint_audit import (
     shared_audit as shared_audit,
@@ -60,6 +52,7 @@ from .joint_audit import (
 from .metrics import (
     apply_temperature as apply_temperature,
     calibration_table as calibration_table,
+    cohens_kappa as cohens_kappa,
     compare as compare,
     fit_temperature as fit_temperature,
     log_losses as log_losses,
@@ -82,7 +75,9 @@ from .thresholds import (
     unsafe_score as unsafe_score,
 )
 from .traffic import (
+    clip_scores as clip_scores,
     draw_traffic as draw_traffic,
+    review_week as review_week,
     score_shift as score_shift,
     traffic_at as traffic_at,
     traffic_shares as traffic_shares,

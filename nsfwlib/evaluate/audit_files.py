@@ -205,8 +205,9 @@ def audit_truth(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str
 
 
 def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> Agreed:
-    """How many blind second looks by somebody else agreed with the audit's answers, of how many, and of how many
-    classes; counts of independent pictures. None before there is one.
+    """How many blind second looks by others agreed with the audit's answers, of how many, and the number of classes.
+
+    Counts of independent pictures; None before there is one.
     """
     first = blind_answers(journal, class_names)
     looks = standing(read_journal(journal), "second")

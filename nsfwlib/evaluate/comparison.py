@@ -14,6 +14,7 @@ import pandas as pd
 from nsfwlib.evaluate.audit import audited_rows, audited_scores
 from nsfwlib.evaluate.detectors import has_classes
 from nsfwlib.evaluate.intervals import bootstrap_weights, tails
+from nsfwlib.evaluate.thresholds import Judged, counts_by_threshold
 from nsfwlib.labels import group_codes
 
 DRAWS = 500  # of the bootstrap
@@ -123,16 +124,14 @@ def _rankings(
 ) -> dict[str, np.ndarray]:
     """What scores (n,) are worth, each (B,), by sides and weights (n, B); arguments as from `_weighings`."""
     score = np.r_[score, ranked * np.inf, -ranked * np.inf] if ranked else score
-    order = np.argsort(-score, kind="stable")
-    last = np.flatnonzero(np.r_[score[order][1:] != score[order][:-1], True])  # equal scores are passed together
-    hits, alarms = (np.cumsum((weights * side[:, None])[order], axis=0)[last] for side in (unsafe, ~unsafe))
-    hits, alarms = (np.concatenate([0 * part[:1], part]) for part in (hits, alarms))
+    steps, *counts = counts_by_threshold(Judged(unsafe, score, weights))
+    hits, alarms = (np.concatenate([0 * part[:1], part]) for part in counts)
     recall, fpr = hits / hits[-1], alarms / alarms[-1]
     step = np.diff(recall, axis=0)
     found = {"AUROC": (np.diff(fpr, axis=0) * (recall[1:] + recall[:-1]) / 2).sum(axis=0)}
     found["AP"] = (step * hits[1:] / np.maximum(hits[1:] + alarms[1:], 1e-12)).sum(axis=0)
     found |= {name: np.where(fpr <= rate + 1e-12, recall, 0).max(axis=0) for name, rate in RATES.items()}
-    at = np.searchsorted(-score[order][last], -cut, side="right")
+    at = np.searchsorted(-steps, -cut, side="right")
     found |= {"recall": recall[at], "FPR": fpr[at]}
     right, wrong = prevalence * recall[at], (1 - prevalence) * fpr[at]
     return found | {"precision": right / np.maximum(right + wrong, 1e-12)}

@@ -1,6 +1,5 @@
 """Who is taken for whom? Confusion matrices, their intervals, and those of earlier runs."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,7 +79,7 @@ def read_incarnations(paths: Sequence[Path]) -> pd.DataFrame:
     """
     rows = []
     for path in paths:
-        text = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = runs.read_json(path)
         for record in text.get("matrices", [text]):
             low, high = record.get("interval") or (np.nan, np.nan)
             matrix = np.array(record.get("counts") or record["shares"])

@@ -52,11 +52,11 @@ def checked(rows: Judged) -> Judged:
 
 
 def counts_by_threshold(rows: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct scores, falling, and what the unsafe and the safe rows at or above each weigh."""
+    """Distinct scores, falling, and what the unsafe and safe rows at or above each weigh, by weights (N,) or (N, B)."""
     order = np.argsort(-rows.score, kind="stable")
     ends = np.flatnonzero(np.r_[np.diff(rows.score[order]) != 0, True][: len(order)])
-    weight = np.asarray(rows.weights)[order]
-    hits, alarms = (np.cumsum(weight * side[order])[ends] for side in (rows.unsafe, ~rows.unsafe))
+    weight = np.asarray(rows.weights)[order].T
+    hits, alarms = (np.cumsum((weight * side[order]).T, axis=0)[ends] for side in (rows.unsafe, ~rows.unsafe))
     return rows.score[order][ends], hits, alarms
 
 

@@ -1,4 +1,4 @@
-"""How much of what comes in is it? Shares, precision and what is missed, from a few looks at a day's uploads."""
+"""How much of what comes in is it, from a few looks at a day's uploads, and what will a week of review cost?"""
 
 from collections.abc import Sequence
 
@@ -10,6 +10,7 @@ from nsfwlib.evaluate.audit import allocated
 from nsfwlib.evaluate.intervals import Weighed, tails, weigh
 
 EDGES = (0.5, 0.8, 0.95, 0.99)  # shares of the traffic, by score, between which strata lie
+MINUTES = 60
 LEAST_SPREAD = 0.05  # of answers in a stratum, whatever the scores say
 
 
@@ -57,15 +58,13 @@ def traffic_shares(
     """
     parts = pd.Series("all" if by is None else np.asarray(by, object), audit.index)
     outcome = np.stack([_known(verdict.isin(list(classes)), audit, verdict) for classes in kinds.values()], axis=1)
-    rows = []
-    for part, inside in parts.groupby(parts).groups.items():
-        some = audit.index.get_indexer(inside)
-        found = _weighed(audit.iloc[some], outcome[some])
-        for i, name in enumerate(kinds):
-            low, high = (float(end[i]) for end in found.interval())
-            looks = int(np.isfinite(outcome[some, i]).sum())
-            rows.append((name, part, float(found.value[i]), low, high, looks, len(some)))
-    return pd.DataFrame(rows, columns=["name", "part", "value", "low", "high", "looks", "uploads"])
+    tables = []
+    for part, inside in parts.groupby(parts).indices.items():
+        found, seen = _weighed(audit.iloc[inside], outcome[inside]), np.isfinite(outcome[inside])
+        numbers = dict(zip(("value", "low", "high"), (found.value, *found.interval()), strict=True))
+        counts = {"looks": seen.sum(axis=0), "uploads": len(inside)}
+        tables.append(pd.DataFrame({"name": list(kinds), "part": part, **numbers, **counts}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def traffic_at(
@@ -127,3 +126,56 @@ def score_shift(
     ends = np.nanquantile(share, tails()) if np.isfinite(share[0]) else (0.0, 1.0)
     found = {"distance": test.statistic, "p": test.pvalue, "value": share[0], "low": ends[0], "high": ends[1]}
     return pd.Series(found)
+
+
+def review_week(
+    uploads: Sequence[float],
+    reviewers: Sequence[int],
+    *,
+    to_person: float,
+    seconds: float,
+    unsafe: float = 0.0,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """A week of the review queue, first come first served, minute by minute; one row an hour.
+
+    Args:
+        uploads: (H,) expected uploads in each hour; those that a person is to see arrive at random (Poisson).
+        reviewers: (H,) people at work in each hour.
+        to_person: share of the uploads that a person sees.
+        seconds: that a picture takes, such as the journal has them.
+        unsafe: share of what people see that is unsafe.
+        seed: of the arrivals.
+
+    Returns:
+        `arrived`, `reviewed`, `backlog` at the hour's end, `waiting`, the mean minutes until those that arrived were
+        seen (infinite where that is not within these hours), `exposure`, minutes that people look at unsafe ones.
+    """
+    if len(uploads) != len(reviewers) or not 0 <= to_person <= 1 or seconds <= 0:
+        raise ValueError(
+            f"Expected uploads and reviewers of the same hours, to_person in [0, 1], seconds above 0. Received: "
+            f"{len(uploads)} and {len(reviewers)} hours, {to_person}, {seconds}."
+        )
+    rng, staff = np.random.default_rng(seed), np.repeat(np.asarray(reviewers, float), MINUTES)
+    arrived = rng.poisson(np.repeat(np.asarray(uploads, float) / MINUTES * to_person, MINUTES))
+    surplus = np.cumsum(arrived - staff * 60 / seconds)
+    backlog = surplus - np.minimum(np.minimum.accumulate(surplus), 0)  # Lindley's recursion
+    came = np.cumsum(arrived)
+    seen = came - backlog
+    wait = np.searchsorted(np.maximum.accumulate(seen), came - 1e-9) - np.arange(len(came)).astype(float)
+    wait[wait + np.arange(len(came)) >= len(came)] = np.inf
+    hour = np.arange(len(came)) // MINUTES
+    done = np.bincount(hour, np.diff(seen, prepend=0))
+    count = np.bincount(hour, arrived)
+    with np.errstate(invalid="ignore"):
+        waiting = np.bincount(hour, np.where(arrived > 0, wait * arrived, 0)) / np.where(count > 0, count, np.nan)
+    return pd.DataFrame(
+        {"arrived": count, "reviewed": done, "backlog": backlog[MINUTES - 1 :: MINUTES], "waiting": waiting}
+    ).assign(exposure=done * seconds / 60 * unsafe)
+
+
+def clip_scores(frames: pd.DataFrame, k: int) -> pd.Series:
+    """Of each `clip` the k-th highest `score` of its frames: at or above t where k frames are; 0 where it has fewer."""
+    ranked = frames.sort_values("score", ascending=False)
+    kth = ranked[ranked.groupby("clip").cumcount().eq(k - 1)].set_index("clip")["score"]
+    return kth.reindex(frames["clip"].unique()).fillna(0.0)

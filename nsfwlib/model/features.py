@@ -1,7 +1,8 @@
 """What does the frozen backbone see in each picture? One pass, kept on disk by content, shared by all runs."""
 
+import contextlib
+import itertools
 import os
-import time
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from tqdm.auto import tqdm
 
 from nsfwlib._tensorflow import keras
 from nsfwlib.data import MAX_PIXELS
-from nsfwlib.files import writable_folder
+from nsfwlib.files import saving, writable_folder
 from nsfwlib.model.classifier import block_output, image_size
 from nsfwlib.model.cluster import cluster_answers
 from nsfwlib.model.forward import forward_pass, model_identity
@@ -123,7 +124,7 @@ def _keep(
 ) -> None:
     """Store answers as they come, those at hand when an interrupt comes too; warn of files that have none."""
     keys, paths = rows["sha256"].to_numpy(), rows["path"].to_numpy()
-    pending, problems, stored = [], [], time.monotonic()
+    pending, problems = [], []
 
     def store() -> None:
         try:
@@ -137,21 +138,14 @@ def _keep(
             ) from error
         pending.clear()
 
-    try:
-        for answers in found:
-            for answer in answers:
-                if answer.values is not None and answer.sha256 == keys[answer.position]:
-                    pending.append(answer)
-                else:
-                    problem = answer.problem or "changed since the scan; scan again"
-                    problems.append(f"{paths[answer.position]}: {problem}")
-            bar.update(len(answers))
-            if time.monotonic() - stored > STORE_SECONDS:
-                store()
-                stored = time.monotonic()
-    finally:
-        found.close()
-        store()
+    with contextlib.closing(saving(found, store, every=STORE_SECONDS)) as batches:
+        for answer in itertools.chain.from_iterable(batches):
+            if answer.values is not None and answer.sha256 == keys[answer.position]:
+                pending.append(answer)
+            else:
+                problem = answer.problem or "changed since the scan; scan again"
+                problems.append(f"{paths[answer.position]}: {problem}")
+            bar.update()
     if problems:
         warnings.warn(f"{len(problems):,} files have no features. The first: {problems[0]}.", stacklevel=3)
 

@@ -1,7 +1,6 @@
 from .confusion import (
     plot_confusion as plot_confusion,
     plot_confusion_pair as plot_confusion_pair,
-    plot_incarnations as plot_incarnations,
 )
 from .data import (
     plot_contact_sheet as plot_contact_sheet,
@@ -14,13 +13,10 @@ from .data import (
     plot_scores as plot_scores,
     plot_sizes as plot_sizes,
 )
-from .detectors import (
-    plot_detectors as plot_detectors,
-    plot_week as plot_week,
-)
 from .evaluation import (
     plot_calibration as plot_calibration,
     plot_class_scores as plot_class_scores,
+    plot_detectors as plot_detectors,
     plot_history as plot_history,
     plot_intervals as plot_intervals,
     plot_learning_curve as plot_learning_curve,
@@ -31,4 +27,5 @@ from .evaluation import (
     plot_score_histogram as plot_score_histogram,
     plot_slices as plot_slices,
     plot_threshold as plot_threshold,
+    plot_week as plot_week,
 )

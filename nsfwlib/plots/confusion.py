@@ -1,17 +1,15 @@
-"""Who is taken for whom, and did that change? Confusion matrices, alone, in pairs and one after the other."""
+"""Who is taken for whom? Confusion matrices, alone and in pairs."""
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from nsfwlib.plots.evaluation import plot_intervals
-from nsfwlib.plots.style import DARK, new_axes, note, shown, styled
+from nsfwlib.plots.style import new_axes, shown, styled
 
 
 @styled
@@ -72,20 +70,6 @@ def plot_confusion_pair(
         plot_confusion(matrix, class_names=class_names, intervals=bounds, title=title, ax=ax)
     axes[1].set_ylabel("")
     return fig
-
-
-@styled
-def plot_incarnations(incarnations: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Accuracy of `evaluate.read_incarnations` one after the other; published ones, images unknown, are hollow."""
-    if incarnations.empty:
-        return note(new_axes(ax, (5, 3.6)), "no confusion matrix yet")
-    table = incarnations.assign(value=incarnations["accuracy"])
-    table["name"] = (table["name"] + "\n" + table["date"]).str.strip()
-    ax = plot_intervals(table, xlabel="share of images right", title="Accuracy over incarnations", ax=ax)
-    old = np.flatnonzero(table["images"].eq(0))
-    ax.plot(table["value"].iloc[old], old, "s", color=DARK, mfc="white", ms=8, label="published, other test images")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
-    return ax
 
 
 def _confusion_title(matrix: np.ndarray) -> str:

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from nsfwlib.plots.data import class_looks
 from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, percent, plain_log_ticks, shown, styled
 
 _RATES = {
@@ -18,6 +19,7 @@ _RATES = {
     "precision": "precision (share of flagged that is unsafe)",
 }
 _FLOOR = 1e-8  # where the log scale of differences begins
+_LEAST = 1e-3  # and that of false-positive rates
 
 
 @styled
@@ -171,6 +173,36 @@ def _draw_curve(curve: pd.DataFrame, x: str, y: str, title: str, ax: Axes | None
 
 
 @styled
+def plot_detectors(curves: Mapping[str, pd.DataFrame], *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """ROC curves of detectors, each of `evaluate.threshold_curve`, with bands; logarithmic, as the left end matters."""
+    ax, looks = new_axes(ax, (7, 4.6)), class_looks(list(curves))
+    for name, curve in curves.items():
+        known = curve.dropna(subset=["recall", "fpr"])
+        x, band = known["fpr"].clip(lower=_LEAST), (known["recall_low"], known["recall_high"])
+        ax.fill_between(x, *band, color=looks[name]["color"], alpha=0.12, lw=0, step="post")
+        ax.step(x, known["recall"], where="post", lw=1.8, label=shown(name), markevery=0.15, ms=5, **looks[name])
+    ax.set(xscale="log", xlim=(_LEAST, 1), ylim=(0, 1.02), title=title or "ROC")
+    ax.set(xlabel=_RATES["fpr"], ylabel=_RATES["recall"])
+    ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    percent(ax.yaxis)
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", title="with 95% band")
+    return ax
+
+
+@styled
+def plot_week(week: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """How many pictures wait at the end of each hour of `evaluate.review_week`, how many arrive and are looked at."""
+    ax, days = new_axes(ax, (8, 3.4)), (week.index + 1) / 24
+    ax.fill_between(days, week["backlog"], color=LIGHT, lw=0, label="waiting")
+    ax.plot(days, week["arrived"], color=INK, lw=1, label="arriving an hour")
+    ax.plot(days, week["reviewed"], color=ACCENT, lw=1.4, ls="--", label="looked at an hour")
+    ax.set(xlabel="day", ylabel="pictures", xlim=(0, days.max()), ylim=(0, None), title=title or "The review queue")
+    ax.yaxis.set_major_formatter("{x:,.0f}")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    return ax
+
+
+@styled
 def plot_threshold(curve: pd.DataFrame, point: pd.Series) -> Figure:
     """One threshold, or two with a person between them, at one prevalence: where on the curves, and what it does.
 
@@ -201,7 +233,7 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series) -> Figure:
         right.text(np.fmax(value, ends[1]), place, text, va="center")
     right.invert_yaxis()
     right.margins(x=0.3)
-    right.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    right.xaxis.set_major_formatter("{x:,.0f}")
     right.set(xlabel="images expected in 100,000 uploads (with 95% interval)")
     share = "{precision:.1%} ({precision_low:.1%} to {precision_high:.1%})".format(**point)
     share = "–" if np.isnan(point["precision"]) else share

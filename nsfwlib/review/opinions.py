@@ -5,14 +5,12 @@ people agree: who sees a decision and leaves it has not judged. Where two answer
 (`disagreement_queue`). Until then the label in force is as before, by the one rule of `journal`.
 """
 
-import hashlib
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate import bootstrap_weights, effective_count, group_correlation, share_interval, tails
-from nsfwlib.labels import LABELLING, group_codes, standing
+from nsfwlib.data import lot
+from nsfwlib.evaluate import cohens_kappa, share_interval
+from nsfwlib.labels import LABELLING, standing
 
 AUDIT_LOOKS = 60  # second looks at the audit of each split: they tell a reviewer's error rate to some points
 QUEUE = ("path", "sha256", "given", "suggested", "score", "group", "split")
@@ -50,7 +48,7 @@ def agreement(
 
     Returns:
         One row a pair of reviewers, all of them first: `between`, `pictures` with two answers, `agree` (share) with
-        `low` and `high`, Cohen's `kappa` with `kappa_low` and `kappa_high` (see `cohens_kappa`).
+        `low` and `high`, Cohen's `kappa` with `kappa_low` and `kappa_high` (see `evaluate.cohens_kappa`).
     """
     answers = standing_opinions(lines)
     if answers.empty:
@@ -67,40 +65,6 @@ def agreement(
         kappa = cohens_kappa(rows["answer"], rows["answer_other"], groups=rows["group"], level=level, seed=seed)
         records.append({"between": between, "pictures": rows["sha256"].nunique()} | share | kappa)
     return pd.DataFrame(records)
-
-
-def cohens_kappa(
-    one: Sequence[str],
-    other: Sequence[str],
-    *,
-    groups: Sequence[int] | None = None,
-    level: float = 0.95,
-    draws: int = 4000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Agreement beyond chance of two lists of answers: `kappa`, `kappa_low`, `kappa_high`, -1 … 1; NaN where undefined.
-
-    (p − e) / (1 − e) with p the share on which both agree and e the one that their habits alone would give: Cohen, A
-    Coefficient of Agreement for Nominal Scales, 1960. Interval: p from Beta(½ + hits, ½ + misses) on an effective
-    count, e by Bayesian bootstrap of groups, so that full agreement on few pictures is not taken for certainty.
-    """
-    names, codes = np.unique(np.concatenate([np.asarray(one, str), np.asarray(other, str)]), return_inverse=True)
-    n, k = len(one), len(names)
-    if k < 2:  # no answer, or always the same
-        return {"kappa": np.nan, "kappa_low": np.nan, "kappa_high": np.nan}
-    a, b = np.eye(k)[codes[:n]], np.eye(k)[codes[n:]]
-    same, members = codes[:n] == codes[n:], group_codes(groups, n)
-    rng = np.random.default_rng(seed)
-    chance = (a.mean(0) * b.mean(0)).sum()
-    kappa = (same.mean() - chance) / (1 - chance)
-    worth = effective_count(members, n, correlation=group_correlation(same, members))
-    agree = rng.beta(same.mean() * worth + 0.5, (1 - same.mean()) * worth + 0.5, draws)
-    weights = np.concatenate(list(bootstrap_weights(members, draws, rng)), axis=1)
-    weights /= weights.sum(axis=0)
-    by_habit = ((a.T @ weights) * (b.T @ weights)).sum(axis=0)
-    beyond = np.maximum((agree - by_habit) / np.maximum(1 - by_habit, 1e-12), -1)
-    low, high = np.quantile(beyond, tails(level))
-    return {"kappa": kappa, "kappa_low": float(min(low, kappa)), "kappa_high": float(max(high, kappa))}
 
 
 def second_queue(
@@ -126,12 +90,12 @@ def second_queue(
         labelling["reviewer"].ne(reviewer) & labelling["kind"].ne("resolution") & labelling["decision"].ne("escalate")
     ]
     rows = table[table["sha256"].isin(open_to["sha256"])].drop_duplicates("sha256")
-    chance = rows["group"].map(table.groupby("group")["sha256"].min()).map(lambda first: _unit(f"{seed} {first}"))
+    chance = rows["group"].map(table.groupby("group")["sha256"].min()).map(lambda first: lot(seed, first))
     of_audit = rows["sha256"].isin(open_to.loc[open_to["kind"].eq("audit"), "sha256"])
     rank = chance[of_audit].groupby(rows["split"]).rank(method="first")
     first = rank.reindex(rows.index).le(AUDIT_LOOKS)
     rows = rows[np.where(of_audit, first, (chance < share) & rows["split"].ne("test"))]
-    rows = rows.assign(place=[_unit(f"{seed} place {sha256}") for sha256 in rows["sha256"]]).sort_values("place")
+    rows = rows.assign(place=[lot(seed, "place", sha256) for sha256 in rows["sha256"]]).sort_values("place")
     return _as_queue(rows)
 
 
@@ -154,8 +118,3 @@ def disagreement_queue(table: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame
 def _as_queue(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(given=rows["given_label"], suggested="", score=np.nan)
     return rows[list(QUEUE)].reset_index(drop=True)
-
-
-def _unit(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +23,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib.data import MAX_PIXELS
-from nsfwlib.files import writable_folder
+from nsfwlib.files import saving, writable_folder
 from nsfwlib.model import COMPARED, Answer, cluster_answers, make_ready, stream_answers
 from nsfwlib.score.source import deadly_files, open_source, sample_pictures
 from nsfwlib.score.store import (
@@ -198,18 +197,11 @@ def _keep(
 ) -> None:
     """Answers into the work file as they come; what came before an interrupt is kept, too."""
     total, done = store.execute("SELECT COUNT(*), COALESCE(SUM(done), 0) FROM files").fetchone()
-    saved = time.monotonic()
-    with tqdm(total=total, initial=done, desc="scores", unit="img", disable=not progress) as bar:
-        try:
-            for answers in found:
-                add_answers(store, answers)
-                bar.update(len(answers))
-                if time.monotonic() - saved > every:
-                    store.commit()
-                    saved = time.monotonic()
-        finally:
-            found.close()
-            store.commit()
+    bar = tqdm(total=total, initial=done, desc="scores", unit="img", disable=not progress)
+    with bar, contextlib.closing(saving(found, store.commit, every=every)) as batches:
+        for answers in batches:
+            add_answers(store, answers)
+            bar.update(len(answers))
 
 
 def _disk_error(error: Exception, out: Path) -> OSError:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import runpy
 from pathlib import Path
 
 import matplotlib as mpl
@@ -364,13 +365,10 @@ def test_incarnations_are_drawn_in_order_with_published_ones_hollow(tmp_path):
         data="f00",
         interval=(0.7, 0.9),
     )
-    ax = confusion.plot_incarnations(evaluate.read_incarnations([tmp_path / "a.json", PUBLISHED]))
+    draw = runpy.run_path(str(Path(__file__).parents[2] / "_art" / "redraw.py"))["plot_incarnations"]
+    ax = draw(evaluate.read_incarnations([tmp_path / "a.json", PUBLISHED]))
     assert ticks(ax.get_yticklabels()) == ["published, 90 %", "published, 93 %", "demo\n2026-01-01"]
     assert texts(ax) == ["90.0%", "93.0%", "85.0%"] and ax.lines[1].get_mfc() == "white"
-
-
-def test_incarnations_of_an_empty_folder_say_so():
-    assert texts(confusion.plot_incarnations(evaluate.read_incarnations([]))) == ["no confusion matrix yet"]
 
 
 # ── The look ────────────────────────────────────────────────────────────────────────────────────
@@ -422,7 +420,9 @@ def drawings_of(names):
         "plot_calibration": [{n: evaluate.calibration_table(labels, probs, class_names=names) for n in names[:3]}],
         "plot_precision_recall": [curve], "plot_roc": [curve],
         "plot_threshold": [curve, points.iloc[0]], "plot_slices": [pd.DataFrame(slices | {"low": 0.4, "high": 0.6, "accuracy": 0.5})],
-        "plot_robustness": [changes], "plot_incarnations": [table],
+        "plot_robustness": [changes],
+        "plot_detectors": [dict.fromkeys(names, curve)],
+        "plot_week": {"week": evaluate.review_week([9] * k, [1] * k, to_person=0.1, seconds=9), "title": names[0]},
         "plot_confusion": {"matrix": matrix, "class_names": names, "title": names[0]},
         "plot_confusion_pair": {"before": matrix, "after": matrix, "class_names": names, "titles": names[:2]},
         "plot_score_histogram": {"score": pd.Series(probs[:, 0]), "points": wishes},
