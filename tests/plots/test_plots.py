@@ -431,8 +431,6 @@ def drawings_of(names):
         "plot_scores": [pd.DataFrame({"score": probs[:, 0], "is_issue": True})],
         "plot_history": [pd.DataFrame(history)],
         "plot_learning_curve": [pd.DataFrame({"images": [10, 20], "repeat": 0, "accuracy": 0.5})],
-        "plot_detectors": [dict.fromkeys(names, curve)],
-        "plot_week": {"week": pd.DataFrame({"arrived": 1.0, "reviewed": 1.0, "backlog": np.arange(9.0)}), "title": names[0]},
     }  # fmt: skip
 
 
