@@ -23,7 +23,13 @@ def is_video(head: bytes) -> bool:
 
 
 def load_video(
-    stream: BinaryIO, *, size: int, frames: int, max_pixels: int = MAX_PIXELS, seconds: float = SECONDS
+    stream: BinaryIO,
+    *,
+    size: int,
+    frames: int,
+    key_frames: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    seconds: float = SECONDS,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Evenly spaced frames of a video, upright; sound is not touched.
 
@@ -34,6 +40,7 @@ def load_video(
         stream: the file, open and seekable.
         size: side in pixels.
         frames: at most so many.
+        key_frames: of the frames that stand by themselves alone, where scenes often begin: less is decoded.
         max_pixels: a video of larger frames is not decoded.
         seconds: after so many no further frame is sought.
 
@@ -52,7 +59,8 @@ def load_video(
         with av.open(stream, metadata_errors="ignore") as container:
             video = _checked(container, max_pixels)
             video.thread_count = 1  # of each file; files are decoded side by side
-            start, length = video.start_time or 0, _length(container, video)
+            start, length = video.start_time or 0, 0 if key_frames else _length(container, video)
+            video.codec_context.skip_frame = "NONKEY" if key_frames else "DEFAULT"
             if not length:
                 found = _in_passing(container.decode(video), size, frames, deadline)
             for number in range(frames if length else 0):

@@ -153,6 +153,7 @@ class Files:
     root: str = ""  # a folder, or "" where paths stand on their own
     filesystem: Any = None  # an fsspec file system, None for this machine's own
     max_pixels: int = MAX_PIXELS  # larger ones are not decoded, as in `data.load_image`
+    key_frames: bool = False  # of videos alone, as in `data.load_video`
 
     def read(self, path: str) -> bytes:
         """All bytes of the file at `path`, written as in the images table.
@@ -227,7 +228,8 @@ def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Conta
                 if sha256 in skip:
                     return Picture(sha256)
                 video.seek(0)
-                pixels, _, detail = load_video(video, size=size, frames=frames, max_pixels=files.max_pixels)
+                limits = {"max_pixels": files.max_pixels, "key_frames": files.key_frames}
+                pixels, _, detail = load_video(video, size=size, frames=frames, **limits)
                 return Picture(sha256, pixels, "", detail)
         data = files.read(path)
         sha256 = hashlib.sha256(data).hexdigest()

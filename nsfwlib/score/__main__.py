@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--class-names", type=lambda text: text.split(","), metavar="A,B,…", help="of a foreign model")
     rescaling = "of a foreign model: it is given rgb · SCALE + OFFSET (default: 1/255 and 0)"
     add("--rescaling", type=float, nargs=2, metavar=("SCALE", "OFFSET"), default=(1 / 255, 0.0), help=rescaling)
-    add("--frames", type=int, default=8, help="of an animation, at most (default: %(default)s)")
+    add("--frames", type=int, default=8, help="of an animation or a video, at most (default: %(default)s)")
+    add("--key-frames", action="store_true", help="of a video, only frames that stand by themselves: faster")
     add("--max-pixels", type=int, default=MAX_PIXELS, help="larger pictures get no score (default: %(default)s)")
     add("--batch-size", type=int, default=16, help="pictures at a time (default: %(default)s)")
     add("--workers", type=int, help="threads that decode")

@@ -11,7 +11,13 @@ from nsfwlib.score.source import open_source
 
 
 def frame_scores(
-    model: Path | str, source: Any, *, data_dir: Path | None = None, frames: int = 32, cache_dir: Path | None = None
+    model: Path | str,
+    source: Any,
+    *,
+    data_dir: Path | None = None,
+    frames: int = 32,
+    key_frames: bool = False,
+    cache_dir: Path | None = None,
 ) -> pd.DataFrame:
     """One row a frame of each video of `source`: `clip` (its path), `time` (s), one probability a class, `problem`.
 
@@ -20,6 +26,7 @@ def frame_scores(
     Args:
         model: as in `score`, and so are `source`, `data_dir` and `cache_dir`.
         frames: at most so many of each video, evenly spaced.
+        key_frames: among its key frames, as in `data.load_video`.
     """
     files, rows = open_source(source, data_dir=data_dir)
     ready, tables = make_ready(model, runtime="auto", cache_dir=cache_dir, progress=False), []
@@ -29,7 +36,8 @@ def frame_scores(
             continue
         try:
             with video:
-                pixels, times, _ = load_video(video, size=ready.size, frames=frames, max_pixels=files.max_pixels)
+                options = {"frames": frames, "key_frames": key_frames, "max_pixels": files.max_pixels}
+                pixels, times, _ = load_video(video, size=ready.size, **options)
             found = pd.DataFrame(forward(pixels)[0], columns=ready.class_names).assign(time=times, problem="")
         except ImageProblem as error:
             found = pd.DataFrame({"time": [float("nan")], "problem": [error.reason]})

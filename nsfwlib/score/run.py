@@ -64,6 +64,7 @@ def score(
     class_names: Sequence[str] | None = None,
     rescaling: tuple[float, float] = (1 / 255, 0.0),
     frames: int = 8,
+    key_frames: bool = False,
     max_pixels: int = MAX_PIXELS,
     batch_size: int = 16,
     workers: int | None = None,
@@ -101,7 +102,8 @@ def score(
         filesystem: an fsspec or pyarrow file system on which `source` lies.
         class_names: wraps a model that this kit did not make: the classes, in the order of its outputs.
         rescaling: of a wrapped model: (scale, offset) from raw RGB 0–255 to what it expects.
-        frames: at most so many frames of an animated GIF, WebP, APNG or AVIF, evenly spaced.
+        frames: at most so many frames of a video or an animated GIF, WebP, APNG or AVIF, evenly spaced.
+        key_frames: of a video, among its key frames, as in `data.load_video`.
         max_pixels: larger pictures are not decoded, as in `data.load_image`.
         batch_size: pictures a forward pass; on a GPU a few hundred are faster.
         workers: threads that decode, of each process; by default the cores, at most eight.
@@ -123,11 +125,11 @@ def score(
     if not isinstance(source, str | os.PathLike | pd.DataFrame):
         source = list(source)  # it may be gone through twice
     files, rows = open_source(source, data_dir=data_dir, filesystem=filesystem)
-    files = replace(files, max_pixels=max_pixels)
+    files = replace(files, max_pixels=max_pixels, key_frames=key_frames)
     options = {"cache_dir": cache_dir, "class_names": class_names, "rescaling": rescaling, "progress": progress}
     ready = make_ready(model, runtime="tensorflow" if (cluster or {}).get("gpus") else runtime, **options)
     names = check_columns(ready.class_names)
-    scored_by = f"{ready.identity}-{frames}"
+    scored_by = f"{ready.identity}-{frames}{'k' * key_frames}"
     if precision == "auto" and not overwrite:
         precision = precision_before(out, scored_by) or precision
     least = COMPARED if precision == "auto" else 0  # with fewer it stays float32, and none is decoded to see that

@@ -32,6 +32,19 @@ def test_frames_are_spaced_evenly_over_the_whole_clip(tmp_path, name):
     assert pixels[:, :, 20:].mean() < 12
 
 
+def test_key_frames_are_those_that_stand_by_themselves(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", count=300, gop=50)
+    with av.open(str(path)) as container:
+        alone = [frame.time for frame in container.decode(video=0) if frame.key_frame]
+    pixels, times, _ = load(path, key_frames=True, frames=9)
+    assert (
+        5 < len(alone) < 10 and times == pytest.approx(alone) and levels(pixels) == pytest.approx(times / 12, abs=0.08)
+    )
+    assert len(load(path, key_frames=True, frames=3)[1]) == 3
+    picture = load_picture(Files(str(tmp_path), key_frames=True), "a.mp4", size=32, frames=9)
+    assert np.array_equal(picture.pixels, pixels)
+
+
 def test_a_variable_frame_rate_is_sampled_by_time(tmp_path):
     late = np.r_[np.linspace(0, 0.4, 40), np.linspace(0.5, 4, 10)]  # most frames at the beginning
     _, times, _ = load(write_clip(tmp_path / "a.mp4", times=late), frames=4)
