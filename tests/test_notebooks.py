@@ -221,7 +221,7 @@ def test_the_work_of_stage_2_is_cleared_only_when_the_model_and_its_record_are_o
     (tuning,) = (source for source in code if "train.fine_tune(" in source)
     (writing,) = (source for source in code if "save_model" in source)
     assert "keep=True" in tuning
-    assert writing.index("save_model") < writing.index("write_json") < writing.index("rmtree")
+    assert writing.index("save_model") < writing.rindex("write_json") < writing.index("rmtree")
 
 
 def test_a_folder_without_a_test_set_is_trained_on_and_the_notebook_says_so(capsys):
