@@ -42,7 +42,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
         ax.margins(y=0.15)
     rates = history["learning_rate"].where(history["learning_rate"] > 0)
     axes[2].plot(epochs, rates, color=DARK, marker="o", ms=4)
-    axes[2].set(yscale="log", ylabel="learning rate at its end", title="Learning rate\n")
+    axes[2].set(yscale="log", ylabel="learning rate halfway", title="Learning rate\n")
     axes[2].yaxis.set_major_formatter("{x:.2g}")
     axes[2].yaxis.set_minor_formatter("{x:.2g}")
     for ax in axes:

@@ -145,7 +145,7 @@ def fine_tune(
         )
     if not keep:
         shutil.rmtree(work_dir)
-    rates = [float(schedule(epoch * steps)) for epoch in kept.history["epoch"]]
+    rates = [float(schedule((epoch - 0.5) * steps)) for epoch in kept.history["epoch"]]
     return pd.concat([kept.history.assign(learning_rate=rates), average], ignore_index=True)
 
 

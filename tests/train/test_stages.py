@@ -83,6 +83,7 @@ def test_the_mean_of_both_stages_is_kept_where_it_is_the_best(data, tmp_path, mo
 
     monkeypatch.setattr(keras.Model, "evaluate", told)
     history = fine_tune(classifier, data, tmp_path, learning_rate=0.01, epochs=1, keep=True)
+    assert history["learning_rate"].iloc[0] > 0, "of one epoch, too, a rate is drawn"
     end = build()
     end.load_weights(next(tmp_path.glob("*/epoch-001.weights.h5")))
     assert history["stage"].tolist() == ["fine-tune", "average"]
