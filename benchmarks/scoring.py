@@ -290,7 +290,7 @@ def main():
     folder = first_files(draw_jpegs(asked.work / "jpegs", asked.images, asked.side), asked.images, asked.work)
     parts = asked.only or ["speed", "start", "node", "ray", "memory"]
     steps = {"speed": speed, "start": cold_start, "node": node, "ray": on_ray, "memory": memory}
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {asked.images} JPEGs of {asked.side} pixels, batches of {BATCH}")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {asked.images} JPEGs of {asked.side} px")
     for part in parts:
         print(f"\n{steps[part].__doc__}")
         table = pd.DataFrame(steps[part](asked, folder))
