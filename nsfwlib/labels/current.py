@@ -67,7 +67,7 @@ class _Anew(Exception):
 
 
 class Replay:
-    """What is in force in a journal as it grows, in memory, by the rule of `in_force`; read on from where it ended.
+    """What is in force in a journal as it grows, in memory, as in `decisions_in_force`; read on from where it ended.
 
     `done` and `undone` hold the actions of `reviewer`, last one last, so that undo and redo go on where an earlier
     sitting ended; `seconds` is the time looked at, by all. Of second looks, only this reviewer's own are known.
@@ -149,7 +149,7 @@ class Replay:
         return changed
 
     def _read_all(self) -> None:
-        source, size, delimiter, _ = whole(self.path)
+        source, delimiter, size = whole(self.path)
         try:
             self._take(lines_of(self.path, source, delimiter, size))
         except _Anew:
@@ -185,22 +185,17 @@ class Replay:
             else:
                 continue
             self.seconds += _number(seconds)
-            if own:
-                self._note(kind, action)
+            if own and kind in MARKS:
+                source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
+                if action in source:
+                    del source[action]
+                    target[action] = None
+            elif own:
+                self.undone.clear()
+                self.done.pop(action, None)
+                self.done[action] = None
         spoken = map(marked.__contains__, self._actions if marked else ())  # all of it, at the speed of C
         return dict.fromkeys([*self._contents[first:], *itertools.compress(self._contents, spoken)])
-
-    def _note(self, kind: str, action: str) -> None:
-        """What this reviewer can undo and redo after this line."""
-        if kind not in MARKS:
-            self.undone.clear()
-            self.done.pop(action, None)
-            self.done[action] = None
-            return
-        source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
-        if action in source:
-            del source[action]
-            target[action] = None
 
 
 def _number(text: Any) -> float:

@@ -109,8 +109,8 @@ def read_journal(path: Path) -> pd.DataFrame:
 
     A missing file gives an empty table. What a spreadsheet makes of a journal is read: a byte-order mark, CRLF, no
     quotes, semicolons. Where times run backwards, as after a merge of two copies, lines are put in the order of their
-    times, and a warning says so. A damaged record, such as the unfinished last line that a killed process leaves, is
-    moved to `<name>.torn` beside the journal; `attrs["torn"]` then holds its text and a warning says so.
+    times, and a warning says so. A damaged line, such as the unfinished last one that a killed process leaves, is
+    moved to `<name>.torn` beside the journal, and a warning says so.
 
     Raises:
         ValueError: the file is not such a journal, or a decision no such word; says which line.
@@ -118,25 +118,17 @@ def read_journal(path: Path) -> pd.DataFrame:
     path = Path(path)
     if not path.exists():
         return _frame([])
-    source, size, delimiter, torn = whole(path)
-    lines = lines_of(path, source, delimiter, size)
+    lines = lines_of(path, *whole(path))
     blocks = iter(lambda: list(itertools.islice(lines, BLOCK)), [])
-    table = _by_time(path, pd.concat([_frame([]), *map(_frame, blocks)], ignore_index=True))
-    table.attrs["torn"] = torn.decode("utf-8", "replace")
-    return table
+    return _by_time(path, pd.concat([_frame([]), *map(_frame, blocks)], ignore_index=True))
 
 
 def decisions_in_force(path: Path) -> pd.DataFrame:
-    """The decisions in force, one row a picture (`sha256`): columns `IN_FORCE`. See `in_force` for the rule."""
-    return in_force(read_journal(path))
+    """The decisions in force, one row a picture (`sha256`): columns `IN_FORCE`.
 
-
-def in_force(lines: pd.DataFrame) -> pd.DataFrame:
-    """From all lines (as from `read_journal`) to one row a `sha256`: the last decision or resolution not undone.
-
-    It does not matter who decided. Second looks and lines of any other kind are left alone.
+    Of each picture the last decision, audit answer or resolution that is not undone; it does not matter who took it.
     """
-    last = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
+    last = standing(read_journal(path), *LABELLING).drop_duplicates("sha256", keep="last")
     return last[list(IN_FORCE)].reset_index(drop=True)
 
 
@@ -162,7 +154,8 @@ def _line(path: Path, row: Mapping[str, Any]) -> list[str]:
 def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
-    return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+    text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+    return text.replace("\n", "\\u000a").replace("\r", "\\u000d")  # a record is one line; as paths in tables have it
 
 
 def lines_of(path: Path, source: bytes | Path, delimiter: str, size: int = sys.maxsize) -> Iterator[list[str]]:
@@ -194,8 +187,7 @@ def refuse_class(journal: Path | pd.DataFrame, sha256: str, word: str, classes: 
     """A ValueError for a decision in force that is none of these classes; names the record where a file has it."""
     where = "the decisions"
     if not isinstance(journal, pd.DataFrame):
-        source, size, delimiter, _ = whole(Path(journal))
-        lines = enumerate(lines_of(Path(journal), source, delimiter, size), start=2)
+        lines = enumerate(lines_of(Path(journal), *whole(Path(journal))), start=2)
         said = (sha256, word)
         where = f"{journal}: record {max(n for n, line in lines if (line[_SHA256], line[_DECISION]) == said)}"
     raise ValueError(

@@ -2,11 +2,11 @@
 
 import csv
 import io
+import itertools
 import os
 import re
 import sys
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,52 +74,43 @@ def _delimiter(path: Path, start: bytes) -> str:
     """What stands between the fields of a journal that begins like this; a ValueError if it is none."""
     header, newline, _ = start.removeprefix(BOM).partition(b"\n")
     text = header.decode("utf-8", "replace").strip("\r")
-    names = {delimiter: next(csv.reader([text], delimiter=delimiter), []) for delimiter in ",;\t"}
-    for delimiter, found in names.items():
-        if found == list(COLUMNS) or not newline:  # empty, or cut inside the header
-            return delimiter
+    delimiter = max(",;\t", key=text.count)
+    names = next(csv.reader([text], delimiter=delimiter), [])
+    if names == list(COLUMNS) or not newline:  # empty, or cut inside the header
+        return delimiter
     raise ValueError(
-        f"{path} should be a decisions journal with the columns {list(COLUMNS)}. Received: {names[',']}. "
+        f"{path} should be a decisions journal with the columns {list(COLUMNS)}. Received: {names}. "
         "Give another file name, or move this file away."
     )
 
 
 def mended(path: Path, *, tail: int = 65536) -> tuple[str, str]:
-    """Make sure, under the lock, that a line can follow the file's last one → its delimiter, and the last time.
-
-    Every field is quoted and quotes inside are doubled, so inside a field no line begins with a single quote and
-    a word character: such a line starts a record, and may also end it. Where that does not tell, as in a file from a
-    spreadsheet, the whole file is read.
-    """
+    """Make sure, under the lock, that a line can follow the file's last one → its delimiter, and the last time."""
     with path.open("rb") as file:
         delimiter = _delimiter(path, file.read(4096))
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - tail))
-        *_, last, after = (b"\n" + file.read()).split(b"\n")
-    if size == 0 or (after == b"" and re.match(rb'"\w', last) and is_whole(last + b"\n", delimiter)):
-        lines = deque(records_of(last + b"\n", delimiter))
-    else:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - tail))
+        last = (file.readlines() or [b""])[-1]
+    if last and not is_whole(last, delimiter, n=1):  # a record is one line; where it does not tell, all of them must
         _set_damage_aside(path, delimiter)
-        lines = deque(records_of(path, delimiter), maxlen=1)
-    last_time = lines[-1][0] if lines else ""
-    return delimiter, last_time if re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", last_time) else ""
+    time = re.match(rb'"?(\d{4}-\d\d-\d\dT[\d:.]+\+00:00)\b', last)
+    return delimiter, time[1].decode() if time else ""
 
 
-def whole(path: Path) -> tuple[bytes | Path, int, str, bytes]:
-    """Where the journal's whole records are, up to which byte, its delimiter, and what was damaged and is set aside."""
+def whole(path: Path) -> tuple[bytes | Path, str, int]:
+    """Where the journal's whole records are, its delimiter, up to which byte; what was damaged is set aside."""
     with path.open("rb") as file:
         delimiter, size = _delimiter(path, file.read(4096)), os.fstat(file.fileno()).st_size
     if is_whole(path, delimiter, size):
-        return path, size, delimiter, b""
+        return path, delimiter, size
     try:
         with locked(path):  # whoever is writing a line has finished it by now
-            torn = _set_damage_aside(path, delimiter)
-            return path, path.stat().st_size, delimiter, torn
+            _set_damage_aside(path, delimiter)
+            return path, delimiter, path.stat().st_size
     except TimeoutError:
         raise
     except OSError:  # a journal that may only be read: leave the file as it is
-        kept, torn, _ = _sifted(path.read_bytes(), delimiter)
-        return kept, len(kept), delimiter, torn
+        kept, *_ = _sifted(path.read_bytes(), delimiter)
+        return kept, delimiter, len(kept)
 
 
 def is_whole(source: bytes | Path, delimiter: str, size: int = sys.maxsize, *, n: int | None = None) -> bool:
@@ -131,31 +122,18 @@ def is_whole(source: bytes | Path, delimiter: str, size: int = sys.maxsize, *, n
     return n is None or fields == n * [len(COLUMNS)]
 
 
-def _sifted(data: bytes, delimiter: str, *, reach: int = 8) -> tuple[bytes, bytes, int]:
-    """What is whole, what is damaged, and in which line that begins.
-
-    A record starts where a line begins with a quote and a word character, or with a date. One that is not whole up to
-    the next start may have such a line inside: so it is tried up to those that follow.
-    """
-    found = {match.start() for match in re.finditer(rb'^(?:"\w|\d{1,4}[-./]\d)', data, re.M)}
-    starts = sorted(found | {0, data.rfind(b"\n") + 1, len(data)})
-    kept, damaged, first, i = [], [], 0, 0
-    while i < len(starts) - 1:
-        ends = range(i + 1, min(i + 1 + reach, len(starts)))
-        pieces = ((end, data[starts[i] : starts[end]]) for end in ends)
-        good = (end for end, piece in pieces if is_whole(piece, delimiter, n=None if end == i + 1 else 1))
-        end = next(good, None)
-        piece = data[starts[i] : starts[end or i + 1]]
-        (damaged if end is None else kept).append(piece)
-        first = first or (end is None) * (data[: starts[i]].count(b"\n") + 1)
-        i = end or i + 1
-    return b"".join(kept), b"".join(damaged), first
+def _sifted(data: bytes, delimiter: str) -> tuple[bytes, bytes, int]:
+    """The lines that are a record each (or blank), those that are not, and the number of the first of these."""
+    lines = io.BytesIO(data).readlines()
+    good = [is_whole(line, delimiter, n=1) or not line.strip() for line in lines]
+    damaged = b"".join(line for line, fits in zip(lines, good, strict=True) if not fits)
+    return b"".join(itertools.compress(lines, good)), damaged, good.index(False) + 1
 
 
-def _set_damage_aside(path: Path, delimiter: str) -> bytes:
+def _set_damage_aside(path: Path, delimiter: str) -> None:
     path = path.resolve()  # what a link leads to is replaced, not the link
     if is_whole(path, delimiter):
-        return b""
+        return
     data = path.read_bytes()
     kept, torn, line = _sifted(data, delimiter)
     aside = path.with_name(path.name + ".torn")
@@ -173,7 +151,6 @@ def _set_damage_aside(path: Path, delimiter: str) -> bytes:
         f"({len(torn)} bytes), all others stay; decide that picture again.",
         stacklevel=4,
     )
-    return torn
 
 
 def fsync_folder(folder: Path) -> None:
