@@ -29,13 +29,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import pandas as pd
 
 from nsfwlib.data import DECISION_WORDS, may_be_class
-from nsfwlib.labels.records import COLUMNS, encode, fsync_folder, locked, mended, records_of, whole, write_and_sync
+from nsfwlib.labels.records import COLUMNS, before_next, encode, fsync_folder, locked, records_of, write_and_sync
 
 IN_FORCE = ("sha256", "path", "given_label", "decision", "reviewer", "time", "suggested", "score")
 LABELLING = ("decision", "audit", "resolution")  # the kinds of lines that give a label
@@ -63,14 +63,14 @@ def append_decisions(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str,
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):
-            delimiter, last = mended(path) if path.exists() else (",", "")
+            delimiter, last, ending = before_next(path) if path.exists() else (",", "", encode([COLUMNS], ","))
             # Time never runs backwards in a file, whatever the clocks of its writers say: see `_by_time`.
             now, action = max(datetime.now(UTC).isoformat(), last), uuid.uuid4().hex[:16]
             lines = [_line(path, {"time": now, "kind": "decision", "action": action, **row}) for row in rows]
             with path.open("ab", buffering=0) as file:
                 start = file.seek(0, os.SEEK_END)
                 try:
-                    write_and_sync(file, encode(lines if start else [COLUMNS, *lines], delimiter))
+                    write_and_sync(file, ending + encode(lines, delimiter))
                 except OSError:
                     file.truncate(start)  # a full disk must not leave half an action behind
                     raise
@@ -109,8 +109,8 @@ def read_journal(path: Path) -> pd.DataFrame:
 
     A missing file gives an empty table. What a spreadsheet makes of a journal is read: a byte-order mark, CRLF, no
     quotes, semicolons. Where times run backwards, as after a merge of two copies, lines are put in the order of their
-    times, and a warning says so. A damaged line, such as the unfinished last one that a killed process leaves, is
-    moved to `<name>.torn` beside the journal, and a warning says so.
+    times, and a warning says so. A damaged line, such as the unfinished last one that a killed process leaves, is left
+    out, and a warning says so.
 
     Raises:
         ValueError: the file is not such a journal, or a decision no such word; says which line.
@@ -118,9 +118,10 @@ def read_journal(path: Path) -> pd.DataFrame:
     path = Path(path)
     if not path.exists():
         return _frame([])
-    lines = lines_of(path, *whole(path))
-    blocks = iter(lambda: list(itertools.islice(lines, BLOCK)), [])
-    return _by_time(path, pd.concat([_frame([]), *map(_frame, blocks)], ignore_index=True))
+    with path.open("rb") as file:
+        lines = lines_of(path, file)
+        blocks = iter(lambda: list(itertools.islice(lines, BLOCK)), [])
+        return _by_time(path, pd.concat([_frame([]), *map(_frame, blocks)], ignore_index=True))
 
 
 def decisions_in_force(path: Path) -> pd.DataFrame:
@@ -158,14 +159,9 @@ def _text(value: Any) -> str:
     return text.replace("\n", "\\u000a").replace("\r", "\\u000d")  # a record is one line; as paths in tables have it
 
 
-def lines_of(path: Path, source: bytes | Path, delimiter: str, size: int = sys.maxsize) -> Iterator[list[str]]:
-    """The journal's lines in this source, which holds whole records."""
-    for number, line in enumerate(records_of(source, delimiter, size), start=1):
-        if len(line) != len(COLUMNS):
-            raise ValueError(
-                f"{path}: record {number} should have {len(COLUMNS)} fields. Received {len(line)}: {line!r}. "
-                "Mend that line by hand, or restore the file from a copy."
-            )
+def lines_of(path: Path, file: BinaryIO) -> Iterator[list[str]]:
+    """The journal's lines from where the file stands, as `records_of` has them."""
+    for number, line in enumerate(records_of(path, file), start=1):
         if line != list(COLUMNS):
             for i in _REPEATED:  # of a million lines, these few words are held once
                 line[i] = sys.intern(line[i])
@@ -187,9 +183,9 @@ def refuse_class(journal: Path | pd.DataFrame, sha256: str, word: str, classes: 
     """A ValueError for a decision in force that is none of these classes; names the record where a file has it."""
     where = "the decisions"
     if not isinstance(journal, pd.DataFrame):
-        lines = enumerate(lines_of(Path(journal), *whole(Path(journal))), start=2)
-        said = (sha256, word)
-        where = f"{journal}: record {max(n for n, line in lines if (line[_SHA256], line[_DECISION]) == said)}"
+        with Path(journal).open("rb") as file:
+            said = enumerate(((line[_SHA256], line[_DECISION]) for line in lines_of(Path(journal), file)), start=2)
+            where = f"{journal}: record {max(number for number, each in said if each == (sha256, word))}"
     raise ValueError(
         f"{where}: decision should be one of the classes {', '.join(sorted(classes))}, or {', '.join(ACTIONS)}. "
         f"Received: {word!r}, a class that no folder has, such as 05_score_images may write of others. Correct that "
