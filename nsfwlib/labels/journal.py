@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib.data import DECISION_WORDS, may_be_class
-from nsfwlib.labels.records import COLUMNS, before_next, encode, fsync_folder, locked, records_of, write_and_sync
+from nsfwlib.labels.records import COLUMNS, append_whole, before_next, encode, fsync_folder, locked, records_of
 
 IN_FORCE = ("sha256", "path", "given_label", "decision", "reviewer", "time", "suggested", "score")
 LABELLING = ("decision", "audit", "resolution")  # the kinds of lines that give a label
@@ -67,13 +67,9 @@ def append_decisions(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str,
             # Time never runs backwards in a file, whatever the clocks of its writers say: see `_by_time`.
             now, action = max(datetime.now(UTC).isoformat(), last), uuid.uuid4().hex[:16]
             lines = [_line(path, {"time": now, "kind": "decision", "action": action, **row}) for row in rows]
-            with path.open("ab", buffering=0) as file:
-                start = file.seek(0, os.SEEK_END)
-                try:
-                    write_and_sync(file, ending + encode(lines, delimiter))
-                except OSError:
-                    file.truncate(start)  # a full disk must not leave half an action behind
-                    raise
+            with path.open("ab") as file:
+                start = file.tell()
+                append_whole(file.fileno(), ending + encode(lines, delimiter))
         if start == 0:
             fsync_folder(path.parent)
 
@@ -82,8 +78,8 @@ def check_writable(path: Path) -> None:
     """An OSError that names the way out if the journal cannot be written, before anybody decides; makes none."""
     folder = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     with _explained(path):
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:  # the lock lies beside the journal
-            write_and_sync(file, bytes(4096))  # a full disk takes a name, but nothing inside
+        with tempfile.TemporaryFile(dir=folder) as file:  # the lock lies beside the journal
+            append_whole(file.fileno(), bytes(4096))  # a full disk takes a name, but nothing inside
         if os.path.lexists(path):
             Path(path).open("ab").close()
 

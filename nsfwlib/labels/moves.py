@@ -30,7 +30,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from nsfwlib.files import file_hash
-from nsfwlib.labels.records import fsync_folder, locked
+from nsfwlib.labels.records import append_whole, fsync_folder, locked
 
 LOCK_SECONDS = 5
 _HEADER = {"nsfwlib": "move log", "version": 1}
@@ -230,13 +230,8 @@ def read(path: Path) -> Log:
 def append(log: Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
     """Write one line, whole or not at all; with `sync` it is on disk when this returns."""
     data = (json.dumps(line, default=lambda path: str(path).removeprefix(f"{log.folder}{os.sep}")) + "\n").encode()
-    size = os.fstat(log.fd).st_size
     try:
-        while data:
-            data = data[os.write(log.fd, data) :]
-        if sync:
-            os.fsync(log.fd)
+        append_whole(log.fd, data, sync=sync)
     except OSError as error:
-        os.ftruncate(log.fd, size)  # a full disk must not leave half a line
         raise OSError(error.errno, f"The move log cannot be written: {_sentence(error)}") from error
     log.take(line)

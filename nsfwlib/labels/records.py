@@ -82,11 +82,17 @@ def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         ) from error
 
 
-def write_and_sync(file: io.FileIO, data: bytes) -> None:
-    """All of it, and on the disk."""
-    while data:
-        data = data[file.write(data) :]
-    os.fsync(file.fileno())
+def append_whole(fd: int, data: bytes, *, sync: bool = True) -> None:
+    """Write at the end of an open file, all or nothing; with `sync` it is on the disk when this returns."""
+    size = os.fstat(fd).st_size
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+        if sync:
+            os.fsync(fd)
+    except OSError:
+        os.ftruncate(fd, size)  # a full disk must not leave half a line behind
+        raise
 
 
 def _delimiter(path: Path, start: bytes) -> str:

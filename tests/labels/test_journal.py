@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import re
 import subprocess
 import sys
@@ -252,11 +253,11 @@ def test_a_failed_write_leaves_the_journal_as_it_was(tmp_path, monkeypatch):
     journal.append_decisions(path, row("a"))
     before = path.read_bytes()
 
-    def full(file, data):
-        file.write(data[:20])
+    def full(fd, data, write=os.write):
+        write(fd, data[:20])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal, "write_and_sync", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match=r"decisions.csv cannot be written: No space left on device.*Free some space"):
         journal.append_decisions(path, row("b"))
     assert path.read_bytes() == before
