@@ -121,10 +121,7 @@ def read_journal(path: Path) -> pd.DataFrame:
 
 
 def decisions_in_force(path: Path) -> pd.DataFrame:
-    """The decisions in force, one row a picture (`sha256`): columns `IN_FORCE`.
-
-    Of each picture the last decision, audit answer or resolution that is not undone; it does not matter who took it.
-    """
+    """The decisions in force by the rule above, one row a picture (`sha256`): columns `IN_FORCE`."""
     last = standing(read_journal(path), *LABELLING).drop_duplicates("sha256", keep="last")
     return last[list(IN_FORCE)].reset_index(drop=True)
 
