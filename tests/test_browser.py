@@ -22,7 +22,7 @@ import numpy as np, pandas as pd
 from nsfwlib import files, labels, review
 from nsfwlib.review import grid
 
-def make(case, *, n=0, low=0.2, page_size=12, mode="review", copies=(), **options):
+def make(case, *, n=0, low=0.2, page_size=12, mode="review", copies=(), find=False, **options):
     found = sorted(Path("data").rglob("*.png"))
     paths = [files.table_path(str(file.relative_to("data"))) for file in found]
     given = np.array([path.split("/")[0] for path in paths])
@@ -46,6 +46,10 @@ def make(case, *, n=0, low=0.2, page_size=12, mode="review", copies=(), **option
         page_size=page_size, pred_probs=probs, reviewer="Ada", mode=mode,
         images=pd.concat([images, twice]),
     )
+    if find:
+        about = {"class_names": names, "reviewer": "Ada", "views": {"matrix": ("given", "suggested"), "map": ("x", "y")}}
+        places = {"x": np.cos(code + score / 2), "y": np.sin(code + score / 2)}
+        return review.PictureFinder(queue.assign(**places), session.journal, Path("data"), **about)
     neighbours = labels.nearest(probs, queue.rename(columns={"given": "given_label"}), k=4)
     return review.ReviewGrid(session, Path("data"), neighbours=neighbours, **options)
 """
@@ -461,6 +465,40 @@ def test_help_and_neighbours_open_and_close(grid):
     assert grid.page.locator(".nsfw-item").count() == 4
     press(grid, "ArrowRight")
     assert grid.page.locator(".nsfw-item").count() == 0
+
+
+def test_a_cell_of_a_matrix_and_a_lasso_on_a_map_open_the_grid_on_their_pictures(lab):
+    asked = []
+    lab.page.on("request", lambda request: asked.append(request.url))
+    lab.execute(f"case = {dict(case='finder', find=True)!r}")
+    lab.run_all()
+    area = lab.page.locator(".js-plotly-plot .nsewdrag").first
+    area.wait_for(timeout=60_000)
+    box = area.bounding_box()
+    lab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 6)
+    lab.page.wait_for_selector(".js-plotly-plot .hoverlayer text")
+    lab.page.wait_for_timeout(1000)  # the browser tells the last of two events only, if the first was not yet heard
+    lab.page.mouse.down()
+    lab.page.mouse.up()
+    lab.page.wait_for_selector(".nsfw-cell")
+    assert lab.page.locator(".nsfw-title").first.inner_text() == "Filed under checks, looks like rings"
+    assert "0 of 24 decided" in lab.page.locator(".nsfw-counts").inner_text()
+    lab.page.locator(".widget-dropdown select").first.select_option("map")
+    lab.page.wait_for_selector(".js-plotly-plot .scatterlayer .point")
+    box = area.bounding_box()
+    corners = [(0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99), (0.01, 0.01)]
+    for i, (across, down) in enumerate(corners):
+        lab.page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * down, steps=4)
+        if i == 0:
+            lab.page.mouse.down()
+    lab.page.mouse.up()
+    lab.page.wait_for_function("() => document.querySelector('.nsfw-counts').innerText.includes('of 72 decided')")
+    lab.page.locator(".nsfw-grid").focus()
+    press(lab, "d")
+    lab.journal = lab.folder / "finder.csv"
+    assert decisions(lab) == ["drop"]
+    inside = ("data:", "blob:", lab.page.url.split("/lab")[0])
+    assert [url for url in asked if not url.startswith(inside)] == [], "nothing leaves the machine"
 
 
 KINDS = {"audit": "audit", "second": "second", "disagreement": "resolution"}

@@ -1,3 +1,6 @@
+from .finder import (
+    PictureFinder as PictureFinder,
+)
 from .grid import (
     ReviewGrid as ReviewGrid,
     open as open,

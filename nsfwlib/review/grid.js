@@ -152,7 +152,7 @@ function render({ model, el }) {
   const pair = (r) => {
     if (blind) return r.about; // what two people answered, or nothing
     if (!r.given) return r.suggested && `${r.suggested}${r.sure == null ? "" : ` ${r.sure.toFixed(2)}`}`;
-    return r.suggested ? `${r.given} → ${r.suggested}` : r.given;
+    return r.suggested && r.suggested !== r.given ? `${r.given} → ${r.suggested}` : r.given;
   };
   const spoken = (r) => {
     if (blind) return r.about ? `called ${r.about.replace(" / ", " and ")}` : "label not shown";
@@ -165,7 +165,8 @@ function render({ model, el }) {
     if (blind) return [[blindTitle, true]];
     if (part.drawn) return [["Drawn at random: is the label right?", true]];
     const likely = part.default === "keep" ? ", perhaps " : ", looks like ";
-    return [["Filed under ", false], [part.given || "no label", true], [likely, false], [part.suggested, true]];
+    const suggested = part.suggested && part.suggested !== part.given ? [[likely, false], [part.suggested, true]] : [];
+    return [["Filed under ", false], [part.given || "no label", true], ...suggested];
   };
 
   const paint = (i) => {

@@ -115,7 +115,7 @@ class ReviewGrid(ipywidgets.VBox):
     ) -> None:
         self.session, self.store = session, PictureStore(data_dir)
         self.neighbours, self.rescore, self.break_seconds = neighbours, rescore, 60 * break_minutes
-        self.screen, self.revealed = [session.first_open_page()], 0
+        self.revealed = 0
         self.says, self._said = says, says()
         self._contents, self._n_escalated = {}, -1
         self._worked = self._since_break = 0.0
@@ -128,9 +128,21 @@ class ReviewGrid(ipywidgets.VBox):
         bars = [self._make_paging(), self._make_exposure(blur, grey, hidden), self._make_progress()]
         super().__init__([*bars, self.view, self.escalated])
         self.add_class("nsfw-panel")
-        if session.n_pages:
-            self._fill_screen(self.screen[0])
+        self._begin()
         self._count()
+
+    def show(self, session: ReviewSession) -> None:
+        """Show another session of the same classes and mode; exposure stays as it is."""
+        self.session, self._contents = session, {}
+        self._begin()
+        self._send_page()
+
+    def _begin(self) -> None:
+        self.screen = [self.session.first_open_page()]
+        self._fill_pairs()
+        self.bar.max = max(1, len(self.session.queue))
+        if self.session.n_pages:
+            self._fill_screen(self.screen[0])
 
     def __repr__(self) -> str:
         return f"ReviewGrid({_count(self.session.n_pages, 'page')}, {self.session.journal.name})"
@@ -140,7 +152,6 @@ class ReviewGrid(ipywidgets.VBox):
     def _make_paging(self) -> ipywidgets.HBox:
         wide = {"layout": {"width": "330px"}, "style": {"description_width": "40px"}}
         self.pair = ipywidgets.Dropdown(description="Show", **wide)
-        self._fill_pairs()
         self.open_only = _toggle("open pages only")
         self.message = ipywidgets.HTML()
         export = _button("Export", self._export)
@@ -155,8 +166,10 @@ class ReviewGrid(ipywidgets.VBox):
         sizes = pages.groupby(["given", "suggested"], observed=True, sort=False).size()
         options = [(f"{pair[0]} → {pair[1]}, {_count(n, 'page')}", pair) for pair, n in sizes.items()]
         everything = "all, in the order drawn" if self.session.blind else "all pairs, most to find first"
+        self.pair.unobserve(self._filter, "value")  # the pages in view must stay
         self.pair.options = [(everything, ()), *options]
         self.pair.index = 0
+        self.pair.observe(self._filter, "value")
 
     def _make_exposure(self, blur: float, grey: float, hidden: Collection[str]) -> ipywidgets.HBox:
         slim = {"style": {"description_width": "34px"}, "layout": {"width": "190px"}}
@@ -169,7 +182,7 @@ class ReviewGrid(ipywidgets.VBox):
         return ipywidgets.HBox([self.blur, self.grey, ipywidgets.Label("Hide"), *self.hide.values()])
 
     def _make_progress(self) -> ipywidgets.HBox:
-        self.bar = ipywidgets.IntProgress(max=max(1, len(self.session.queue)), layout={"width": "190px"})
+        self.bar = ipywidgets.IntProgress(layout={"width": "190px"})
         self.bar.add_class("nsfw-progress")
         self.counts = ipywidgets.HTML(layout={"flex": "1 1 0%"})
         self.counts.add_class("nsfw-counts")
@@ -364,9 +377,7 @@ class ReviewGrid(ipywidgets.VBox):
     def _rerank(self) -> None:
         self.message.value = "re-ranking …"
         self.screen = self.session.rerank(self.rescore(self.session), in_view=self.screen)
-        self.pair.unobserve(self._filter, "value")  # the pages in view must stay
         self._fill_pairs()
-        self.pair.observe(self._filter, "value")
         self.message.value = "re-ranked: the pages in view have not changed"
         self._send_page()
 
