@@ -47,7 +47,7 @@ def make(case, *, n=0, low=0.2, page_size=12, mode="review", copies=(), find=Fal
         images=pd.concat([images, twice]),
     )
     if find:
-        about = {"class_names": names, "reviewer": "Ada", "views": {"matrix": ("given", "suggested"), "map": ("x", "y")}}
+        about = {"class_names": names, "reviewer": "Ada", "views": {"matrix": ("given", "predicted"), "map": ("x", "y")}}
         places = {"x": np.cos(code + score / 2), "y": np.sin(code + score / 2)}
         return review.PictureFinder(queue.assign(**places), session.journal, Path("data"), **about)
     neighbours = labels.nearest(probs, queue.rename(columns={"given": "given_label"}), k=4)

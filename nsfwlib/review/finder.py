@@ -20,7 +20,7 @@ from nsfwlib.plots import class_looks
 from nsfwlib.review.grid import ReviewGrid
 from nsfwlib.review.session import ReviewSession
 
-FILTERS = ("given", "suggested", "split", "source", "decision")
+FILTERS = ("given", "predicted", "split", "source", "decision")
 MOST_BARS, BINS = 30, 40
 MANY = 10_000  # points; more than that the graphics card draws
 OTHERS, DIFFER = "#4f93c0", "#c8500a"
@@ -43,8 +43,9 @@ class PictureFinder(ipywidgets.VBox):
         journal: the decisions journal.
         data_dir: where the paths lie.
         class_names: the classes a picture can be given.
-        views: title → a column, or a pair of them. Floats make a histogram, other values bars, orange where label and
-            suggestion differ; in a pair, floats make a map to draw a lasso in, other values a matrix.
+        views: title → a column, or a pair of them. Floats make a histogram, other values bars, orange where `predicted`
+            is not the label; in a pair, floats make a map to draw a lasso in, other values a matrix. `predicted` is
+            the suggestion where the score is above 0 or there is no label, else the label; unless `pictures` has it.
         reviewer: a name that goes with each decision.
         images: the images table, as for `ReviewSession`.
         options: of `ReviewGrid`.
@@ -69,11 +70,17 @@ class PictureFinder(ipywidgets.VBox):
     ) -> None:
         from plotly.graph_objects import FigureWidget  # takes a second, for this alone
 
+        likelier = pictures["score"].gt(0) | pictures["given"].fillna("").eq("")
+        pictures = pictures.assign(
+            **{"predicted": pictures["suggested"].where(likelier, pictures["given"])} | {**pictures}
+        )
         wanted = {str(name) for columns in views.values() for name in np.atleast_1d(columns)}
         if missing := sorted(wanted - {*pictures}):
             raise ValueError(f"views should name columns of pictures, {[*pictures]}. Received also: {missing}")
         inside = pictures["split"].ne("test") if "split" in pictures else slice(None)
-        self.left = self.pictures = pictures[inside].fillna({"given": "", "suggested": ""}).reset_index(drop=True)
+        self.left = self.pictures = (
+            pictures[inside].fillna({"given": "", "suggested": "", "predicted": ""}).reset_index(drop=True)
+        )
         about = {"class_names": class_names, "reviewer": reviewer, "images": images}
         self.session_of = partial(ReviewSession, journal=journal, **about)
         self.grid = ReviewGrid(self.session_of(self.pictures[:0]), data_dir, **options)
@@ -199,13 +206,13 @@ def _histogram(table: pd.DataFrame, column: str) -> list[Marks]:
 
 def _bars(table: pd.DataFrame, column: str) -> list[Marks]:
     values = table[column].astype(str)
-    common = values.value_counts().index[:MOST_BARS]
+    common = values[values.ne("")].value_counts().index[:MOST_BARS]
     return _stacked(table, common.get_indexer(values), [*common], lying=True)
 
 
 def _stacked(table: pd.DataFrame, codes: np.ndarray, places: list[Any], *, lying: bool) -> list[Marks]:
-    differ, drawn = table["given"].ne(table["suggested"]) & table["suggested"].ne(""), []
-    for which, colour, name in ((~differ, OTHERS, "others"), (differ, DIFFER, "label and suggestion differ")):
+    differ, drawn = table["given"].ne(table["predicted"]), []
+    for which, colour, name in ((~differ, OTHERS, "label and prediction agree"), (differ, DIFFER, "they differ")):
         rows = [np.flatnonzero(which & (codes == code)) for code in range(len(places))]
         axes = dict(zip("yx" if lying else "xy", (places, [len(some) for some in rows]), strict=True))
         look = {"orientation": "h" if lying else "v", "marker": {"color": colour}, "name": name}

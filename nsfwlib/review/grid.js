@@ -12,7 +12,7 @@ const MARK = Object.fromEntries(ACTIONS.map(([name, , mark]) => [name, mark]));
 const KEYS = [
   ["1 … 9", "give this class"], ["k", "keep the given label"], ["d", "drop from the data"], ["?", "unsure"],
   ["e", "escalate: hide at once, hand on"], ["space", "reveal large, or hide again"], ["b, held", "a third of the blur"], ["Enter", "accept the section in focus"],
-  ["u", "undo"], ["r", "redo"], ["n", "neighbours and near-duplicates"], ["← ↑ → ↓", "move"], ["Shift with arrows", "choose several, for one decision"],
+  ["u", "undo"], ["r", "redo"], ["n", "neighbours and near-duplicates beside the picture"], ["c", "a note, or a reason, for the journal"], ["← ↑ → ↓", "move"], ["Shift with arrows", "choose several, for one decision"],
   ["PageUp, PageDown", "turn the page"], ["h", "this help"], ["Esc", "hide, close, dismiss"],
 ];
 const BLIND = { // modes in which no label is shown
@@ -29,6 +29,7 @@ const SIGNS = [
 // JupyterLab looks for shortcuts before the page gets the key, from the focused element upwards: it must bear this mark.
 const KEEP_KEYS = ["data-lm-suppress-shortcuts", "true"];
 const SHARP = Symbol("sharp"); // the revealed picture among those named by path, where a file may be called anything
+const DIFFERENCE = 24; // of 255 grey levels: less is what saving a JPEG once more does
 const IDLE_SECONDS = 120; // longer than that, nobody was looking at one picture
 const PATIENCE = 4000; // ms without an answer before we say that something is not saved
 
@@ -204,6 +205,7 @@ function render({ model, el }) {
       img.alt = "";
       large.replaceChildren(img);
     } else large.replaceChildren(make("span", "nsfw-none", r?.note || "not shown"));
+    large.classList.remove("nsfw-compared");
     large.classList.toggle("nsfw-revealed", Boolean(r && shown.get(SHARP)));
     name.textContent = r ? r.name : "";
     name.title = r ? r.name : "";
@@ -275,6 +277,7 @@ function render({ model, el }) {
     if (i !== cur) {
       conceal();
       closeStrip();
+      remarkBox.value = "";
     }
     cur = i;
     if (!extend) anchor = i;
@@ -375,13 +378,14 @@ function render({ model, el }) {
     ArrowDown: ({ shiftKey }) => select(below(1), shiftKey), ArrowUp: ({ shiftKey }) => select(below(-1), shiftKey),
     Home: ({ shiftKey }) => select(0, shiftKey), End: ({ shiftKey }) => select(cells.length - 1, shiftKey),
     PageDown: () => turn(1), PageUp: () => turn(-1),
-    Enter: () => acceptPage(), " ": reveal, b: lessBlur, n: details, u: () => takeBack("undo"), r: () => takeBack("redo"), h: toggleHelp,
+    Enter: () => acceptPage(), " ": reveal, b: lessBlur, n: details, u: () => takeBack("undo"), r: () => takeBack("redo"), h: toggleHelp, c: () => remarkBox.focus(),
     Escape: () => {
-      if (help.contains(document.activeElement)) grid.focus({ preventScroll: true }); // it is about to be hidden
+      if (document.activeElement !== grid) grid.focus({ preventScroll: true }); // it is about to be hidden
       help.hidden = true;
       dismiss();
       closeStrip();
       conceal();
+      paintSide();
     },
   };
   actions.forEach(([action, key]) => (handlers[key] = () => decide(action)));
@@ -392,6 +396,7 @@ function render({ model, el }) {
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.key === "Tab") return;
     event.stopPropagation(); // no letter typed here may reach the notebook's own shortcuts
+    if (event.target === remarkBox && event.key !== "Escape") return event.key === "Enter" && sendNote();
     if (event.target.closest("button") && (event.key === "Enter" || event.key === " ")) return;
     const handler = digit(event) ?? handlers[event.key];
     if (!handler) return;
@@ -436,7 +441,19 @@ function render({ model, el }) {
   titles.append(title, facts);
   head.append(titles, turns);
   frame.append(large);
-  side.append(frame, name, classBox, actionBox);
+  const remarkBox = make("input", "nsfw-note"), reasons = make("datalist");
+  reasons.id = `${id}-reasons`;
+  reasons.append(...model.get("reasons").map((reason) => Object.assign(make("option"), { value: reason })));
+  remarkBox.setAttribute("list", reasons.id);
+  remarkBox.setAttribute("aria-label", "A note on this picture, for the journal");
+  remarkBox.setAttribute(...KEEP_KEYS);
+  remarkBox.placeholder = "note (c), Enter";
+  const sendNote = () => {
+    if (row() && remarkBox.value.trim()) send("note", { path: row().path, text: remarkBox.value });
+    remarkBox.value = "";
+    grid.focus({ preventScroll: true });
+  };
+  side.append(frame, name, classBox, actionBox, remarkBox, reasons);
   foot.append(status, button("keys and guidelines", "h", toggleHelp, "nsfw-quiet"));
   const keyList = make("dl");
   const blindKeys = { k: "", Enter: "turn the page", n: "" }; // what these say where no label is shown
@@ -446,10 +463,10 @@ function render({ model, el }) {
   guide.innerHTML = model.get("guidelines"); // rendered from Markdown in Python, raw HTML escaped there
   help.append(keyList, guide, button("close", "Esc", toggleHelp, "nsfw-quiet"));
   const body = make("div", "nsfw-body");
-  body.append(grid, side);
+  body.append(grid, strip, side);
   notice.append(make("span"), button("dismiss", "Esc", dismiss, "nsfw-quiet"));
   pause.append(make("span"), button("carry on", "", () => (pause.hidden = true), "nsfw-quiet"));
-  root.append(pause, notice, head, body, strip, foot, help);
+  root.append(pause, notice, head, body, foot, help);
 
   // --- a page arrives ---
   const thumbnail = (key, buffer, note) => {
@@ -558,11 +575,40 @@ function render({ model, el }) {
     message.rows.forEach((r, i) => {
       const item = make("figure", "nsfw-item");
       item.append(thumbnail(i, buffers[i], r.note), make("figcaption", "", r.label), make("small", "", r.why));
+      item.tabIndex = -1;
+      item.setAttribute(...KEEP_KEYS);
+      item.title = "Show beside the picture";
+      item.addEventListener("click", () => compare(i));
       strip.append(item);
     });
     const nothing = blind ? "Not shown here: they would give the label away." : "No neighbours or near-duplicates known.";
     if (!message.rows.length) strip.append(make("span", "nsfw-none", nothing));
     strip.hidden = false;
+  };
+  const compare = async (number) => { // both as blurred as they are shown, and where they differ
+    const sources = [shown.get(row()?.path), shown.get(number)];
+    if (!sources.every(Boolean)) return;
+    const images = sources.map((src) => Object.assign(make("img"), { src, alt: "" })), canvas = make("canvas");
+    await Promise.all(images.map((image) => image.decode()));
+    if (sources[1] !== shown.get(number)) return; // left already
+    const { naturalWidth: width, naturalHeight: height } = images[0];
+    Object.assign(canvas, { width, height });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    const [one, other] = images.map((image) => {
+      context.drawImage(image, 0, 0, width, height);
+      return context.getImageData(0, 0, width, height);
+    });
+    for (let i = 0; i < one.data.length; i += 4) {
+      const differs = Math.max(...[0, 1, 2].map((c) => Math.abs(one.data[i + c] - other.data[i + c]))) > DIFFERENCE;
+      one.data.set(differs ? [200, 80, 10] : [0, 1, 2].map((c) => 128 + one.data[i + c] / 2), i);
+    }
+    context.putImageData(one, 0, 0);
+    large.replaceChildren(...[...images, canvas].map((node, i) => {
+      const part = make("figure", "nsfw-side-by-side");
+      part.append(node, make("figcaption", "", ["this picture", "the other", "where they differ"][i]));
+      return part;
+    }));
+    large.classList.add("nsfw-compared");
   };
   const onMessage = (message, buffers) => {
     if (message.t === "page") build(message, buffers);

@@ -8,17 +8,18 @@ from test_grid import NAMES, write_pictures
 from nsfwlib.labels import journal
 from nsfwlib.review import PictureFinder
 
-VIEWS = {"matrix": ("given", "suggested"), "score": "score", "source": "source", "map": ("x", "y")}
+VIEWS = {"matrix": ("given", "predicted"), "score": "score", "source": "source", "map": ("x", "y")}
 
 
 def make(folder, *, n=24, views=VIEWS, change=None):
     rng = np.random.default_rng(0)
     table = write_pictures(folder / "data", n).assign(split="train", x=rng.normal(size=n), y=rng.normal(size=n))
     table["source"] = np.where(np.arange(n) < 5, "old", "new")
-    table.loc[::3, "suggested"] = table["given"]
+    table.loc[::3, "score"] *= -1  # the label is likelier
     table = change(table) if change else table
+    predicted = table["suggested"].where(table["score"].gt(0), table["given"])
     finder = PictureFinder(table, folder / "decisions.csv", folder / "data", class_names=NAMES, views=views)
-    return finder, table
+    return finder, table.assign(predicted=predicted)
 
 
 def hit(finder, *marks, event="plotly_click"):
@@ -40,9 +41,9 @@ def test_a_cell_of_the_matrix_opens_the_pictures_in_it(tmp_path):
     finder, table = make(tmp_path)
     assert paths(finder) == set()
     hit(finder, (0, [0, 1]))
-    assert paths(finder) == set(table.query("given == 'cat' and suggested == 'dog'")["path"]) != set()
+    assert paths(finder) == set(table.query("given == 'cat' and predicted == 'dog'")["path"]) != set()
     hit(finder, (0, [1, 1]))
-    assert paths(finder) == set(table.query("given == 'dog' and suggested == 'dog'")["path"]) != set()
+    assert paths(finder) == set(table.query("given == 'dog' and predicted == 'dog'")["path"]) != set()
 
 
 def test_a_lasso_across_classes_opens_the_pictures_inside(tmp_path):
@@ -64,7 +65,7 @@ def test_a_bin_of_the_histogram_opens_its_scores_and_every_finite_score_is_in_on
     place = int(drawn["rows"].gt(0).to_numpy().argmax())
     hit(finder, (1, place))
     width = np.diff(drawn["x"])[0]
-    near = table["score"].sub(drawn["x"][place]).abs().le(width / 2 + 1e-9) & table["given"].ne(table["suggested"])
+    near = table["score"].sub(drawn["x"][place]).abs().le(width / 2 + 1e-9) & table["given"].ne(table["predicted"])
     assert paths(finder) == set(table.loc[near, "path"]) != set()
 
 
@@ -73,7 +74,7 @@ def test_a_bar_has_a_part_where_label_and_suggestion_differ(tmp_path):
     show(finder, "source")
     assert [*finder.figure.data[0].y] == ["new", "old"]
     hit(finder, (1, 1))
-    assert paths(finder) == set(table.query("source == 'old' and given != suggested")["path"]) != set()
+    assert paths(finder) == set(table.query("source == 'old' and given != predicted")["path"]) != set()
 
 
 def test_the_filter_counts_and_shows_what_it_lets_through(tmp_path):

@@ -173,12 +173,12 @@ def test_the_cost_of_review_is_what_was_decided(planted, tmp_path):
     assert queues.what_review_cost(session).tolist() == [2, 1, 1.0, 1.0]
 
 
-def test_wrong_answers_of_validation_become_pages_of_one_cell_worst_first():
+def test_answers_on_validation_become_a_queue_with_the_wrong_ones_first():
     probs = pd.DataFrame([[0.1, 0.9, 0], [0.4, 0.6, 0], [0.9, 0.1, 0]], columns=CLASSES, index=["x", "y", "z"])
     labels = pd.DataFrame({"label": ["a", "a", "a"]}, index=["x", "y", "z"])
     table = pd.DataFrame({"sha256": ["1", "2", "3"], "split": "val", "group": [0, 1, 2]}, index=["x", "y", "z"])
     queue = queues.cell_queue(probs, labels, table, class_names=CLASSES)
-    assert queue["path"].tolist() == ["x", "y"] and queue["score"].round(2).tolist() == [0.8, 0.2]
+    assert queue["path"].tolist() == ["x", "y", "z"] and queue["score"].round(2).tolist() == [0.8, 0.2, -0.8]
     assert queue["given"].eq("a").all() and queue["suggested"].eq("b").all()
 
 
@@ -291,3 +291,15 @@ def test_names_in_the_card_are_text_neither_html_nor_markdown(tmp_path):
     assert page.count("<h1>") == 1 and page.count("<code>") == 1, "the fingerprint"
     cells = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
     assert all(cells.count(" ".join(name.split())) == 4 + (name == odd[0]) for name in odd)
+
+
+def test_divided_work_is_whole_even_and_stays_put_when_somebody_joins():
+    table = pd.DataFrame({"sha256": [f"{i:064x}" for i in range(3000)], "group": np.arange(3000) // 2})
+    two = {name: queues.divided_queue(table, table, reviewer=name, reviewers=["Ada", "Bea"]) for name in ("Ada", "Bea")}
+    assert sorted([*two["Ada"].index, *two["Bea"].index]) == [*range(3000)]
+    assert not set(two["Ada"]["group"]) & set(two["Bea"]["group"]), "near-duplicates fall to one"
+    assert 1350 < len(two["Ada"]) < 1650
+    third = queues.divided_queue(table, table, reviewer="Ada", reviewers=["Cleo", "Bea", "Ada"])
+    assert set(third.index) < set(two["Ada"].index) and 850 < len(third) < 1150
+    with pytest.raises(ValueError, match="Dan"):
+        queues.divided_queue(table, table, reviewer="Dan", reviewers=["Ada", "Bea"])
