@@ -463,8 +463,47 @@ def test_help_and_neighbours_open_and_close(grid):
     assert not dialog.is_visible()
     grid.page.wait_for_selector(".nsfw-item")
     assert grid.page.locator(".nsfw-item").count() == 4
+    item, panel = (grid.page.locator(part).first.bounding_box() for part in (".nsfw-item", ".nsfw-side"))
+    assert abs(item["y"] - panel["y"]) < 60 and item["x"] < panel["x"], "beside the picture"
+    grid.page.locator(".nsfw-item").first.click()
+    canvas = grid.page.locator(".nsfw-large.nsfw-compared canvas")
+    canvas.wait_for()
+    orange = canvas.evaluate(
+        """(canvas) => {
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          let count = 0;
+          for (let i = 0; i < data.length; i += 4) count += data[i] === 200 && data[i + 1] === 80;
+          return count / (data.length / 4);
+        }"""
+    )
+    assert 0 < orange < 1, "where they differ, and there alone"
     press(grid, "ArrowRight")
-    assert grid.page.locator(".nsfw-item").count() == 0
+    assert grid.page.locator(".nsfw-item").count() == 0 and canvas.count() == 0
+
+
+def test_a_note_is_typed_with_the_same_letters_that_decide(grid):
+    press(grid, "c", *"kd 2", "Enter", "d")
+    assert badges(grid)[:2] == ["✕ drop", ""]
+    settle(grid)
+    lines = journal.read_journal(grid.journal)
+    assert lines[["kind", "decision"]].to_numpy().tolist() == [["note", "kd 2"], ["decision", "drop"]]
+    press(grid, "c", *"kk", "Escape", "k")
+    assert badges(grid)[:3] == ["✕ drop", "✓ keep", ""]
+    assert len(decisions(grid)) == 2 and len(journal.read_journal(grid.journal)) == 3, "Escape writes no note"
+
+
+def test_a_decision_that_overrules_somebody_elses_says_so_first(grid):
+    queue = "grid.session.queue[['sha256', 'path']].iloc[1].to_dict()"
+    grid.execute(
+        f"labels = cases.labels; labels.append_decisions(grid.session.journal, {queue} | {{'decision': 'drop', 'reviewer': 'Bea'}})"
+    )
+    press(grid, "k", "2")
+    settle(grid)
+    refused, notice = grid.page.locator(".nsfw-cell.nsfw-refused"), grid.page.locator(".nsfw-notice:visible")
+    assert refused.count() == 1 and "Bea decided 'drop'" in notice.inner_text()
+    assert badges(grid)[:2] == ["✓ keep", "✕ drop"]
+    press(grid, "ArrowLeft", "2")
+    assert decisions(grid) == ["keep", "rings"] and refused.count() == 0
 
 
 def test_a_cell_of_a_matrix_and_a_lasso_on_a_map_open_the_grid_on_their_pictures(lab):

@@ -98,7 +98,9 @@ class PictureFinder(ipywidgets.VBox):
         for control in (self.view, *filters):
             control.observe(lambda _: self._draw(), "value")
         self.everything.on_click(lambda _: self.show(np.arange(len(self.left))))
-        self.figure = FigureWidget([trace for trace, _ in self._marks_left()], LAYOUT)  # it is shown as it was made
+        traces = [trace for trace, _ in self._marks_left()]
+        # It is shown as it was made: what is changed before it is seen is lost.
+        self.figure = FigureWidget(traces, LAYOUT | _layout(traces[0], self.view.value))
         self._listen()
         bar = ipywidgets.HBox([*filters, self.everything, self.said], layout={"flex_flow": "wrap"})
         super().__init__([self.view, self.figure, bar, self.grid])
@@ -125,13 +127,13 @@ class PictureFinder(ipywidgets.VBox):
         drawn = self._marks_left()
         self.figure.data = ()
         self.figure.add_traces([trace for trace, _ in drawn])
+        self.figure.update_layout(_layout(drawn[0][0], self.view.value))
         self._listen()
 
     def _listen(self) -> None:
         for trace in self.figure.data:
             trace.on_click(self._hit)
             trace.on_selection(self._hit)
-        self.figure.update_layout(_layout(self.figure.data[0], self.view.value))
 
     def _hit(self, _: Any, points: Any, __: Any) -> None:
         """Plotly calls this for each trace in turn, with what of it was hit, be it nothing."""
@@ -161,12 +163,12 @@ def _marks(table: pd.DataFrame, columns: str | tuple[str, str]) -> list[Marks]:
     return _map(table, *columns) if floats else _matrix(table, *columns)
 
 
-def _layout(trace: Any, columns: str | tuple[str, str]) -> dict[str, Any]:
+def _layout(trace: dict[str, Any], columns: str | tuple[str, str]) -> dict[str, Any]:
     """Axes that fit what is drawn: names from the top, no numbers beside a map, where they mean nothing."""
-    on_map, named = trace.type.startswith("scatter"), trace.type == "heatmap" or trace.orientation == "h"
+    on_map, named = "mode" in trace, trace["type"] == "heatmap" or trace.get("orientation") == "h"
     down, across = (columns, "pictures") if isinstance(columns, str) else columns
     titles = (across, down) if named else (down, across)
-    kinds = ("category" if trace.type == "heatmap" else "linear", "category" if named else "linear")
+    kinds = ("category" if trace["type"] == "heatmap" else "linear", "category" if named else "linear")
     x, y = (
         {"title": title, "type": kind, "visible": not on_map, "gridcolor": "rgba(128, 128, 128, 0.2)"}
         for title, kind in zip(titles, kinds, strict=True)

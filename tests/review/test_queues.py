@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nsfwlib import review, runs
+from nsfwlib import labels, review, runs, score
 from nsfwlib.evaluate import audit_files, card, confusion, robustness
 from nsfwlib.labels import current, journal
 from nsfwlib.labels.issues import judge_labels
@@ -36,6 +36,7 @@ def planted(rng):
             "split": np.where(np.arange(120) % 5 == 4, "test", "train"),
             "group": range(120),
             "problem": "",
+            "source": "",
         }
     )
     return table, {"block": features.astype(np.float16)}, truth
@@ -134,11 +135,18 @@ def test_the_page_has_a_tab_for_each_kind_of_work_and_asks_nothing_of_another_ma
     cells = nbformat.read(root / "notebooks" / "review_page.ipynb", 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     known = {"display": shown.append, "runs": runs, "review": review, "ipywidgets": ipywidgets, "Path": Path}
+    known |= {"labels": labels, "score": score}
     exec(code[0], known)
     known |= {"data_dir": str(run), "run_dir": str(run), "reviewer": "Bob", "journal_file": str(run / "j.csv")}
     for source in code[2:]:
         exec(source, known)
-    assert shown[0].titles == ("review (96)", "audit (20)", "second (0)", "disagreement (0)")
+    page = shown[0]
+    assert page.titles == ("review (96)", "audit (20)", "second (0)", "disagreement (0)", "all", "progress")
+    page.children[0].session.decide("0.png", "drop")
+    page.selected_index = 5
+    assert "Bob" in page.children[5].value, "the table is that of the moment"
+    page.children[4].everything.click()
+    assert len(page.children[4].grid.session.queue) > 0
     assert "Content-Security-Policy" in (root / "Makefile").read_text()
 
 
