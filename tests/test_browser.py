@@ -47,7 +47,7 @@ def make(case, *, n=0, low=0.2, page_size=12, mode="review", copies=(), find=Fal
         images=pd.concat([images, twice]),
     )
     if find:
-        about = {"class_names": names, "reviewer": "Ada", "views": {"matrix": ("given", "predicted"), "map": ("x", "y")}}
+        about = {"class_names": names, "reviewer": "Ada", "views": {"matrix": ("given", "predicted"), "map": ("x", "y"), "score": "score"}}
         places = {"x": np.cos(code + score / 2), "y": np.sin(code + score / 2)}
         return review.PictureFinder(queue.assign(**places), session.journal, Path("data"), **about)
     neighbours = labels.nearest(probs, queue.rename(columns={"given": "given_label"}), k=4)
@@ -532,6 +532,19 @@ def test_a_cell_of_a_matrix_and_a_lasso_on_a_map_open_the_grid_on_their_pictures
             lab.page.mouse.down()
     lab.page.mouse.up()
     lab.page.wait_for_function("() => document.querySelector('.nsfw-counts').innerText.includes('of 72 decided')")
+    lab.page.locator(".widget-dropdown select").first.select_option("score")
+    lab.page.wait_for_selector(".js-plotly-plot .barlayer .point path")
+    lab.page.wait_for_timeout(1000)
+    bar = lab.page.locator(".js-plotly-plot .barlayer .point").nth(3).bounding_box()
+    lab.page.mouse.move(bar["x"] + bar["width"] / 2, bar["y"] + bar["height"] / 2)
+    lab.page.wait_for_timeout(1500)
+    lab.page.mouse.down()
+    lab.page.mouse.up()
+    lab.page.wait_for_function("() => !document.querySelector('.nsfw-counts').innerText.includes('of 72 decided')")
+    of_bin = (
+        "scores = grid.grid.session.queue['score']; print(0 < len(scores) < 9 and scores.max() - scores.min() < 0.06)"
+    )
+    assert lab.execute(of_bin).strip() == "True"
     lab.page.locator(".nsfw-grid").focus()
     press(lab, "d")
     lab.journal = lab.folder / "finder.csv"

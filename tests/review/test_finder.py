@@ -57,24 +57,16 @@ def test_a_lasso_across_classes_opens_the_pictures_inside(tmp_path):
     assert finder.grid.session is before, "an empty lasso leaves what is shown"
 
 
-def test_a_bin_of_the_histogram_opens_its_scores_and_every_finite_score_is_in_one(tmp_path):
-    finder, table = make(tmp_path, change=lambda rows: rows.assign(score=rows["score"].where(rows.index > 0)))
-    show(finder, "score")
-    drawn = pd.DataFrame({"x": finder.figure.data[1].x, "rows": finder.figure.data[1].y})
-    assert sum(sum(trace.y) for trace in finder.figure.data) == len(table) - 1
-    place = int(drawn["rows"].gt(0).to_numpy().argmax())
-    hit(finder, (1, place))
-    width = np.diff(drawn["x"])[0]
-    near = table["score"].sub(drawn["x"][place]).abs().le(width / 2 + 1e-9) & table["given"].ne(table["predicted"])
-    assert paths(finder) == set(table.loc[near, "path"]) != set()
-
-
-def test_a_bar_has_a_part_where_label_and_suggestion_differ(tmp_path):
-    finder, table = make(tmp_path)
-    show(finder, "source")
-    assert [*finder.figure.data[0].y] == ["new", "old"]
-    hit(finder, (1, 1))
-    assert paths(finder) == set(table.query("source == 'old' and given != predicted")["path"]) != set()
+def test_bins_and_bars_hold_every_picture_once_with_those_apart_where_label_and_prediction_differ(tmp_path):
+    finder, table = make(tmp_path, change=lambda rows: rows.assign(score=rows["score"].where(rows.index > 0, np.inf)))
+    for title, axis in (("score", "x"), ("source", "y")):
+        show(finder, title)
+        agree, differ = finder.figure.data
+        drawn = pd.concat([pd.Series(trace[axis]) for trace in (agree, differ)])
+        assert sorted(drawn) == sorted(table[title].replace(np.inf, np.nan).dropna())
+        hit(finder, (1, 0), (1, 2))
+        some = table[table["given"].ne(table["predicted"]) & table[title].ne(np.inf)].iloc[[0, 2]]
+        assert paths(finder) == set(some["path"]) and [*differ[axis][[0, 2]]] == [*some[title]]
 
 
 def test_the_filter_counts_and_shows_what_it_lets_through(tmp_path):
