@@ -481,6 +481,16 @@ def test_help_and_neighbours_open_and_close(grid):
     assert grid.page.locator(".nsfw-item").count() == 0 and canvas.count() == 0
 
 
+def test_a_break_is_suggested_after_a_while(lab):
+    grid = show(lab, "break", break_minutes=1 / 60)
+    press(grid, "k")
+    grid.page.wait_for_timeout(1200)
+    press(grid, "k")
+    assert "without a break" in grid.page.locator(".nsfw-pause:visible").inner_text()
+    grid.page.get_by_role("button", name="carry on").click()
+    assert grid.page.locator(".nsfw-pause:visible").count() == 0 and decisions(grid) == ["keep", "keep"]
+
+
 def test_a_note_is_typed_with_the_same_letters_that_decide(grid):
     press(grid, "c", *"kd 2", "Enter", "d")
     assert badges(grid)[:2] == ["✕ drop", ""]

@@ -31,6 +31,7 @@ const KEEP_KEYS = ["data-lm-suppress-shortcuts", "true"];
 const SHARP = Symbol("sharp"); // the revealed picture among those named by path, where a file may be called anything
 const DIFFERENCE = 24; // of 255 grey levels: less is what saving a JPEG once more does
 const IDLE_SECONDS = 120; // longer than that, nobody was looking at one picture
+const GAP = 300; // seconds between two keys that count as a break
 const PATIENCE = 4000; // ms without an answer before we say that something is not saved
 
 function make(tag, className = "", text = undefined) {
@@ -72,7 +73,7 @@ function render({ model, el }) {
   const pending = new Map(); // path, or "" for the page -> [number of its last message, when]
   const later = []; // keys typed while an undo is on its way
   const refused = new Map(); // path -> why a decision on it was not taken, until that is dismissed or another one is
-  let page = null, cells = [], heads = [], cur = 0, anchor = 0, held = false, seq = 0, waiting = false, wanted = null, since = performance.now();
+  let page = null, cells = [], heads = [], cur = 0, anchor = 0, held = false, seq = 0, waiting = false, wanted = null, since = performance.now(), unbroken = 0;
 
   // --- the parts ---
   const root = make("div", "nsfw-review");
@@ -141,8 +142,15 @@ function render({ model, el }) {
     }
   }, 1000);
   const secondsSpent = () => {
-    const spent = (performance.now() - since) / 1000;
+    const spent = (performance.now() - since) / 1000, minutes = model.get("break_minutes");
     since = performance.now();
+    unbroken = spent > GAP ? 0 : unbroken + spent;
+    if (minutes && unbroken >= 60 * minutes) {
+      conceal();
+      pause.hidden = false;
+      pause.firstChild.textContent = `${Math.round(unbroken / 60)} minutes without a break. Look at something else?`;
+      unbroken = 0;
+    }
     return Math.round(Math.min(spent, IDLE_SECONDS) * 1000) / 1000;
   };
 
@@ -623,11 +631,6 @@ function render({ model, el }) {
     else if (message.t === "reveal") showSharp(message, buffers[0]);
     else if (message.t === "less") showLess(message, buffers);
     else if (message.t === "details") showStrip(message, buffers);
-    else if (message.t === "break") {
-      conceal();
-      pause.hidden = false;
-      pause.firstChild.textContent = message.text;
-    }
   };
   model.on("msg:custom", onMessage);
   el.append(root);

@@ -32,7 +32,6 @@ from nsfwlib.review.session import ReviewSession
 
 THUMBNAIL, REVEALED = 192, 640  # pixels on the long side
 LUMA = np.array([0.299, 0.587, 0.114])
-GAP_SECONDS = 300  # longer than that between two keys counts as a break
 HOLD_SECONDS = 60  # after so long a missing message counts as lost
 LOOKS = ("blur", "blurs", "grey", "hidden", "guidelines", "reasons")
 Message = dict[str, Any]
@@ -83,6 +82,7 @@ class PageView(anywidget.AnyWidget):
     mode = traitlets.Unicode("review").tag(sync=True)
     guidelines = traitlets.Unicode("").tag(sync=True)
     reasons = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    break_minutes = traitlets.Float(0.0).tag(sync=True)
 
 
 class ReviewGrid(ipywidgets.VBox):
@@ -120,14 +120,12 @@ class ReviewGrid(ipywidgets.VBox):
         says: Callable[[], str] = str,
     ) -> None:
         self.session, self.store, self.blurs = session, PictureStore(data_dir), dict(blurs or {})
-        self.neighbours, self.rescore, self.break_seconds = neighbours, rescore, 60 * break_minutes
-        self.revealed, self._asked = 0, set()
+        self.neighbours, self.rescore = neighbours, rescore
         self.says, self._said = says, says()
+        self.revealed, self._worked, self._asked = 0, 0.0, set()
         self._contents, self._n_escalated = {}, -1
-        self._worked = self._since_break = 0.0
-        self._last_seen = time.monotonic()
-        rules = _rendered(guidelines) if guidelines else ""
-        about = {"guidelines": rules, "reasons": [*reasons]}
+        about = {"reasons": [*reasons], "break_minutes": break_minutes}
+        about |= {"guidelines": _rendered(guidelines)} if guidelines else {}
         self.view = PageView(classes=session.class_names, mode=session.mode, **about)
         self._inbox = InOrder(self._handle)
         self.view.on_msg(lambda _, message, __: self._inbox.take(message))
@@ -407,14 +405,8 @@ class ReviewGrid(ipywidgets.VBox):
         self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {path}")
 
     def _work(self, message: Message) -> float:
-        seconds, now = float(message.get("seconds") or 0.0), time.monotonic()
-        self._since_break = 0.0 if now - self._last_seen > GAP_SECONDS else self._since_break + seconds
-        self._last_seen = now
+        seconds = float(message.get("seconds") or 0.0)
         self._worked += seconds
-        if 0 < self.break_seconds <= self._since_break:
-            minutes = self._since_break / 60
-            self._since_break = 0.0
-            self.view.send({"t": "break", "text": f"{minutes:.0f} minutes without a break. Look at something else?"})
         return seconds
 
     def _count(self) -> None:
@@ -433,12 +425,7 @@ class ReviewGrid(ipywidgets.VBox):
 
 
 def open(
-    run_dir: Path,
-    *,
-    data_dir: Path | None = None,
-    journal: Path | None = None,
-    wish: float = 5.0,
-    **options: Any,
+    run_dir: Path, *, data_dir: Path | None = None, journal: Path | None = None, wish: float = 5.0, **options: Any
 ) -> ReviewGrid:
     """The grid on the queue that notebook 03 left in a run; it fits nothing again, so it is there in a second.
 
@@ -524,17 +511,16 @@ def threshold_explorer(
     unsafe: np.ndarray,
     score: np.ndarray,
     *,
-    groups: Sequence[int] | None = None,
-    weights: Sequence[float] | None = None,
     threshold: float = 0.5,
     prevalence: float = 0.01,
     review_from: float = 1.0,
+    **sample: Any,
 ) -> ipywidgets.VBox:
     """Sliders for both thresholds and prevalence over the curves and the counts in 100,000; drawn anew as they move.
 
-    From `review_from` up to `threshold` a person looks; arguments as in `evaluate.at_threshold`.
+    From `review_from` up to `threshold` a person looks; `sample`: `groups`, `weights`, as in `evaluate.at_threshold`.
     """
-    curve = threshold_curve(unsafe, score, groups=groups, weights=weights)
+    curve = threshold_curve(unsafe, score, **sample)
     wide = {"layout": {"width": "420px"}, "style": {"description_width": "80px"}, "continuous_update": False}
     sliders = [
         ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **wide),
@@ -543,11 +529,10 @@ def threshold_explorer(
     ]
     # An image widget: an output widget would keep headless runs waiting.
     picture = ipywidgets.Image(format="png")
-    told = {"groups": groups, "weights": weights, "draws": 1000}
 
     def draw(_: Any = None) -> None:
         at, rare, person = (slider.value for slider in sliders)
-        point = at_threshold(unsafe, score, at, prevalence=rare, review_from=person, **told)
+        point = at_threshold(unsafe, score, at, prevalence=rare, review_from=person, draws=1000, **sample)
         figure, png = plot_threshold(curve, point.iloc[0]), io.BytesIO()
         figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
         plt.close(figure)

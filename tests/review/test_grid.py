@@ -417,15 +417,11 @@ def test_a_row_without_a_label_is_shown(tmp_path):
     assert all(buffers)
 
 
-def test_a_break_is_suggested_after_a_while(tmp_path):
-    browser = make_grid(tmp_path, break_minutes=1)
+def test_the_minutes_of_a_sitting_are_those_looked_at(tmp_path):
+    browser = make_grid(tmp_path)
     rows = browser.send("open")[0][0]["rows"]
-    assert not [
-        m for m, _ in browser.send("decide", path=rows[0]["path"], decision="keep", seconds=50) if m["t"] == "break"
-    ]
-    assert [
-        m for m, _ in browser.send("decide", path=rows[1]["path"], decision="keep", seconds=20) if m["t"] == "break"
-    ]
+    browser.send("decide", path=rows[0]["path"], decision="keep", seconds=50)
+    browser.send("decide", path=rows[1]["path"], decision="keep", seconds=20)
     assert "this sitting: 0 revealed, 1 min" in browser.grid.counts.value
 
 
