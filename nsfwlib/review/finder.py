@@ -26,7 +26,7 @@ OTHERS, DIFFER = "#4f93c0", "#c8500a"
 CLEAR = "rgba(0, 0, 0, 0)"  # the page behind may be light or dark
 LAYOUT = {
     "height": 420,
-    "margin": {"l": 10, "r": 10, "t": 34, "b": 10}, "barmode": "stack",
+    "margin": {"l": 10, "r": 40, "t": 34, "b": 10}, "barmode": "stack",
     "paper_bgcolor": CLEAR, "plot_bgcolor": CLEAR, "font": {"color": "#7b8591"}, "bargap": 0.08,
     "legend": {"orientation": "h", "y": 1, "yanchor": "bottom"}, "modebar": {"orientation": "v"},
 }  # fmt: skip

@@ -109,13 +109,15 @@ class ReviewSession:
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
         self._replay = Replay(self.journal, reviewer=reviewer)
-        self._replay.catch_up()
+        self._spoken = {*self._replay.catch_up()}  # contents that the journal speaks of
         known = {*self.class_names, *self.images["given_label"]} - {""}
-        said = pd.Series([self._replay.decision(content) for content in labels_of.index.tolist()], labels_of.index)
+        said = labels_of.index[labels_of.index.isin(self._spoken)]
+        said = pd.Series([self._replay.decision(content) for content in said], said, str)
         unknown = said[~said.isin(["", *ACTIONS, *known])]
         if len(unknown):
             refuse_class(self.journal, unknown.index[0], unknown.iloc[0], known)
-        decided = np.array([self.decision(content) != "" for content in queue["sha256"].tolist()], bool)
+        spoken = {content for content in self._spoken if self.decision(content)}
+        decided = queue["sha256"].isin(spoken).to_numpy()
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
             pages = [np.arange(start, len(queue))[:page_size] for start in range(0, len(queue), page_size)]
@@ -180,7 +182,7 @@ class ReviewSession:
         "disagreement" the resolution; an escalation always.
         """
         said = self._replay.decision(sha256)
-        return said if said == "escalate" else self._replay.decision(sha256, self._kinds)
+        return said if said == "escalate" or not self.blind else self._replay.decision(sha256, self._kinds)
 
     def classes_of(self, path: str) -> set[str]:
         """The classes that a picture may show, blind or not: whoever avoids a class is spared it.
@@ -358,7 +360,7 @@ class ReviewSession:
         for row, content in enumerate(self.queue["sha256"].tolist()):
             self._rows_of[content].append(row)
         self._filed = self.images.set_index("path")["given_label"].loc[self._position].to_numpy(object)
-        self._sync(self._rows_of)
+        self._sync(self._spoken)
 
     def _note_classes(self, queue: pd.DataFrame) -> None:
         """What is shown for each group; what was suggested before a re-ranking stays noted."""
@@ -368,6 +370,7 @@ class ReviewSession:
 
     def _sync(self, contents: Iterable[str]) -> None:
         """Bring what is kept of the decisions up to date for some contents."""
+        self._spoken = self._spoken.union(contents)
         for sha256 in contents:
             said = self.decision(sha256)
             for row in self._rows_of.get(sha256, ()):
