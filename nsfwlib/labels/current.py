@@ -85,6 +85,7 @@ class Replay:
         self._actions: list[str] = []
         self._contents: list[str] = []
         self._words: list[str] = []
+        self._names: list[str] = []
         self._before: list[int] = []  # where the same content was spoken of before, or -1
         self._last: dict[str, int] = {}  # where it was last
         self._marks: dict[str, str] = {}  # the last one of each action
@@ -97,6 +98,11 @@ class Replay:
         """What the last line of these kinds that stands says of this content; "" if there is none."""
         place = self._standing(sha256, kinds)
         return self._words[place] if place >= 0 else ""
+
+    def said_by(self, sha256: str, kinds: Collection[str] = LABELLING) -> str:
+        """Who took the decision that `decision` returns; "" if there is none, or nobody gave a name."""
+        place = self._standing(sha256, kinds)
+        return self._names[place] if place >= 0 else ""
 
     def _standing(self, sha256: str, kinds: Collection[str]) -> int:
         place = self._last.get(sha256, -1)
@@ -177,8 +183,8 @@ class Replay:
                     self._escalations[len(self._words)] = dict(zip(COLUMNS, line, strict=True))
                 self._before.append(self._last.get(sha256, -1))
                 self._last[sha256] = len(self._words)
-                columns = (self._kinds, self._actions, self._contents, self._words)
-                for column, value in zip(columns, (kind, action, sha256, decision), strict=True):
+                columns = (self._kinds, self._actions, self._contents, self._words, self._names)
+                for column, value in zip(columns, (kind, action, sha256, decision, reviewer), strict=True):
                     column.append(value)
             else:
                 continue

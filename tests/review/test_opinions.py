@@ -266,3 +266,18 @@ def test_a_disagreement_is_resolved_once_and_without_names(path):
     session.undo()
     assert len(opinions.disagreements(journal.read_journal(path))) == 2
     assert journal.decisions_in_force(path).set_index("sha256").loc[queue["sha256"][0], "decision"] == "keep"
+
+
+def test_work_done_counts_what_stands_by_person_and_kind(path):
+    lines = write(
+        path, line("1", "cat", "Ada", action="x"), line("1", "dog", "Ada"), line("2", "cat", "Ada", action="y")
+    )
+    lines = write(
+        path,
+        {"kind": "undo", "action": "y", "reviewer": "Ada"},
+        line("1", "cat", "Bea", kind="second") | {"seconds": 90},
+    )
+    table = opinions.work_done(lines)
+    assert table.loc["Ada", ["decision", "second", "minutes"]].tolist() == [1, 0, 0]
+    assert table.loc["Bea", ["decision", "second", "minutes"]].tolist() == [0, 1, 1.5]
+    assert opinions.work_done(lines[:0]).empty
