@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
 
 from nsfwlib.evaluate.confusion import class_codes
 from nsfwlib.evaluate.intervals import share_interval, weigh, without_slips
@@ -134,12 +135,27 @@ def audit_costs(
         dice = np.random.default_rng(seed).random((5, members.max(initial=-1) + 1))[:, members]
         for budget in budgets:
             larger = enlarge_audit(audit.drop(columns="picked", errors="ignore"), budget=budget)
-            chance, picked = judged(larger, larger["predicted"]), larger["picked"].to_numpy()
-            answers = [np.where(picked, die < chance, np.nan) for die in dice]
+            chance = judged(larger, larger["predicted"])
+            answers = [np.where(larger["picked"], die < _foreseen(larger), np.nan) for die in dice]
             drawn = [audited_share(one, larger, expected=chance, seed=seed) for one in answers]
-            rows[split, int(picked.sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])
+            rows[split, int(larger["picked"].sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])
     costs = [(*row, width) for row, width in rows.items()]
     return pd.DataFrame(costs, columns=["split", "pictures", "width"]).set_index("split")
+
+
+def _foreseen(audit: pd.DataFrame) -> np.ndarray:
+    """(N,) chance that a prediction is right, as `judged`; where a label contradicts it the model is a witness, too.
+
+    There the judge says which of the two is right, their shares being fitted (expectation maximisation), which takes
+    judge and model for independent. They see the same picture and err alike: the odds are half-way to that.
+    """
+    right, label = (np.clip(judged(audit, audit[name]), 1e-6, 1 - 1e-6) for name in ("predicted", "label"))
+    wrong, others = np.clip(1 - label.mean(), 1e-3, 0.5), max(audit.filter(regex=JUDGE).shape[1] - 1, 1)
+    apart, share = audit["label"].ne(audit["predicted"]).to_numpy(), 0.5
+    lead = np.log(right / label * others * (1 - wrong) / wrong)  # by the judge alone: the label is no witness
+    for _ in range(30 if apart.any() else 0):
+        share = np.clip(expit(logit(share) + lead[apart]).mean(), 0.005, 0.995)
+    return np.where(apart, expit((logit(right) + logit(share) + lead) / 2), right)
 
 
 def audited_share(

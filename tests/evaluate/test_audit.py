@@ -167,11 +167,14 @@ def test_few_second_looks_leave_it_open_how_often_reviewers_slip():
     assert few > 1.2 * many
 
 
-def test_the_plan_foretells_the_width_that_comes():
-    for world in (WORLDS["plain"], WORLDS["groups of 4"]):
-        planned = np.mean([honest_audit.forecast(world, seed) for seed in range(3)])
-        came = [honest_audit.audit_once(world, seed)[0] for seed in range(8)]
-        assert 1 / 1.3 < planned / np.mean([100 * (row["high"] - row["low"]) for row in came]) < 1.3
+@pytest.mark.parametrize("name", ["plain", "0.2 % hidden", "groups of 4, 0.2 % hidden", "50,000 rows, 200 looks"])
+def test_the_plan_foretells_the_width_that_comes(name, monkeypatch):
+    monkeypatch.setattr(intervals, "DRAWS", 200)
+    world = WORLDS[name]._replace(scores=False)
+    plans, audits = (2, 2) if world.rows > 10_000 else (5, 20)
+    planned = np.mean([honest_audit.forecast(world, seed) for seed in range(plans)])
+    came = [honest_audit.audit_once(world, seed)[0] for seed in range(audits)]
+    assert 1 / 1.3 < planned / np.mean([100 * (row["high"] - row["low"]) for row in came]) < 1.3
 
 
 def test_a_plan_has_one_line_a_size_and_narrower_intervals_for_more_looks():
