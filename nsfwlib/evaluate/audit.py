@@ -13,8 +13,9 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import share_interval, weigh, without_slips
+from nsfwlib.evaluate.intervals import share_interval, weigh
 from nsfwlib.evaluate.metrics import mean_scores
+from nsfwlib.evaluate.reviewers import Slips, without_slips
 from nsfwlib.labels import group_codes
 
 JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
@@ -22,7 +23,6 @@ STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement"
 # Standard deviation of the answers in a stratum: no judge is trusted to be surer than that.
 LEAST_SPREAD = {STRATA[0]: 0.1, STRATA[1]: 0.3, STRATA[2]: 0.1, STRATA[3]: 0.1}
 Truth = Sequence[str | None]  # (N,) class that a reviewer gave; None or NaN where nobody looked or could tell
-Agreed = tuple[float, float, int] | None  # second looks that agreed, of how many, and the number of classes
 
 
 def draw_audit(
@@ -164,7 +164,7 @@ def audited_share(
     *,
     expected: np.ndarray,
     among: Sequence[bool] | None = None,
-    agreed: Agreed = None,
+    slips: Slips | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Share of rows with an outcome, from the answered rows of an audit.
@@ -179,7 +179,7 @@ def audited_share(
         audit: as from `draw_audit`, in the same order; with a column `group` near-duplicates count as what they are.
         expected: (N,) probability of the outcome, as the judge has it.
         among: (N,) rows that the share is about, by something known of all rows, such as their predicted label.
-        agreed: how many second looks agreed, of how many, and the number of classes: see `without_slips`.
+        slips: how often the answers are right, as from `second_looks`, if wrong ones are to be taken out.
 
     Returns:
         `value`, `low`, `high`; `worst_low` and `worst_high`, whatever the unsure rows are; `audited` and `images`
@@ -197,7 +197,7 @@ def audited_share(
 
     def bounds(values: np.ndarray) -> tuple[float, float, float]:
         found = weigh(values[among, None], stratum, expected=expected[among, None], groups=members, seed=seed)
-        found = found if agreed is None else without_slips(found, *agreed, seed=seed)
+        found = found if slips is None else without_slips(found, slips)
         return float(found.value[0]), *(float(end[0]) for end in found.interval())
 
     value, low, high = bounds(y)
@@ -217,7 +217,7 @@ def audited_share(
 
 
 def audited_accuracy(
-    truth: Truth, predicted: Sequence[str], audit: pd.DataFrame, *, agreed: Agreed = None, seed: int = 0
+    truth: Truth, predicted: Sequence[str], audit: pd.DataFrame, *, slips: Slips | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Accuracy against the truth, from an audited sample of noisily labelled rows.
 
@@ -228,7 +228,7 @@ def audited_accuracy(
     """
     truth = np.asarray(truth, dtype=object)
     same = np.where(pd.isna(truth), np.nan, truth == np.asarray(predicted, dtype=object))
-    return audited_share(same, audit, expected=judged(audit, predicted), agreed=agreed, seed=seed)
+    return audited_share(same, audit, expected=judged(audit, predicted), slips=slips, seed=seed)
 
 
 def audited_confusion(
@@ -274,7 +274,7 @@ def audit_accuracies(
     *,
     labels: Sequence[str] | None = None,
     planted: Sequence[str] | None = None,
-    agreed: Agreed = None,
+    slips: Slips | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Accuracy as the labels have it, as the audit has it, and where it is known the true one: for `plot_intervals`.
@@ -284,7 +284,7 @@ def audit_accuracies(
         verdict: as from `audit_truth`.
         labels: (N,) given labels; those at the time of the draw by default.
         planted: (N,) true class of every row, known for the demo alone; counted, so without an interval.
-        agreed: as from `second_looks`: a line more, with the reviewers' own slips taken out.
+        slips: as from `second_looks`: a line more, with the reviewers' own slips taken out.
 
     Returns:
         `name`, `value`, `low`, `high`, `pictures` (looked at), `note`. Where pictures were unsure, escalated or hidden,
@@ -298,9 +298,9 @@ def audit_accuracies(
     if found["worst_low"] < found["low"] or found["worst_high"] > found["high"]:
         worst = {"low": found["worst_low"], "high": found["worst_high"], "note": "whatever the unsure pictures are"}
         rows.append(found | {"name": "audited, at worst and at best"} | worst)
-    if agreed is not None:
-        cleared = audited_accuracy(verdict, predicted, audit, agreed=agreed, seed=seed)
-        note = f"if reviewers' slips are independent; {agreed[1]:.0f} second looks"
+    if slips is not None:
+        cleared = audited_accuracy(verdict, predicted, audit, slips=slips, seed=seed)
+        note = f"if reviewers' slips are independent; {slips.pictures:,} second looks"
         rows.append(cleared | {"name": "audited, slips taken out", "note": note})
     if planted is not None:
         value = float((np.asarray(planted, dtype=object) == predicted).mean())

@@ -5,6 +5,7 @@ from .grid import (
 )
 from .opinions import (
     agreement as agreement,
+    skills as skills,
 )
 from .queues import (
     cell_queue as cell_queue,

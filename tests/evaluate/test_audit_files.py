@@ -159,10 +159,10 @@ def test_second_looks_of_somebody_else_say_how_far_an_audit_may_be_trusted(tmp_p
     assert audit_files.second_looks(audit, path, class_names=NAMES) is None
     for who, some in {"Bob": picked.head(100), "Ada": picked.tail(50)}.items():
         answer(path, some, slip()[some.index], reviewer=who, kind="second")
-    agreed = audit_files.second_looks(audit, path, class_names=NAMES)
-    assert agreed[1:] == (100, 3) and 80 < agreed[0] < 96
+    slips = audit_files.second_looks(audit, path, class_names=NAMES)
+    assert (slips.classes, slips.pictures) == (3, 100) and 0.9 < slips.right < 0.98
     verdict = audit_files.audit_truth(audit, path, class_names=NAMES)
-    table = audit_accuracies(audit, verdict, agreed=agreed).set_index("name")
+    table = audit_accuracies(audit, verdict, slips=slips).set_index("name")
     assert table.loc["audited, slips taken out", "value"] > table.loc["audited", "value"]
     assert "100 second looks" in table.loc["audited, slips taken out", "note"]
 
