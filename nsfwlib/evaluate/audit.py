@@ -19,9 +19,10 @@ from nsfwlib.evaluate.reviewers import Slips, without_slips
 from nsfwlib.labels import group_codes
 
 JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
-STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement")
+STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement", "reviewed disagreement")
+ALL = "all"  # the one stratum of an audit whose rows all have the same chance
 # Standard deviation of the answers in a stratum: no judge is trusted to be surer than that.
-LEAST_SPREAD = {STRATA[0]: 0.1, STRATA[1]: 0.3, STRATA[2]: 0.1, STRATA[3]: 0.1}
+LEAST_SPREAD = dict.fromkeys((*STRATA, ALL), 0.1) | {STRATA[1]: 0.3, STRATA[4]: 0.3}
 Truth = Sequence[str | None]  # (N,) class that a reviewer gave; None or NaN where nobody looked or could tell
 
 
@@ -33,13 +34,15 @@ def draw_audit(
     class_names: Sequence[str],
     budget: int = 100,
     reviewed: Sequence[bool] | None = None,
+    even: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Which rows a person has to look at so that accuracy can be estimated without bias.
 
-    Strata are what was reviewed before, disagreements of label and prediction, the most suspicious fifth of the
-    agreements and the others. Each gets its part of the budget by its size and how open its answers are: where looks
-    are many, that is all disagreements. Draw once per model, before anyone looks; `enlarge_audit` adds to it.
+    Strata are what was reviewed before, by whether label and prediction disagree, and of the rest disagreements, the
+    most suspicious fifth of the agreements and the others. Each gets its part of the budget by its size and how open
+    its answers are: where looks are many, that is all disagreements. Draw once per model, before anyone looks;
+    `enlarge_audit` adds to it.
 
     Args:
         labels: (N,) labels as they are.
@@ -47,11 +50,14 @@ def draw_audit(
         pred_probs: (N, K) of a judge that saw none of these labels; kept as the control of the estimates.
         budget: how many rows to look at.
         reviewed: (N,) rows that somebody decided before, not blind.
+        even: give every row the same chance, in one stratum ALL. Thresholds that are to be promised want that: a bound
+            must allow for each heavy row being wrong, so that looks spent on disagreements, or near the threshold, keep
+            fewer wishes (`benchmarks/honest_thresholds.py`, 400 looks).
 
     Returns:
-        In input order: `label`, `predicted`, `stratum` (one of STRATA), `order` (random place within the stratum,
-        from 0), `picked`, and `P(<class>)`, the judge's probabilities with the label as one witness more. Review picked
-        rows in the order of `order`: where a person stops early, those seen are still a random sample.
+        In input order: `label`, `predicted`, `stratum` (one of STRATA, or ALL), `order` (random place within it, from
+        0), `picked`, and `P(<class>)`, the judge's probabilities with the label as one witness more. Review picked rows
+        in the order of `order`: where a person stops early, those seen are still a random sample.
     """
     columns = [f"P({name})" for name in class_names]
     audit = pd.DataFrame({"label": np.asarray(labels, object), "predicted": np.asarray(predicted, object)})
@@ -59,10 +65,11 @@ def draw_audit(
     audit[columns] = _with_label(probs, codes)
     known = np.zeros(len(audit), bool) if reviewed is None else np.asarray(reviewed, dtype=bool)
     apart = audit["label"].ne(audit["predicted"]).to_numpy()
-    agree = np.flatnonzero(~apart & ~known)
+    agree, stratum = np.flatnonzero(~apart & ~known), np.full(len(audit), ALL if even else STRATA[3], dtype=object)
     worst = agree[np.argsort(judged(audit, audit["label"])[agree], kind="stable")][: round(len(agree) / 5)]
-    stratum = np.full(len(audit), STRATA[3], dtype=object)
-    stratum[worst], stratum[apart], stratum[known] = STRATA[2], STRATA[1], STRATA[0]
+    if not even:
+        stratum[worst], stratum[apart] = STRATA[2], STRATA[1]
+        stratum[known] = np.where(apart[known], STRATA[4], STRATA[0])  # one for both hides how unlike they are
     audit["stratum"], audit["order"] = stratum, np.random.default_rng(seed).permutation(len(audit))
     audit["order"] = audit.groupby("stratum")["order"].rank().astype(int) - 1
     return enlarge_audit(audit, budget=budget)

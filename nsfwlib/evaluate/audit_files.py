@@ -43,6 +43,7 @@ def draw_audits(
     Args:
         run_dir: of the model.
         sizes: split → how many pictures to look at. "test" and "val" are about the model, "train" about its labels.
+            `val`, which chooses thresholds, is drawn evenly.
         table: the images table; usable rows.
         current: labels in force, in its order.
         pred_probs: (N, K) of the judge, in its order.
@@ -100,7 +101,7 @@ def freeze_audit(
         digest = hashlib.sha256(f"{seed} {split} {about}".encode()).digest()
         drawn = draw_audit(
             rows["label"], rows["predicted"], judge, class_names=[name[2:-1] for name in judge],
-            reviewed=rows["reviewed"], budget=budget, seed=int.from_bytes(digest[:8], "big"),
+            reviewed=rows["reviewed"], even=split == "val", budget=budget, seed=int.from_bytes(digest[:8], "big"),
         )  # fmt: skip
         audit = rows[list(AUDIT_COLUMNS[:4])].join(drawn)
         _write(audit, run_dir, split, {"about": about, "seed": seed, "drawn": now})
