@@ -8,6 +8,7 @@ from .grid import (
 )
 from .opinions import (
     agreement as agreement,
+    skills as skills,
     work_done as work_done,
 )
 from .queues import (

@@ -245,6 +245,18 @@ def test_kappa_is_never_said_to_be_below_minus_one():
     assert -1 <= found["kappa_low"] <= found["kappa"] <= found["kappa_high"] <= 1
 
 
+def test_of_three_reviewers_the_one_who_errs_is_known(path, rng):
+    table, truth = make_table(200), np.arange(200) % 3
+    for who, slips in {"Ada": 0.15, "Bob": 0.02, "Cem": 0.02}.items():
+        said = np.where(rng.random(200) < slips, (truth + 1) % 3, truth)
+        kind = "decision" if who == "Ada" else "second"
+        write(path, [line(content, NAMES[i], who, kind) for content, i in zip(table["sha256"], said, strict=True)])
+    found = opinions.skills(journal.read_journal(path), class_names=NAMES, images=table).set_index("reviewer")
+    assert found["pictures"].eq(200).all() and found.loc["Ada", "high"] < found.loc[["Bob", "Cem"], "low"].min()
+    assert found.loc["Ada", "low"] < 0.85 < found.loc["Ada", "high"]
+    assert opinions.skills(journal.read_journal(path).head(200), class_names=NAMES).empty
+
+
 # --- what becomes of disagreements
 
 
