@@ -22,6 +22,8 @@ from nsfwlib.labels.heads import UNLABELLED
 from nsfwlib.labels.journal import decisions_in_force
 from nsfwlib.labels.neighbours import find_neighbours, vote
 
+CONFIRMED = 3.0  # rows that one with a confirmed label counts for where others are judged
+LEAST_CUT = 0.5  # of the labels that the judges contradict: the joint overlooks misfiled sub-kinds
 SHUFFLES = 20  # of the labels, to learn what chance alone would explain
 Features = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
@@ -90,7 +92,9 @@ def out_of_sample_probs(
     """
     codes, classes = heads.encode(labels, classes)
     groups, trusted, k = heads.group_codes(groups, len(codes)), _flags(trusted, len(codes)), len(classes)
-    linear, near = [], []
+    counts = np.where(trusted, CONFIRMED, 1.0)
+    given = (np.eye(k + 1)[codes, :k] * counts[:, None]).astype(np.float32)
+    members = []
     for name, block in _blocks(features).items():
         if block.ndim != 2 or len(block) != len(codes):
             raise ValueError(
@@ -98,26 +102,12 @@ def out_of_sample_probs(
             )
         valid = heads.valid_rows(block)
         x = heads.principal_features(block, valid, seed)
-        linear.append(heads.out_of_fold_probs(x, codes, valid, k, groups, seed)[0])
-        x = heads.bent_features(x, valid, seed)
-        linear.append(heads.out_of_fold_probs(x, codes, valid, k, groups, seed, strengths=heads.BENT_STRENGTHS)[0])
+        members.append(heads.gaussian_probs(x, codes, valid, k, groups, seed, weights=counts))
+        x, bent = heads.bent_features(x, valid, seed), {"strengths": heads.BENT_STRENGTHS, "weights": counts}
+        members.append(heads.out_of_fold_probs(x, codes, valid, k, groups, seed, **bent)[0])
         x = heads.principal_features(block, valid, seed, standardise=False)
-        near += find_neighbours(x, codes, valid, groups)
-    given = np.eye(k + 1, dtype=np.float32)[codes, :k]
-    votes = [vote(some, given) for some in near]
-    weights = _weights([*linear, *votes], codes)
-    first = _mix([*linear, *votes], weights)
-    of_votes = weights[len(linear) :]
-    rates = noise.noise_rates(noise.confident_joint(codes, first))
-    second = np.full_like(first, np.nan)
-    fold = heads.group_folds(np.where(np.isfinite(first[:, 0]), codes, UNLABELLED), groups, seed)
-    for own in range(heads.FOLDS):
-        # What the neighbours of a fold believe must not rest on the votes of that fold.
-        votes = [vote(some, given, fold != own) for some in near]
-        beliefs = noise.posterior(codes, _mix([*linear, *votes], weights), rates, trusted)
-        beliefs, rows = np.nan_to_num(beliefs.astype(np.float32)), np.flatnonzero(fold == own)
-        second[rows] = _mix([vote(some, beliefs, rows=rows) for some in near], of_votes)
-    mixed = first + of_votes.sum() / 2 * np.where(np.isfinite(second), second - first, 0)
+        members += [vote(some, given) for some in find_neighbours(x, codes, valid, groups)]
+    mixed = _mix(members, _weights(members, codes))
     mixed[_in_one_group(codes, groups)] = np.nan
     return mixed
 
@@ -170,6 +160,8 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     rows, labelled, judged = np.arange(n), codes != UNLABELLED, np.isfinite(probs[:, 0])
     size, lonely = np.bincount(codes[labelled], minlength=k), _in_one_group(codes, groups)
     blind = not _says_something(codes, probs, seed)
+    if blind:  # judged by how frequent the classes are, and no label is doubted
+        probs = np.where(judged[:, None], noise.normalised(size[None] / max(size.sum(), 1)), np.nan)
     rates = noise.noise_rates(np.diag(size) if blind else noise.confident_joint(codes, probs))
     p = noise.corrected(codes, probs, rates, groups)
     others = noise.posterior(codes, p, rates)
@@ -183,7 +175,9 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     p = noise.calibrated(codes, p, rates, trusted, seed)
     doubtful = np.where(trusted, UNLABELLED, codes)
     eligible = noise.labelled_rows(doubtful, probs)
-    expected = 0 if blind else round(noise.off_diagonal(noise.confident_joint(doubtful, probs)))
+    counted = noise.off_diagonal(noise.confident_joint(doubtful, probs))
+    contradicted = (probs[eligible].argmax(axis=1) != codes[eligible]).sum()
+    expected = 0 if blind else round(max(counted, LEAST_CUT * contradicted))
     flagged = np.zeros(n, bool)
     flagged[eligible[np.argsort(-score[eligible])[:expected]]] = True
     reasons = {

@@ -38,17 +38,12 @@ def find_neighbours(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups:
     return [Neighbours(indices[:, :k], votes[:, :k], valid) for k in NEIGHBOURS]
 
 
-def vote(
-    near: Neighbours, beliefs: np.ndarray, voters: np.ndarray | None = None, *, rows: np.ndarray | slice = slice(None)
-) -> np.ndarray:
-    """Weighted mean (rows, K) of the neighbours' beliefs (N, K), of `voters` (N,) only."""
-    indices, votes = near.indices[rows], near.votes[rows]
-    if voters is not None:
-        votes = votes * voters[indices]
-    columns = [(votes * belief[indices]).sum(axis=1) for belief in np.ascontiguousarray(beliefs.T)]
+def vote(near: Neighbours, given: np.ndarray) -> np.ndarray:
+    """Weighted mean (N, K) of the neighbours' labels; `given` (N, K) holds how much each row counts for its class."""
+    columns = [(near.votes * label[near.indices]).sum(axis=1) for label in np.ascontiguousarray(given.T)]
     probs = np.stack(columns, axis=1).astype(float) + EPS
     probs /= probs.sum(axis=1, keepdims=True)
-    probs[~near.valid[rows]] = np.nan
+    probs[~near.valid] = np.nan
     return probs
 
 
