@@ -9,6 +9,7 @@ from .opinions import (
 from .queues import (
     cell_queue as cell_queue,
     flagged_queue as flagged_queue,
+    known_answers as known_answers,
     open_session as open_session,
     review_queue as review_queue,
     what_review_cost as what_review_cost,

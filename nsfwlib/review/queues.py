@@ -1,6 +1,6 @@
 """What is a person asked to look at? Queues of suspects, audits, second looks, and the session that shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +8,23 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib import runs
-from nsfwlib.data import SPLITS
-from nsfwlib.evaluate import audit_queue, load_audit
-from nsfwlib.labels import read_journal
+from nsfwlib.data import SPLITS, lot
+from nsfwlib.evaluate import audit_queue, load_audit, share_interval
+from nsfwlib.labels import read_journal, standing
 from nsfwlib.review.opinions import QUEUE, disagreement_queue, second_queue
-from nsfwlib.review.session import ReviewSession
+from nsfwlib.review.session import DROP, KEPT, RELABELLED, ReviewSession
+
+KNOWN = "known"  # the kind of line that an answer to a hidden picture makes; it gives no label
 
 
 def review_queue(issues: pd.DataFrame) -> pd.DataFrame:
     """The rows that a person may be asked about: not of `test`, with a label or a suggestion to judge.
 
-    Unlabelled pictures come by predicted class; they count as suspects, for every one of them needs a label.
+    Unlabelled pictures come by predicted class, first of all, for every one of them needs a label; the least sure
+    lead, which is the order of ActiveLab (Goh and Mueller 2023) where nobody has answered yet.
     """
     queue = issues[issues["split"].ne("test") & issues["suggested"].ne("")]
-    return queue.assign(score=queue["score"].fillna(1.0))
+    return queue.assign(score=queue["score"].fillna(1 - queue["p_suggested"] / 10).fillna(1.0))
 
 
 def what_review_cost(session: ReviewSession) -> pd.Series:
@@ -32,8 +35,100 @@ def what_review_cost(session: ReviewSession) -> pd.Series:
     return pd.Series({**cost, "errors found a minute": round(found / minutes, 1) if minutes else float("nan")})
 
 
+class HiddenKnown(ReviewSession):
+    """A review in which pictures come again whose answer an audit knows, as open as all others to who reviews.
+
+    What is said of the contents `known` is a line of kind `KNOWN`: it tells of the reviewer, and changes no label.
+    """
+
+    def __init__(self, queue: pd.DataFrame, journal: Path, *, known: Collection[str], **options: Any) -> None:
+        self.known = frozenset(known)
+        super().__init__(queue, journal, **options)
+
+    def decision(self, sha256: str) -> str:
+        """As of `ReviewSession`; of a known content what this reviewer said of it in review."""
+        said = super().decision(sha256)
+        return said if said == "escalate" or sha256 not in self.known else self._replay.decision(sha256, [KNOWN])
+
+    def rerank(self, scores: pd.DataFrame, *, in_view: Collection[int] = ()) -> list[int]:
+        """As of `ReviewSession`; what is hidden keeps its score, or its place would give it away."""
+        hidden = self.queue.loc[self.queue["sha256"].isin(self.known), "path"]
+        return super().rerank(scores[~scores["path"].isin(hidden)], in_view=in_view)
+
+    def _sync(self, contents: Iterable[str]) -> None:
+        super()._sync(contents)
+        rows = np.array([row for sha256 in self.known for row in self._rows_of[sha256]], int)
+        self._outcome[rows[np.isin(self._outcome[rows], [RELABELLED, DROP])]] = KEPT  # no error that review has found
+
+    def _write(self, lines: list[dict[str, Any]]) -> Collection[str]:
+        for line in lines:
+            if line["kind"] == "decision" and line["sha256"] in self.known and line["decision"] != "escalate":
+                line["kind"] = KNOWN
+        return super()._write(lines)
+
+
+def with_known(queue: pd.DataFrame, lines: pd.DataFrame, *, share: float, seed: int = 0) -> tuple[pd.DataFrame, list]:
+    """The review queue in which some pictures that an audit has answered stand among the open ones; and their sha256.
+
+    They are as many as `share` of the open pictures, if there are; drawn by a hash, so the same for everybody. Each is
+    shown under the label that it was filed under, at the place of an open one.
+    """
+    queue = queue.reset_index(drop=True)
+    audited = standing(lines, "audit").drop_duplicates("sha256", keep="last").set_index("sha256")
+    audited = audited[~audited["decision"].isin(["unsure", "escalate"]) & audited["given_label"].ne("")]
+    is_open = ~queue["sha256"].isin(lines["sha256"])
+    choice = queue[queue["sha256"].isin(audited.index)].drop_duplicates("sha256")
+    choice = choice.assign(lot=[lot(seed, KNOWN, sha256) for sha256 in choice["sha256"]]).sort_values("lot")
+    rows = choice.index[: round(share * is_open.sum())]
+    if not len(rows):
+        return queue, []
+    scores = queue.loc[is_open, "score"].sort_values(ascending=False).to_numpy()
+    filed = queue.loc[rows, "sha256"].map(audited["given_label"])
+    other = queue.loc[rows, "suggested"].mask(queue.loc[rows, "suggested"].eq(filed), queue.loc[rows, "given"])
+    places = ((np.arange(len(rows)) + 0.5) * len(scores) / len(rows)).astype(int)
+    queue.loc[rows, ["given", "suggested"]] = np.stack([filed, other], axis=1)
+    queue.loc[rows, "score"] = scores[places]
+    return queue, queue.loc[rows, "sha256"].tolist()
+
+
+def known_answers(lines: pd.DataFrame, *, images: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+    """How often reviewers gave hidden pictures the answer of the audit: a row a reviewer and kind of label.
+
+    Args:
+        lines: of the journal, as from `labels.read_journal`.
+        images: the images table, for near-duplicate groups.
+        level: of the intervals.
+
+    Returns:
+        `reviewer`, `labels` ("all", "wrong": the label shown was not the answer, "right"), `pictures`, `own` (how many
+        of these the reviewer had answered in the audit: there it tells of being steady), `accuracy`, `low`, `high`.
+    """
+    said = standing(lines, KNOWN).drop_duplicates(["sha256", "reviewer"], keep="last")
+    truth = standing(lines, "audit").drop_duplicates("sha256", keep="last")
+    said = said.merge(truth[["sha256", "decision", "reviewer"]], on="sha256", suffixes=("", "_audit"))
+    said = said[~said["decision"].isin(["unsure", "escalate"])]
+    said["answer"] = said["decision"].mask(said["decision"].eq("keep"), said["given_label"])
+    groups, rows = images.drop_duplicates("sha256").set_index("sha256")["group"], []
+    for reviewer, some in said.groupby("reviewer"):
+        right = some["given_label"].eq(some["decision_audit"]).to_numpy()
+        kinds = {"all": np.ones(len(some), bool), "wrong": ~right, "right": right}
+        same = some["answer"].eq(some["decision_audit"]).to_numpy()
+        found = share_interval(same, some["sha256"].map(groups), among=kinds.values(), level=level)
+        own = [int((some["reviewer"].eq(some["reviewer_audit"]) & kind).sum()) for kind in kinds.values()]
+        numbers = {"pictures": found.rows, "own": own, "accuracy": found.value, "low": found.low, "high": found.high}
+        rows.append(pd.DataFrame({"reviewer": reviewer, "labels": [*kinds]} | numbers))
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+
+
 def open_session(
-    run_dir: Path, journal: Path, *, mode: str = "review", share: float = 0.1, control_every: int = 0, **options: Any
+    run_dir: Path,
+    journal: Path,
+    *,
+    mode: str = "review",
+    share: float = 0.1,
+    control_every: int = 0,
+    known: float = 0.0,
+    **options: Any,
 ) -> ReviewSession:
     """The session that a reviewer's page shows, from what notebook 03 left in the run.
 
@@ -42,6 +137,8 @@ def open_session(
         journal: the decisions journal.
         mode: as of `ReviewSession`, and so are `control_every`, for mode "review", and other options.
         share: of what others decided, for mode "second".
+        known: for mode "review", how many pictures with an answer of an audit come again, hidden, as a share of those
+            that nobody has decided; see `with_known` and `known_answers`.
     """
     table = runs.read_table(run_dir, "images.parquet", made_by="01_explore_data")
     table = table[table["problem"].eq("") & table["split"].ne("")].reset_index(drop=True)
@@ -58,7 +155,10 @@ def open_session(
         queue = pd.concat(queues or [pd.DataFrame(columns=QUEUE)], ignore_index=True)
     else:
         queue = review_queue(runs.read_table(run_dir, "label_issues.parquet", made_by=made_by))
+        queue, hidden = with_known(queue, read_journal(journal), share=known)
         options |= {"pred_probs": probs.loc[queue["path"]].to_numpy(), "control_every": control_every}
+        if hidden:
+            return HiddenKnown(queue, journal, known=hidden, **options)
     return ReviewSession(queue, journal, **options)
 
 
