@@ -253,7 +253,8 @@ def valid_rows(values: np.ndarray) -> np.ndarray:
     valid = np.zeros(len(values), bool)
     for rows in chunks(len(values)):
         valid[rows] = np.isfinite(values[rows]).all(axis=1)
-        largest = float(np.abs(values[rows][valid[rows]]).max(initial=0))
+        finite = values[rows][valid[rows]]
+        largest = max(float(finite.max(initial=0)), -float(finite.min(initial=0)))
         if largest > LIMIT:
             raise ValueError(f"Expected features up to {LIMIT:g}. Received: {largest:g}. Scale them, or fill with NaN.")
     return valid
@@ -271,11 +272,15 @@ def chunks(n: int) -> list[slice]:
 
 def encode(labels: Any, classes: Sequence[Hashable] | None) -> tuple[np.ndarray, list]:
     """Labels as codes into `classes`; unlabelled rows are UNLABELLED."""
-    values = pd.Series(np.asarray(labels, object), dtype=object)
+    array = np.asarray(labels, object)
+    if array.ndim != 1:
+        raise ValueError(f"Expected labels (N,), one a row. Received shape {array.shape}: pass one column of names.")
+    values = pd.Series(array, dtype=object)
     empty = values.isna() | (values == "")
     names = list(values[~empty].unique()) if classes is None else list(classes)
-    if len({isinstance(name, str) for name in names}) > 1:
-        raise ValueError(f"Expected labels of one type. Received: {names[:9]}. Convert all of them to text.")
+    kinds = {isinstance(name, str): name for name in names}
+    if len(kinds) > 1:
+        raise ValueError(f"Expected labels of one type. Received: {[*kinds.values()]}. Convert all of them to text.")
     names = sorted(names) if classes is None else names
     if not names or len(set(names)) != len(names):
         raise ValueError(f"Expected at least one class, each named once. Received: {names}. Pass classes=…")

@@ -124,10 +124,10 @@ def _flags(flags: Any, n: int) -> np.ndarray:
 
 def _blocks(features: Features) -> dict[str, np.ndarray]:
     if not isinstance(features, Mapping):
-        several = isinstance(features, (list, tuple)) and len(features) and np.ndim(features[0]) == 2
+        several = isinstance(features, (list, tuple)) and (not len(features) or np.ndim(features[0]) == 2)
         features = dict(enumerate(features)) if several else {"": features}
     if not features:
-        raise ValueError("Expected at least one block of features. Received an empty dict. Fill it, or leave it out.")
+        raise ValueError("Expected at least one block of features. Received none. Fill it, or leave it out.")
     return {str(name): np.asarray(block) for name, block in features.items()}
 
 

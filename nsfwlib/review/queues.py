@@ -127,7 +127,7 @@ def open_session(
     mode: str = "review",
     share: float = 0.1,
     control_every: int = 0,
-    known: float = 0.0,
+    known: float = 0.03,
     **options: Any,
 ) -> ReviewSession:
     """The session that a reviewer's page shows, from what notebook 03 left in the run.
