@@ -1,9 +1,9 @@
 """Which labels are wrong? Ranks every row by how much likelier another class is than the given one.
 
-Each block of features gets members that never saw the row they judge: an out-of-fold logistic head, another that may
-bend, and the votes of the nearest neighbours outside its near-duplicate group, ten and twenty. A mixture weighs them.
-The neighbours then vote once more, not with their given labels but with what this mixture and the noise between the
-classes make of them. Bayes' rule turns the result and the given label into the score; the confident joint cuts.
+Each block of features gets members that never saw the row they judge: one takes each class for a cloud, out of fold, a
+logistic head may bend, and the nearest neighbours outside its near-duplicate group vote, ten and twenty. A mixture
+weighs them, Bayes' rule turns it and the given label into the score; the confident joint and what the mixture
+contradicts cut.
 
 It is blind to one kind of error: a whole sub-kind of pictures under another class (AP .47 on the benchmark, of 1),
 which its neighbours and every head that learns from it confirm.
@@ -20,7 +20,7 @@ from nsfwlib.labels import heads, noise
 from nsfwlib.labels.current import current_labels
 from nsfwlib.labels.heads import UNLABELLED
 from nsfwlib.labels.journal import decisions_in_force
-from nsfwlib.labels.neighbours import find_neighbours, vote
+from nsfwlib.labels.neighbours import neighbour_votes
 
 CONFIRMED = 3.0  # rows that one with a confirmed label counts for where others are judged
 LEAST_CUT = 0.5  # of the labels that the judges contradict: the joint overlooks misfiled sub-kinds
@@ -54,7 +54,8 @@ def find_label_issues(
         One row a label, in input order: `given`, `suggested` (the likeliest other class; for an unlabelled
         row the likeliest, for one that cannot be judged its own), `score` (-1 … 1, higher = more suspect; NaN for
         unlabelled rows and rows that cannot be judged), `p_given` and `p_suggested` (how likely each is right; see
-        `noise.calibrated`), `is_issue` (as many as the confident joint counts), `note` (empty, or why it is special).
+        `noise.calibrated`), `is_issue` (as many as the confident joint counts, at least LEAST_CUT of those that the
+        probabilities contradict), `note` (empty, or why it is special).
 
     Raises:
         ValueError: lengths differ, a label is not in `classes`, `trusted` is not boolean, features are no numbers or
@@ -87,8 +88,8 @@ def out_of_sample_probs(
     """Class probabilities of each row from members that never saw its label: (N, K), rows sum to 1.
 
     Arguments as in `find_label_issues`, which ranks these just as it ranks the features they come from. NaN are rows
-    without one valid block, and those of a class that is one near-duplicate group. In the neighbours' second vote a
-    row's own label has no vote; what is left of it is its share in the heads that helped to judge its neighbours.
+    without one valid block, and those of a class that is one near-duplicate group. Of rows that are `trusted`, each
+    counts for CONFIRMED.
     """
     codes, classes = heads.encode(labels, classes)
     groups, trusted, k = heads.group_codes(groups, len(codes)), _flags(trusted, len(codes)), len(classes)
@@ -101,12 +102,12 @@ def out_of_sample_probs(
                 f"Expected features {name} of shape ({len(codes)}, D), a row a label. Received shape {block.shape}."
             )
         valid = heads.valid_rows(block)
-        x = heads.principal_features(block, valid, seed)
-        members.append(heads.gaussian_probs(x, codes, valid, k, groups, seed, weights=counts))
-        x, bent = heads.bent_features(x, valid, seed), {"strengths": heads.BENT_STRENGTHS, "weights": counts}
-        members.append(heads.out_of_fold_probs(x, codes, valid, k, groups, seed, **bent)[0])
+        x, judged = heads.principal_features(block, valid, seed), (codes, valid, k, groups, seed)
+        members.append(heads.out_of_fold_probs(x, *judged, strengths=heads.SHRINKAGE, weights=counts, clouds=True)[0])
+        x = heads.bent_features(x, valid, seed)
+        members.append(heads.out_of_fold_probs(x, *judged, strengths=heads.BENT_STRENGTHS, weights=counts)[0])
         x = heads.principal_features(block, valid, seed, standardise=False)
-        members += [vote(some, given) for some in find_neighbours(x, codes, valid, groups)]
+        members += neighbour_votes(x, given, valid, groups)
     mixed = _mix(members, _weights(members, codes))
     mixed[_in_one_group(codes, groups)] = np.nan
     return mixed

@@ -67,57 +67,49 @@ class HiddenKnown(ReviewSession):
         return super()._write(lines)
 
 
-def with_known(queue: pd.DataFrame, lines: pd.DataFrame, *, share: float, seed: int = 0) -> tuple[pd.DataFrame, list]:
-    """The review queue in which some pictures that an audit has answered stand among the open ones; and their sha256.
+def with_known(queue: pd.DataFrame, lines: pd.DataFrame, share: float) -> tuple[pd.DataFrame, list[str]]:
+    """The review queue with pictures that an audit has answered among the open ones, and the sha256 of these.
 
-    They are as many as `share` of the open pictures, if there are; drawn by a hash, so the same for everybody. Each is
-    shown under the label that it was filed under, at the place of an open one.
+    They are as many as `share` of what nobody has decided, if there are; drawn by a hash, so the same for everybody.
+    Each is shown under the label that it was filed under, and spread evenly over the places of the open ones.
     """
     queue = queue.reset_index(drop=True)
     audited = standing(lines, "audit").drop_duplicates("sha256", keep="last").set_index("sha256")
     audited = audited[~audited["decision"].isin(["unsure", "escalate"]) & audited["given_label"].ne("")]
-    is_open = ~queue["sha256"].isin(lines["sha256"])
-    choice = queue[queue["sha256"].isin(audited.index)].drop_duplicates("sha256")
-    choice = choice.assign(lot=[lot(seed, KNOWN, sha256) for sha256 in choice["sha256"]]).sort_values("lot")
-    rows = choice.index[: round(share * is_open.sum())]
-    if not len(rows):
-        return queue, []
-    scores = queue.loc[is_open, "score"].sort_values(ascending=False).to_numpy()
-    filed = queue.loc[rows, "sha256"].map(audited["given_label"])
-    other = queue.loc[rows, "suggested"].mask(queue.loc[rows, "suggested"].eq(filed), queue.loc[rows, "given"])
-    places = ((np.arange(len(rows)) + 0.5) * len(scores) / len(rows)).astype(int)
-    queue.loc[rows, ["given", "suggested"]] = np.stack([filed, other], axis=1)
-    queue.loc[rows, "score"] = scores[places]
-    return queue, queue.loc[rows, "sha256"].tolist()
+    places = queue.loc[~queue["sha256"].isin(lines["sha256"]), "score"].sort_values(ascending=False)
+    choice = queue.loc[queue["sha256"].isin(audited.index), "sha256"].drop_duplicates()
+    lots = pd.Series([lot(KNOWN, sha256) for sha256 in choice], choice.index, float)
+    chosen = lots.nsmallest(round(share * len(places))).index
+    rows = queue.loc[chosen]
+    filed = rows["sha256"].map(audited["given_label"])
+    rows["suggested"] = rows["suggested"].mask(rows["suggested"].eq(filed), rows["given"])
+    rows["given"], rows["score"] = filed, places.iloc[np.linspace(0, len(places) - 1, len(rows)).astype(int)].to_numpy()
+    return pd.concat([queue.drop(chosen), rows]).sort_index(), rows["sha256"].tolist()
 
 
-def known_answers(lines: pd.DataFrame, *, images: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
+def known_answers(lines: pd.DataFrame, *, images: pd.DataFrame) -> pd.DataFrame:
     """How often reviewers gave hidden pictures the answer of the audit: a row a reviewer and kind of label.
 
-    Args:
-        lines: of the journal, as from `labels.read_journal`.
-        images: the images table, for near-duplicate groups.
-        level: of the intervals.
-
-    Returns:
-        `reviewer`, `labels` ("all", "wrong": the label shown was not the answer, "right"), `pictures`, `own` (how many
-        of these the reviewer had answered in the audit: there it tells of being steady), `accuracy`, `low`, `high`.
+    From the lines of a journal and the images table, for near-duplicate groups. Columns: `reviewer`, `labels` ("all";
+    "wrong": the label shown was not the answer; "right"), `pictures`, `own` (of these, answered in the audit by the
+    same person: they tell how steady one is), `accuracy` with its 95 % interval, `low` and `high`.
     """
     said = standing(lines, KNOWN).drop_duplicates(["sha256", "reviewer"], keep="last")
-    truth = standing(lines, "audit").drop_duplicates("sha256", keep="last")
-    said = said.merge(truth[["sha256", "decision", "reviewer"]], on="sha256", suffixes=("", "_audit"))
-    said = said[~said["decision"].isin(["unsure", "escalate"])]
-    said["answer"] = said["decision"].mask(said["decision"].eq("keep"), said["given_label"])
-    groups, rows = images.drop_duplicates("sha256").set_index("sha256")["group"], []
-    for reviewer, some in said.groupby("reviewer"):
-        right = some["given_label"].eq(some["decision_audit"]).to_numpy()
-        kinds = {"all": np.ones(len(some), bool), "wrong": ~right, "right": right}
-        same = some["answer"].eq(some["decision_audit"]).to_numpy()
-        found = share_interval(same, some["sha256"].map(groups), among=kinds.values(), level=level)
-        own = [int((some["reviewer"].eq(some["reviewer_audit"]) & kind).sum()) for kind in kinds.values()]
-        numbers = {"pictures": found.rows, "own": own, "accuracy": found.value, "low": found.low, "high": found.high}
-        rows.append(pd.DataFrame({"reviewer": reviewer, "labels": [*kinds]} | numbers))
-    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
+    truth = standing(lines, "audit").drop_duplicates("sha256", keep="last")[["sha256", "decision", "reviewer"]]
+    said = said[~said["decision"].isin(["unsure", "escalate"])].merge(truth, on="sha256", suffixes=("", "_audit"))
+    answer, own = said["decision"].mask(said["decision"].eq("keep"), said["given_label"]), said["reviewer_audit"]
+    right = said["given_label"].eq(said["decision_audit"])
+    kinds = {"all": right | True, "wrong": ~right, "right": right}
+    parts = {
+        (who, kind): said["reviewer"].eq(who) & of for who in said["reviewer"].unique() for kind, of in kinds.items()
+    }
+    table = pd.DataFrame([*parts], columns=["reviewer", "labels"])
+    if len(table):
+        groups = said["sha256"].map(images.drop_duplicates("sha256").set_index("sha256")["group"])
+        found = share_interval(answer.eq(said["decision_audit"]).to_numpy(), groups, among=parts.values())
+        table["pictures"], table["own"] = found.rows, [int((of & own.eq(who)).sum()) for (who, _), of in parts.items()]
+        table["accuracy"], table["low"], table["high"] = found.value, found.low, found.high
+    return table
 
 
 def open_session(
@@ -155,10 +147,11 @@ def open_session(
         queue = pd.concat(queues or [pd.DataFrame(columns=QUEUE)], ignore_index=True)
     else:
         queue = review_queue(runs.read_table(run_dir, "label_issues.parquet", made_by=made_by))
-        queue, hidden = with_known(queue, read_journal(journal), share=known)
+        queue, hidden = with_known(queue, read_journal(journal), known)
         options |= {"pred_probs": probs.loc[queue["path"]].to_numpy(), "control_every": control_every}
-        if hidden:
-            return HiddenKnown(queue, journal, known=hidden, **options)
+        return (
+            HiddenKnown(queue, journal, known=hidden, **options) if hidden else ReviewSession(queue, journal, **options)
+        )
     return ReviewSession(queue, journal, **options)
 
 

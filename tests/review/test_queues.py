@@ -310,9 +310,10 @@ def test_known_pictures_come_again_hidden_and_what_is_said_of_them_changes_no_la
     assert len(hidden) == round(0.1 * (~session.queue["sha256"].isin(before["sha256"])).sum())
     assert all(session.decision(sha256) == "" for sha256 in hidden["sha256"]), "as open as any other"
     assert hidden["given"].tolist() == [planted[0].set_index("path")["given_label"][path] for path in hidden["path"]]
+    found = session.progress()["errors_found"]
     for path in hidden["path"]:
         session.decide(path, next(name for name in CLASSES if name != true[path]))
-    assert session.progress()["decided"] == len(before) and session.progress()["errors_found"] == 3
+    assert session.progress()["decided"] == len(before) and session.progress()["errors_found"] == found
     pd.testing.assert_frame_equal(journal.decisions_in_force(run / "j.csv"), before)
     assert session.undo() == [hidden["path"].iloc[-1]] and session.decision(hidden["sha256"].iloc[-1]) == ""
     again = queues.open_session(run, run / "j.csv", reviewer="Bob", known=0.1)
