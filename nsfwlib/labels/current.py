@@ -178,7 +178,7 @@ class Replay:
             if kind in MARKS:
                 self._marks[action] = kind
                 marked.add(action)
-            elif kind in LABELLING or (kind == "second" and own):  # nobody's second look is another's business
+            elif kind in LABELLING or (own and kind in ("second", "known")):  # nobody else's business
                 if decision == "escalate":
                     self._escalations[len(self._words)] = dict(zip(COLUMNS, line, strict=True))
                 self._before.append(self._last.get(sha256, -1))

@@ -122,7 +122,12 @@ def read_journal(path: Path) -> pd.DataFrame:
 
 def decisions_in_force(path: Path) -> pd.DataFrame:
     """The decisions in force by the rule above, one row a picture (`sha256`): columns `IN_FORCE`."""
-    last = standing(read_journal(path), *LABELLING).drop_duplicates("sha256", keep="last")
+    return in_force(read_journal(path))
+
+
+def in_force(lines: pd.DataFrame) -> pd.DataFrame:
+    """The same of lines as from `read_journal`."""
+    last = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
     return last[list(IN_FORCE)].reset_index(drop=True)
 
 

@@ -15,6 +15,7 @@ from .queues import (
     cell_queue as cell_queue,
     divided_queue as divided_queue,
     flagged_queue as flagged_queue,
+    known_answers as known_answers,
     open_session as open_session,
     review_queue as review_queue,
     what_review_cost as what_review_cost,
