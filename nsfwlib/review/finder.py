@@ -175,9 +175,10 @@ def _matrix(table: pd.DataFrame, down: str, across: str) -> list[Marks]:
 
 def _layout(trace: dict[str, Any], columns: str | tuple[str, str]) -> dict[str, Any]:
     """Axes that fit what is drawn: names from the top, no numbers beside a map, where they mean nothing."""
-    kind, one, pair = trace["type"], isinstance(columns, str), ("pictures", columns)
+    kind, one = trace["type"], isinstance(columns, str)
     named = kind == "heatmap" or (one and "y" in trace)
-    x, y = pair[:: 1 if named else -1] if one else columns[:: -1 if named else 1]
+    titles = ("pictures", columns) if isinstance(columns, str) else columns[::-1]
+    x, y = titles if named else titles[::-1]
     # What hangs over the map would be told after the lasso and take its place: the browser sends the last event only.
     ways = (
         {"dragmode": "lasso", "hovermode": False} if kind == "scatter" else {"dragmode": "zoom", "hovermode": "closest"}
