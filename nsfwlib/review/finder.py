@@ -97,6 +97,9 @@ class PictureFinder(ipywidgets.VBox):
         super().__init__()
         self._draw()
 
+    def __repr__(self) -> str:
+        return f"PictureFinder({len(self.pictures):,} pictures)"
+
     def show(self, rows: np.ndarray) -> None:
         """Open the grid on these rows of `left`."""
         self.grid.show(self.session_of(self.left.iloc[np.unique(rows)]))
