@@ -70,7 +70,11 @@ class PictureFinder(ipywidgets.VBox):
         pictures = pictures.fillna({"given": "", "suggested": ""})
         if "predicted" not in pictures:
             likelier = pictures["score"].gt(0) | pictures["given"].eq("")
-            pictures["predicted"] = pictures["suggested"].where(likelier, pictures["given"])
+            pictures["predicted"] = pictures["suggested"].where(
+                likelier & pictures["suggested"].ne(""), pictures["given"]
+            )
+        # A line of the journal without a suggestion counts as a blind answer, and here the label is shown.
+        pictures["suggested"] = pictures["suggested"].where(pictures["suggested"].ne(""), pictures["given"])
         wanted = {str(name) for columns in views.values() for name in np.atleast_1d(columns)}
         if missing := sorted(wanted - {*pictures}):
             raise ValueError(f"views should name columns of pictures, {[*pictures]}. Received also: {missing}")

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from test_grid import NAMES, write_pictures
 
+from nsfwlib.evaluate import audit_files
 from nsfwlib.labels import journal
 from nsfwlib.review import PictureFinder
 
@@ -119,10 +120,14 @@ def test_the_test_split_is_neither_counted_nor_shown(tmp_path):
 
 def test_the_images_table_itself_with_labels_for_given_is_looked_at(tmp_path):
     images = write_pictures(tmp_path / "data", 24).rename(columns={"given": "given_label"}).assign(split="train")
-    finder, _ = make(tmp_path, change=lambda rows: rows.assign(given_label=rows["given"], suggested=""), images=images)
+    finder, _ = make(
+        tmp_path, change=lambda rows: rows.assign(given_label=rows["given"], suggested="", score=np.nan), images=images
+    )
     show(finder, "map")
     hit(finder, (0, 1), event="plotly_selected")
-    assert paths(finder) == {"cat/2.jpg"} and finder.grid.session.page_default(0) == "keep"
+    assert paths(finder) == {"cat/2.jpg"}
+    finder.grid.session.decide("cat/2.jpg", "dog")
+    assert audit_files.blind_answers(tmp_path / "decisions.csv", NAMES).empty, "the label was seen"
 
 
 def test_a_view_of_a_column_that_is_not_there_is_refused(tmp_path):
