@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -611,10 +612,10 @@ def test_a_full_disk_is_told_in_a_sentence_that_names_the_journal(tmp_path, monk
     browser = make_grid(tmp_path)
     path = browser.send("open")[0][0]["rows"][0]["path"]
 
-    def full(file, data):
+    def full(fd, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal, "write_and_sync", full)
+    monkeypatch.setattr(os, "write", full)
     (problem, _), (state, _) = browser.send("decide", path=path, decision="drop")
     assert problem["text"].startswith(f"The journal {tmp_path / 'decisions.csv'} cannot be written: No space left")
     assert state["decisions"][path] == ""

@@ -56,7 +56,7 @@ def test_an_unlabelled_picture_enters_the_queue_by_its_predicted_class(planted, 
     table.loc[119, "split"] = "train"
     issues, _ = judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
     row = queues.review_queue(issues).set_index("path").loc["119.png"]
-    assert row["suggested"] == "c" and row["score"] == 1.0
+    assert row["suggested"] == "c" and row["score"] >= 0.9
     session = ReviewSession(queues.review_queue(issues), tmp_path / "j.csv", class_names=CLASSES, images=table)
     session.decide("119.png", "c")
     assert session.decision(row["sha256"]) == "c"
@@ -311,3 +311,63 @@ def test_divided_work_is_whole_even_and_stays_put_when_somebody_joins():
     assert set(third.index) < set(two["Ada"].index) and 850 < len(third) < 1150
     with pytest.raises(ValueError, match="Dan"):
         queues.divided_queue(table, table, reviewer="Dan", reviewers=["Ada", "Bea"])
+
+
+def answered_audit(run, table, truth):
+    """Dee answers the audit of `train` by the truth; who comes after finds these answers in the journal."""
+    audit = queues.open_session(run, run / "j.csv", mode="audit", reviewer="Dee")
+    true = dict(zip(table["path"], truth, strict=True))
+    for path in audit.queue["path"]:
+        audit.decide(path, true[path])
+    return true
+
+
+def test_known_pictures_come_again_hidden_and_what_is_said_of_them_changes_no_label(run, planted):
+    true = answered_audit(run, planted[0], planted[2])
+    before = journal.decisions_in_force(run / "j.csv")
+    session = queues.open_session(run, run / "j.csv", reviewer="Bob", known=0.1)
+    hidden = session.queue[session.queue["sha256"].isin(session.known)]
+    assert len(hidden) == round(0.1 * (~session.queue["sha256"].isin(before["sha256"])).sum())
+    assert all(session.decision(sha256) == "" for sha256 in hidden["sha256"]), "as open as any other"
+    assert hidden["given"].tolist() == [planted[0].set_index("path")["given_label"][path] for path in hidden["path"]]
+    found = session.progress()["errors_found"]
+    for path in hidden["path"]:
+        session.decide(path, next(name for name in CLASSES if name != true[path]))
+    assert session.progress()["decided"] == len(before) and session.progress()["errors_found"] == found
+    pd.testing.assert_frame_equal(journal.decisions_in_force(run / "j.csv"), before)
+    assert session.undo() == [hidden["path"].iloc[-1]] and session.decision(hidden["sha256"].iloc[-1]) == ""
+    again = queues.open_session(run, run / "j.csv", reviewer="Bob", known=0.1)
+    assert again.known == session.known and len(queues.open_session(run, run / "j.csv", known=0).queue) == 96
+
+
+def test_an_escalation_of_a_known_picture_hides_it_at_once(run, planted):
+    answered_audit(run, planted[0], planted[2])
+    session = queues.open_session(run, run / "j.csv", reviewer="Bob", known=0.1)
+    path = session.queue.loc[session.queue["sha256"].isin(session.known), "path"].iloc[0]
+    session.decide(path, "escalate")
+    assert session.is_escalated(path) and path in session.escalated()["path"].tolist()
+
+
+def test_accuracy_of_reviewers_is_counted_on_known_pictures_by_whether_the_label_was_right(planted):
+    audit = [
+        {"sha256": f"{i:064x}", "given_label": "a", "decision": "b" if i < 20 else "a", "kind": "audit"}
+        for i in range(60)
+    ]
+    said = ["b"] * 15 + ["keep"] * 45  # a quarter of the wrong labels is not seen
+    bob = [
+        line | {"kind": "known", "decision": word, "reviewer": "Bob"} for line, word in zip(audit, said, strict=True)
+    ]
+    lines = pd.DataFrame([line | {"reviewer": "Dee"} for line in audit] + bob).assign(action=range(120))
+    found = queues.known_answers(lines, images=planted[0]).set_index("labels")
+    assert found["accuracy"].to_dict() == {"all": 55 / 60, "wrong": 0.75, "right": 1.0}
+    assert found["pictures"].tolist() == [60, 20, 40] and found["own"].eq(0).all()
+    assert found["low"]["wrong"] < 0.75 < found["high"]["wrong"]
+    assert queues.known_answers(lines[:60], images=planted[0]).empty
+
+
+def test_the_unlabelled_picture_that_is_least_sure_comes_first_and_before_all_suspects():
+    issues = pd.DataFrame(
+        {"suggested": ["a", "a", "b"], "p_suggested": [0.9, 0.4, 0.8], "score": [np.nan, np.nan, 0.7]}
+    )
+    queue = queues.review_queue(issues.assign(split="train", given=["", "", "a"], path=list("xyz")))
+    assert queue.sort_values("score", ascending=False)["path"].tolist() == ["y", "x", "z"]

@@ -609,7 +609,7 @@ def test_a_full_disk_is_found_when_the_session_opens(queue, path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal, "write_and_sync", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match=r"decisions.csv cannot be written: No space left on device.*Free some space"):
         open_session(queue, path)
     assert not path.exists()
