@@ -70,7 +70,11 @@ class PictureFinder(ipywidgets.VBox):
         pictures = pictures.fillna({"given": "", "suggested": ""})
         if "predicted" not in pictures:
             likelier = pictures["score"].gt(0) | pictures["given"].eq("")
-            pictures["predicted"] = pictures["suggested"].where(likelier, pictures["given"])
+            pictures["predicted"] = pictures["suggested"].where(
+                likelier & pictures["suggested"].ne(""), pictures["given"]
+            )
+        # A line of the journal without a suggestion counts as a blind answer, and here the label is shown.
+        pictures["suggested"] = pictures["suggested"].where(pictures["suggested"].ne(""), pictures["given"])
         wanted = {str(name) for columns in views.values() for name in np.atleast_1d(columns)}
         if missing := sorted(wanted - {*pictures}):
             raise ValueError(f"views should name columns of pictures, {[*pictures]}. Received also: {missing}")
@@ -96,6 +100,9 @@ class PictureFinder(ipywidgets.VBox):
         self.bar = ipywidgets.HBox([*filters, self.everything, self.said], layout={"flex_flow": "wrap"})
         super().__init__()
         self._draw()
+
+    def __repr__(self) -> str:
+        return f"PictureFinder({len(self.pictures):,} pictures)"
 
     def show(self, rows: np.ndarray) -> None:
         """Open the grid on these rows of `left`."""
@@ -177,8 +184,8 @@ def _layout(trace: dict[str, Any], columns: str | tuple[str, str]) -> dict[str, 
     """Axes that fit what is drawn: names from the top, no numbers beside a map, where they mean nothing."""
     kind, one = trace["type"], isinstance(columns, str)
     named = kind == "heatmap" or (one and "y" in trace)
-    shown = ("pictures", str(columns)) if one else (columns[1], columns[0])
-    x, y = shown if named else shown[::-1]
+    titles = ("pictures", columns) if isinstance(columns, str) else columns[::-1]
+    x, y = titles if named else titles[::-1]
     # What hangs over the map would be told after the lasso and take its place: the browser sends the last event only.
     ways = (
         {"dragmode": "lasso", "hovermode": False} if kind == "scatter" else {"dragmode": "zoom", "hovermode": "closest"}

@@ -19,7 +19,7 @@ QUEUE = ("path", "sha256", "given", "suggested", "score", "group", "split")
 
 
 def standing_opinions(lines: pd.DataFrame) -> pd.DataFrame:
-    """Independent answers on pictures that somebody saw a second time: `sha256`, `reviewer`, `answer`, `is_first`.
+    """Independent answers on pictures that somebody saw a second time: `sha256`, `reviewer`, `answer`.
 
     From the lines of a journal (as from `labels.read_journal`): each reviewer's last second look, and before them the
     decision that stood when the first of these looks was taken. "keep" counts as the label it confirmed; unsure is
@@ -29,12 +29,12 @@ def standing_opinions(lines: pd.DataFrame) -> pd.DataFrame:
     firsts = standing(lines, *LABELLING)
     seen_at = pd.Series(looks.index, looks["sha256"]).groupby(level=0).min()
     firsts = firsts[firsts.index < firsts["sha256"].map(seen_at)]
-    firsts = firsts.drop_duplicates("sha256", keep="last").assign(is_first=True)
-    looks = looks.drop_duplicates(["sha256", "reviewer"], keep="last").assign(is_first=False)
+    firsts = firsts.drop_duplicates("sha256", keep="last")
+    looks = looks.drop_duplicates(["sha256", "reviewer"], keep="last")
     answers = pd.concat([firsts, looks]).drop_duplicates(["sha256", "reviewer"])
     answers["answer"] = answers["decision"].mask(answers["decision"].eq("keep"), answers["given_label"])
     answers = answers[~answers["answer"].isin(["unsure", "escalate"])]
-    return answers[["sha256", "reviewer", "answer", "is_first"]].reset_index(drop=True)
+    return answers[["sha256", "reviewer", "answer"]].reset_index(drop=True)
 
 
 def work_done(lines: pd.DataFrame) -> pd.DataFrame:
@@ -44,10 +44,9 @@ def work_done(lines: pd.DataFrame) -> pd.DataFrame:
     """
     stand = standing(lines, *LABELLING, "second").drop_duplicates(["sha256", "reviewer", "kind"])
     table = pd.crosstab(stand["reviewer"], stand["kind"]).rename_axis(columns=None)
-    of_each = stand.groupby("reviewer").agg(minutes=("seconds", "sum"), last=("time", "max"))
-    return table.join(
-        of_each.assign(minutes=(of_each["minutes"] / 60).round(1), last=of_each["last"].dt.strftime("%F %R"))
-    )
+    of_each = stand.groupby("reviewer")
+    minutes, last = of_each["seconds"].sum() / 60, of_each["time"].max()
+    return table.assign(minutes=minutes.round(1), last=last.dt.strftime("%F %R"))
 
 
 def agreement(lines: pd.DataFrame, *, images: pd.DataFrame | None = None, seed: int = 0) -> pd.DataFrame:

@@ -657,3 +657,8 @@ def test_a_note_is_a_line_of_the_journal_and_no_decision(queue, path):
     assert (line["kind"], line["reviewer"], line["path"]) == ("note", "Ada", queue["path"][0])
     assert session.undo() == [queue["path"][0]], "undo takes back the decision"
     assert open_session(queue, path).decision(queue["sha256"][0]) == ""
+
+
+def test_accepting_a_page_without_a_suggestion_keeps_its_labels(queue, path):
+    session = open_session(queue.assign(suggested="", score=0.9), path)
+    assert session.page_default(0) == "keep"
