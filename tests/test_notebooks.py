@@ -298,6 +298,13 @@ def test_every_parameter_says_what_it_is(notebook):
         assert about["help"], name
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_parameter_reaches_a_cell(notebook):
+    nodes = [node for source in sources(notebook) for node in ast.walk(ast.parse(source))]
+    read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert set(papermill.inspect_notebook(str(notebook))) <= read
+
+
 def test_one_pass_over_the_pictures_in_01_serves_02_and_03():
     blocks = {
         path.stem: set(ast.literal_eval(papermill.inspect_notebook(str(path))["blocks"]["default"]))

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.distance import pdist
 from scipy.special import softmax
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import randomized_svd
@@ -16,6 +17,7 @@ from sklearn.utils.extmath import randomized_svd
 EPS = 1e-6  # the least probability any member gives a class
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the head's C, from strong to weak regularisation
 BENT_STRENGTHS = (1e-2, 1e-1, 1.0, 10.0)  # likewise, for the head on bent features
+SHRINKAGE = (0.3,)  # of the clouds' common covariance towards a sphere; .5, or Ledoit and Wolf's, rank .003 worse
 LANDMARKS = 400
 DIMENSIONS = 256  # wider blocks are projected on this many principal components
 UNLABELLED = -1
@@ -91,27 +93,32 @@ def out_of_fold_probs(
     *,
     strengths: Sequence[float] = STRENGTHS,
     weights: np.ndarray | None = None,
+    clouds: bool = False,
 ) -> tuple[np.ndarray, float]:
-    """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss."""
+    """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss.
+
+    With `clouds`, of a discriminant that takes each class for a Gaussian cloud of one shape, shrunk by `strengths`.
+    Wrong labels shift a mean less than they bend a boundary: as good where they lie anywhere, .63 for .43 AP where a
+    sub-kind is misfiled. Lee et al. 2019, Robust Inference via Generative Classifiers for Handling Noisy Labels.
+    """
     weights = np.ones(len(x)) if weights is None else np.asarray(weights)
     usable = valid & (codes != UNLABELLED)
     fold = group_folds(np.where(usable, codes, UNLABELLED), groups, seed)
     rows = np.flatnonzero(usable)
     taught, stands_for = _taught(codes, rows, seed)
     stands_for = stands_for * weights[taught]
-    models = [_logistic(strengths[0]) for _ in range(FOLDS)]
+    models = [LinearDiscriminantAnalysis("lsqr") if clouds else _logistic(strengths[0]) for _ in range(FOLDS)]
     best, least, chosen = np.full((len(codes), n_classes), EPS), np.inf, strengths[0]
     for strength in strengths:
         probs = np.full((len(codes), n_classes), EPS)
         for k, model in enumerate(models):  # each starts where it stopped before
             train, test = taught[fold[taught] != k], np.flatnonzero(valid & (fold == k))
             present = np.unique(codes[train])
-            if len(present) > 1:
-                model.set_params(C=strength).fit(
-                    x[train].astype(np.float32), codes[train], stands_for[fold[taught] != k]
-                )
+            can_tell = len(train) > len(present) > 1
+            if can_tell:
+                _teach(model, strength, x[train].astype(np.float32), codes[train], stands_for[fold[taught] != k])
             for part in (test[block] for block in chunks(len(test))):
-                says = model.predict_proba(x[part].astype(np.float32)) if len(present) > 1 else 1.0
+                says = model.predict_proba(x[part].astype(np.float32)) if can_tell else 1.0
                 probs[part[:, None], present] = says
         probs = normalised(probs)
         loss = -np.average(np.log(probs[rows, codes[rows]]), weights=weights[rows]) if len(rows) else 0.0
@@ -120,6 +127,14 @@ def out_of_fold_probs(
         best, least, chosen = probs, loss, strength
     best[~valid] = np.nan
     return best, chosen
+
+
+def _teach(model: Any, strength: float, x: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> None:
+    if isinstance(model, LogisticRegression):
+        model.set_params(C=strength).fit(x, codes, counts)
+        return
+    size = np.bincount(codes, counts)
+    model.set_params(shrinkage=strength, priors=size[size > 0] / size.sum()).fit(x, codes)
 
 
 def _taught(codes: np.ndarray, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -203,7 +218,8 @@ def valid_rows(values: np.ndarray) -> np.ndarray:
     valid = np.zeros(len(values), bool)
     for rows in chunks(len(values)):
         valid[rows] = np.isfinite(values[rows]).all(axis=1)
-        largest = float(np.abs(values[rows][valid[rows]]).max(initial=0))
+        finite = values[rows][valid[rows]]
+        largest = max(float(finite.max(initial=0)), -float(finite.min(initial=0)))
         if largest > LIMIT:
             raise ValueError(f"Expected features up to {LIMIT:g}. Received: {largest:g}. Scale them, or fill with NaN.")
     return valid
@@ -221,11 +237,15 @@ def chunks(n: int) -> list[slice]:
 
 def encode(labels: Any, classes: Sequence[Hashable] | None) -> tuple[np.ndarray, list]:
     """Labels as codes into `classes`; unlabelled rows are UNLABELLED."""
-    values = pd.Series(np.asarray(labels, object), dtype=object)
+    array = np.asarray(labels, object)
+    if array.ndim != 1:
+        raise ValueError(f"Expected labels (N,), one a row. Received shape {array.shape}: pass one column of names.")
+    values = pd.Series(array, dtype=object)
     empty = values.isna() | (values == "")
     names = list(values[~empty].unique()) if classes is None else list(classes)
-    if len({isinstance(name, str) for name in names}) > 1:
-        raise ValueError(f"Expected labels of one type. Received: {names[:9]}. Convert all of them to text.")
+    kinds = {isinstance(name, str): name for name in names}
+    if len(kinds) > 1:
+        raise ValueError(f"Expected labels of one type. Received: {[*kinds.values()]}. Convert all of them to text.")
     names = sorted(names) if classes is None else names
     if not names or len(set(names)) != len(names):
         raise ValueError(f"Expected at least one class, each named once. Received: {names}. Pass classes=…")

@@ -1,9 +1,9 @@
 """Which labels are wrong? Ranks every row by how much likelier another class is than the given one.
 
-Each block of features gets members that never saw the row they judge: an out-of-fold logistic head, another that may
-bend, and the votes of the nearest neighbours outside its near-duplicate group, ten and twenty. A mixture weighs them.
-The neighbours then vote once more, not with their given labels but with what this mixture and the noise between the
-classes make of them. Bayes' rule turns the result and the given label into the score; the confident joint cuts.
+Each block of features gets members that never saw the row they judge: one takes each class for a cloud, out of fold, a
+logistic head may bend, and the nearest neighbours outside its near-duplicate group vote, ten and twenty. A mixture
+weighs them, Bayes' rule turns it and the given label into the score; the confident joint and what the mixture
+contradicts cut.
 
 It is blind to one kind of error: a whole sub-kind of pictures under another class (AP .47 on the benchmark, of 1),
 which its neighbours and every head that learns from it confirm.
@@ -20,8 +20,10 @@ from nsfwlib.labels import heads, noise
 from nsfwlib.labels.current import current_labels
 from nsfwlib.labels.heads import UNLABELLED
 from nsfwlib.labels.journal import decisions_in_force
-from nsfwlib.labels.neighbours import find_neighbours, vote
+from nsfwlib.labels.neighbours import neighbour_votes
 
+CONFIRMED = 3.0  # rows that one with a confirmed label counts for where others are judged
+LEAST_CUT = 0.5  # of the labels that the judges contradict: the joint overlooks misfiled sub-kinds
 SHUFFLES = 20  # of the labels, to learn what chance alone would explain
 Features = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
@@ -52,7 +54,8 @@ def find_label_issues(
         One row a label, in input order: `given`, `suggested` (the likeliest other class; for an unlabelled
         row the likeliest, for one that cannot be judged its own), `score` (-1 … 1, higher = more suspect; NaN for
         unlabelled rows and rows that cannot be judged), `p_given` and `p_suggested` (how likely each is right; see
-        `noise.calibrated`), `is_issue` (as many as the confident joint counts), `note` (empty, or why it is special).
+        `noise.calibrated`), `is_issue` (as many as the confident joint counts, at least LEAST_CUT of those that the
+        probabilities contradict), `note` (empty, or why it is special).
 
     Raises:
         ValueError: lengths differ, a label is not in `classes`, `trusted` is not boolean, features are no numbers or
@@ -85,39 +88,27 @@ def out_of_sample_probs(
     """Class probabilities of each row from members that never saw its label: (N, K), rows sum to 1.
 
     Arguments as in `find_label_issues`, which ranks these just as it ranks the features they come from. NaN are rows
-    without one valid block, and those of a class that is one near-duplicate group. In the neighbours' second vote a
-    row's own label has no vote; what is left of it is its share in the heads that helped to judge its neighbours.
+    without one valid block, and those of a class that is one near-duplicate group. Of rows that are `trusted`, each
+    counts for CONFIRMED.
     """
     codes, classes = heads.encode(labels, classes)
     groups, trusted, k = heads.group_codes(groups, len(codes)), _flags(trusted, len(codes)), len(classes)
-    linear, near = [], []
+    counts = np.where(trusted, CONFIRMED, 1.0)
+    given = (np.eye(k + 1)[codes, :k] * counts[:, None]).astype(np.float32)
+    members = []
     for name, block in _blocks(features).items():
         if block.ndim != 2 or len(block) != len(codes):
             raise ValueError(
                 f"Expected features {name} of shape ({len(codes)}, D), a row a label. Received shape {block.shape}."
             )
         valid = heads.valid_rows(block)
-        x = heads.principal_features(block, valid, seed)
-        linear.append(heads.out_of_fold_probs(x, codes, valid, k, groups, seed)[0])
+        x, judged = heads.principal_features(block, valid, seed), (codes, valid, k, groups, seed)
+        members.append(heads.out_of_fold_probs(x, *judged, strengths=heads.SHRINKAGE, weights=counts, clouds=True)[0])
         x = heads.bent_features(x, valid, seed)
-        linear.append(heads.out_of_fold_probs(x, codes, valid, k, groups, seed, strengths=heads.BENT_STRENGTHS)[0])
+        members.append(heads.out_of_fold_probs(x, *judged, strengths=heads.BENT_STRENGTHS, weights=counts)[0])
         x = heads.principal_features(block, valid, seed, standardise=False)
-        near += find_neighbours(x, codes, valid, groups)
-    given = np.eye(k + 1, dtype=np.float32)[codes, :k]
-    votes = [vote(some, given) for some in near]
-    weights = _weights([*linear, *votes], codes)
-    first = _mix([*linear, *votes], weights)
-    of_votes = weights[len(linear) :]
-    rates = noise.noise_rates(noise.confident_joint(codes, first))
-    second = np.full_like(first, np.nan)
-    fold = heads.group_folds(np.where(np.isfinite(first[:, 0]), codes, UNLABELLED), groups, seed)
-    for own in range(heads.FOLDS):
-        # What the neighbours of a fold believe must not rest on the votes of that fold.
-        votes = [vote(some, given, fold != own) for some in near]
-        beliefs = noise.posterior(codes, _mix([*linear, *votes], weights), rates, trusted)
-        beliefs, rows = np.nan_to_num(beliefs.astype(np.float32)), np.flatnonzero(fold == own)
-        second[rows] = _mix([vote(some, beliefs, rows=rows) for some in near], of_votes)
-    mixed = first + of_votes.sum() / 2 * np.where(np.isfinite(second), second - first, 0)
+        members += neighbour_votes(x, given, valid, groups)
+    mixed = _mix(members, _weights(members, codes))
     mixed[_in_one_group(codes, groups)] = np.nan
     return mixed
 
@@ -134,10 +125,10 @@ def _flags(flags: Any, n: int) -> np.ndarray:
 
 def _blocks(features: Features) -> dict[str, np.ndarray]:
     if not isinstance(features, Mapping):
-        several = isinstance(features, (list, tuple)) and len(features) and np.ndim(features[0]) == 2
+        several = isinstance(features, (list, tuple)) and (not len(features) or np.ndim(features[0]) == 2)
         features = dict(enumerate(features)) if several else {"": features}
     if not features:
-        raise ValueError("Expected at least one block of features. Received an empty dict. Fill it, or leave it out.")
+        raise ValueError("Expected at least one block of features. Received none. Fill it, or leave it out.")
     return {str(name): np.asarray(block) for name, block in features.items()}
 
 
@@ -170,6 +161,8 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     rows, labelled, judged = np.arange(n), codes != UNLABELLED, np.isfinite(probs[:, 0])
     size, lonely = np.bincount(codes[labelled], minlength=k), _in_one_group(codes, groups)
     blind = not _says_something(codes, probs, seed)
+    if blind:  # judged by how frequent the classes are, and no label is doubted
+        probs = np.where(judged[:, None], noise.normalised(size[None] / max(size.sum(), 1)), np.nan)
     rates = noise.noise_rates(np.diag(size) if blind else noise.confident_joint(codes, probs))
     p = noise.corrected(codes, probs, rates, groups)
     others = noise.posterior(codes, p, rates)
@@ -183,7 +176,9 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     p = noise.calibrated(codes, p, rates, trusted, seed)
     doubtful = np.where(trusted, UNLABELLED, codes)
     eligible = noise.labelled_rows(doubtful, probs)
-    expected = 0 if blind else round(noise.off_diagonal(noise.confident_joint(doubtful, probs)))
+    counted = noise.off_diagonal(noise.confident_joint(doubtful, probs))
+    contradicted = (probs[eligible].argmax(axis=1) != codes[eligible]).sum()
+    expected = 0 if blind else round(max(counted, LEAST_CUT * contradicted))
     flagged = np.zeros(n, bool)
     flagged[eligible[np.argsort(-score[eligible])[:expected]]] = True
     reasons = {

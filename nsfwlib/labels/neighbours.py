@@ -1,12 +1,12 @@
 """Who lies near a picture, in another near-duplicate group, and what do they vote?"""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nsfwlib.labels.heads import DIMENSIONS, EPS, UNLABELLED, chunks, group_codes
+from nsfwlib.labels.heads import DIMENSIONS, EPS, chunks, group_codes, normalised
 
 NEIGHBOURS = (10, 20)  # that vote, in an election each
 EXACT_ROWS = 10_000  # beyond, neighbours come from an approximate index: from there on it is faster
@@ -14,42 +14,27 @@ CELLS = 64  # of the index, that are searched: 99 % of the exact neighbours of p
 CANDIDATES = 80  # rows the index proposes; the k nearest of other groups are picked from them exactly
 
 
-class Neighbours(NamedTuple):
-    """The nearest labelled rows of other groups, in one block of features."""
+def neighbour_votes(x: np.ndarray, given: np.ndarray, valid: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
+    """What the nearest valid rows of other groups vote, few and many of them: (N, K) each, NaN for other rows.
 
-    indices: np.ndarray  # int32 (N, k)
-    votes: np.ndarray  # float32 (N, k), how much each counts; 0: there is none
-    valid: np.ndarray  # bool (N,), rows whose features are finite
-
-
-def find_neighbours(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups: np.ndarray) -> list[Neighbours]:
-    """The nearest by cosine, few and many. Normalises `x` in place; a vote decays with distance over its median."""
-    usable = np.flatnonzero(valid & (codes != UNLABELLED))
+    `given` (N, K) holds how much a row counts for its class. Nearest by cosine; a vote decays with distance over its
+    median. Normalises `x` in place.
+    """
+    usable = np.flatnonzero(valid & given.any(axis=1))
     if not len(usable):
-        return [Neighbours(np.zeros((len(x), 1), np.int32), np.zeros((len(x), 1), np.float32), valid)] * len(NEIGHBOURS)
+        return [np.where(valid[:, None], np.full(given.shape, 1 / given.shape[1]), np.nan)] * len(NEIGHBOURS)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     similar, indices = _nearest(x, usable, groups, min(NEIGHBOURS[-1], len(usable)))
     order = np.argsort(-similar, axis=1, kind="stable")
     similar, indices = np.take_along_axis(similar, order, 1), np.take_along_axis(indices, order, 1)
     found = similar > -1.5
     distance = np.where(found, 1 - similar, 0)
-    width = max(np.median(distance[found]), EPS) if found.any() else 1.0
-    votes = np.exp(-distance / width) * found
-    return [Neighbours(indices[:, :k], votes[:, :k], valid) for k in NEIGHBOURS]
-
-
-def vote(
-    near: Neighbours, beliefs: np.ndarray, voters: np.ndarray | None = None, *, rows: np.ndarray | slice = slice(None)
-) -> np.ndarray:
-    """Weighted mean (rows, K) of the neighbours' beliefs (N, K), of `voters` (N,) only."""
-    indices, votes = near.indices[rows], near.votes[rows]
-    if voters is not None:
-        votes = votes * voters[indices]
-    columns = [(votes * belief[indices]).sum(axis=1) for belief in np.ascontiguousarray(beliefs.T)]
-    probs = np.stack(columns, axis=1).astype(float) + EPS
-    probs /= probs.sum(axis=1, keepdims=True)
-    probs[~near.valid[rows]] = np.nan
-    return probs
+    votes = np.exp(-distance / (max(np.median(distance[found]), EPS) if found.any() else 1.0)) * found
+    answers = []
+    for k in NEIGHBOURS:  # a class at a time: all at once would be N x k x K
+        columns = [(votes[:, :k] * column[indices[:, :k]]).sum(axis=1) for column in np.ascontiguousarray(given.T)]
+        answers.append(normalised(np.where(valid[:, None], np.stack(columns, axis=1) + EPS, np.nan)))
+    return answers
 
 
 def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -39,6 +39,19 @@ def standing_opinions(lines: pd.DataFrame, images: pd.DataFrame | None = None) -
     return answers[[*WHO, "answer"]].assign(group=answers["sha256"].map(group))
 
 
+def work_done(lines: pd.DataFrame) -> pd.DataFrame:
+    """Who did how much, by the lines of a journal: a row a reviewer, with the pictures by kind, minutes and last time.
+
+    A picture counts once a reviewer and kind, as far as the decision was not undone.
+    """
+    stand = standing(lines, *LABELLING, "second").drop_duplicates(["sha256", "reviewer", "kind"])
+    table = pd.crosstab(stand["reviewer"], stand["kind"]).rename_axis(columns=None)
+    of_each = stand.groupby("reviewer").agg(minutes=("seconds", "sum"), last=("time", "max"))
+    return table.join(
+        of_each.assign(minutes=(of_each["minutes"] / 60).round(1), last=of_each["last"].dt.strftime("%F %R"))
+    )
+
+
 def agreement(lines: pd.DataFrame, *, images: pd.DataFrame | None = None, seed: int = 0) -> pd.DataFrame:
     """How far reviewers agree: over all pairs of answers, and for each pair of reviewers; empty before a second look.
 

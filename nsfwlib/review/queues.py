@@ -1,6 +1,6 @@
 """What is a person asked to look at? Queues of suspects, audits, second looks, and the session that shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +8,38 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib import runs
-from nsfwlib.data import SPLITS
-from nsfwlib.evaluate import audit_queue, load_audit
-from nsfwlib.labels import read_journal
+from nsfwlib.data import SPLITS, lot
+from nsfwlib.evaluate import audit_queue, load_audit, share_interval
+from nsfwlib.labels import read_journal, standing
 from nsfwlib.review.opinions import QUEUE, disagreement_queue, second_queue
-from nsfwlib.review.session import ReviewSession
+from nsfwlib.review.session import DROP, KEPT, RELABELLED, ReviewSession
+
+KNOWN = "known"  # the kind of line that an answer to a hidden picture makes; it gives no label
 
 
 def review_queue(issues: pd.DataFrame) -> pd.DataFrame:
     """The rows that a person may be asked about: not of `test`, with a label or a suggestion to judge.
 
-    Unlabelled pictures come by predicted class; they count as suspects, for every one of them needs a label.
+    Unlabelled pictures come by predicted class, first of all, for every one of them needs a label; the least sure
+    lead, which is the order of ActiveLab (Goh and Mueller 2023) where nobody has answered yet.
     """
     queue = issues[issues["split"].ne("test") & issues["suggested"].ne("")]
-    return queue.assign(score=queue["score"].fillna(1.0))
+    return queue.assign(score=queue["score"].fillna(1 - queue["p_suggested"] / 10).fillna(1.0))
+
+
+def divided_queue(queue: pd.DataFrame, table: pd.DataFrame, *, reviewer: str, reviewers: Sequence[str]) -> pd.DataFrame:
+    """The rows of `queue` that fall to `reviewer`, where each picture is looked at by one of `reviewers`.
+
+    Near-duplicates fall to the same one. By a hash of name and picture (Thaler and Ravishankar 1998), so nobody deals
+    them out, and who joins takes from each an equal part while all else stays where it was.
+
+    Raises:
+        ValueError: `reviewer` is none of `reviewers`.
+    """
+    if reviewer not in reviewers:
+        raise ValueError(f"reviewer should be one of those who share the work, {[*reviewers]}. Received: {reviewer!r}")
+    first = queue["group"].map(table.groupby("group")["sha256"].min())
+    return queue[[max(reviewers, key=lambda name: lot("whose", name, sha256)) == reviewer for sha256 in first]]
 
 
 def what_review_cost(session: ReviewSession) -> pd.Series:
@@ -32,8 +50,93 @@ def what_review_cost(session: ReviewSession) -> pd.Series:
     return pd.Series({**cost, "errors found a minute": round(found / minutes, 1) if minutes else float("nan")})
 
 
+class HiddenKnown(ReviewSession):
+    """A review in which pictures come again whose answer an audit knows, as open as all others to who reviews.
+
+    What is said of the contents `known` is a line of kind `KNOWN`: it tells of the reviewer, and changes no label.
+    """
+
+    def __init__(self, queue: pd.DataFrame, journal: Path, *, known: Collection[str], **options: Any) -> None:
+        self.known = frozenset(known)
+        super().__init__(queue, journal, **options)
+
+    def decision(self, sha256: str) -> str:
+        """As of `ReviewSession`; of a known content what this reviewer said of it in review."""
+        said = super().decision(sha256)
+        return said if said == "escalate" or sha256 not in self.known else self._replay.decision(sha256, [KNOWN])
+
+    def rerank(self, scores: pd.DataFrame, *, in_view: Collection[int] = ()) -> list[int]:
+        """As of `ReviewSession`; what is hidden keeps its score, or its place would give it away."""
+        hidden = self.queue.loc[self.queue["sha256"].isin(self.known), "path"]
+        return super().rerank(scores[~scores["path"].isin(hidden)], in_view=in_view)
+
+    def _sync(self, contents: Iterable[str]) -> None:
+        super()._sync(contents)
+        rows = np.array([row for sha256 in self.known for row in self._rows_of[sha256]], int)
+        self._outcome[rows[np.isin(self._outcome[rows], [RELABELLED, DROP])]] = KEPT  # no error that review has found
+
+    def _write(self, lines: list[dict[str, Any]]) -> Collection[str]:
+        for line in lines:
+            if line["kind"] == "decision" and line["sha256"] in self.known and line["decision"] != "escalate":
+                line["kind"] = KNOWN
+        return super()._write(lines)
+
+
+def with_known(queue: pd.DataFrame, lines: pd.DataFrame, share: float) -> tuple[pd.DataFrame, list[str]]:
+    """The review queue with pictures that an audit has answered among the open ones, and the sha256 of these.
+
+    They are as many as `share` of what nobody has decided, if there are; drawn by a hash, so the same for everybody.
+    Each is shown under the label that it was filed under, and spread evenly over the places of the open ones.
+    """
+    queue = queue.reset_index(drop=True)
+    audited = standing(lines, "audit").drop_duplicates("sha256", keep="last").set_index("sha256")
+    audited = audited[~audited["decision"].isin(["unsure", "escalate"]) & audited["given_label"].ne("")]
+    places = queue.loc[~queue["sha256"].isin(lines["sha256"]), "score"].sort_values(ascending=False)
+    choice = queue.loc[queue["sha256"].isin(audited.index), "sha256"].drop_duplicates()
+    lots = pd.Series([lot(KNOWN, sha256) for sha256 in choice], choice.index, float)
+    chosen = lots.nsmallest(round(share * len(places))).index
+    rows = queue.loc[chosen]
+    filed = rows["sha256"].map(audited["given_label"])
+    rows["suggested"] = rows["suggested"].mask(rows["suggested"].eq(filed), rows["given"])
+    rows["given"], rows["score"] = filed, places.iloc[np.linspace(0, len(places) - 1, len(rows)).astype(int)].to_numpy()
+    return pd.concat([queue.drop(chosen), rows]).sort_index(), rows["sha256"].tolist()
+
+
+def known_answers(lines: pd.DataFrame, *, images: pd.DataFrame) -> pd.DataFrame:
+    """How often reviewers gave hidden pictures the answer of the audit: a row a reviewer and kind of label.
+
+    From the lines of a journal and the images table, for near-duplicate groups. Columns: `reviewer`, `labels` ("all";
+    "wrong": the label shown was not the answer; "right"), `pictures`, `own` (of these, answered in the audit by the
+    same person: they tell how steady one is), `accuracy` with its 95 % interval, `low` and `high`.
+    """
+    said = standing(lines, KNOWN).drop_duplicates(["sha256", "reviewer"], keep="last")
+    truth = standing(lines, "audit").drop_duplicates("sha256", keep="last")[["sha256", "decision", "reviewer"]]
+    said = said[~said["decision"].isin(["unsure", "escalate"])].merge(truth, on="sha256", suffixes=("", "_audit"))
+    answer, own = said["decision"].mask(said["decision"].eq("keep"), said["given_label"]), said["reviewer_audit"]
+    right = said["given_label"].eq(said["decision_audit"])
+    kinds = {"all": right | True, "wrong": ~right, "right": right}
+    parts = {
+        (who, kind): said["reviewer"].eq(who) & of for who in said["reviewer"].unique() for kind, of in kinds.items()
+    }
+    table = pd.DataFrame([*parts], columns=["reviewer", "labels"])
+    if len(table):
+        groups = said["sha256"].map(images.drop_duplicates("sha256").set_index("sha256")["group"])
+        found = share_interval(answer.eq(said["decision_audit"]).to_numpy(), groups, among=parts.values())
+        table["pictures"], table["own"] = found.rows, [int((of & own.eq(who)).sum()) for (who, _), of in parts.items()]
+        table["accuracy"], table["low"], table["high"] = found.value, found.low, found.high
+    return table
+
+
 def open_session(
-    run_dir: Path, journal: Path, *, mode: str = "review", share: float = 0.1, control_every: int = 0, **options: Any
+    run_dir: Path,
+    journal: Path,
+    *,
+    mode: str = "review",
+    share: float = 0.1,
+    control_every: int = 0,
+    reviewers: Sequence[str] = (),
+    known: float = 0.03,
+    **options: Any,
 ) -> ReviewSession:
     """The session that a reviewer's page shows, from what notebook 03 left in the run.
 
@@ -42,6 +145,9 @@ def open_session(
         journal: the decisions journal.
         mode: as of `ReviewSession`, and so are `control_every`, for mode "review", and other options.
         share: of what others decided, for mode "second".
+        reviewers: who share the work of modes "review" and "audit", see `divided_queue`; nobody: all is shown.
+        known: for mode "review", how many pictures with an answer of an audit come again, hidden, as a share of those
+            that nobody has decided; see `with_known` and `known_answers`.
     """
     table = runs.read_table(run_dir, "images.parquet", made_by="01_explore_data")
     table = table[table["problem"].eq("") & table["split"].ne("")].reset_index(drop=True)
@@ -58,7 +164,14 @@ def open_session(
         queue = pd.concat(queues or [pd.DataFrame(columns=QUEUE)], ignore_index=True)
     else:
         queue = review_queue(runs.read_table(run_dir, "label_issues.parquet", made_by=made_by))
+    if reviewers and mode in ("audit", "review"):
+        queue = divided_queue(queue, table, reviewer=options.get("reviewer", ""), reviewers=reviewers)
+    if mode == "review":
+        queue, hidden = with_known(queue, read_journal(journal), known)
         options |= {"pred_probs": probs.loc[queue["path"]].to_numpy(), "control_every": control_every}
+        return (
+            HiddenKnown(queue, journal, known=hidden, **options) if hidden else ReviewSession(queue, journal, **options)
+        )
     return ReviewSession(queue, journal, **options)
 
 
@@ -80,17 +193,17 @@ def flagged_queue(
 def cell_queue(
     predictions: pd.DataFrame, labels: pd.DataFrame, table: pd.DataFrame, *, class_names: Sequence[str]
 ) -> pd.DataFrame:
-    """Wrong answers as a review queue: one row a picture, `score` = P(predicted) - P(label), worst first.
+    """Answers as a review queue: one row a picture, `score` = P(likeliest other class) - P(label), worst first.
 
     All are indexed by path: `predictions`, rows of `val` with a column a class; `labels` with the `label` in force
     (missing where the picture was dropped); `table`, the images table.
     """
     label = labels["label"].reindex(predictions.index).dropna()
     probs = predictions.loc[label.index, list(class_names)]
-    suggested = probs.idxmax(axis=1)
-    p_given = probs.to_numpy()[np.arange(len(probs)), pd.Categorical(label, list(class_names)).codes]
-    queue = pd.DataFrame({"given": label, "suggested": suggested, "p_given": p_given, "p_suggested": probs.max(axis=1)})
-    queue = queue[queue["given"].ne(queue["suggested"])]
+    own = label.to_numpy()[:, None] == np.array(class_names, object)
+    others = probs.mask(own)
+    queue = pd.DataFrame({"given": label, "suggested": others.idxmax(axis=1), "p_suggested": others.max(axis=1)})
+    queue["p_given"] = probs.where(own).max(axis=1)
     queue["score"] = queue["p_suggested"] - queue["p_given"]
     known = table.loc[queue.index, ["sha256", "split", "group"]]
     return queue.join(known).sort_values("score", ascending=False).rename_axis("path").reset_index()

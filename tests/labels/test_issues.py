@@ -382,3 +382,46 @@ def test_features_of_another_length_are_refused(planted):
 def test_neither_probabilities_nor_features_is_refused():
     with pytest.raises(ValueError, match="Expected pred_probs or features"):
         find_label_issues(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("features", "says"),
+    [
+        ({}, "at least one block of features"),
+        ([], "at least one block of features"),
+        (np.ones((6, 2), object), "features of numbers"),
+        (np.ones((6, 0)), "features of numbers"),
+        (np.full((6, 2), 1e30), r"up to 1e\+15. Received: 1e\+30"),
+        (np.full((6, 2), 1e300), r"up to 1e\+15. Received: 1e\+300"),
+        (np.full((6, 2), np.iinfo(np.int64).min), r"up to 1e\+15. Received: 9.22337e\+18"),
+        (np.full((6, 2), np.nan), "none of them finite"),
+    ],
+)
+def test_features_that_nobody_can_compute_with_are_refused(features, says):
+    with pytest.raises(ValueError, match=says):
+        find_label_issues(["a", "b"] * 3, features=features)
+
+
+def test_labels_in_two_columns_are_refused():
+    with pytest.raises(ValueError, match=r"Received shape \(3, 2\)"):
+        find_label_issues(np.full((3, 2), "a"), features=np.eye(3))
+
+
+@pytest.mark.parametrize("features", [np.ones((900, 4)), np.random.default_rng(0).normal(size=(900, 300))])
+def test_features_that_say_nothing_doubt_no_label(planted, features):
+    issues = find_label_issues(planted.labels, features=features)
+    assert not issues.is_issue.any() and (1 - issues.p_given).sum() < 0.02 * 900
+    assert (issues.note == "these features say nothing of these classes").all()
+
+
+def test_the_cut_reaches_a_sub_kind_whose_neighbours_are_all_misfiled_alike():
+    """A corner of one class, one in seven of it, lies under the class that is likest."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(10, size=1000)
+    features = rng.normal(size=(10, 24))[truth] + rng.normal(size=(1000, 24))
+    corner = features[:, :3].sum(axis=1)
+    errors = (truth == 0) & (corner > np.quantile(corner[truth == 0], 0.85))
+    means = np.stack([features[truth == name].mean(axis=0) for name in range(1, 10)])
+    likest = 1 + np.linalg.norm(means - features[errors].mean(axis=0), axis=1).argmin()
+    issues = find_label_issues(np.where(errors, likest, truth), features=features)
+    assert issues.is_issue[errors].mean() >= 0.6 and errors[issues.is_issue].mean() >= 0.6

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nsfwlib import review, runs
+from nsfwlib import labels, review, runs, score
 from nsfwlib.evaluate import audit_files, card, confusion, robustness
 from nsfwlib.labels import current, journal
 from nsfwlib.labels.issues import judge_labels
@@ -36,6 +36,7 @@ def planted(rng):
             "split": np.where(np.arange(120) % 5 == 4, "test", "train"),
             "group": range(120),
             "problem": "",
+            "source": "",
         }
     )
     return table, {"block": features.astype(np.float16)}, truth
@@ -55,7 +56,7 @@ def test_an_unlabelled_picture_enters_the_queue_by_its_predicted_class(planted, 
     table.loc[119, "split"] = "train"
     issues, _ = judge_labels(table, features, tmp_path / "j.csv", class_names=CLASSES)
     row = queues.review_queue(issues).set_index("path").loc["119.png"]
-    assert row["suggested"] == "c" and row["score"] == 1.0
+    assert row["suggested"] == "c" and row["score"] >= 0.9
     session = ReviewSession(queues.review_queue(issues), tmp_path / "j.csv", class_names=CLASSES, images=table)
     session.decide("119.png", "c")
     assert session.decision(row["sha256"]) == "c"
@@ -134,11 +135,18 @@ def test_the_page_has_a_tab_for_each_kind_of_work_and_asks_nothing_of_another_ma
     cells = nbformat.read(root / "notebooks" / "review_page.ipynb", 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     known = {"display": shown.append, "runs": runs, "review": review, "ipywidgets": ipywidgets, "Path": Path}
+    known |= {"labels": labels, "score": score}
     exec(code[0], known)
     known |= {"data_dir": str(run), "run_dir": str(run), "reviewer": "Bob", "journal_file": str(run / "j.csv")}
     for source in code[2:]:
         exec(source, known)
-    assert shown[0].titles == ("review (96)", "audit (20)", "second (0)", "disagreement (0)")
+    page = shown[0]
+    assert page.titles == ("review (96)", "audit (20)", "second (0)", "disagreement (0)", "all", "progress")
+    page.children[0].session.decide("0.png", "drop")
+    page.selected_index = 5
+    assert "Bob" in page.children[5].value, "the table is that of the moment"
+    page.children[4].everything.click()
+    assert len(page.children[4].grid.session.queue) > 0
     assert "Content-Security-Policy" in (root / "Makefile").read_text()
 
 
@@ -173,12 +181,12 @@ def test_the_cost_of_review_is_what_was_decided(planted, tmp_path):
     assert queues.what_review_cost(session).tolist() == [2, 1, 1.0, 1.0]
 
 
-def test_wrong_answers_of_validation_become_pages_of_one_cell_worst_first():
+def test_answers_on_validation_become_a_queue_with_the_wrong_ones_first():
     probs = pd.DataFrame([[0.1, 0.9, 0], [0.4, 0.6, 0], [0.9, 0.1, 0]], columns=CLASSES, index=["x", "y", "z"])
     labels = pd.DataFrame({"label": ["a", "a", "a"]}, index=["x", "y", "z"])
     table = pd.DataFrame({"sha256": ["1", "2", "3"], "split": "val", "group": [0, 1, 2]}, index=["x", "y", "z"])
     queue = queues.cell_queue(probs, labels, table, class_names=CLASSES)
-    assert queue["path"].tolist() == ["x", "y"] and queue["score"].round(2).tolist() == [0.8, 0.2]
+    assert queue["path"].tolist() == ["x", "y", "z"] and queue["score"].round(2).tolist() == [0.8, 0.2, -0.8]
     assert queue["given"].eq("a").all() and queue["suggested"].eq("b").all()
 
 
@@ -291,3 +299,75 @@ def test_names_in_the_card_are_text_neither_html_nor_markdown(tmp_path):
     assert page.count("<h1>") == 1 and page.count("<code>") == 1, "the fingerprint"
     cells = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
     assert all(cells.count(" ".join(name.split())) == 4 + (name == odd[0]) for name in odd)
+
+
+def test_divided_work_is_whole_even_and_stays_put_when_somebody_joins():
+    table = pd.DataFrame({"sha256": [f"{i:064x}" for i in range(3000)], "group": np.arange(3000) // 2})
+    two = {name: queues.divided_queue(table, table, reviewer=name, reviewers=["Ada", "Bea"]) for name in ("Ada", "Bea")}
+    assert sorted([*two["Ada"].index, *two["Bea"].index]) == [*range(3000)]
+    assert not set(two["Ada"]["group"]) & set(two["Bea"]["group"]), "near-duplicates fall to one"
+    assert 1350 < len(two["Ada"]) < 1650
+    third = queues.divided_queue(table, table, reviewer="Ada", reviewers=["Cleo", "Bea", "Ada"])
+    assert set(third.index) < set(two["Ada"].index) and 850 < len(third) < 1150
+    with pytest.raises(ValueError, match="Dan"):
+        queues.divided_queue(table, table, reviewer="Dan", reviewers=["Ada", "Bea"])
+
+
+def answered_audit(run, table, truth):
+    """Dee answers the audit of `train` by the truth; who comes after finds these answers in the journal."""
+    audit = queues.open_session(run, run / "j.csv", mode="audit", reviewer="Dee")
+    true = dict(zip(table["path"], truth, strict=True))
+    for path in audit.queue["path"]:
+        audit.decide(path, true[path])
+    return true
+
+
+def test_known_pictures_come_again_hidden_and_what_is_said_of_them_changes_no_label(run, planted):
+    true = answered_audit(run, planted[0], planted[2])
+    before = journal.decisions_in_force(run / "j.csv")
+    session = queues.open_session(run, run / "j.csv", reviewer="Bob", known=0.1)
+    hidden = session.queue[session.queue["sha256"].isin(session.known)]
+    assert len(hidden) == round(0.1 * (~session.queue["sha256"].isin(before["sha256"])).sum())
+    assert all(session.decision(sha256) == "" for sha256 in hidden["sha256"]), "as open as any other"
+    assert hidden["given"].tolist() == [planted[0].set_index("path")["given_label"][path] for path in hidden["path"]]
+    found = session.progress()["errors_found"]
+    for path in hidden["path"]:
+        session.decide(path, next(name for name in CLASSES if name != true[path]))
+    assert session.progress()["decided"] == len(before) and session.progress()["errors_found"] == found
+    pd.testing.assert_frame_equal(journal.decisions_in_force(run / "j.csv"), before)
+    assert session.undo() == [hidden["path"].iloc[-1]] and session.decision(hidden["sha256"].iloc[-1]) == ""
+    again = queues.open_session(run, run / "j.csv", reviewer="Bob", known=0.1)
+    assert again.known == session.known and len(queues.open_session(run, run / "j.csv", known=0).queue) == 96
+
+
+def test_an_escalation_of_a_known_picture_hides_it_at_once(run, planted):
+    answered_audit(run, planted[0], planted[2])
+    session = queues.open_session(run, run / "j.csv", reviewer="Bob", known=0.1)
+    path = session.queue.loc[session.queue["sha256"].isin(session.known), "path"].iloc[0]
+    session.decide(path, "escalate")
+    assert session.is_escalated(path) and path in session.escalated()["path"].tolist()
+
+
+def test_accuracy_of_reviewers_is_counted_on_known_pictures_by_whether_the_label_was_right(planted):
+    audit = [
+        {"sha256": f"{i:064x}", "given_label": "a", "decision": "b" if i < 20 else "a", "kind": "audit"}
+        for i in range(60)
+    ]
+    said = ["b"] * 15 + ["keep"] * 45  # a quarter of the wrong labels is not seen
+    bob = [
+        line | {"kind": "known", "decision": word, "reviewer": "Bob"} for line, word in zip(audit, said, strict=True)
+    ]
+    lines = pd.DataFrame([line | {"reviewer": "Dee"} for line in audit] + bob).assign(action=range(120))
+    found = queues.known_answers(lines, images=planted[0]).set_index("labels")
+    assert found["accuracy"].to_dict() == {"all": 55 / 60, "wrong": 0.75, "right": 1.0}
+    assert found["pictures"].tolist() == [60, 20, 40] and found["own"].eq(0).all()
+    assert found["low"]["wrong"] < 0.75 < found["high"]["wrong"]
+    assert queues.known_answers(lines[:60], images=planted[0]).empty
+
+
+def test_the_unlabelled_picture_that_is_least_sure_comes_first_and_before_all_suspects():
+    issues = pd.DataFrame(
+        {"suggested": ["a", "a", "b"], "p_suggested": [0.9, 0.4, 0.8], "score": [np.nan, np.nan, 0.7]}
+    )
+    queue = queues.review_queue(issues.assign(split="train", given=["", "", "a"], path=list("xyz")))
+    assert queue.sort_values("score", ascending=False)["path"].tolist() == ["y", "x", "z"]
