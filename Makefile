@@ -9,6 +9,8 @@ comma := ,
 DATA ?= data/demo
 RUN ?= runs/demo
 MODE ?=
+REVIEWERS ?=
+SCORES ?=
 # What the page asks of anybody but this machine is refused by the browser: its template names a font on a CDN.
 HERE_ONLY := default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws:
 
@@ -45,10 +47,12 @@ lab: $(VENV)/base  ## JupyterLab on a run's own copies of the notebooks: make la
 		--data-dir "$(DATA)" --run-dir "$(RUN)"
 	$(BIN)/python -m jupyterlab --ServerApp.root_dir="$(abspath $(RUN))/notebooks"
 
+# REVIEWERS="Ada, Bea" divides the work; SCORES, a run of notebook 05, and SCORED, its folder, add what was flagged.
 review: $(VENV)/review  ## the review grid as a page for reviewers: make review DATA=… RUN=… REVIEWER=…
 	@test -n "$(REVIEWER)" || { echo "Who decides? A name goes with each decision: REVIEWER=your-name" >&2; exit 2; }
 	mkdir -p build && $(BIN)/papermill --prepare-only notebooks/review_page.ipynb build/review_page.ipynb \
-		-p data_dir "$(abspath $(DATA))" -p run_dir "$(abspath $(RUN))" -p reviewer "$(REVIEWER)" -p mode "$(MODE)"
+		-p data_dir "$(abspath $(DATA))" -p run_dir "$(abspath $(RUN))" -p reviewer "$(REVIEWER)" -p mode "$(MODE)" \
+		-y '{"reviewers": [$(REVIEWERS)]}' $(if $(SCORES),-p scores_run "$(abspath $(SCORES))" -p scored_dir "$(abspath $(SCORED))")
 	$(BIN)/voila --no-browser --VoilaConfiguration.file_allowlist="[]" build/review_page.ipynb \
 		--Voila.tornado_settings="{'headers': {'Content-Security-Policy': \"$(HERE_ONLY)\"}}"
 

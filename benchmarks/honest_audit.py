@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score
 
 from nsfwlib.evaluate import intervals
 from nsfwlib.evaluate.audit import audit_costs, audited_accuracy, audited_confusion, audited_scores, draw_audit
+from nsfwlib.evaluate.reviewers import Slips, reviewer_accuracies
 
 NAMES = list("abcde")
 K = len(NAMES)
@@ -33,7 +34,8 @@ class World(NamedTuple):
     judge: float = 2.6  # sharpness; 0 knows nothing
     boast: float = 1.0  # above 1 the judge is surer than it should be
     unsure: float = 0.0  # share of the hardest rows that nobody can tell
-    slips: float = 0.0  # of each reviewer
+    slips: float = 0.0  # of whoever audits
+    others: tuple = ()  # slips of those who look again; like the first one by default
     kept: float = 0.0  # share of wrong labels that were confirmed in review, of what is drawn from `reviewed`
     reviewed: float = 0.0
     scores: bool = False  # balanced accuracy, Brier score and log-loss, too
@@ -61,6 +63,8 @@ WORLDS = {
     "slips of 2 %": World(slips=0.02),
     "slips of 5 %": World(slips=0.05, budget=250),
     "slips of 10 %": World(slips=0.1, budget=250),
+    "slips of 10 %, two others 2 %": World(slips=0.1, others=(0.02, 0.02), budget=250),
+    "slips of 2 %, two others 10 %": World(slips=0.02, others=(0.1, 0.1), budget=250),
 }
 
 
@@ -130,7 +134,7 @@ def audit_once(world: World, seed: int) -> list[dict]:
     options = {"class_names": NAMES, "budget": world.budget, "seed": seed}
     audit = draw_audit(names[labels], predicted, some.judge, reviewed=reviewed, **options)
     audit["group"] = some.groups
-    answers = [slipped(some.truth, world.slips, rng) for _ in range(2)]
+    answers = [slipped(some.truth, slips, rng) for slips in (world.slips, *(world.others or (world.slips,)))]
     told = audit["picked"].to_numpy() & ~(
         some.hard > np.quantile(some.hard, 1 - world.unsure) if world.unsure else False
     )
@@ -144,8 +148,7 @@ def audit_once(world: World, seed: int) -> list[dict]:
         ]
     if world.slips:
         twice = rng.permutation(np.flatnonzero(told))[:60]
-        same = float((answers[0] == answers[1])[twice].mean() * len(twice))
-        cleared = audited_accuracy(verdict, predicted, audit, agreed=(same, len(twice), K), **how)
+        cleared = audited_accuracy(verdict, predicted, audit, slips=slips_of(answers, twice, some.groups), **how)
         return [
             {"number": "accuracy, slips taken out"} | cleared,
             {"number": "accuracy as answered (no claim)"} | found,
@@ -163,6 +166,14 @@ def audit_once(world: World, seed: int) -> list[dict]:
 def slipped(truth: np.ndarray, rate: float, rng: np.random.Generator) -> np.ndarray:
     """Answers with this share of wrong ones."""
     return np.where(rng.random(len(truth)) < rate, (truth + rng.integers(1, K, len(truth))) % K, truth)
+
+
+def slips_of(answers: list[np.ndarray], twice: np.ndarray, groups: np.ndarray) -> Slips:
+    """How often the first of these reviewers is right, from rows that all of them saw."""
+    rows = [{"sha256": twice, "reviewer": who, "answer": said[twice]} for who, said in enumerate(answers)]
+    table = pd.concat([pd.DataFrame(some).assign(group=groups[twice]) for some in rows])
+    found = reviewer_accuracies(table, classes=K).loc[0]
+    return Slips(found[0], found[1:].to_numpy(), K, len(twice))
 
 
 def confusion_coverage(world: World, audits: int, target: np.ndarray) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Do thresholds keep their wish and does the temperature help, where labels are wrong and pictures come in series?
 
-    python benchmarks/honest_thresholds.py [--runs 400] [--rows 2000] [--only thresholds|temperature]
+    python benchmarks/honest_thresholds.py [--runs 400] [--rows 2000] [--only NAME]
 
 Scores are normal around 0 (safe) and 2.8 (unsafe), so that the true rates of every threshold are known. Prints, for
 each wish and setting, how often a threshold was refused, how often the true rates keep the wish where it was not, how
@@ -17,19 +17,23 @@ import pandas as pd
 from scipy.stats import norm
 
 from nsfwlib import evaluate, labels
+from nsfwlib.evaluate.audit import allocated
 
 APART = 2.8  # standard deviations between safe and unsafe scores
 CLASSES = list("abcde")
 WISHES = [("fpr", 0.01, 0.5), ("recall", 0.95, 0.5), ("precision", 0.9, 0.5), ("precision", 0.9, 0.1),
           ("precision", 0.9, 0.01), ("reviewed", 5000, 0.1)]  # fmt: skip
-SETTINGS = {  # noise of the labels, whether rows are audited, mean size of near-duplicate groups
-    "clean": (0.0, False, 1), "clean, groups": (0.0, False, 5), "2 % noise, labels": (0.02, False, 1),
-    "2 % noise, audited": (0.02, True, 1), "5 % noise, audited": (0.05, True, 1),
-    "5 % noise, audited, groups": (0.05, True, 5), "clean, coin toss": (0.0, False, 1),
+SETTINGS = {  # noise of the labels, how rows are audited, mean size of near-duplicate groups
+    "clean": (0.0, "", 1), "clean, groups": (0.0, "", 5), "2 % noise, labels": (0.02, "", 1),
+    "2 % noise, audited": (0.02, "half", 1), "5 % noise, audited": (0.05, "half", 1),
+    "5 % noise, audited, groups": (0.05, "half", 5), "clean, coin toss": (0.0, "", 1),
+    "5 % noise, 400 looks, even": (0.05, "even", 1), "5 % noise, 400 looks, disagreements": (0.05, "apart", 1),
+    "5 % noise, 400 looks, near the threshold": (0.05, "near", 1),
 }  # fmt: skip
+LOOKS = 400
 
 
-def draw_rows(n, rng, *, noise=0.0, audited=False, size=1):
+def draw_rows(n, rng, *, noise=0.0, audited="", size=1):
     """`Judged` rows, alike within groups of 1 to 2·size − 1, as labels have them or as an audit of them finds them."""
     groups = np.repeat(np.arange(n), rng.integers(1, 2 * size, n))[:n]
     unsafe = (rng.random(n) < 0.5)[groups]
@@ -38,8 +42,17 @@ def draw_rows(n, rng, *, noise=0.0, audited=False, size=1):
     given = unsafe ^ (rng.random(n) < noise)
     if not audited:
         return evaluate.Judged(given, score, None, groups)
-    chance = np.where(given == (score > APART / 2), 0.5, 1.0)  # agreements are drawn, disagreements are all looked at
-    return evaluate.Judged(unsafe, score, (rng.random(n) < chance) / chance, groups)
+    apart = given != (score > APART / 2)
+    if audited == "half":  # of the agreements, and all disagreements
+        chance = np.where(apart, 1.0, 0.5)
+        return evaluate.Judged(unsafe, score, (rng.random(n) < chance) / chance, groups)
+    near = np.abs(score - APART / 2) < 1
+    kinds = {"even": np.zeros(n, int), "apart": 2 * apart, "near": np.where(apart, 2, near)}[audited]
+    size = pd.Series(kinds).value_counts()
+    quota = allocated(size, pd.Series([0.1, 0.2, 0.45], range(3))[size.index], LOOKS)
+    place = pd.Series(rng.permutation(n)).groupby(kinds).rank().to_numpy()
+    weights = np.where(place <= quota[kinds], (size / quota)[kinds], 0.0)
+    return evaluate.Judged(unsafe, score, weights, groups)
 
 
 def true_rates(threshold):
@@ -123,14 +136,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=400)
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--only", choices=["thresholds", "temperature"])
+    parser.add_argument("--only", default="", help="temperature, thresholds, or a part of a setting's name")
     options = parser.parse_args()
     start = time.perf_counter()
-    for name in SETTINGS if options.only != "temperature" else ():
+    for name in SETTINGS if options.only == "thresholds" else [name for name in SETTINGS if options.only in name]:
         table = threshold_runs(name, runs=options.runs, rows=options.rows)
         print(f"\n{name}\n{table.round(3).to_string()}", flush=True)
     settings = [(right, noise) for right in (1.35, 1.0, 0.8) for noise in (0.0, 0.05, 0.1, 0.2)]
-    if options.only != "thresholds":
+    if options.only in ("", "temperature"):
         fits = [temperature_runs(*setting, runs=options.runs // 4) for setting in settings]
         print(pd.DataFrame(fits).to_string(index=False))
     print(f"{time.perf_counter() - start:.0f} s")

@@ -33,15 +33,16 @@ BATCH = 16
 
 # ------------------------------------------------------------------------------------------------ what is measured
 def draw_jpegs(folder, count, side=512):
-    """Smooth noise at 512 pixels: to a decoder like a photograph of 60 to 90 kB."""
+    """Smooth noise, width : height = 4 : 3 above 1024: to a decoder like a photograph, of 60 to 90 kB at 512 pixels."""
     folder.mkdir(parents=True, exist_ok=True)
+    size = (side, side if side <= 1024 else side * 3 // 4)
     for i in range(count):
         path = folder / f"{i:06}.jpg"
         if not path.exists():
             rng = np.random.default_rng(i)
             picture = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
-            fine = rng.normal(0, 8, (side, side, 3))
-            pixels = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)) + fine
+            fine = rng.normal(0, 8, (*size[::-1], 3))
+            pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)) + fine
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=88)
     return folder
 
@@ -49,7 +50,7 @@ def draw_jpegs(folder, count, side=512):
 def first_files(folder, count, work):
     """A folder of hard links to the first `count` files."""
     part = work / f"first-{count}"
-    part.mkdir(exist_ok=True)
+    part.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir())[:count]:
         with contextlib.suppress(FileExistsError):
             os.link(path, part / path.name)
@@ -269,6 +270,7 @@ def median(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=128, help="JPEGs a run")
+    parser.add_argument("--side", type=int, default=512, help="pixels; 4000 gives 12 megapixels")
     parser.add_argument("--rounds", type=int, default=2, help="of each pair, in turn")
     parser.add_argument("--memory", type=int, nargs="*", default=[], help="numbers of images for peak memory")
     parser.add_argument("--links", type=int, default=0, help="hard links scored anew with a tiny model, for memory")
@@ -283,10 +285,12 @@ def main():
         print(json.dumps(run_in_process(name, Path(folder), json.loads(options))))
         return
     fetch_peers(asked.peers)
-    folder = first_files(draw_jpegs(asked.work / "jpegs", asked.images), asked.images, asked.work)
+    if asked.side != 512:
+        asked.work = asked.work / str(asked.side)
+    folder = first_files(draw_jpegs(asked.work / "jpegs", asked.images, asked.side), asked.images, asked.work)
     parts = asked.only or ["speed", "start", "node", "ray", "memory"]
     steps = {"speed": speed, "start": cold_start, "node": node, "ray": on_ray, "memory": memory}
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {asked.images} JPEGs, batches of {BATCH}")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {asked.images} JPEGs of {asked.side} px")
     for part in parts:
         print(f"\n{steps[part].__doc__}")
         table = pd.DataFrame(steps[part](asked, folder))

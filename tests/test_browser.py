@@ -22,7 +22,7 @@ import numpy as np, pandas as pd
 from nsfwlib import files, labels, review
 from nsfwlib.review import grid
 
-def make(case, *, n=0, low=0.2, page_size=12, mode="review", copies=(), **options):
+def make(case, *, n=0, low=0.2, page_size=12, mode="review", copies=(), find=False, **options):
     found = sorted(Path("data").rglob("*.png"))
     paths = [files.table_path(str(file.relative_to("data"))) for file in found]
     given = np.array([path.split("/")[0] for path in paths])
@@ -46,6 +46,10 @@ def make(case, *, n=0, low=0.2, page_size=12, mode="review", copies=(), **option
         page_size=page_size, pred_probs=probs, reviewer="Ada", mode=mode,
         images=pd.concat([images, twice]),
     )
+    if find:
+        about = {"class_names": names, "reviewer": "Ada", "views": {"matrix": ("given", "predicted"), "map": ("x", "y"), "score": "score"}}
+        places = {"x": np.cos(code + score / 2), "y": np.sin(code + score / 2)}
+        return review.PictureFinder(queue.assign(**places), session.journal, Path("data"), **about)
     neighbours = labels.nearest(probs, queue.rename(columns={"given": "given_label"}), k=4)
     return review.ReviewGrid(session, Path("data"), neighbours=neighbours, **options)
 """
@@ -459,8 +463,104 @@ def test_help_and_neighbours_open_and_close(grid):
     assert not dialog.is_visible()
     grid.page.wait_for_selector(".nsfw-item")
     assert grid.page.locator(".nsfw-item").count() == 4
+    item, panel = (grid.page.locator(part).first.bounding_box() for part in (".nsfw-item", ".nsfw-side"))
+    assert abs(item["y"] - panel["y"]) < 60 and item["x"] < panel["x"], "beside the picture"
+    grid.page.locator(".nsfw-item").first.click()
+    canvas = grid.page.locator(".nsfw-large.nsfw-compared canvas")
+    canvas.wait_for()
+    orange = canvas.evaluate(
+        """(canvas) => {
+          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          let count = 0;
+          for (let i = 0; i < data.length; i += 4) count += data[i] === 200 && data[i + 1] === 80;
+          return count / (data.length / 4);
+        }"""
+    )
+    assert 0 < orange < 1, "where they differ, and there alone"
     press(grid, "ArrowRight")
-    assert grid.page.locator(".nsfw-item").count() == 0
+    assert grid.page.locator(".nsfw-item").count() == 0 and canvas.count() == 0
+
+
+def test_a_break_is_suggested_after_a_while(lab):
+    grid = show(lab, "break", break_minutes=1 / 60)
+    press(grid, "k")
+    grid.page.wait_for_timeout(1200)
+    press(grid, "k")
+    assert "without a break" in grid.page.locator(".nsfw-pause:visible").inner_text()
+    grid.page.get_by_role("button", name="carry on").click()
+    assert grid.page.locator(".nsfw-pause:visible").count() == 0 and decisions(grid) == ["keep", "keep"]
+
+
+def test_a_note_is_typed_with_the_same_letters_that_decide(grid):
+    press(grid, "c", *"kd 2", "Enter", "d")
+    assert badges(grid)[:2] == ["✕ drop", ""]
+    settle(grid)
+    lines = journal.read_journal(grid.journal)
+    assert lines[["kind", "decision"]].to_numpy().tolist() == [["note", "kd 2"], ["decision", "drop"]]
+    press(grid, "c", *"kk", "Escape", "k")
+    assert badges(grid)[:3] == ["✕ drop", "✓ keep", ""]
+    assert len(decisions(grid)) == 2 and len(journal.read_journal(grid.journal)) == 3, "Escape writes no note"
+
+
+def test_a_decision_that_overrules_somebody_elses_says_so_first(grid):
+    queue = "grid.session.queue[['sha256', 'path']].iloc[1].to_dict()"
+    grid.execute(
+        f"labels = cases.labels; labels.append_decisions(grid.session.journal, {queue} | {{'decision': 'drop', 'reviewer': 'Bea'}})"
+    )
+    press(grid, "k", "2")
+    settle(grid)
+    refused, notice = grid.page.locator(".nsfw-cell.nsfw-refused"), grid.page.locator(".nsfw-notice:visible")
+    assert refused.count() == 1 and "Bea decided 'drop'" in notice.inner_text()
+    assert badges(grid)[:2] == ["✓ keep", "✕ drop"]
+    press(grid, "ArrowLeft", "2")
+    assert decisions(grid) == ["keep", "rings"] and refused.count() == 0
+
+
+def test_a_cell_of_a_matrix_and_a_lasso_on_a_map_open_the_grid_on_their_pictures(lab):
+    asked = []
+    lab.page.on("request", lambda request: asked.append(request.url))
+    lab.execute(f"case = {dict(case='finder', find=True)!r}")
+    lab.run_all()
+    area = lab.page.locator(".js-plotly-plot .nsewdrag").first
+    area.wait_for(timeout=60_000)
+    box = area.bounding_box()
+    lab.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 6)
+    lab.page.wait_for_selector(".js-plotly-plot .hoverlayer text")
+    lab.page.wait_for_timeout(1000)  # the browser tells the last of two events only, if the first was not yet heard
+    lab.page.mouse.down()
+    lab.page.mouse.up()
+    lab.page.wait_for_selector(".nsfw-cell")
+    assert lab.page.locator(".nsfw-title").first.inner_text() == "Filed under checks, looks like rings"
+    assert "0 of 24 decided" in lab.page.locator(".nsfw-counts").inner_text()
+    lab.page.locator(".widget-dropdown select").first.select_option("map")
+    lab.page.wait_for_selector(".js-plotly-plot .scatterlayer .point")
+    box = area.bounding_box()
+    corners = [(0.01, 0.01), (0.99, 0.01), (0.99, 0.99), (0.01, 0.99), (0.01, 0.01)]
+    for i, (across, down) in enumerate(corners):
+        lab.page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] * down, steps=4)
+        if i == 0:
+            lab.page.mouse.down()
+    lab.page.mouse.up()
+    lab.page.wait_for_function("() => document.querySelector('.nsfw-counts').innerText.includes('of 72 decided')")
+    lab.page.locator(".widget-dropdown select").first.select_option("score")
+    lab.page.wait_for_selector(".js-plotly-plot .barlayer .point path")
+    lab.page.wait_for_timeout(1000)
+    bar = lab.page.locator(".js-plotly-plot .barlayer .point").nth(3).bounding_box()
+    lab.page.mouse.move(bar["x"] + bar["width"] / 2, bar["y"] + bar["height"] / 2)
+    lab.page.wait_for_timeout(1500)
+    lab.page.mouse.down()
+    lab.page.mouse.up()
+    lab.page.wait_for_function("() => !document.querySelector('.nsfw-counts').innerText.includes('of 72 decided')")
+    of_bin = (
+        "scores = grid.grid.session.queue['score']; print(0 < len(scores) < 9 and scores.max() - scores.min() < 0.06)"
+    )
+    assert lab.execute(of_bin).strip() == "True"
+    lab.page.locator(".nsfw-grid").focus()
+    press(lab, "d")
+    lab.journal = lab.folder / "finder.csv"
+    assert decisions(lab) == ["drop"]
+    inside = ("data:", "blob:", lab.page.url.split("/lab")[0])
+    assert [url for url in asked if not url.startswith(inside)] == [], "nothing leaves the machine"
 
 
 KINDS = {"audit": "audit", "second": "second", "disagreement": "resolution"}

@@ -115,7 +115,7 @@ def test_a_second_round_on_the_decided_labels_is_examined_on_the_same_pictures(s
     dropped = test_of[0] - test_of[1]
     assert not test_of[1] - test_of[0] and len(dropped) <= 5, "placeholders may be dropped, nothing else"
     audit = pd.read_parquet(folder / "second" / "audit_test.parquet")
-    assert audit["stratum"].eq("reviewed before").sum() >= 0.5 * len(audit), "the first audit costs nothing again"
+    assert audit["stratum"].str.startswith("reviewed").sum() >= 0.5 * len(audit), "the first audit costs nothing again"
     assert (table["low"] <= table["planted truth"]).all() and (table["planted truth"] <= table["high"]).all()
     assert table["believing the labels"].between(0, 1).all() and table["pictures"].gt(0).all()
     errors = [len(dataset.planted_errors(dataset.read_truth(folder / name))) for name in ("demo", "cleansed")]
@@ -296,6 +296,13 @@ def test_a_notebook_explains_more_than_it_computes(notebook):
 def test_every_parameter_says_what_it_is(notebook):
     for name, about in papermill.inspect_notebook(str(notebook)).items():
         assert about["help"], name
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_parameter_reaches_a_cell(notebook):
+    nodes = [node for source in sources(notebook) for node in ast.walk(ast.parse(source))]
+    read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert set(papermill.inspect_notebook(str(notebook))) <= read
 
 
 def test_one_pass_over_the_pictures_in_01_serves_02_and_03():

@@ -52,7 +52,6 @@ from .joint_audit import (
 from .metrics import (
     apply_temperature as apply_temperature,
     calibration_table as calibration_table,
-    cohens_kappa as cohens_kappa,
     compare as compare,
     fit_temperature as fit_temperature,
     log_losses as log_losses,
@@ -60,6 +59,10 @@ from .metrics import (
 )
 from .promises import (
     operating_points as operating_points,
+)
+from .reviewers import (
+    cohens_kappa as cohens_kappa,
+    reviewer_accuracies as reviewer_accuracies,
 )
 from .robustness import (
     accuracy_by_slice as accuracy_by_slice,

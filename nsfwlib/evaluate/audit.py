@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import share_interval, weigh, without_slips
+from nsfwlib.evaluate.intervals import share_interval, weigh
 from nsfwlib.evaluate.metrics import mean_scores
+from nsfwlib.evaluate.reviewers import Slips, without_slips
 from nsfwlib.labels import group_codes
 
 JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
-STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement")
+STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement", "reviewed disagreement")
+ALL = "all"  # the one stratum of an audit whose rows all have the same chance
 # Standard deviation of the answers in a stratum: no judge is trusted to be surer than that.
-LEAST_SPREAD = {STRATA[0]: 0.1, STRATA[1]: 0.3, STRATA[2]: 0.1, STRATA[3]: 0.1}
+LEAST_SPREAD = dict.fromkeys((*STRATA, ALL), 0.1) | {STRATA[1]: 0.3, STRATA[4]: 0.3}
 Truth = Sequence[str | None]  # (N,) class that a reviewer gave; None or NaN where nobody looked or could tell
-Agreed = tuple[float, float, int] | None  # second looks that agreed, of how many, and the number of classes
 
 
 def draw_audit(
@@ -32,13 +34,15 @@ def draw_audit(
     class_names: Sequence[str],
     budget: int = 100,
     reviewed: Sequence[bool] | None = None,
+    even: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Which rows a person has to look at so that accuracy can be estimated without bias.
 
-    Strata are what was reviewed before, disagreements of label and prediction, the most suspicious fifth of the
-    agreements and the others. Each gets its part of the budget by its size and how open its answers are: where looks
-    are many, that is all disagreements. Draw once per model, before anyone looks; `enlarge_audit` adds to it.
+    Strata are what was reviewed before, by whether label and prediction disagree, and of the rest disagreements, the
+    most suspicious fifth of the agreements and the others. Each gets its part of the budget by its size and how open
+    its answers are: where looks are many, that is all disagreements. Draw once per model, before anyone looks;
+    `enlarge_audit` adds to it.
 
     Args:
         labels: (N,) labels as they are.
@@ -46,11 +50,14 @@ def draw_audit(
         pred_probs: (N, K) of a judge that saw none of these labels; kept as the control of the estimates.
         budget: how many rows to look at.
         reviewed: (N,) rows that somebody decided before, not blind.
+        even: give every row the same chance, in one stratum ALL. Thresholds that are to be promised want that: a bound
+            must allow for each heavy row being wrong, so that looks spent on disagreements, or near the threshold, keep
+            fewer wishes (`benchmarks/honest_thresholds.py`, 400 looks).
 
     Returns:
-        In input order: `label`, `predicted`, `stratum` (one of STRATA), `order` (random place within the stratum,
-        from 0), `picked`, and `P(<class>)`, the judge's probabilities with the label as one witness more. Review picked
-        rows in the order of `order`: where a person stops early, those seen are still a random sample.
+        In input order: `label`, `predicted`, `stratum` (one of STRATA, or ALL), `order` (random place within it, from
+        0), `picked`, and `P(<class>)`, the judge's probabilities with the label as one witness more. Review picked rows
+        in the order of `order`: where a person stops early, those seen are still a random sample.
     """
     columns = [f"P({name})" for name in class_names]
     audit = pd.DataFrame({"label": np.asarray(labels, object), "predicted": np.asarray(predicted, object)})
@@ -58,10 +65,11 @@ def draw_audit(
     audit[columns] = _with_label(probs, codes)
     known = np.zeros(len(audit), bool) if reviewed is None else np.asarray(reviewed, dtype=bool)
     apart = audit["label"].ne(audit["predicted"]).to_numpy()
-    agree = np.flatnonzero(~apart & ~known)
+    agree, stratum = np.flatnonzero(~apart & ~known), np.full(len(audit), ALL if even else STRATA[3], dtype=object)
     worst = agree[np.argsort(judged(audit, audit["label"])[agree], kind="stable")][: round(len(agree) / 5)]
-    stratum = np.full(len(audit), STRATA[3], dtype=object)
-    stratum[worst], stratum[apart], stratum[known] = STRATA[2], STRATA[1], STRATA[0]
+    if not even:
+        stratum[worst], stratum[apart] = STRATA[2], STRATA[1]
+        stratum[known] = np.where(apart[known], STRATA[4], STRATA[0])  # one for both hides how unlike they are
     audit["stratum"], audit["order"] = stratum, np.random.default_rng(seed).permutation(len(audit))
     audit["order"] = audit.groupby("stratum")["order"].rank().astype(int) - 1
     return enlarge_audit(audit, budget=budget)
@@ -134,12 +142,27 @@ def audit_costs(
         dice = np.random.default_rng(seed).random((5, members.max(initial=-1) + 1))[:, members]
         for budget in budgets:
             larger = enlarge_audit(audit.drop(columns="picked", errors="ignore"), budget=budget)
-            chance, picked = judged(larger, larger["predicted"]), larger["picked"].to_numpy()
-            answers = [np.where(picked, die < chance, np.nan) for die in dice]
+            chance = judged(larger, larger["predicted"])
+            answers = [np.where(larger["picked"], die < _foreseen(larger), np.nan) for die in dice]
             drawn = [audited_share(one, larger, expected=chance, seed=seed) for one in answers]
-            rows[split, int(picked.sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])
+            rows[split, int(larger["picked"].sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])
     costs = [(*row, width) for row, width in rows.items()]
     return pd.DataFrame(costs, columns=["split", "pictures", "width"]).set_index("split")
+
+
+def _foreseen(audit: pd.DataFrame) -> np.ndarray:
+    """(N,) chance that a prediction is right, as `judged`; where a label contradicts it the model is a witness, too.
+
+    There the judge says which of the two is right, their shares being fitted (expectation maximisation), which takes
+    judge and model for independent. They see the same picture and err alike: the odds are half-way to that.
+    """
+    right, label = (np.clip(judged(audit, audit[name]), 1e-6, 1 - 1e-6) for name in ("predicted", "label"))
+    wrong, others = np.clip(1 - label.mean(), 1e-3, 0.5), max(audit.filter(regex=JUDGE).shape[1] - 1, 1)
+    apart, share = audit["label"].ne(audit["predicted"]).to_numpy(), 0.5
+    lead = np.log(right / label * others * (1 - wrong) / wrong)  # by the judge alone: the label is no witness
+    for _ in range(30 if apart.any() else 0):
+        share = np.clip(expit(logit(share) + lead[apart]).mean(), 0.005, 0.995)
+    return np.where(apart, expit((logit(right) + logit(share) + lead) / 2), right)
 
 
 def audited_share(
@@ -148,7 +171,7 @@ def audited_share(
     *,
     expected: np.ndarray,
     among: Sequence[bool] | None = None,
-    agreed: Agreed = None,
+    slips: Slips | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Share of rows with an outcome, from the answered rows of an audit.
@@ -163,7 +186,7 @@ def audited_share(
         audit: as from `draw_audit`, in the same order; with a column `group` near-duplicates count as what they are.
         expected: (N,) probability of the outcome, as the judge has it.
         among: (N,) rows that the share is about, by something known of all rows, such as their predicted label.
-        agreed: how many second looks agreed, of how many, and the number of classes: see `without_slips`.
+        slips: how often the answers are right, as from `second_looks`, if wrong ones are to be taken out.
 
     Returns:
         `value`, `low`, `high`; `worst_low` and `worst_high`, whatever the unsure rows are; `audited` and `images`
@@ -181,7 +204,7 @@ def audited_share(
 
     def bounds(values: np.ndarray) -> tuple[float, float, float]:
         found = weigh(values[among, None], stratum, expected=expected[among, None], groups=members, seed=seed)
-        found = found if agreed is None else without_slips(found, *agreed, seed=seed)
+        found = found if slips is None else without_slips(found, slips)
         return float(found.value[0]), *(float(end[0]) for end in found.interval())
 
     value, low, high = bounds(y)
@@ -201,7 +224,7 @@ def audited_share(
 
 
 def audited_accuracy(
-    truth: Truth, predicted: Sequence[str], audit: pd.DataFrame, *, agreed: Agreed = None, seed: int = 0
+    truth: Truth, predicted: Sequence[str], audit: pd.DataFrame, *, slips: Slips | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Accuracy against the truth, from an audited sample of noisily labelled rows.
 
@@ -212,7 +235,7 @@ def audited_accuracy(
     """
     truth = np.asarray(truth, dtype=object)
     same = np.where(pd.isna(truth), np.nan, truth == np.asarray(predicted, dtype=object))
-    return audited_share(same, audit, expected=judged(audit, predicted), agreed=agreed, seed=seed)
+    return audited_share(same, audit, expected=judged(audit, predicted), slips=slips, seed=seed)
 
 
 def audited_confusion(
@@ -258,7 +281,7 @@ def audit_accuracies(
     *,
     labels: Sequence[str] | None = None,
     planted: Sequence[str] | None = None,
-    agreed: Agreed = None,
+    slips: Slips | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Accuracy as the labels have it, as the audit has it, and where it is known the true one: for `plot_intervals`.
@@ -268,7 +291,7 @@ def audit_accuracies(
         verdict: as from `audit_truth`.
         labels: (N,) given labels; those at the time of the draw by default.
         planted: (N,) true class of every row, known for the demo alone; counted, so without an interval.
-        agreed: as from `second_looks`: a line more, with the reviewers' own slips taken out.
+        slips: as from `second_looks`: a line more, with the reviewers' own slips taken out.
 
     Returns:
         `name`, `value`, `low`, `high`, `pictures` (looked at), `note`. Where pictures were unsure, escalated or hidden,
@@ -282,9 +305,9 @@ def audit_accuracies(
     if found["worst_low"] < found["low"] or found["worst_high"] > found["high"]:
         worst = {"low": found["worst_low"], "high": found["worst_high"], "note": "whatever the unsure pictures are"}
         rows.append(found | {"name": "audited, at worst and at best"} | worst)
-    if agreed is not None:
-        cleared = audited_accuracy(verdict, predicted, audit, agreed=agreed, seed=seed)
-        note = f"if reviewers' slips are independent; {agreed[1]:.0f} second looks"
+    if slips is not None:
+        cleared = audited_accuracy(verdict, predicted, audit, slips=slips, seed=seed)
+        note = f"if reviewers' slips are independent; {slips.pictures:,} second looks"
         rows.append(cleared | {"name": "audited, slips taken out", "note": note})
     if planted is not None:
         value = float((np.asarray(planted, dtype=object) == predicted).mean())

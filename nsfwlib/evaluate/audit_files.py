@@ -17,8 +17,9 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.data import SPLITS
-from nsfwlib.evaluate.audit import JUDGE, Agreed, audited_accuracy, audited_share, draw_audit, enlarge_audit, judged
-from nsfwlib.evaluate.intervals import at_any_time, share_interval
+from nsfwlib.evaluate.audit import JUDGE, audited_accuracy, audited_share, draw_audit, enlarge_audit, judged
+from nsfwlib.evaluate.intervals import at_any_time
+from nsfwlib.evaluate.reviewers import Slips, reviewer_accuracies
 from nsfwlib.labels import current_labels, decisions_in_force, read_journal, standing
 
 AUDIT_COLUMNS = ("path", "sha256", "group", "split", "label", "predicted", "stratum", "order", "picked")
@@ -42,6 +43,7 @@ def draw_audits(
     Args:
         run_dir: of the model.
         sizes: split → how many pictures to look at. "test" and "val" are about the model, "train" about its labels.
+            `val`, which chooses thresholds, is drawn evenly.
         table: the images table; usable rows.
         current: labels in force, in its order.
         pred_probs: (N, K) of the judge, in its order.
@@ -99,7 +101,7 @@ def freeze_audit(
         digest = hashlib.sha256(f"{seed} {split} {about}".encode()).digest()
         drawn = draw_audit(
             rows["label"], rows["predicted"], judge, class_names=[name[2:-1] for name in judge],
-            reviewed=rows["reviewed"], budget=budget, seed=int.from_bytes(digest[:8], "big"),
+            reviewed=rows["reviewed"], even=split == "val", budget=budget, seed=int.from_bytes(digest[:8], "big"),
         )  # fmt: skip
         audit = rows[list(AUDIT_COLUMNS[:4])].join(drawn)
         _write(audit, run_dir, split, {"about": about, "seed": seed, "drawn": now})
@@ -204,21 +206,23 @@ def audit_truth(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str
     return found.where(found.notna(), None)
 
 
-def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> Agreed:
-    """How many blind second looks by others agreed with the audit's answers, of how many, and the number of classes.
+def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> Slips | None:
+    """How often the answers of an audit are right, from blind second looks by others; None before there is one.
 
-    Counts of independent pictures; None before there is one.
+    Each reviewer's accuracy, as from `reviewer_accuracies`, counts as often as the audit has answers of theirs.
     """
     first = blind_answers(journal, class_names)
+    first = first[first.index.isin(audit.loc[audit["picked"], "sha256"])]
     looks = standing(read_journal(journal), "second")
-    looks = looks[looks["sha256"].isin(audit.loc[audit["picked"], "sha256"]) & looks["sha256"].isin(first.index)]
-    looks = looks[looks["reviewer"].ne(looks["sha256"].map(first["reviewer"]))]
-    second = verdicts(looks, class_names)["answer"]
-    if second.empty:
+    looks = looks[looks["sha256"].isin(first.index) & looks["reviewer"].ne(looks["sha256"].map(first["reviewer"]))]
+    both = pd.concat([first, *(verdicts(some, class_names) for _, some in looks.groupby("reviewer"))]).reset_index()
+    if len(both) == len(first):
         return None
-    group = second.index.map(audit.drop_duplicates("sha256").set_index("sha256")["group"])
-    same = share_interval(second.eq(first["answer"][second.index]).to_numpy(), group)
-    return float(same.hits), float(same.worth), len(class_names)
+    both["group"] = both["sha256"].map(audit.drop_duplicates("sha256").set_index("sha256")["group"])
+    found = reviewer_accuracies(both, classes=len(class_names))
+    share = first["reviewer"].value_counts(normalize=True).reindex(found.index).fillna(0)
+    right = (share / share.sum()).to_numpy() @ found.to_numpy()
+    return Slips(float(right[0]), right[1:], len(class_names), found.attrs["pictures"])
 
 
 def audit_progress(audit: pd.DataFrame | None, verdict: pd.Series | None) -> str:

@@ -245,23 +245,6 @@ def mean_of(found: Weighed) -> Weighed:
     return Weighed(value.mean(keepdims=True), mean[:1], centre, centre + down, centre + up)
 
 
-def without_slips(found: Weighed, same: float, pairs: float, k: int, *, seed: int = 0) -> Weighed:
-    """Shares of agreement with the truth, from shares of agreement with a reviewer who errs.
-
-    A reviewer of skill c gives the true class, and where not, which is 1 - c of the time, any of the k: the model of
-    Dawid and Skene (Maximum Likelihood Estimation of Observer Error-rates, 1979) with one rate for all. Two of them
-    agree with probability c² + (1 - c²) / k, so `same` of `pairs` second looks tell c, if slips are independent.
-    """
-    value, mean, *ends = found
-    agree = np.random.default_rng(seed).beta(same + 0.5, pairs - same + 0.5, ends[0].shape[1])
-
-    def true(share: np.ndarray, agree: np.ndarray | float) -> np.ndarray:
-        skill = np.sqrt(np.clip((agree - 1 / k) / (1 - 1 / k), 1e-3, 1))
-        return np.clip((share - (1 - skill) / k) / skill, 0, 1)
-
-    return Weighed(true(value, same / pairs), true(mean, same / pairs), *(true(end, agree) for end in ends))
-
-
 def at_any_time(width: float, seen: int, planned: int, *, level: float = 0.95) -> float:
     """The width of an interval that holds at all times at once, from that of one which holds at `seen` looks.
 

@@ -14,7 +14,6 @@ from nsfwlib.evaluate.confusion import class_codes
 from nsfwlib.evaluate.intervals import (
     Groups,
     Weights,
-    bootstrap_weights,
     jeffreys,
     mean_of,
     share_interval,
@@ -259,40 +258,6 @@ def compare(
         "accuracy": one, "baseline": two, "difference": step, "low": low, "high": high, "better": int((sums > 0).sum()),
         "worse": int((sums < 0).sum()), "p": p, "images": len(right), "sentence": sentence,
     }  # fmt: skip
-
-
-def cohens_kappa(
-    one: Sequence[str],
-    other: Sequence[str],
-    *,
-    groups: Groups = None,
-    level: float = 0.95,
-    draws: int = 4000,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Agreement beyond chance of two lists of answers: `kappa`, `kappa_low`, `kappa_high`, -1 … 1; NaN where undefined.
-
-    (p − e) / (1 − e) with p the share on which both agree and e the one that their habits alone would give: Cohen, A
-    Coefficient of Agreement for Nominal Scales, 1960. Interval: p from Beta(½ + hits, ½ + misses) on an effective
-    count, e by Bayesian bootstrap of groups, so that full agreement on few pictures is not taken for certainty.
-    """
-    names, codes = np.unique(np.concatenate([np.asarray(one, str), np.asarray(other, str)]), return_inverse=True)
-    n, k = len(one), len(names)
-    if k < 2:  # no answer, or always the same
-        return {"kappa": np.nan, "kappa_low": np.nan, "kappa_high": np.nan}
-    a, b = np.eye(k)[codes[:n]], np.eye(k)[codes[n:]]
-    same, members = codes[:n] == codes[n:], group_codes(groups, n)
-    rng = np.random.default_rng(seed)
-    chance = (a.mean(0) * b.mean(0)).sum()
-    kappa = (same.mean() - chance) / (1 - chance)
-    worth = share_interval(same, members).worth
-    agree = rng.beta(same.mean() * worth + 0.5, (1 - same.mean()) * worth + 0.5, draws)
-    weights = np.concatenate(list(bootstrap_weights(members, draws, rng)), axis=1)
-    weights /= weights.sum(axis=0)
-    by_habit = ((a.T @ weights) * (b.T @ weights)).sum(axis=0)
-    beyond = np.maximum((agree - by_habit) / np.maximum(1 - by_habit, 1e-12), -1)
-    low, high = np.quantile(beyond, tails(level))
-    return {"kappa": kappa, "kappa_low": float(min(low, kappa)), "kappa_high": float(max(high, kappa))}
 
 
 def _sign_flips(sums: np.ndarray) -> float:

@@ -12,16 +12,16 @@ import numpy as np
 
 from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
-from nsfwlib.export.parity import Runtime, open_onnx, open_savedmodel, open_tfjs, open_tflite
+from nsfwlib.export.parity import Runtime, open_onnx, open_openvino, open_savedmodel, open_tfjs, open_tflite
 from nsfwlib.export.tfjs import write_tfjs
-from nsfwlib.model import CLASS_NAMES, class_names, image_size, onnx_file
+from nsfwlib.model import CLASS_NAMES, class_names, converted, image_size, onnx_file, quantised, require_openvino
 
 
 class Source:
     """A classifier, and what several formats are made from."""
 
     def __init__(self, model: keras.Model, calibration: np.ndarray, scratch: Path) -> None:
-        self.model, self.calibration, self._scratch = model, calibration, scratch
+        self.model, self.calibration, self.scratch = model, calibration, scratch
         self.class_names, self.size = class_names(model), image_size(model)
 
     @cached_property
@@ -46,7 +46,7 @@ class Source:
             decoded = tf.map_fn(lambda data: _decode(data, self.size), image, fn_output_signature=form)
             return {"probabilities": network(decoded)}
 
-        folder, signatures = self._scratch / "saved", {"serving_default": serving_default, "bytes": from_bytes}
+        folder, signatures = self.scratch / "saved", {"serving_default": serving_default, "bytes": from_bytes}
         tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
         return folder
 
@@ -66,7 +66,7 @@ class Format(NamedTuple):
     def missing(self) -> str:
         """What to install before it can be written; "" where nothing is missing."""
         absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
-        return f"needs {', '.join(absent)}: pip install 'nsfwlib[onnx]'" if absent else ""
+        return f"needs {', '.join(absent)}: pip install 'nsfwlib[{self.needs[0]}]'" if absent else ""
 
 
 def _savedmodel(source: Source, folder: Path) -> None:
@@ -138,6 +138,15 @@ def _onnx(source: Source, folder: Path) -> None:
     runs.write_json({"labels": source.class_names, **taken}, folder / "model.json")
 
 
+def _openvino(source: Source, folder: Path, precision: str = "float32") -> None:
+    openvino, path = require_openvino(), converted(source.model, cache_dir=source.scratch)
+    int8 = precision == "int8"
+    network = quantised(path, source.calibration, openvino) if int8 else openvino.Core().read_model(path)
+    steps = openvino.preprocess.PrePostProcessor(network)
+    steps.input().tensor().set_element_type(openvino.Type.u8)
+    openvino.save_model(steps.build(), folder / "model.xml", compress_to_fp16=False)
+
+
 def _tfjs(source: Source, folder: Path, quantised: str | None = None) -> None:
     write_tfjs(source.model, folder, quantised=quantised)
 
@@ -153,6 +162,10 @@ FORMATS = {
         partial(_tflite, precision="int8"), open_tflite, _CHANGED, 0.02, "phones, a quarter of the size, faster",
         f"weights and activations in 8 bits, their ranges taken from the representative photographs: {_AGAIN}"),
     "onnx": Format(_onnx, open_onnx, _BY, 1e-4, "ONNX Runtime", needs=("onnx", "onnxruntime", "tf2onnx")),
+    "openvino": Format(_openvino, open_openvino, _BY, 1e-4, "servers with a CPU: OpenVINO", needs=("openvino",)),
+    "openvino_int8": Format(
+        partial(_openvino, precision="int8"), open_openvino, _CHANGED, 0.02, "servers with a CPU, faster",
+        f"as tflite_int8: {_AGAIN}", needs=("openvino", "nncf")),
     "tfjs": Format(_tfjs, open_tfjs, _BY, 1e-3, "browsers: nsfwjs, TensorFlow.js", web=True),
     "tfjs_uint16": Format(partial(_tfjs, quantised="uint16"), open_tfjs, _BY, 1e-3, "browsers, half the size",
                           "kernels quantised to 16 bits per tensor", web=True),

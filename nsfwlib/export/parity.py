@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from nsfwlib._tensorflow import keras, tf
 from nsfwlib.data import load_image
 from nsfwlib.export.tfjs import DIVISOR, read_tfjs
 from nsfwlib.files import writable_folder
-from nsfwlib.model import PACKAGE, VERSION, run_tool
+from nsfwlib.model import PACKAGE, VERSION, require_openvino, run_tool
 
 _TFJS = "4.22.0"
 PACKAGES = (f"{PACKAGE}@{VERSION}", f"@tensorflow/tfjs@{_TFJS}", f"@tensorflow/tfjs-backend-wasm@{_TFJS}")
@@ -98,6 +99,13 @@ def open_tflite(folder: Path) -> Runtime:
     run = Interpreter(str(folder / "model.tflite"), num_threads=os.cpu_count()).get_signature_runner()
     answer = one_by_one(lambda batch: run(pixels=batch)["probabilities"])
     return Runtime(Interpreter.__module__.partition(".")[0], answer)
+
+
+def open_openvino(folder: Path) -> Runtime:
+    """A model of OpenVINO's, by OpenVINO on the CPU."""
+    openvino = require_openvino()
+    run = openvino.Core().compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return Runtime(f"OpenVINO {version('openvino')}", one_by_one(lambda batch: run(batch)["probabilities"]))
 
 
 def open_onnx(folder: Path) -> Runtime:

@@ -24,6 +24,7 @@ from .journal import (
     append_decisions as append_decisions,
     check_writable as check_writable,
     decisions_in_force as decisions_in_force,
+    in_force as in_force,
     read_journal as read_journal,
     refuse_class as refuse_class,
     standing as standing,

@@ -2,16 +2,18 @@
 
 import itertools
 import math
+import os
 import warnings
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.labels.journal import ACTIONS, LABELLING, MARKS, decisions_in_force, lines_of, read_journal, refuse_class
-from nsfwlib.labels.records import COLUMNS, is_whole, whole
+from nsfwlib.labels.records import COLUMNS
 
 _ENDING = 256  # bytes that tell whether a file is still the one that was read
 
@@ -67,7 +69,7 @@ class _Anew(Exception):
 
 
 class Replay:
-    """What is in force in a journal as it grows, in memory, by the rule of `in_force`; read on from where it ended.
+    """What is in force in a journal as it grows, in memory, as in `decisions_in_force`; read on from where it ended.
 
     `done` and `undone` hold the actions of `reviewer`, last one last, so that undo and redo go on where an earlier
     sitting ended; `seconds` is the time looked at, by all. Of second looks, only this reviewer's own are known.
@@ -83,18 +85,24 @@ class Replay:
         self._actions: list[str] = []
         self._contents: list[str] = []
         self._words: list[str] = []
+        self._names: list[str] = []
         self._before: list[int] = []  # where the same content was spoken of before, or -1
         self._last: dict[str, int] = {}  # where it was last
         self._marks: dict[str, str] = {}  # the last one of each action
         self._escalations: dict[int, dict[str, Any]] = {}
         self._seen: tuple[int, ...] = ()  # the file's inode, size and time when it was read last
         self._end, self._ending = 0, b""  # up to which byte, and what stands before it
-        self._time, self._delimiter = "", ","  # of the last line, of the file
+        self._time = ""  # of the last line
 
     def decision(self, sha256: str, kinds: Collection[str] = LABELLING) -> str:
         """What the last line of these kinds that stands says of this content; "" if there is none."""
         place = self._standing(sha256, kinds)
         return self._words[place] if place >= 0 else ""
+
+    def said_by(self, sha256: str, kinds: Collection[str] = LABELLING) -> str:
+        """Who took the decision that `decision` returns; "" if there is none, or nobody gave a name."""
+        place = self._standing(sha256, kinds)
+        return self._names[place] if place >= 0 else ""
 
     def _standing(self, sha256: str, kinds: Collection[str]) -> int:
         place = self._last.get(sha256, -1)
@@ -115,52 +123,48 @@ class Replay:
             ValueError: it is no journal any more; says which line.
         """
         try:
-            status = self.path.stat()
+            file = self.path.open("rb")
         except FileNotFoundError:
             if not self._end:
                 return ()
             raise FileNotFoundError(
                 f"The journal {self.path} is gone, so nobody knows what was decided and escalated. Put it back."
             ) from None
-        seen = (status.st_ino, status.st_size, status.st_mtime_ns)
-        if seen == self._seen:
-            return ()
-        try:
-            changed = self._read_on()
-        except _Anew:
-            fresh = Replay(self.path, reviewer=self.reviewer)
-            fresh._read_all()  # where that fails, it fails again at the next call
-            changed = {**self._last, **fresh._last}.keys()
-            vars(self).update(vars(fresh))
-        self._seen = seen if status.st_size == self._end else ()
+        with file:
+            status = os.fstat(file.fileno())
+            seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+            if seen == self._seen:
+                return ()
+            try:
+                changed = self._read_on(file)
+            except _Anew:
+                fresh = Replay(self.path, reviewer=self.reviewer)
+                fresh._read_all(file)  # where that fails, it fails again at the next call
+                changed = {**self._last, **fresh._last}.keys()
+                vars(self).update(vars(fresh))
+            self._seen, self._end = seen, file.tell()
+            file.seek(max(0, self._end - _ENDING))
+            self._ending = file.read(min(self._end, _ENDING))
         return changed
 
-    def _read_on(self) -> Collection[str]:
+    def _read_on(self, file: BinaryIO) -> Collection[str]:
         """Take in the lines behind those that were read."""
-        if not self._end:
+        file.seek(self._end - len(self._ending))
+        if not self._end or file.read(len(self._ending)) != self._ending:
             raise _Anew
-        with self.path.open("rb") as file:
-            file.seek(self._end - len(self._ending))
-            before, data = file.read(len(self._ending)), file.read()
-        if before != self._ending or not is_whole(data, self._delimiter):
-            raise _Anew
-        changed = self._take(list(lines_of(self.path, data, self._delimiter)))
-        self._end, self._ending = self._end + len(data), (self._ending + data)[-_ENDING:]
-        return changed
+        return self._take([*lines_of(self.path, file)])
 
-    def _read_all(self) -> None:
-        source, size, delimiter, _ = whole(self.path)
+    def _read_all(self, file: BinaryIO) -> None:
+        file.seek(0)
+        lines = lines_of(self.path, file)
         try:
-            self._take(lines_of(self.path, source, delimiter, size))
+            self._take(lines)
         except _Anew:
             vars(self).update(vars(Replay(self.path, reviewer=self.reviewer)))
             table = read_journal(self.path)
             times = table["time"].astype(str).replace("NaT", "")
             self._take(table.assign(time=times).itertuples(index=False, name=None))
-        with self.path.open("rb") as file:
-            file.seek(max(0, size - _ENDING))
-            self._ending = file.read(min(size, _ENDING))
-        self._delimiter, self._end = delimiter, size
+            deque(lines, maxlen=0)  # up to where they end
 
     def _take(self, lines: Iterable[Sequence[Any]]) -> Collection[str]:
         """Take in more lines; returns the sha256 whose decision may have changed."""
@@ -179,28 +183,23 @@ class Replay:
                     self._escalations[len(self._words)] = dict(zip(COLUMNS, line, strict=True))
                 self._before.append(self._last.get(sha256, -1))
                 self._last[sha256] = len(self._words)
-                columns = (self._kinds, self._actions, self._contents, self._words)
-                for column, value in zip(columns, (kind, action, sha256, decision), strict=True):
+                columns = (self._kinds, self._actions, self._contents, self._words, self._names)
+                for column, value in zip(columns, (kind, action, sha256, decision, reviewer), strict=True):
                     column.append(value)
             else:
                 continue
             self.seconds += _number(seconds)
-            if own:
-                self._note(kind, action)
+            if own and kind in MARKS:
+                source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
+                if action in source:
+                    del source[action]
+                    target[action] = None
+            elif own:
+                self.undone.clear()
+                self.done.pop(action, None)
+                self.done[action] = None
         spoken = map(marked.__contains__, self._actions if marked else ())  # all of it, at the speed of C
         return dict.fromkeys([*self._contents[first:], *itertools.compress(self._contents, spoken)])
-
-    def _note(self, kind: str, action: str) -> None:
-        """What this reviewer can undo and redo after this line."""
-        if kind not in MARKS:
-            self.undone.clear()
-            self.done.pop(action, None)
-            self.done[action] = None
-            return
-        source, target = (self.done, self.undone) if kind == "undo" else (self.undone, self.done)
-        if action in source:
-            del source[action]
-            target[action] = None
 
 
 def _number(text: Any) -> float:

@@ -5,7 +5,6 @@
 
 import contextlib
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +15,7 @@ from nsfwlib.data import is_skipped, layout_of, scan
 from nsfwlib.files import file_path, table_path
 from nsfwlib.labels.current import current_labels
 from nsfwlib.labels.journal import decisions_in_force
-from nsfwlib.labels.moves import Log, append, carry_out, do_all, opened, read, undoing
+from nsfwlib.labels.moves import Log, do_all, opened, read, undoing
 
 MODES = ("move", "copy", "link")
 COLUMNS = ("path", "given_label", "decision", "action", "target", "reason", "sha256")
@@ -76,29 +75,17 @@ def apply_decisions(
     log = Path(log) if log is not None else beside.with_name(f"{beside.name}_moves.jsonl")
     decided = _decided(journal, mode)
 
-    def plan(state: Log) -> pd.DataFrame:
+    with contextlib.nullcontext(read(log)) if dry_run else opened(log) as state:
         table = images if images is not None else scan(data_dir, cache_dir=cache_dir, progress=progress)
-        return _plan(_up_to_date(table, decided, data_dir, state), data_dir, goal, mode, state)
-
-    if not dry_run:
-        with opened(log) as state:
-            return carry_out(plan(state), data_dir, state, progress)
-    state = read(log)
-    if state.pending is not None:
-        warnings.warn(
-            f"An earlier call was interrupted: with dry_run=False its step on {state.pending['src']} "
-            "is settled before anything is planned.",
-            stacklevel=2,
-        )
-    return plan(state)
+        plan = _plan(_up_to_date(table, decided, data_dir, state), data_dir, goal, mode, state)
+        return plan if dry_run else _carry_out(plan, data_dir, state, progress)
 
 
 def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
     """Undo all that this log says was done, last step first → one row a step: path, target, done, reason.
 
-    Files go back to their old places, names and times; exported copies and links are removed, so are folders that
-    were made for them, and folders get their old times when everything is back. What someone changed since is
-    left alone and says so; call again when that is mended.
+    Files go back to their old places, names and times; exported copies and links are removed, and so are folders that
+    were made for them. What someone changed since is left alone and says so; call again when that is mended.
 
     Raises:
         FileNotFoundError: no such log.
@@ -114,14 +101,21 @@ def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
         for folder in state.folders[::-1]:
             with contextlib.suppress(OSError):  # gone already, or somebody uses it
                 folder.rmdir()
-        if not any(reasons):
-            for folder, mtime_ns in state.times.items():
-                with contextlib.suppress(OSError):
-                    os.utime(folder, ns=(folder.stat().st_atime_ns, mtime_ns))
-            append(state, {"restored": True}, sync=True)
     ends = {"path": [str(op["src"]) for op in steps], "target": [str(op["dst"] or "") for op in steps]}
     table = pd.DataFrame(ends, dtype=object).map(table_path)
     return table.assign(done=[not why for why in reasons], reason=reasons)
+
+
+def _carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> pd.DataFrame:
+    """Do what `plan` says → the plan with `done`, and why not in `reason`."""
+    todo = plan[plan["action"] != "unchanged"]
+    steps = todo[["action", "sha256"]].rename(columns={"action": "how"}).replace("drop", "move").to_dict("records")
+    for op, path, target in zip(steps, todo["path"], todo["target"], strict=True):
+        op |= {"src": file_path(data_dir, path), "dst": file_path(data_dir, target)}
+    why = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=object)
+    plan["done"] = plan.index.isin(why.index[why == ""])
+    plan.loc[why.index[why != ""], "reason"] = why[why != ""]
+    return plan
 
 
 # --- what should happen
@@ -176,38 +170,38 @@ def _plan(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: Log)
     labels = zip((path.split("/") for path in rows["scanned"]), rows["given_label"], strict=True)
     class_of = {p[depth]: label for p, label in labels if len(p) > depth + 1}
     folder_of = {label: folder for folder, label in class_of.items()} | {f: f for f, c in class_of.items() if f == c}
-    parts = [path.split("/") for path in rows["path"]]
-    here = [p[depth] if len(p) > depth + 1 else "" for p in parts]
-    placed: dict[str, str] = {}
-    if mode == "move":
-        lies_in = (class_of.get(folder, folder) for folder in here)
-        reasons = [_why_not_moved(row, label, root) for row, label in zip(rows.itertuples(), lies_in, strict=True)]
-    else:
-        reasons = [_why_not_exported(row, has_splits) for row in rows.itertuples()]
-        folders = ["/".join([root, *[row.split] * has_splits, str(row.label)]) for row in rows.itertuples()]
-        steps = state.placed.values()
-        placed = {_table_path(op["src"], data_dir): _table_path(op["dst"], data_dir) for op in steps}
-        wanted = {p: folder for p, folder, why in zip(rows["path"], folders, reasons, strict=True) if not why}
-        _check_export(goal, placed, wanted, state)
-    taken, plan = set(placed.values()), []
-    for row, why, p, origin in zip(rows.itertuples(), reasons, parts, here, strict=True):
-        if why or row.path in placed:
-            plan.append(("unchanged", placed.get(row.path, ""), why or "exported before"))
+    steps = state.placed.values() if mode != "move" else ()
+    placed = {_table_path(op["src"], data_dir): _table_path(op["dst"], data_dir) for op in steps}
+    taken, wanted, plan = set(placed.values()), {}, []
+    for row in rows.itertuples():
+        parts = row.path.split("/")
+        inner, here = parts[depth + 1 :], parts[depth] if len(parts) > depth + 1 else ""
+        lies_in = class_of.get(here, here)
+        why = _why_not_moved(row, lies_in, root) if mode == "move" else _why_not_exported(row, has_splits)
+        if why:
+            plan.append(("unchanged", placed.get(row.path, ""), why))
             continue
+        action, reason = mode, f"decided: {row.decision}"
         if mode != "move":
             # one flat folder, as fastai takes the innermost one for the class, of names that TensorFlow can read
-            name = "__".join(p[depth + 1 :]).replace("\\", "%")
-            action, new, reason = mode, f"{folders[row.Index]}/{name}", f"label: {row.label}"
+            name, reason = "__".join(inner).replace("\\", "%"), f"label: {row.label}"
+            new = "/".join([root, *[row.split] * has_splits, row.label, name])
             if PurePosixPath(name).suffix.lower() not in _LISTED:
                 reason += "; image_dataset_from_directory does not list this suffix"
         elif row.decision == "drop":
-            action, new, reason = "drop", f"{root}/{row.path}", "decided: drop"
+            action, new = "drop", f"{root}/{row.path}"
         else:
             folder = folder_of.get(row.decision, row.decision)
-            action, new, reason = "move", "/".join([*p[:depth], folder, *p[depth + 1 :]]), f"decided: {row.decision}"
+            new = "/".join([*parts[:depth], folder, *inner])
             reason += "" if folder in class_of else "; a new folder"
-        target, note = _free_name(new, origin, data_dir, taken)
-        plan.append((action, target, reason + note))
+        wanted[row.path] = str(PurePosixPath(new).parent)
+        if row.path in placed:
+            plan.append(("unchanged", placed[row.path], "exported before"))
+        else:
+            target, note = _free_name(new, here, data_dir, taken)
+            plan.append((action, target, reason + note))
+    if mode != "move":
+        _check_export(goal, placed, wanted, state)
     table = pd.DataFrame(plan, columns=["action", "target", "reason"], index=rows.index, dtype=str)
     return pd.concat([rows, table], axis=1)[list(COLUMNS)]
 

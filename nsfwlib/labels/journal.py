@@ -29,13 +29,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 import pandas as pd
 
 from nsfwlib.data import DECISION_WORDS, may_be_class
-from nsfwlib.labels.records import COLUMNS, encode, fsync_folder, locked, mended, records_of, whole, write_and_sync
+from nsfwlib.labels.records import COLUMNS, append_whole, before_next, encode, fsync_folder, locked, records_of
 
 IN_FORCE = ("sha256", "path", "given_label", "decision", "reviewer", "time", "suggested", "score")
 LABELLING = ("decision", "audit", "resolution")  # the kinds of lines that give a label
@@ -63,17 +63,13 @@ def append_decisions(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str,
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path):
-            delimiter, last = mended(path) if path.exists() else (",", "")
+            delimiter, last, ending = before_next(path) if path.exists() else (",", "", encode([COLUMNS], ","))
             # Time never runs backwards in a file, whatever the clocks of its writers say: see `_by_time`.
             now, action = max(datetime.now(UTC).isoformat(), last), uuid.uuid4().hex[:16]
             lines = [_line(path, {"time": now, "kind": "decision", "action": action, **row}) for row in rows]
-            with path.open("ab", buffering=0) as file:
-                start = file.seek(0, os.SEEK_END)
-                try:
-                    write_and_sync(file, encode(lines if start else [COLUMNS, *lines], delimiter))
-                except OSError:
-                    file.truncate(start)  # a full disk must not leave half an action behind
-                    raise
+            with path.open("ab") as file:
+                start = file.tell()
+                append_whole(file.fileno(), ending + encode(lines, delimiter))
         if start == 0:
             fsync_folder(path.parent)
 
@@ -82,8 +78,8 @@ def check_writable(path: Path) -> None:
     """An OSError that names the way out if the journal cannot be written, before anybody decides; makes none."""
     folder = next(folder for folder in Path(path).absolute().parents if os.path.lexists(folder))
     with _explained(path):
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:  # the lock lies beside the journal
-            write_and_sync(file, bytes(4096))  # a full disk takes a name, but nothing inside
+        with tempfile.TemporaryFile(dir=folder) as file:  # the lock lies beside the journal
+            append_whole(file.fileno(), bytes(4096))  # a full disk takes a name, but nothing inside
         if os.path.lexists(path):
             Path(path).open("ab").close()
 
@@ -109,8 +105,8 @@ def read_journal(path: Path) -> pd.DataFrame:
 
     A missing file gives an empty table. What a spreadsheet makes of a journal is read: a byte-order mark, CRLF, no
     quotes, semicolons. Where times run backwards, as after a merge of two copies, lines are put in the order of their
-    times, and a warning says so. A damaged record, such as the unfinished last line that a killed process leaves, is
-    moved to `<name>.torn` beside the journal; `attrs["torn"]` then holds its text and a warning says so.
+    times, and a warning says so. A damaged line, such as the unfinished last one that a killed process leaves, is left
+    out, and a warning says so.
 
     Raises:
         ValueError: the file is not such a journal, or a decision no such word; says which line.
@@ -118,24 +114,19 @@ def read_journal(path: Path) -> pd.DataFrame:
     path = Path(path)
     if not path.exists():
         return _frame([])
-    source, size, delimiter, torn = whole(path)
-    lines = lines_of(path, source, delimiter, size)
-    blocks = iter(lambda: list(itertools.islice(lines, BLOCK)), [])
-    table = _by_time(path, pd.concat([_frame([]), *map(_frame, blocks)], ignore_index=True))
-    table.attrs["torn"] = torn.decode("utf-8", "replace")
-    return table
+    with path.open("rb") as file:
+        lines = lines_of(path, file)
+        blocks = iter(lambda: list(itertools.islice(lines, BLOCK)), [])
+        return _by_time(path, pd.concat([_frame([]), *map(_frame, blocks)], ignore_index=True))
 
 
 def decisions_in_force(path: Path) -> pd.DataFrame:
-    """The decisions in force, one row a picture (`sha256`): columns `IN_FORCE`. See `in_force` for the rule."""
+    """The decisions in force by the rule above, one row a picture (`sha256`): columns `IN_FORCE`."""
     return in_force(read_journal(path))
 
 
 def in_force(lines: pd.DataFrame) -> pd.DataFrame:
-    """From all lines (as from `read_journal`) to one row a `sha256`: the last decision or resolution not undone.
-
-    It does not matter who decided. Second looks and lines of any other kind are left alone.
-    """
+    """The same of lines as from `read_journal`."""
     last = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
     return last[list(IN_FORCE)].reset_index(drop=True)
 
@@ -162,17 +153,13 @@ def _line(path: Path, row: Mapping[str, Any]) -> list[str]:
 def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return ""
-    return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+    text = f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)
+    return text.replace("\n", "\\u000a").replace("\r", "\\u000d")  # a record is one line; as paths in tables have it
 
 
-def lines_of(path: Path, source: bytes | Path, delimiter: str, size: int = sys.maxsize) -> Iterator[list[str]]:
-    """The journal's lines in this source, which holds whole records."""
-    for number, line in enumerate(records_of(source, delimiter, size), start=1):
-        if len(line) != len(COLUMNS):
-            raise ValueError(
-                f"{path}: record {number} should have {len(COLUMNS)} fields. Received {len(line)}: {line!r}. "
-                "Mend that line by hand, or restore the file from a copy."
-            )
+def lines_of(path: Path, file: BinaryIO) -> Iterator[list[str]]:
+    """The journal's lines from where the file stands, as `records_of` has them."""
+    for number, line in enumerate(records_of(path, file), start=1):
         if line != list(COLUMNS):
             for i in _REPEATED:  # of a million lines, these few words are held once
                 line[i] = sys.intern(line[i])
@@ -194,10 +181,9 @@ def refuse_class(journal: Path | pd.DataFrame, sha256: str, word: str, classes: 
     """A ValueError for a decision in force that is none of these classes; names the record where a file has it."""
     where = "the decisions"
     if not isinstance(journal, pd.DataFrame):
-        source, size, delimiter, _ = whole(Path(journal))
-        lines = enumerate(lines_of(Path(journal), source, delimiter, size), start=2)
-        said = (sha256, word)
-        where = f"{journal}: record {max(n for n, line in lines if (line[_SHA256], line[_DECISION]) == said)}"
+        with Path(journal).open("rb") as file:
+            said = enumerate(((line[_SHA256], line[_DECISION]) for line in lines_of(Path(journal), file)), start=2)
+            where = f"{journal}: record {max(number for number, each in said if each == (sha256, word))}"
     raise ValueError(
         f"{where}: decision should be one of the classes {', '.join(sorted(classes))}, or {', '.join(ACTIONS)}. "
         f"Received: {word!r}, a class that no folder has, such as 05_score_images may write of others. Correct that "

@@ -4,14 +4,12 @@ The move log has one JSON object a line. A step is in the log, and the log on di
 
 | line | meaning |
 |---|---|
-| `{"id", "how", "src", "dst", "sha256", "mtime_ns", "undoes", "leads_to"}` | this is about to happen |
-| `{"copied": [ino, size, mtime_ns]}` | across file systems: the copy is on disk, verified, under a temporary name |
+| `{"id", "how", "src", "dst", "sha256", "mtime_ns", "undoes"}` | this is about to happen |
 | `{"done": id}`, `{"failed": id, "why"}` | how it ended |
 | `{"mkdir"}` | a folder is made for it |
-| `{"times": [[folder, mtime_ns]]}`, `{"restored"}` | how old folders were before anything; everything is as before |
 
-One step is under way at a time. Killed on the way, it counts as done if its file has left the old place; if not, what
-it had put at the new one is removed again. Paths below the log's folder are relative to it.
+One step is under way at a time. Killed on the way, it counts as done if its file has left the old place; if not, the
+same bytes at the new one are removed again. Paths below the log's folder are relative to it.
 """
 
 from __future__ import annotations
@@ -29,51 +27,31 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib.files import file_hash, file_path
-from nsfwlib.labels.records import fsync_folder, locked
+from nsfwlib.files import file_hash
+from nsfwlib.labels.records import append_whole, fsync_folder, locked
 
 LOCK_SECONDS = 5
 _HEADER = {"nsfwlib": "move log", "version": 1}
 _ENDS_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # the next file would fare no better
 _NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
+_FULL = "the disk is full: free some space and call again, what is done is in the log"
 _SENTENCES = {
     errno.ENOTDIR: "a file lies where its folder should be: rename that file and call again",
     errno.ENOENT: "vanished, it is not where it was: scan again",
     errno.EEXIST: "something else has taken its new name by now: plan again",
-    errno.EACCES: "no permission to change it or its folder",
-    errno.EPERM: "no permission to change it or its folder",
-    errno.EROFS: "the disk is read-only",
-    errno.ENOSPC: "the disk is full: free some space and call again, what is done is in the log",
-    errno.EDQUOT: "the disk quota is used up: free some space and call again, what is done is in the log",
-    errno.ENAMETOOLONG: "its new name would be too long for the file system",
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
 }
 
 
-def carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> pd.DataFrame:
-    """Do what `plan` says (columns as in `folders.COLUMNS`) → the plan with `done`, and why not in `reason`."""
-    todo = plan[plan["action"] != "unchanged"]
-    steps = todo[["action", "sha256"]].rename(columns={"action": "how"}).replace("drop", "move").to_dict("records")
-    for op, path, target in zip(steps, todo["path"], todo["target"], strict=True):
-        op |= {"id": uuid.uuid4().hex, "src": file_path(data_dir, path), "dst": file_path(data_dir, target)}
-    ends = {folder for op in steps for end in ("src", "dst") for folder in op[end].parents}
-    changed = [folder for folder in ends - set(log.times) if folder.is_relative_to(data_dir) and folder.is_dir()]
-    if changed:
-        append(log, {"times": [(folder, folder.stat().st_mtime_ns) for folder in changed]})
-    why = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=object)
-    plan["done"] = plan.index.isin(why.index[why == ""])
-    plan.loc[why.index[why != ""], "reason"] = why[why != ""]
-    return plan
-
-
 def do_all(steps: list[dict], log: Log, progress: bool, name: str) -> list[str]:
-    """Why each step was not done, "" if it was."""
+    """Take these steps (how, src, dst, sha256) one after the other → why each was not done, "" if it was."""
     reasons: list[str] = []
     for op in tqdm(steps, disable=not progress, unit="file", desc=name):
         try:
-            _do(op, log)
+            _do(op | {"id": uuid.uuid4().hex}, log)
             reasons.append("")
         except OSError as error:
             reasons.append(_sentence(error))
@@ -83,7 +61,7 @@ def do_all(steps: list[dict], log: Log, progress: bool, name: str) -> list[str]:
     failed = [why for why in reasons if why]
     if failed:
         message = f"{len(failed)} of {len(steps)} files stay where they are, see `reason`. The first: {failed[0]}"
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=3)
     return reasons
 
 
@@ -96,7 +74,7 @@ def _do(op: dict, log: Log) -> None:
         missing.mkdir()
     append(log, op, sync=True)
     try:
-        _act(op, log)
+        _act(op)
     except OSError as error:
         if not _settle(op, log, why=_sentence(error)):
             raise
@@ -105,23 +83,18 @@ def _do(op: dict, log: Log) -> None:
 
 
 def _check(op: dict) -> None:
-    """An OSError that says so unless this file is what was decided on; notes its time in `op`."""
-    src = op["src"]
-    if op.get("leads_to"):
-        if not (src.is_symlink() and src.readlink() == op["leads_to"]):
-            raise OSError(None, "is not the link that was made")
-        return
-    if op["how"] == "move" and src.is_symlink():
-        raise OSError(None, "is a link: move what it leads to, or put the file itself here")
-    status = src.stat()
+    """An OSError that says so unless this file is what was decided on and has a place; notes its time in `op`."""
+    status = op["src"].lstat() if op["how"] == "move" else op["src"].stat()
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(None, "is no regular file")
-    if file_hash(src) != op["sha256"]:
+        raise OSError(None, "is a link or no regular file: move what it leads to, or put the file itself here")
+    if file_hash(op["src"]) != op["sha256"]:
         raise OSError(None, "its bytes are not those that were decided on: scan and decide again")
+    if op["dst"] and os.path.lexists(op["dst"]):
+        raise OSError(errno.EEXIST, "taken")
     op.setdefault("mtime_ns", status.st_mtime_ns)
 
 
-def _act(op: dict, log: Log) -> None:
+def _act(op: dict) -> None:
     how, src, dst, part = op["how"], op["src"], op["dst"], _part(op)
     if how == "unlink":
         return src.unlink()
@@ -141,8 +114,6 @@ def _act(op: dict, log: Log) -> None:
     os.utime(part, ns=(part.stat().st_atime_ns, op["mtime_ns"]))
     if file_hash(part) != op["sha256"]:
         raise OSError(errno.EIO, "the copy differs from the original")
-    op["copied"] = _identity(part)
-    append(log, {"copied": op["copied"]}, sync=True)
     _rename(part, dst)
     if how == "move":
         src.unlink()
@@ -157,7 +128,7 @@ def _rename(src: Path, dst: Path) -> None:
         if error.errno not in _NO_HARD_LINKS:
             raise
         if os.path.lexists(dst):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(dst)) from None
+            raise OSError(errno.EEXIST, "taken") from None
         src.rename(dst)
         fsync_folder(dst.parent)
     else:
@@ -166,47 +137,33 @@ def _rename(src: Path, dst: Path) -> None:
 
 
 def _settle(op: dict, log: Log, *, why: str) -> bool:
-    """Bring a step that was begun to one of its two ends: done, or as if never begun. Returns which."""
-    how, src, dst, part = op["how"], op["src"], op["dst"], _part(op)
-    own = _is_own(op)
-    if os.path.lexists(part):
-        part.unlink()
-    done = own if how in ("copy", "link") else not os.path.lexists(src) and os.path.lexists(dst or src.parent)
-    if how == "move" and own and not done:
-        dst.unlink()
+    """Bring a step that was begun to one of its two ends: done, or as if never begun. Returns which.
+
+    Its new name was free, so the same bytes there are its own; whatever somebody changed since is left where it is.
+    """
+    src, dst = op["src"], op["dst"]
+    if os.path.lexists(_part(op)):
+        _part(op).unlink()
+    arrived = bool(dst) and dst.is_file() and file_hash(dst) == op["sha256"]
+    if op["how"] in ("copy", "link"):
+        done = arrived
+    else:
+        done = not os.path.lexists(src) and os.path.lexists(dst or src.parent)
+        if arrived and src.is_file() and file_hash(src) == op["sha256"]:
+            dst.unlink()
     append(log, {"done": op["id"]} if done else {"failed": op["id"], "why": why})
     return done
 
 
-def _is_own(op: dict) -> bool:
-    """Whether what lies at `dst` is what this step put there; of a move without a copy, beside `src`."""
-    how, src, dst = op["how"], op["src"], op["dst"]
-    if how == "unlink" or not os.path.lexists(dst):
-        return False
-    if how == "link":
-        return dst.is_symlink() and dst.readlink() == src
-    if "copied" in op:
-        return _identity(dst) == op["copied"]
-    beside = how == "move" and os.path.lexists(src) and os.path.samestat(src.lstat(), dst.lstat())
-    return beside and dst.lstat().st_nlink > 1  # else it is one file by two spellings of its name
-
-
 def undoing(op: dict) -> dict:
     """The step that takes `op` back."""
-    new = {"id": uuid.uuid4().hex, "undoes": op["id"], "src": op["dst"], "sha256": op["sha256"]}
-    if op["how"] == "move":
-        return new | {"how": "move", "dst": op["src"], "mtime_ns": op["mtime_ns"]}
-    return new | {"how": "unlink", "dst": None, "leads_to": op["src"] if op["how"] == "link" else None}
+    how, dst = ("move", op["src"]) if op["how"] == "move" else ("unlink", None)
+    return op | {"undoes": op["id"], "how": how, "src": op["dst"], "dst": dst}
 
 
 def _part(op: dict) -> Path:
     """The temporary name beside the new one: nobody else has it, and scans skip it."""
     return (op["dst"] or op["src"]).with_name(f".{op['id']}.part")
-
-
-def _identity(path: Path) -> list[int]:
-    status = path.lstat()
-    return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def _sentence(error: OSError) -> str:
@@ -226,27 +183,19 @@ class Log:
     placed: dict[str, dict] = dataclasses.field(default_factory=dict)  # steps in force by id
     pending: dict | None = None  # the step under way
     folders: list[Path] = dataclasses.field(default_factory=list)  # made for steps
-    times: dict[Path, int] = dataclasses.field(default_factory=dict)  # of folders, before all
 
     def take(self, line: Mapping[str, Any]) -> None:
-        """What one more line changes."""
+        """What one more line changes; logs of earlier versions have other lines, too."""
         if "how" in line:
-            ends = [name for name in ("src", "dst", "leads_to") if line.get(name)]
-            self.pending = {**line, **{name: self.folder / line[name] for name in ends}}
-        elif "copied" in line:
-            self.pending["copied"] = line["copied"]
+            self.pending = {**line, **{end: self.folder / line[end] for end in ("src", "dst") if line[end]}}
+        elif "mkdir" in line:
+            self.folders.append(self.folder / line["mkdir"])
         elif "done" in line or "failed" in line:
             op, self.pending = self.pending, None
             if "done" in line and "undoes" in op:
                 self.placed.pop(op["undoes"], None)
             elif "done" in line:
                 self.placed[op["id"]] = op
-        elif "mkdir" in line:
-            self.folders.append(self.folder / line["mkdir"])
-        elif "times" in line:
-            self.times = {self.folder / name: mtime_ns for name, mtime_ns in line["times"]} | self.times
-        elif "restored" in line:
-            self.folders, self.times = [], {}
 
 
 @contextlib.contextmanager
@@ -255,8 +204,8 @@ def opened(path: Path) -> Iterator[Log]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path, LOCK_SECONDS):
         log = read(path)
-        log.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-        try:
+        with path.open("ab", buffering=0) as file:
+            log.fd = file.fileno()
             os.ftruncate(log.fd, log.size)  # a line that a kill cut short announced nothing that happened
             if not log.size:
                 append(log, _HEADER, sync=True)
@@ -264,8 +213,6 @@ def opened(path: Path) -> Iterator[Log]:
             if log.pending is not None:
                 _settle(log.pending, log, why="interrupted")
             yield log
-        finally:
-            os.close(log.fd)
 
 
 def read(path: Path) -> Log:
@@ -283,13 +230,8 @@ def read(path: Path) -> Log:
 def append(log: Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
     """Write one line, whole or not at all; with `sync` it is on disk when this returns."""
     data = (json.dumps(line, default=lambda path: str(path).removeprefix(f"{log.folder}{os.sep}")) + "\n").encode()
-    size = os.fstat(log.fd).st_size
     try:
-        while data:
-            data = data[os.write(log.fd, data) :]
-        if sync:
-            os.fsync(log.fd)
+        append_whole(log.fd, data, sync=sync)
     except OSError as error:
-        os.ftruncate(log.fd, size)  # a full disk must not leave half a line
         raise OSError(error.errno, f"The move log cannot be written: {_sentence(error)}") from error
     log.take(line)

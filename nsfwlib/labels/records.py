@@ -1,12 +1,10 @@
-"""What stands in the journal's file, and what of it is damaged? Records, whole or put aside; one writer at a time."""
+"""What stands in the journal's file, and what of it is damaged? A record is a line; one writer at a time."""
 
 import csv
 import io
 import os
 import re
-import sys
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +12,13 @@ from typing import BinaryIO
 
 import filelock
 
-from nsfwlib.files import write_whole
-
 COLUMNS = (
     "time", "reviewer", "kind", "action", "sha256", "path",
     "given_label", "decision", "suggested", "score", "seconds",
 )  # fmt: skip
 BOM = b"\xef\xbb\xbf"
 LOCK_SECONDS = 60
+LONGEST = 65536  # bytes of a record
 
 
 def encode(lines: Iterable[Iterable[str]], delimiter: str) -> bytes:
@@ -31,24 +28,46 @@ def encode(lines: Iterable[Iterable[str]], delimiter: str) -> bytes:
     return out.getvalue().encode("utf-8", "surrogateescape")
 
 
-def records_of(source: bytes | Path, delimiter: str, size: int = sys.maxsize) -> Iterator[list[str]]:
-    """Records in these bytes, or in the first `size` bytes of this file, which is never held as a whole.
+def records_of(path: Path, file: BinaryIO) -> Iterator[list[str]]:
+    """The whole records from where the file stands, which afterwards stands behind the last one.
 
-    A csv.Error where quotes do not fit, or the last record has no end.
+    What is damaged, such as the unfinished line that a killed process leaves, is left out, and a warning says so.
     """
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-        yield from filter(None, csv.reader(_text(file, size), delimiter=delimiter, strict=True))
+    start = file.tell()
+    file.seek(0)
+    delimiter = _delimiter(path, file.read(4096))
+    file.seek(start)
+    begun, damaged = b"", []  # not a record as yet: other programs may write one in several lines
+    for line in file:
+        alone = _record(line, delimiter)
+        record = alone or (begun and _record(begun + line, delimiter))
+        if begun and (alone or len(begun) > LONGEST):
+            damaged.append(begun)
+            begun = b""
+        if record:
+            begun = b""
+            yield record
+        elif begun or line.strip():
+            begun += line
+    if begun:
+        file.seek(-len(begun), os.SEEK_CUR)
+        damaged.append(begun)
+    if damaged:
+        warnings.warn(
+            f"{path}: lines left out as damaged, or unfinished as a killed program leaves them: {len(damaged)}. All "
+            f"others stay. The first: {damaged[0][:200]!r}. Mend it with a text editor, or decide that picture again.",
+            stacklevel=2,
+        )
 
 
-def _text(file: BinaryIO, size: int) -> Iterator[str]:
-    if file.read(len(BOM)) != BOM:
-        file.seek(0)
-    size, line = size - file.tell(), b"\n"
-    while following := file.readline(size):
-        size, line = size - len(following), following
-        yield line.decode("utf-8", "surrogateescape")
-    if not line.endswith(b"\n"):
-        raise csv.Error("the last record has no end")
+def _record(line: bytes, delimiter: str) -> list[str]:
+    """The fields of a whole record; none if it is none."""
+    text = line.removeprefix(BOM).decode("utf-8", "surrogateescape")
+    try:
+        fields = next(csv.reader([text], delimiter=delimiter, strict=True))
+    except csv.Error:
+        return []
+    return fields if len(fields) == len(COLUMNS) and text.endswith("\n") else []
 
 
 @contextmanager
@@ -63,117 +82,44 @@ def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         ) from error
 
 
-def write_and_sync(file: io.FileIO, data: bytes) -> None:
-    """All of it, and on the disk."""
-    while data:
-        data = data[file.write(data) :]
-    os.fsync(file.fileno())
+def append_whole(fd: int, data: bytes, *, sync: bool = True) -> None:
+    """Write at the end of an open file, all or nothing; with `sync` it is on the disk when this returns."""
+    size = os.fstat(fd).st_size
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+        if sync:
+            os.fsync(fd)
+    except OSError:
+        os.ftruncate(fd, size)  # a full disk must not leave half a line behind
+        raise
 
 
 def _delimiter(path: Path, start: bytes) -> str:
     """What stands between the fields of a journal that begins like this; a ValueError if it is none."""
-    header, newline, _ = start.removeprefix(BOM).partition(b"\n")
-    text = header.decode("utf-8", "replace").strip("\r")
-    names = {delimiter: next(csv.reader([text], delimiter=delimiter), []) for delimiter in ",;\t"}
-    for delimiter, found in names.items():
-        if found == list(COLUMNS) or not newline:  # empty, or cut inside the header
-            return delimiter
+    header = start.removeprefix(BOM).partition(b"\n")[0].decode("utf-8", "replace").strip("\r")
+    delimiter = max(",;\t", key=header.count)
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    if names == list(COLUMNS) or encode([COLUMNS], ",").startswith(start):  # empty, or cut inside the header
+        return delimiter
     raise ValueError(
-        f"{path} should be a decisions journal with the columns {list(COLUMNS)}. Received: {names[',']}. "
+        f"{path} should be a decisions journal with the columns {list(COLUMNS)}. Received: {names}. "
         "Give another file name, or move this file away."
     )
 
 
-def mended(path: Path, *, tail: int = 65536) -> tuple[str, str]:
-    """Make sure, under the lock, that a line can follow the file's last one → its delimiter, and the last time.
-
-    Every field is quoted and quotes inside are doubled, so inside a field no line begins with a single quote and
-    a word character: such a line starts a record, and may also end it. Where that does not tell, as in a file from a
-    spreadsheet, the whole file is read.
-    """
+def before_next(path: Path) -> tuple[str, str, bytes]:
+    """Under the lock: the journal's delimiter, its last time, and what has to stand before a line that follows."""
+    header = encode([COLUMNS], ",")
     with path.open("rb") as file:
-        delimiter = _delimiter(path, file.read(4096))
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - tail))
-        *_, last, after = (b"\n" + file.read()).split(b"\n")
-    if size == 0 or (after == b"" and re.match(rb'"\w', last) and is_whole(last + b"\n", delimiter)):
-        lines = deque(records_of(last + b"\n", delimiter))
-    else:
-        _set_damage_aside(path, delimiter)
-        lines = deque(records_of(path, delimiter), maxlen=1)
-    last_time = lines[-1][0] if lines else ""
-    return delimiter, last_time if re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", last_time) else ""
-
-
-def whole(path: Path) -> tuple[bytes | Path, int, str, bytes]:
-    """Where the journal's whole records are, up to which byte, its delimiter, and what was damaged and is set aside."""
-    with path.open("rb") as file:
-        delimiter, size = _delimiter(path, file.read(4096)), os.fstat(file.fileno()).st_size
-    if is_whole(path, delimiter, size):
-        return path, size, delimiter, b""
-    try:
-        with locked(path):  # whoever is writing a line has finished it by now
-            torn = _set_damage_aside(path, delimiter)
-            return path, path.stat().st_size, delimiter, torn
-    except TimeoutError:
-        raise
-    except OSError:  # a journal that may only be read: leave the file as it is
-        kept, torn, _ = _sifted(path.read_bytes(), delimiter)
-        return kept, len(kept), delimiter, torn
-
-
-def is_whole(source: bytes | Path, delimiter: str, size: int = sys.maxsize, *, n: int | None = None) -> bool:
-    """Whether these are records from the first to the last; with `n`, that many of that many fields."""
-    try:
-        fields = [len(line) for line in records_of(source, delimiter, size)]
-    except csv.Error:
-        return False
-    return n is None or fields == n * [len(COLUMNS)]
-
-
-def _sifted(data: bytes, delimiter: str, *, reach: int = 8) -> tuple[bytes, bytes, int]:
-    """What is whole, what is damaged, and in which line that begins.
-
-    A record starts where a line begins with a quote and a word character, or with a date. One that is not whole up to
-    the next start may have such a line inside: so it is tried up to those that follow.
-    """
-    found = {match.start() for match in re.finditer(rb'^(?:"\w|\d{1,4}[-./]\d)', data, re.M)}
-    starts = sorted(found | {0, data.rfind(b"\n") + 1, len(data)})
-    kept, damaged, first, i = [], [], 0, 0
-    while i < len(starts) - 1:
-        ends = range(i + 1, min(i + 1 + reach, len(starts)))
-        pieces = ((end, data[starts[i] : starts[end]]) for end in ends)
-        good = (end for end, piece in pieces if is_whole(piece, delimiter, n=None if end == i + 1 else 1))
-        end = next(good, None)
-        piece = data[starts[i] : starts[end or i + 1]]
-        (damaged if end is None else kept).append(piece)
-        first = first or (end is None) * (data[: starts[i]].count(b"\n") + 1)
-        i = end or i + 1
-    return b"".join(kept), b"".join(damaged), first
-
-
-def _set_damage_aside(path: Path, delimiter: str) -> bytes:
-    path = path.resolve()  # what a link leads to is replaced, not the link
-    if is_whole(path, delimiter):
-        return b""
-    data = path.read_bytes()
-    kept, torn, line = _sifted(data, delimiter)
-    aside = path.with_name(path.name + ".torn")
-    with aside.open("ab", buffering=0) as out:
-        write_and_sync(out, torn + b"\n")
-    if data.startswith(kept):
-        with path.open("rb+", buffering=0) as file:
-            file.truncate(len(kept))
-            os.fsync(file.fileno())
-    else:
-        with write_whole(path) as draft, draft.open("xb", buffering=0) as file:
-            write_and_sync(file, kept)
-    warnings.warn(
-        f"{path}: line {line} was unfinished, as a killed program leaves it, or damaged. It was moved to {aside.name} "
-        f"({len(torn)} bytes), all others stay; decide that picture again.",
-        stacklevel=4,
-    )
-    return torn
+        start = file.read(4096)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - LONGEST))
+        last = (file.readlines() or [b""])[-1]
+    if header.startswith(start):
+        return ",", "", header[len(start) :]
+    time = re.match(rb'"?(\d{4}-\d\d-\d\dT[\d:.]+\+00:00)\b', last)
+    ends = b"" if last.endswith(b"\n") else b"\n"
+    return _delimiter(path, start), time[1].decode() if time else "", ends
 
 
 def fsync_folder(folder: Path) -> None:

@@ -30,6 +30,7 @@ from .features import (
 )
 from .forward import (
     compiled as compiled,
+    converted as converted,
     forward_pass as forward_pass,
     in_half_precision as in_half_precision,
     model_identity as model_identity,
@@ -53,6 +54,8 @@ from .runtime import (
     agreement as agreement,
     choose_precision as choose_precision,
     in_words as in_words,
+    quantised as quantised,
+    require_openvino as require_openvino,
 )
 from .stream import (
     Answer as Answer,

@@ -139,7 +139,7 @@ def _check_converted(model: keras.Model, outputs: Sequence[str] | None, path: Pa
         if not difference < TOLERANCE:
             raise ValueError(
                 f"Converted to OpenVINO, the model {model.name!r} must give the same {name}. Received: a difference of "
-                f"{difference:.1e}, at most {TOLERANCE:.0e}. Use runtime='tensorflow'."
+                f"{difference:.1e}, at most {TOLERANCE:.0e}. Use runtime='tensorflow', or another format."
             )
 
 

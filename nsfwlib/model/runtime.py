@@ -234,7 +234,7 @@ def _compared(path: Path, precision: str, pictures: np.ndarray, wanted: int, siz
     if precision == "int8":
         target = lowered_path(path, precision)
         target.unlink(missing_ok=True)
-        keep_converted(target, partial(_quantised, path, pictures[:CALIBRATED]))
+        keep_converted(target, partial(quantised, path, pictures[:CALIBRATED]))
     compared = pictures[-COMPARED:]
     batches = [compared[i : i + _BATCH] for i in range(0, len(compared), _BATCH)]
     passes = [open_converted(path, precision=each) for each in ("float32", precision)]
@@ -253,7 +253,7 @@ def _other_pictures(count: int, size: int) -> np.ndarray:
         return np.concatenate([pixels for _, pixels, _ in batches])[:count]
 
 
-def _quantised(path: Path, pictures: np.ndarray, openvino: Any) -> Any:
+def quantised(path: Path, pictures: np.ndarray, openvino: Any) -> Any:
     """The model in int8: ranges from `pictures`, weights by channel, activations asymmetric where that helps."""
     os.environ.setdefault("NNCF_CI", "1")  # it would report to its makers
     try:
@@ -261,6 +261,19 @@ def _quantised(path: Path, pictures: np.ndarray, openvino: Any) -> Any:
     except ImportError:
         raise ImportError("precision='int8' needs nncf. Run: pip install 'nsfwlib[openvino]'") from None
     dataset = nncf.Dataset([picture[None].astype(np.float32) for picture in pictures])
+    network = openvino.Core().read_model(path)
+    options = {"preset": nncf.QuantizationPreset.MIXED, "subset_size": len(pictures)}
+    options["ignored_scope"] = nncf.IgnoredScope(_behind_convolutions(network), validate=False)
     with contextlib.redirect_stdout(io.StringIO()):  # it draws bars
-        options = {"preset": nncf.QuantizationPreset.MIXED, "subset_size": len(pictures)}
-        return nncf.quantize(openvino.Core().read_model(path), dataset, **options)
+        return nncf.quantize(network, dataset, **options)
+
+
+def _behind_convolutions(network: Any) -> list[str]:
+    """Names of what no convolution follows: the spread of features differs too much for eight bits in common."""
+    needed, found = set(), []
+    for step in reversed(network.get_ordered_ops()):
+        if "Convolution" in step.get_type_name() or step.get_friendly_name() in needed:
+            needed.update(source.get_node().get_friendly_name() for source in step.input_values())
+        elif step.get_type_name() not in ("Constant", "Result"):
+            found.append(step.get_friendly_name())
+    return found

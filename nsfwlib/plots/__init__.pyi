@@ -3,6 +3,7 @@ from .confusion import (
     plot_confusion_pair as plot_confusion_pair,
 )
 from .data import (
+    class_looks as class_looks,
     plot_contact_sheet as plot_contact_sheet,
     plot_counts as plot_counts,
     plot_feature_map as plot_feature_map,

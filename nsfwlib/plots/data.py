@@ -167,7 +167,7 @@ def plot_feature_map(xy: np.ndarray, labels: Sequence[str], *, ax: Axes | None =
         points = xy[labels == name]
         ax.scatter(*points.T, s=size, alpha=0.7, lw=0, label=f"{shown(name)} ({len(points):,})", **look)
     ax.set(xticks=[], yticks=[], xlabel="first coordinate (no unit)", ylabel="second coordinate (no unit)")
-    ax.set_title(f"{len(xy):,} images by their features")
+    ax.set_title(f"{len(xy):,} images by their features: a point is one, its colour the given label")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.5)
     return ax
 

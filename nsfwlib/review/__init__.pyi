@@ -1,3 +1,6 @@
+from .finder import (
+    PictureFinder as PictureFinder,
+)
 from .grid import (
     ReviewGrid as ReviewGrid,
     open as open,
@@ -5,9 +8,12 @@ from .grid import (
 )
 from .opinions import (
     agreement as agreement,
+    skills as skills,
+    work_done as work_done,
 )
 from .queues import (
     cell_queue as cell_queue,
+    divided_queue as divided_queue,
     flagged_queue as flagged_queue,
     known_answers as known_answers,
     open_session as open_session,

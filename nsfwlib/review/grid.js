@@ -12,7 +12,7 @@ const MARK = Object.fromEntries(ACTIONS.map(([name, , mark]) => [name, mark]));
 const KEYS = [
   ["1 … 9", "give this class"], ["k", "keep the given label"], ["d", "drop from the data"], ["?", "unsure"],
   ["e", "escalate: hide at once, hand on"], ["space", "reveal large, or hide again"], ["b, held", "a third of the blur"], ["Enter", "accept the section in focus"],
-  ["u", "undo"], ["r", "redo"], ["n", "neighbours and near-duplicates"], ["← ↑ → ↓", "move"], ["Shift with arrows", "choose several, for one decision"],
+  ["u", "undo"], ["r", "redo"], ["n", "neighbours and near-duplicates beside the picture"], ["c", "a note, or a reason, for the journal"], ["← ↑ → ↓", "move"], ["Shift with arrows", "choose several, for one decision"],
   ["PageUp, PageDown", "turn the page"], ["h", "this help"], ["Esc", "hide, close, dismiss"],
 ];
 const BLIND = { // modes in which no label is shown
@@ -29,7 +29,9 @@ const SIGNS = [
 // JupyterLab looks for shortcuts before the page gets the key, from the focused element upwards: it must bear this mark.
 const KEEP_KEYS = ["data-lm-suppress-shortcuts", "true"];
 const SHARP = Symbol("sharp"); // the revealed picture among those named by path, where a file may be called anything
+const DIFFERENCE = 24; // of 255 grey levels: less is what saving a JPEG once more does
 const IDLE_SECONDS = 120; // longer than that, nobody was looking at one picture
+const GAP = 300; // seconds between two keys that count as a break
 const PATIENCE = 4000; // ms without an answer before we say that something is not saved
 
 function make(tag, className = "", text = undefined) {
@@ -71,7 +73,7 @@ function render({ model, el }) {
   const pending = new Map(); // path, or "" for the page -> [number of its last message, when]
   const later = []; // keys typed while an undo is on its way
   const refused = new Map(); // path -> why a decision on it was not taken, until that is dismissed or another one is
-  let page = null, cells = [], heads = [], cur = 0, anchor = 0, held = false, seq = 0, waiting = false, wanted = null, since = performance.now();
+  let page = null, cells = [], heads = [], cur = 0, anchor = 0, held = false, seq = 0, waiting = false, wanted = null, since = performance.now(), unbroken = 0;
 
   // --- the parts ---
   const root = make("div", "nsfw-review");
@@ -140,8 +142,15 @@ function render({ model, el }) {
     }
   }, 1000);
   const secondsSpent = () => {
-    const spent = (performance.now() - since) / 1000;
+    const spent = (performance.now() - since) / 1000, minutes = model.get("break_minutes");
     since = performance.now();
+    unbroken = spent > GAP ? 0 : unbroken + spent;
+    if (minutes && unbroken >= 60 * minutes) {
+      conceal();
+      pause.hidden = false;
+      pause.firstChild.textContent = `${Math.round(unbroken / 60)} minutes without a break. Look at something else?`;
+      unbroken = 0;
+    }
     return Math.round(Math.min(spent, IDLE_SECONDS) * 1000) / 1000;
   };
 
@@ -152,7 +161,7 @@ function render({ model, el }) {
   const pair = (r) => {
     if (blind) return r.about; // what two people answered, or nothing
     if (!r.given) return r.suggested && `${r.suggested}${r.sure == null ? "" : ` ${r.sure.toFixed(2)}`}`;
-    return r.suggested ? `${r.given} → ${r.suggested}` : r.given;
+    return r.suggested && r.suggested !== r.given ? `${r.given} → ${r.suggested}` : r.given;
   };
   const spoken = (r) => {
     if (blind) return r.about ? `called ${r.about.replace(" / ", " and ")}` : "label not shown";
@@ -165,7 +174,8 @@ function render({ model, el }) {
     if (blind) return [[blindTitle, true]];
     if (part.drawn) return [["Drawn at random: is the label right?", true]];
     const likely = part.default === "keep" ? ", perhaps " : ", looks like ";
-    return [["Filed under ", false], [part.given || "no label", true], [likely, false], [part.suggested, true]];
+    const suggested = part.suggested && part.suggested !== part.given ? [[likely, false], [part.suggested, true]] : [];
+    return [["Filed under ", false], [part.given || "no label", true], ...suggested];
   };
 
   const paint = (i) => {
@@ -203,6 +213,7 @@ function render({ model, el }) {
       img.alt = "";
       large.replaceChildren(img);
     } else large.replaceChildren(make("span", "nsfw-none", r?.note || "not shown"));
+    large.classList.remove("nsfw-compared");
     large.classList.toggle("nsfw-revealed", Boolean(r && shown.get(SHARP)));
     name.textContent = r ? r.name : "";
     name.title = r ? r.name : "";
@@ -274,6 +285,7 @@ function render({ model, el }) {
     if (i !== cur) {
       conceal();
       closeStrip();
+      remarkBox.value = "";
     }
     cur = i;
     if (!extend) anchor = i;
@@ -374,13 +386,14 @@ function render({ model, el }) {
     ArrowDown: ({ shiftKey }) => select(below(1), shiftKey), ArrowUp: ({ shiftKey }) => select(below(-1), shiftKey),
     Home: ({ shiftKey }) => select(0, shiftKey), End: ({ shiftKey }) => select(cells.length - 1, shiftKey),
     PageDown: () => turn(1), PageUp: () => turn(-1),
-    Enter: () => acceptPage(), " ": reveal, b: lessBlur, n: details, u: () => takeBack("undo"), r: () => takeBack("redo"), h: toggleHelp,
+    Enter: () => acceptPage(), " ": reveal, b: lessBlur, n: details, u: () => takeBack("undo"), r: () => takeBack("redo"), h: toggleHelp, c: () => remarkBox.focus(),
     Escape: () => {
-      if (help.contains(document.activeElement)) grid.focus({ preventScroll: true }); // it is about to be hidden
+      if (document.activeElement !== grid) grid.focus({ preventScroll: true }); // it is about to be hidden
       help.hidden = true;
       dismiss();
       closeStrip();
       conceal();
+      paintSide();
     },
   };
   actions.forEach(([action, key]) => (handlers[key] = () => decide(action)));
@@ -391,6 +404,7 @@ function render({ model, el }) {
   root.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.key === "Tab") return;
     event.stopPropagation(); // no letter typed here may reach the notebook's own shortcuts
+    if (event.target === remarkBox && event.key !== "Escape") return event.key === "Enter" && sendNote();
     if (event.target.closest("button") && (event.key === "Enter" || event.key === " ")) return;
     const handler = digit(event) ?? handlers[event.key];
     if (!handler) return;
@@ -435,7 +449,19 @@ function render({ model, el }) {
   titles.append(title, facts);
   head.append(titles, turns);
   frame.append(large);
-  side.append(frame, name, classBox, actionBox);
+  const remarkBox = make("input", "nsfw-note"), reasons = make("datalist");
+  reasons.id = `${id}-reasons`;
+  reasons.append(...model.get("reasons").map((reason) => Object.assign(make("option"), { value: reason })));
+  remarkBox.setAttribute("list", reasons.id);
+  remarkBox.setAttribute("aria-label", "A note on this picture, for the journal");
+  remarkBox.setAttribute(...KEEP_KEYS);
+  remarkBox.placeholder = "note (c), Enter";
+  const sendNote = () => {
+    if (row() && remarkBox.value.trim()) send("note", { path: row().path, text: remarkBox.value });
+    remarkBox.value = "";
+    grid.focus({ preventScroll: true });
+  };
+  side.append(frame, name, classBox, actionBox, remarkBox, reasons);
   foot.append(status, button("keys and guidelines", "h", toggleHelp, "nsfw-quiet"));
   const keyList = make("dl");
   const blindKeys = { k: "", Enter: "turn the page", n: "" }; // what these say where no label is shown
@@ -445,10 +471,10 @@ function render({ model, el }) {
   guide.innerHTML = model.get("guidelines"); // rendered from Markdown in Python, raw HTML escaped there
   help.append(keyList, guide, button("close", "Esc", toggleHelp, "nsfw-quiet"));
   const body = make("div", "nsfw-body");
-  body.append(grid, side);
+  body.append(grid, strip, side);
   notice.append(make("span"), button("dismiss", "Esc", dismiss, "nsfw-quiet"));
   pause.append(make("span"), button("carry on", "", () => (pause.hidden = true), "nsfw-quiet"));
-  root.append(pause, notice, head, body, strip, foot, help);
+  root.append(pause, notice, head, body, foot, help);
 
   // --- a page arrives ---
   const thumbnail = (key, buffer, note) => {
@@ -557,11 +583,40 @@ function render({ model, el }) {
     message.rows.forEach((r, i) => {
       const item = make("figure", "nsfw-item");
       item.append(thumbnail(i, buffers[i], r.note), make("figcaption", "", r.label), make("small", "", r.why));
+      item.tabIndex = -1;
+      item.setAttribute(...KEEP_KEYS);
+      item.title = "Show beside the picture";
+      item.addEventListener("click", () => compare(i));
       strip.append(item);
     });
     const nothing = blind ? "Not shown here: they would give the label away." : "No neighbours or near-duplicates known.";
     if (!message.rows.length) strip.append(make("span", "nsfw-none", nothing));
     strip.hidden = false;
+  };
+  const compare = async (number) => { // both as blurred as they are shown, and where they differ
+    const sources = [shown.get(row()?.path), shown.get(number)];
+    if (!sources.every(Boolean)) return;
+    const images = sources.map((src) => Object.assign(make("img"), { src, alt: "" })), canvas = make("canvas");
+    await Promise.all(images.map((image) => image.decode()));
+    if (sources[1] !== shown.get(number)) return; // left already
+    const { naturalWidth: width, naturalHeight: height } = images[0];
+    Object.assign(canvas, { width, height });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    const [one, other] = images.map((image) => {
+      context.drawImage(image, 0, 0, width, height);
+      return context.getImageData(0, 0, width, height);
+    });
+    for (let i = 0; i < one.data.length; i += 4) {
+      const differs = Math.max(...[0, 1, 2].map((c) => Math.abs(one.data[i + c] - other.data[i + c]))) > DIFFERENCE;
+      one.data.set(differs ? [200, 80, 10] : [0, 1, 2].map((c) => 128 + one.data[i + c] / 2), i);
+    }
+    context.putImageData(one, 0, 0);
+    large.replaceChildren(...[...images, canvas].map((node, i) => {
+      const part = make("figure", "nsfw-side-by-side");
+      part.append(node, make("figcaption", "", ["this picture", "the other", "where they differ"][i]));
+      return part;
+    }));
+    large.classList.add("nsfw-compared");
   };
   const onMessage = (message, buffers) => {
     if (message.t === "page") build(message, buffers);
@@ -576,11 +631,6 @@ function render({ model, el }) {
     else if (message.t === "reveal") showSharp(message, buffers[0]);
     else if (message.t === "less") showLess(message, buffers);
     else if (message.t === "details") showStrip(message, buffers);
-    else if (message.t === "break") {
-      conceal();
-      pause.hidden = false;
-      pause.firstChild.textContent = message.text;
-    }
   };
   model.on("msg:custom", onMessage);
   el.append(root);

@@ -9,7 +9,7 @@ import html
 import io
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -32,8 +32,8 @@ from nsfwlib.review.session import ReviewSession
 
 THUMBNAIL, REVEALED = 192, 640  # pixels on the long side
 LUMA = np.array([0.299, 0.587, 0.114])
-GAP_SECONDS = 300  # longer than that between two keys counts as a break
 HOLD_SECONDS = 60  # after so long a missing message counts as lost
+LOOKS = ("blur", "blurs", "grey", "hidden", "guidelines", "reasons")
 Message = dict[str, Any]
 
 
@@ -64,9 +64,9 @@ class PictureStore:
         mixed = (1 - grey) * picture + grey * (picture @ LUMA)[..., None]
         return encode_jpeg(np.rint(mixed).astype(np.uint8)), ""
 
-    def page(self, paths: Collection[str], *, blur: float, grey: float) -> Iterator[tuple[bytes, str]]:
+    def page(self, paths: Collection[str], *, blurs: Iterable[float], grey: float) -> Iterator[tuple[bytes, str]]:
         """`blurred` of several pictures at once; they are made ready in the background, looked at or not."""
-        return self._threads.map(lambda path: self.blurred(path, blur, grey), paths)
+        return self._threads.map(lambda path, blur: self.blurred(path, blur, grey), paths, blurs)
 
     def sharp(self, path: str) -> bytes:
         """JPEG bytes of the picture itself, decoded anew, not kept; an ImageProblem if it cannot be read any more."""
@@ -81,6 +81,8 @@ class PageView(anywidget.AnyWidget):
     classes = traitlets.List(traitlets.Unicode()).tag(sync=True)
     mode = traitlets.Unicode("review").tag(sync=True)
     guidelines = traitlets.Unicode("").tag(sync=True)
+    reasons = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    break_minutes = traitlets.Float(0.0).tag(sync=True)
 
 
 class ReviewGrid(ipywidgets.VBox):
@@ -90,9 +92,11 @@ class ReviewGrid(ipywidgets.VBox):
         session: holds the queue, the decisions and all rules.
         data_dir: where the paths of the queue lie.
         blur: radius of the blur in pixels of a 192 px thumbnail.
+        blurs: class → another radius for whatever may be of that class; not where labels are not shown.
         grey: 0 = as coloured as the picture, 1 = grey.
         hidden: classes whose pictures are not shown at all, whether given or suggested.
         guidelines: a Markdown file with your own definition of the classes, shown by `h`.
+        reasons: what is offered where a note on a picture is typed.
         neighbours: path → table with the columns path, given_label, similarity (see `labels.nearest`).
         rescore: session → table for `ReviewSession.rerank`; adds the button "Re-rank".
         break_minutes: after so many minutes of work comes a reminder; 0 = never.
@@ -105,32 +109,45 @@ class ReviewGrid(ipywidgets.VBox):
         data_dir: Path,
         *,
         blur: float = 6.0,
+        blurs: Mapping[str, float] | None = None,
         grey: float = 1.0,
         hidden: Collection[str] = (),
         guidelines: Path | None = None,
+        reasons: Sequence[str] = (),
         neighbours: Callable[[str], pd.DataFrame] | None = None,
         rescore: Callable[[ReviewSession], pd.DataFrame] | None = None,
         break_minutes: float = 25.0,
         says: Callable[[], str] = str,
     ) -> None:
-        self.session, self.store = session, PictureStore(data_dir)
-        self.neighbours, self.rescore, self.break_seconds = neighbours, rescore, 60 * break_minutes
-        self.screen, self.revealed = [session.first_open_page()], 0
+        self.session, self.store, self.blurs = session, PictureStore(data_dir), dict(blurs or {})
+        self.neighbours, self.rescore = neighbours, rescore
         self.says, self._said = says, says()
+        self.revealed, self._worked, self._asked = 0, 0.0, set()
         self._contents, self._n_escalated = {}, -1
-        self._worked = self._since_break = 0.0
-        self._last_seen = time.monotonic()
-        rules = _rendered(guidelines) if guidelines else ""
-        self.view = PageView(classes=session.class_names, mode=session.mode, guidelines=rules)
+        about = {"reasons": [*reasons], "break_minutes": break_minutes}
+        about |= {"guidelines": _rendered(guidelines)} if guidelines else {}
+        self.view = PageView(classes=session.class_names, mode=session.mode, **about)
         self._inbox = InOrder(self._handle)
         self.view.on_msg(lambda _, message, __: self._inbox.take(message))
         self.escalated = ipywidgets.Accordion([ipywidgets.HTML()], layout={"display": "none"})
         bars = [self._make_paging(), self._make_exposure(blur, grey, hidden), self._make_progress()]
         super().__init__([*bars, self.view, self.escalated])
         self.add_class("nsfw-panel")
-        if session.n_pages:
-            self._fill_screen(self.screen[0])
+        self._begin()
         self._count()
+
+    def show(self, session: ReviewSession) -> None:
+        """Show another session of the same classes and mode; exposure stays as it is."""
+        self.session, self._contents = session, {}
+        self._begin()
+        self._send_page()
+
+    def _begin(self) -> None:
+        self.screen = [self.session.first_open_page()]
+        self._fill_pairs()
+        self.bar.max = max(1, len(self.session.queue))
+        if self.session.n_pages:
+            self._fill_screen(self.screen[0])
 
     def __repr__(self) -> str:
         return f"ReviewGrid({_count(self.session.n_pages, 'page')}, {self.session.journal.name})"
@@ -140,7 +157,6 @@ class ReviewGrid(ipywidgets.VBox):
     def _make_paging(self) -> ipywidgets.HBox:
         wide = {"layout": {"width": "330px"}, "style": {"description_width": "40px"}}
         self.pair = ipywidgets.Dropdown(description="Show", **wide)
-        self._fill_pairs()
         self.open_only = _toggle("open pages only")
         self.message = ipywidgets.HTML()
         export = _button("Export", self._export)
@@ -155,8 +171,10 @@ class ReviewGrid(ipywidgets.VBox):
         sizes = pages.groupby(["given", "suggested"], observed=True, sort=False).size()
         options = [(f"{pair[0]} → {pair[1]}, {_count(n, 'page')}", pair) for pair, n in sizes.items()]
         everything = "all, in the order drawn" if self.session.blind else "all pairs, most to find first"
+        self.pair.unobserve(self._filter, "value")  # the pages in view must stay
         self.pair.options = [(everything, ()), *options]
         self.pair.index = 0
+        self.pair.observe(self._filter, "value")
 
     def _make_exposure(self, blur: float, grey: float, hidden: Collection[str]) -> ipywidgets.HBox:
         slim = {"style": {"description_width": "34px"}, "layout": {"width": "190px"}}
@@ -169,7 +187,7 @@ class ReviewGrid(ipywidgets.VBox):
         return ipywidgets.HBox([self.blur, self.grey, ipywidgets.Label("Hide"), *self.hide.values()])
 
     def _make_progress(self) -> ipywidgets.HBox:
-        self.bar = ipywidgets.IntProgress(max=max(1, len(self.session.queue)), layout={"width": "190px"})
+        self.bar = ipywidgets.IntProgress(layout={"width": "190px"})
         self.bar.add_class("nsfw-progress")
         self.counts = ipywidgets.HTML(layout={"flex": "1 1 0%"})
         self.counts.add_class("nsfw-counts")
@@ -181,8 +199,9 @@ class ReviewGrid(ipywidgets.VBox):
         message = {"also": [], **message}
         handlers = {
             "open": lambda m: self._send_page(),
-            "decide": lambda m: self.session.decide(m["path"], m["decision"], also=m["also"], seconds=self._work(m)),
+            "decide": self._decide,
             "accept": lambda m: self.session.accept_page(m["page"], skip=m["skip"], seconds=self._work(m)),
+            "note": lambda m: self.session.note(m["path"], m["text"]),
             "undo": self._take_back,
             "redo": self._take_back,
             "reveal": self._reveal,
@@ -195,12 +214,18 @@ class ReviewGrid(ipywidgets.VBox):
         try:
             self.session.catch_up()
             handlers[message["op"]](message)
-            if message["op"] in ("decide", "accept"):
-                self._send_state(message)
+            if message["op"] in ("decide", "accept", "note"):
+                self._send_state(message, text="noted" * (message["op"] == "note"))
         except (ValueError, KeyError, IndexError, OSError) as error:
             paths = [message.get("path"), *message["also"]] if message["op"] == "decide" else []
             self.view.send({"t": "problem", "text": _sentence(error), "paths": paths})
             self._send_state(message)
+
+    def _decide(self, message: Message) -> None:
+        key = message["path"], message["decision"], *message["also"]
+        how = {"also": message["also"], "seconds": self._work(message), "override": key in self._asked}
+        self._asked.add(key)  # whoever says it once more has been told whose decision it overrules
+        self.session.decide(message["path"], message["decision"], **how)
 
     def _take_back(self, message: Message) -> None:
         paths = self.session.undo() if message["op"] == "undo" else self.session.redo()
@@ -223,7 +248,7 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _less(self, _: Message) -> None:
         paths = [*self._contents]
-        made = self._pixels(paths, lambda some: self.store.page(some, blur=self.blur.value / 3, grey=self.grey.value))
+        made = self._pixels(paths, partial(self._blurred, part=1 / 3))
         self.view.send({"t": "less", "paths": paths}, [data for data, _ in made])
 
     def _details(self, message: Message) -> None:
@@ -289,8 +314,13 @@ class ReviewGrid(ipywidgets.VBox):
         notes = [before[path] or self._why_hidden(path) for path in paths]
         return [(b"", note) if note else made[path] for path, note in zip(paths, notes, strict=True)]
 
-    def _blurred(self, paths: list[str]) -> Iterator[tuple[bytes, str]]:
-        return self.store.page(paths, blur=self.blur.value, grey=self.grey.value)
+    def _blurred(self, paths: Collection[str], *, part: float = 1.0) -> Iterator[tuple[bytes, str]]:
+        return self.store.page(paths, blurs=[part * self._blur_of(path) for path in paths], grey=self.grey.value)
+
+    def _blur_of(self, path: str) -> float:
+        """That of the class that asks for most, of all that the picture may show; blind, it would tell the label."""
+        classes = () if self.session.blind else self.session.classes_of(path)
+        return max([self.blurs.get(name, self.blur.value) for name in classes], default=self.blur.value)
 
     def _row(self, row: Message, note: str) -> Message:
         probs = None if self.session.pred_probs is None else self.session.pred_probs.loc[row["path"]]
@@ -364,9 +394,7 @@ class ReviewGrid(ipywidgets.VBox):
     def _rerank(self) -> None:
         self.message.value = "re-ranking …"
         self.screen = self.session.rerank(self.rescore(self.session), in_view=self.screen)
-        self.pair.unobserve(self._filter, "value")  # the pages in view must stay
         self._fill_pairs()
-        self.pair.observe(self._filter, "value")
         self.message.value = "re-ranked: the pages in view have not changed"
         self._send_page()
 
@@ -377,14 +405,8 @@ class ReviewGrid(ipywidgets.VBox):
         self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {path}")
 
     def _work(self, message: Message) -> float:
-        seconds, now = float(message.get("seconds") or 0.0), time.monotonic()
-        self._since_break = 0.0 if now - self._last_seen > GAP_SECONDS else self._since_break + seconds
-        self._last_seen = now
+        seconds = float(message.get("seconds") or 0.0)
         self._worked += seconds
-        if 0 < self.break_seconds <= self._since_break:
-            minutes = self._since_break / 60
-            self._since_break = 0.0
-            self.view.send({"t": "break", "text": f"{minutes:.0f} minutes without a break. Look at something else?"})
         return seconds
 
     def _count(self) -> None:
@@ -403,22 +425,15 @@ class ReviewGrid(ipywidgets.VBox):
 
 
 def open(
-    run_dir: Path,
-    *,
-    data_dir: Path | None = None,
-    journal: Path | None = None,
-    hidden: Collection[str] = (),
-    guidelines: Path | None = None,
-    wish: float = 5.0,
-    **options: Any,
+    run_dir: Path, *, data_dir: Path | None = None, journal: Path | None = None, wish: float = 5.0, **options: Any
 ) -> ReviewGrid:
     """The grid on the queue that notebook 03 left in a run; it fits nothing again, so it is there in a second.
 
     Args:
-        run_dir: as in `open_session`, and so are `options` such as `mode` and `reviewer`.
+        run_dir: as in `open_session`.
         data_dir: that which `run.json` names by default; the same of `journal`.
-        hidden: as of `ReviewGrid`, and so is `guidelines`.
         wish: points more or less at which an audit is exact enough, as the grid says in mode "audit".
+        options: of `open_session`, such as `mode` and `reviewer`, and those of `ReviewGrid` that are in `LOOKS`.
 
     Raises:
         ValueError: data or journal are not those of the run, or `run.json` names none and nobody else does.
@@ -427,12 +442,12 @@ def open(
     if not (data_dir := data_dir or about.get("data_dir")):
         raise ValueError(f"{run_dir} does not name its data. Expected data_dir=… Received none.")
     data_dir = Path(data_dir).expanduser()
-    session = open_session(
-        run_dir, Path(journal or about.get("journal") or runs.journal_path(data_dir)).expanduser(), **options
-    )
+    journal = Path(journal or about.get("journal") or runs.journal_path(data_dir)).expanduser()
+    looks = {name: options.pop(name) for name in LOOKS if name in options}
+    session = open_session(run_dir, journal, **options)
     frozen = {split: load_audit(run_dir, split) for split in SPLITS if session.mode == "audit"}
     says = partial(audit_width, frozen, session.journal, class_names=session.class_names, wish=wish) if frozen else str
-    return ReviewGrid(session, data_dir, hidden=hidden, guidelines=guidelines, says=says)
+    return ReviewGrid(session, data_dir, says=says, **looks)
 
 
 def _button(text: str, run: Callable[[], None]) -> ipywidgets.Button:
@@ -496,17 +511,16 @@ def threshold_explorer(
     unsafe: np.ndarray,
     score: np.ndarray,
     *,
-    groups: Sequence[int] | None = None,
-    weights: Sequence[float] | None = None,
     threshold: float = 0.5,
     prevalence: float = 0.01,
     review_from: float = 1.0,
+    **sample: Any,
 ) -> ipywidgets.VBox:
     """Sliders for both thresholds and prevalence over the curves and the counts in 100,000; drawn anew as they move.
 
-    From `review_from` up to `threshold` a person looks; arguments as in `evaluate.at_threshold`.
+    From `review_from` up to `threshold` a person looks; `sample`: `groups`, `weights`, as in `evaluate.at_threshold`.
     """
-    curve = threshold_curve(unsafe, score, groups=groups, weights=weights)
+    curve = threshold_curve(unsafe, score, **sample)
     wide = {"layout": {"width": "420px"}, "style": {"description_width": "80px"}, "continuous_update": False}
     sliders = [
         ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **wide),
@@ -515,11 +529,10 @@ def threshold_explorer(
     ]
     # An image widget: an output widget would keep headless runs waiting.
     picture = ipywidgets.Image(format="png")
-    told = {"groups": groups, "weights": weights, "draws": 1000}
 
     def draw(_: Any = None) -> None:
         at, rare, person = (slider.value for slider in sliders)
-        point = at_threshold(unsafe, score, at, prevalence=rare, review_from=person, **told)
+        point = at_threshold(unsafe, score, at, prevalence=rare, review_from=person, draws=1000, **sample)
         figure, png = plot_threshold(curve, point.iloc[0]), io.BytesIO()
         figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
         plt.close(figure)

@@ -5,11 +5,13 @@ people agree: who sees a decision and leaves it has not judged. Where two answer
 (`disagreement_queue`). Until then the label in force is as before, by the one rule of `journal`.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from nsfwlib.data import lot
-from nsfwlib.evaluate import cohens_kappa, share_interval
+from nsfwlib.evaluate import cohens_kappa, reviewer_accuracies, share_interval
 from nsfwlib.labels import LABELLING, standing
 
 AUDIT_LOOKS = 60  # second looks at the audit of each split: they tell a reviewer's error rate to some points
@@ -35,36 +37,68 @@ def standing_opinions(lines: pd.DataFrame) -> pd.DataFrame:
     return answers[["sha256", "reviewer", "answer", "is_first"]].reset_index(drop=True)
 
 
-def agreement(
-    lines: pd.DataFrame, *, images: pd.DataFrame | None = None, level: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
+def work_done(lines: pd.DataFrame) -> pd.DataFrame:
+    """Who did how much, by the lines of a journal: a row a reviewer, with the pictures by kind, minutes and last time.
+
+    A picture counts once a reviewer and kind, as far as the decision was not undone.
+    """
+    stand = standing(lines, *LABELLING, "second").drop_duplicates(["sha256", "reviewer", "kind"])
+    table = pd.crosstab(stand["reviewer"], stand["kind"]).rename_axis(columns=None)
+    of_each = stand.groupby("reviewer").agg(minutes=("seconds", "sum"), last=("time", "max"))
+    return table.join(
+        of_each.assign(minutes=(of_each["minutes"] / 60).round(1), last=of_each["last"].dt.strftime("%F %R"))
+    )
+
+
+def agreement(lines: pd.DataFrame, *, images: pd.DataFrame | None = None, seed: int = 0) -> pd.DataFrame:
     """How far reviewers agree: over all pairs of answers, and for each pair of reviewers; empty before a second look.
 
     Args:
         lines: of the journal, as from `labels.read_journal`.
         images: the images table, for near-duplicate groups; every picture by itself by default.
-        level: of the intervals.
-        seed: of their draws.
+        seed: of the draws of intervals, which are of 95 %.
 
     Returns:
         One row a pair of reviewers, all of them first: `between`, `pictures` with two answers, `agree` (share) with
         `low` and `high`, Cohen's `kappa` with `kappa_low` and `kappa_high` (see `evaluate.cohens_kappa`).
     """
-    answers = standing_opinions(lines)
+    answers = _grouped(standing_opinions(lines), images)
     if answers.empty:
         return pd.DataFrame()
-    pairs = answers.merge(answers, on="sha256", suffixes=("", "_other")).query("reviewer < reviewer_other")
-    pairs["group"] = pairs["sha256"]
-    if images is not None:
-        pairs["group"] = pairs["sha256"].map(images.drop_duplicates("sha256").set_index("sha256")["group"])
+    pairs = answers.merge(answers, on=["sha256", "group"], suffixes=("", "_other")).query("reviewer < reviewer_other")
     kinds = [(" and ".join(names), rows) for names, rows in pairs.groupby(["reviewer", "reviewer_other"])]
     records = []
     for between, rows in [("all", pairs), *kinds]:
-        same = share_interval(rows["answer"].eq(rows["answer_other"]).to_numpy(), rows["group"], level=level)
+        same = share_interval(rows["answer"].eq(rows["answer_other"]).to_numpy(), rows["group"])
         share = {"agree": same.value, "low": same.low, "high": same.high}
-        kappa = cohens_kappa(rows["answer"], rows["answer_other"], groups=rows["group"], level=level, seed=seed)
+        kappa = cohens_kappa(rows["answer"], rows["answer_other"], groups=rows["group"], seed=seed)
         records.append({"between": between, "pictures": rows["sha256"].nunique()} | share | kappa)
     return pd.DataFrame(records)
+
+
+def skills(
+    lines: pd.DataFrame, *, class_names: Sequence[str], images: pd.DataFrame | None = None, seed: int = 0
+) -> pd.DataFrame:
+    """How often each reviewer is right, as far as the others tell; arguments as in `agreement`.
+
+    Returns:
+        One row a reviewer: `reviewer`, `pictures` that others saw, too, `accuracy` with `low` and `high` (see
+        `evaluate.reviewer_accuracies`); empty before a second look.
+    """
+    answers = _grouped(standing_opinions(lines), images)
+    if answers.empty:
+        return pd.DataFrame()
+    found = reviewer_accuracies(answers, classes=len(class_names), seed=seed)
+    low, high = found.loc[:, 1:].quantile([0.025, 0.975], axis=1).to_numpy()
+    table = found[[0]].set_axis(["accuracy"], axis=1).assign(low=np.fmin(low, found[0]), high=np.fmax(high, found[0]))
+    table.insert(0, "pictures", pd.Series(found.attrs["of"]))
+    return table.reset_index()
+
+
+def _grouped(answers: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFrame:
+    if images is None:
+        return answers.assign(group=answers["sha256"])
+    return answers.assign(group=answers["sha256"].map(images.drop_duplicates("sha256").set_index("sha256")["group"]))
 
 
 def second_queue(

@@ -27,6 +27,21 @@ def review_queue(issues: pd.DataFrame) -> pd.DataFrame:
     return queue.assign(score=queue["score"].fillna(1 - queue["p_suggested"] / 10).fillna(1.0))
 
 
+def divided_queue(queue: pd.DataFrame, table: pd.DataFrame, *, reviewer: str, reviewers: Sequence[str]) -> pd.DataFrame:
+    """The rows of `queue` that fall to `reviewer`, where each picture is looked at by one of `reviewers`.
+
+    Near-duplicates fall to the same one. By a hash of name and picture (Thaler and Ravishankar 1998), so nobody deals
+    them out, and who joins takes from each an equal part while all else stays where it was.
+
+    Raises:
+        ValueError: `reviewer` is none of `reviewers`.
+    """
+    if reviewer not in reviewers:
+        raise ValueError(f"reviewer should be one of those who share the work, {[*reviewers]}. Received: {reviewer!r}")
+    first = queue["group"].map(table.groupby("group")["sha256"].min())
+    return queue[[max(reviewers, key=lambda name: lot("whose", name, sha256)) == reviewer for sha256 in first]]
+
+
 def what_review_cost(session: ReviewSession) -> pd.Series:
     """Work done and what it found: pictures, errors found, minutes, errors a minute; what is left an audit says."""
     progress = session.progress()
@@ -119,6 +134,7 @@ def open_session(
     mode: str = "review",
     share: float = 0.1,
     control_every: int = 0,
+    reviewers: Sequence[str] = (),
     known: float = 0.03,
     **options: Any,
 ) -> ReviewSession:
@@ -129,6 +145,7 @@ def open_session(
         journal: the decisions journal.
         mode: as of `ReviewSession`, and so are `control_every`, for mode "review", and other options.
         share: of what others decided, for mode "second".
+        reviewers: who share the work of modes "review" and "audit", see `divided_queue`; nobody: all is shown.
         known: for mode "review", how many pictures with an answer of an audit come again, hidden, as a share of those
             that nobody has decided; see `with_known` and `known_answers`.
     """
@@ -147,6 +164,9 @@ def open_session(
         queue = pd.concat(queues or [pd.DataFrame(columns=QUEUE)], ignore_index=True)
     else:
         queue = review_queue(runs.read_table(run_dir, "label_issues.parquet", made_by=made_by))
+    if reviewers and mode in ("audit", "review"):
+        queue = divided_queue(queue, table, reviewer=options.get("reviewer", ""), reviewers=reviewers)
+    if mode == "review":
         queue, hidden = with_known(queue, read_journal(journal), known)
         options |= {"pred_probs": probs.loc[queue["path"]].to_numpy(), "control_every": control_every}
         return (
@@ -173,17 +193,17 @@ def flagged_queue(
 def cell_queue(
     predictions: pd.DataFrame, labels: pd.DataFrame, table: pd.DataFrame, *, class_names: Sequence[str]
 ) -> pd.DataFrame:
-    """Wrong answers as a review queue: one row a picture, `score` = P(predicted) - P(label), worst first.
+    """Answers as a review queue: one row a picture, `score` = P(likeliest other class) - P(label), worst first.
 
     All are indexed by path: `predictions`, rows of `val` with a column a class; `labels` with the `label` in force
     (missing where the picture was dropped); `table`, the images table.
     """
     label = labels["label"].reindex(predictions.index).dropna()
     probs = predictions.loc[label.index, list(class_names)]
-    suggested = probs.idxmax(axis=1)
-    p_given = probs.to_numpy()[np.arange(len(probs)), pd.Categorical(label, list(class_names)).codes]
-    queue = pd.DataFrame({"given": label, "suggested": suggested, "p_given": p_given, "p_suggested": probs.max(axis=1)})
-    queue = queue[queue["given"].ne(queue["suggested"])]
+    own = label.to_numpy()[:, None] == np.array(class_names, object)
+    others = probs.mask(own)
+    queue = pd.DataFrame({"given": label, "suggested": others.idxmax(axis=1), "p_suggested": others.max(axis=1)})
+    queue["p_given"] = probs.where(own).max(axis=1)
     queue["score"] = queue["p_suggested"] - queue["p_given"]
     known = table.loc[queue.index, ["sha256", "split", "group"]]
     return queue.join(known).sort_values("score", ascending=False).rename_axis("path").reset_index()

@@ -22,7 +22,8 @@ from nsfwlib.labels import (
     append_decisions,
     check_probs,
     check_writable,
-    decisions_in_force,
+    in_force,
+    read_journal,
     refuse_class,
 )
 from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_control_pages
@@ -95,6 +96,7 @@ class ReviewSession:
         if pred_probs is not None and not self.blind:
             probs = check_probs(pred_probs, len(queue), len(self.class_names), gaps=True)
             self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
+        self._kinds = [MODES[mode]] if self.blind else LABELLING
         self.images = known_images(queue, images)
         known_of = {name: column.tolist() for name, column in self.images.items()}  # lists, ten times as fast to walk
         self._group_of = dict(zip(known_of["path"], known_of["group"], strict=True))
@@ -107,13 +109,15 @@ class ReviewSession:
         labels_of = self.images.groupby("sha256")["given_label"].nunique()
         self._conflicting = set(labels_of.index[labels_of > 1])
         self._replay = Replay(self.journal, reviewer=reviewer)
-        self._replay.catch_up()
+        self._spoken = {*self._replay.catch_up()}  # contents that the journal speaks of
         known = {*self.class_names, *self.images["given_label"]} - {""}
-        said = pd.Series([self._replay.decision(content) for content in labels_of.index.tolist()], labels_of.index)
+        said = labels_of.index[labels_of.index.isin(self._spoken)]
+        said = pd.Series([self._replay.decision(content) for content in said], said, str)
         unknown = said[~said.isin(["", *ACTIONS, *known])]
         if len(unknown):
             refuse_class(self.journal, unknown.index[0], unknown.iloc[0], known)
-        decided = np.array([self.decision(content) != "" for content in queue["sha256"].tolist()], bool)
+        spoken = {content for content in self._spoken if self.decision(content)}
+        decided = queue["sha256"].isin(spoken).to_numpy()
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
             pages = [np.arange(start, len(queue))[:page_size] for start in range(0, len(queue), page_size)]
@@ -178,9 +182,7 @@ class ReviewSession:
         "disagreement" the resolution; an escalation always.
         """
         said = self._replay.decision(sha256)
-        if said == "escalate" or self.mode not in ("audit", "second", "disagreement"):
-            return said
-        return self._replay.decision(sha256, [MODES[self.mode]])
+        return said if said == "escalate" or not self.blind else self._replay.decision(sha256, self._kinds)
 
     def classes_of(self, path: str) -> set[str]:
         """The classes that a picture may show, blind or not: whoever avoids a class is spared it.
@@ -214,15 +216,25 @@ class ReviewSession:
 
     # --- what is decided ---
 
-    def decide(self, path: str, decision: str, *, also: Collection[str] = (), seconds: float | None = None) -> None:
+    def decide(
+        self,
+        path: str,
+        decision: str,
+        *,
+        also: Collection[str] = (),
+        seconds: float | None = None,
+        override: bool = True,
+    ) -> None:
         """Record one decision on the picture at `path` (and all its exact copies); on disk when this returns.
 
         `decision` is a class name, "keep", "drop", "unsure" or "escalate"; `also`, the paths of others that it is for,
-        as one action; `seconds`, how long they were looked at.
+        as one action; `seconds`, how long they were looked at; `override`, whether it may take the place of what
+        somebody else decided otherwise.
 
         Raises:
             KeyError: a path is not in the queue.
-            ValueError: there is no such decision, or "keep" on copies that lie under two labels.
+            ValueError: there is no such decision, "keep" on copies that lie under two labels, or, without `override`,
+                somebody else decided otherwise; says who and what.
         """
         rows = [self._row_of(one) for one in (path, *also)]
         choices = [*self.class_names, *ACTIONS]
@@ -231,6 +243,8 @@ class ReviewSession:
         if decision == "keep" and (self.blind or self._conflicting & {*self.queue["sha256"].iloc[rows]}):
             why = "No label is shown here" if self.blind else "Exact copies of this picture lie under two labels"
             raise ValueError(f"{why}, so 'keep' says nothing: give the picture a class.")
+        if not override and decision != "escalate":
+            self._refuse_to_overrule(rows, decision)
         self._decide(rows, decision, seconds)
 
     def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float | None = None) -> pd.DataFrame:
@@ -257,9 +271,17 @@ class ReviewSession:
         """Put back what was undone last; the queue's paths it concerned."""
         return self._mark("redo")
 
+    def note(self, path: str, text: str) -> None:
+        """Write a reason or a remark on a picture of the queue into the journal: a line of kind "note", no decision."""
+        lines = self.queue.iloc[[self._row_of(path)]][["sha256", "path"]].assign(kind="note", decision=text.strip())
+        self._write(lines.assign(reviewer=self.reviewer).to_dict("records"))
+
     def decisions(self) -> pd.DataFrame:
-        """The decisions in force in the journal, one row a picture (as `labels.decisions_in_force`)."""
-        return decisions_in_force(self.journal)
+        """The decisions in force in the journal, one row a picture (see `labels.in_force`), with its last `note`."""
+        lines = read_journal(self.journal)
+        last = lines[lines["kind"].eq("note")].drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
+        table = in_force(lines)
+        return table.assign(note=[last.get(sha256, "") for sha256 in table["sha256"]])
 
     def escalated(self) -> pd.DataFrame:
         """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
@@ -338,7 +360,7 @@ class ReviewSession:
         for row, content in enumerate(self.queue["sha256"].tolist()):
             self._rows_of[content].append(row)
         self._filed = self.images.set_index("path")["given_label"].loc[self._position].to_numpy(object)
-        self._sync(self._rows_of)
+        self._sync(self._spoken)
 
     def _note_classes(self, queue: pd.DataFrame) -> None:
         """What is shown for each group; what was suggested before a re-ranking stays noted."""
@@ -348,6 +370,7 @@ class ReviewSession:
 
     def _sync(self, contents: Iterable[str]) -> None:
         """Bring what is kept of the decisions up to date for some contents."""
+        self._spoken = self._spoken.union(contents)
         for sha256 in contents:
             said = self.decision(sha256)
             for row in self._rows_of.get(sha256, ()):
@@ -376,6 +399,14 @@ class ReviewSession:
             given = self.queue["given"].iloc[rows]
             lines["decision"] = given.where((given != "") & (given != lines["given_label"]), decision)
         self._write(lines.assign(reviewer=self.reviewer).to_dict("records"))
+
+    def _refuse_to_overrule(self, rows: Sequence[int], decision: str) -> None:
+        for row, sha256 in zip(rows, self.queue["sha256"].iloc[rows], strict=True):
+            said = self.decision(sha256)
+            who = self._replay.said_by(sha256, LABELLING if said == "escalate" else self._kinds)
+            meant = {self._filed[row] if word == "keep" else word for word in (said, decision)}
+            if said and len(meant) == 2 and who != self.reviewer:
+                raise ValueError(f"{who or 'Somebody'} decided {said!r}. Decide the same once more to overrule that.")
 
     def _mark(self, kind: str) -> list[str]:
         self.catch_up()

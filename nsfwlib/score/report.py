@@ -1,5 +1,6 @@
 """What is in a table of scores? Counts above thresholds, a histogram, and what a person should look at."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,14 +33,22 @@ def unsafe_scores(table: pd.DataFrame, *, unsafe_classes: Sequence[str]) -> pd.S
     return total.clip(upper=1.0).rename("score")
 
 
-def chosen_thresholds(metrics_file: Path, *, otherwise: Sequence[float]) -> pd.DataFrame:
+def chosen_thresholds(metrics_file: Path, *, otherwise: Sequence[float], precision: str = "float32") -> pd.DataFrame:
     """Thresholds of the model's run, or those given: columns `wish`, `prevalence` (NaN if given), `threshold`.
 
     Those of `metrics_file`, which notebook 04 wrote beside the model, where it is there and has any; else `otherwise`.
+    A warning says so where they were chosen on answers in another `precision` than that of the scores at hand.
     """
     known = runs.read_json(metrics_file).get("operating_points", []) if Path(metrics_file).exists() else []
     points = pd.DataFrame(known, columns=["wish", "prevalence", "threshold"]).astype({"threshold": float})
     points = points.dropna(subset="threshold").drop_duplicates(["wish", "threshold"]).reset_index(drop=True)
+    chosen_in = {point.get("precision", "float32") for point in known}
+    if len(points) and chosen_in != {precision}:
+        warnings.warn(
+            f"The thresholds were chosen on answers in {', '.join(sorted(chosen_in))}, these are in {precision}: "
+            f"a promise holds where both are the same. Score with precision={min(chosen_in)!r}, or choose anew.",
+            stacklevel=2,
+        )
     asked = {"wish": "as asked for", "prevalence": np.nan, "threshold": [float(t) for t in otherwise]}
     return points if len(points) else pd.DataFrame(asked)
 

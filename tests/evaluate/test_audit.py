@@ -17,7 +17,8 @@ from nsfwlib.evaluate.audit import (
     draw_audit,
     enlarge_audit,
 )  # fmt: skip
-from nsfwlib.evaluate.intervals import at_any_time, jeffreys, weigh, without_slips
+from nsfwlib.evaluate.intervals import at_any_time, jeffreys, weigh
+from nsfwlib.evaluate.reviewers import reviewer_accuracies, without_slips
 
 CLASSES = np.array(NAMES, object)
 
@@ -61,7 +62,7 @@ def test_a_budget_beyond_the_rows_there_are_takes_all():
 def test_what_was_reviewed_before_is_a_stratum_that_is_looked_at_again():
     reviewed = np.arange(1000) < 300
     _, _, audit, _ = drawn(reviewed=reviewed)
-    assert audit.loc[reviewed, "stratum"].eq("reviewed before").all()
+    assert audit["stratum"].str.startswith("reviewed").eq(reviewed).all()
     assert 0 < audit.loc[reviewed, "picked"].sum() < 300
 
 
@@ -150,28 +151,54 @@ def test_a_stratum_that_nobody_looked_at_leaves_the_accuracy_unknown():
     assert "No image was audited in: agreement, disagreement" in found["note"]
 
 
-def test_slips_of_reviewers_are_taken_out_by_second_looks():
+@pytest.mark.parametrize("others", [(0.06,), (0.01, 0.01), (0.15, 0.15)], ids=["alike", "careful", "careless"])
+def test_slips_of_whoever_audits_are_taken_out_by_second_looks_of_others(others):
     rng = np.random.default_rng(0)
     truth, predicted, audit, _ = drawn(World(rows=3000), budget=3000)
-    once, again = (honest_audit.slipped(pd.Categorical(truth, NAMES).codes, 0.06, rng) for _ in range(2))
-    agreed = (float((once == again).sum()), 3000.0, K)
-    right, plain = (truth == predicted).mean(), audited_accuracy(CLASSES[once], predicted, audit)
-    cleared = audited_accuracy(CLASSES[once], predicted, audit, agreed=agreed)
+    codes = pd.Categorical(truth, NAMES).codes
+    answers = [honest_audit.slipped(codes, slips, rng) for slips in (0.06, *others)]
+    slips = honest_audit.slips_of(answers, np.arange(3000), np.arange(3000))
+    right, plain = (truth == predicted).mean(), audited_accuracy(CLASSES[answers[0]], predicted, audit)
+    cleared = audited_accuracy(CLASSES[answers[0]], predicted, audit, slips=slips)
     assert plain["high"] < right - 0.03 and cleared["low"] < right < cleared["high"]
-    assert cleared["value"] == pytest.approx(right, abs=0.015)
+    assert slips.right == pytest.approx(0.94, abs=0.01) and cleared["value"] == pytest.approx(right, abs=0.015)
 
 
 def test_few_second_looks_leave_it_open_how_often_reviewers_slip():
     found = weigh(np.r_[np.ones(900), np.zeros(100)][:, None], np.zeros(1000))
-    few, many = (np.ptp(without_slips(found, 0.9 * n, n, 5).interval()) for n in (20, 2000))
-    assert few > 1.2 * many
+    widths = []
+    for n in (20, 2000):
+        answers = [np.zeros(n, int), (np.arange(n) % 10 == 0).astype(int)]
+        slips = honest_audit.slips_of(answers, np.arange(n), np.arange(n))
+        widths.append(np.ptp(without_slips(found, slips).interval()))
+    assert widths[0] > 1.2 * widths[1]
 
 
-def test_the_plan_foretells_the_width_that_comes():
-    for world in (WORLDS["plain"], WORLDS["groups of 4"]):
-        planned = np.mean([honest_audit.forecast(world, seed) for seed in range(3)])
-        came = [honest_audit.audit_once(world, seed)[0] for seed in range(8)]
-        assert 1 / 1.3 < planned / np.mean([100 * (row["high"] - row["low"]) for row in came]) < 1.3
+def test_each_reviewers_accuracy_is_found_and_covered_and_full_agreement_is_no_certainty():
+    true, inside, found = np.array([0.9, 0.98, 0.98]), [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        truth = rng.integers(0, K, 60)
+        answers = [honest_audit.slipped(truth, 1 - right, rng) for right in true]
+        rows = {"sha256": np.tile(np.arange(60), 3), "reviewer": np.repeat(list("abc"), 60), "group": 0}
+        table = pd.DataFrame(rows | {"answer": np.concatenate(answers)}).assign(group=lambda some: some["sha256"])
+        drawn_each = reviewer_accuracies(table, classes=K, seed=seed).to_numpy()
+        low, high = np.quantile(drawn_each[:, 1:], [0.025, 0.975], axis=1)
+        inside.append((np.fmin(low, drawn_each[:, 0]) <= true) & (true <= np.fmax(high, drawn_each[:, 0])))
+        found.append(drawn_each[:, 0])
+    assert np.abs(np.mean(found, axis=0) - true).max() < 0.015 and np.mean(inside, axis=0).min() >= 0.9
+    same = reviewer_accuracies(table[table["reviewer"].ne("c")].assign(answer="x"), classes=K)
+    assert same[0].min() > 0.999 and 0.9 < np.quantile(same.to_numpy()[:, 1:], 0.025) < 0.99
+
+
+@pytest.mark.parametrize("name", ["plain", "0.2 % hidden", "groups of 4, 0.2 % hidden", "50,000 rows, 200 looks"])
+def test_the_plan_foretells_the_width_that_comes(name, monkeypatch):
+    monkeypatch.setattr(intervals, "DRAWS", 200)
+    world = WORLDS[name]._replace(scores=False)
+    plans, audits = (2, 2) if world.rows > 10_000 else (5, 20)
+    planned = np.mean([honest_audit.forecast(world, seed) for seed in range(plans)])
+    came = [honest_audit.audit_once(world, seed)[0] for seed in range(audits)]
+    assert 1 / 1.3 < planned / np.mean([100 * (row["high"] - row["low"]) for row in came]) < 1.3
 
 
 def test_a_plan_has_one_line_a_size_and_narrower_intervals_for_more_looks():

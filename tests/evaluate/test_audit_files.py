@@ -95,10 +95,10 @@ def test_what_was_reviewed_before_is_asked_again_blind_and_counts_only_then(tmp_
     rows, _ = make_split()
     rows["reviewed"] = np.arange(len(rows)) < 200
     audit = freeze(tmp_path, rows)
-    again = audit[audit["picked"] & audit["stratum"].eq("reviewed before")]
+    again = audit[audit["picked"] & audit["stratum"].str.startswith("reviewed")]
     assert 0 < len(again) < 100 and set(again["sha256"]) <= set(audit_files.audit_queue(audit)["sha256"])
     path, shown = tmp_path / "j.csv", {"kind": "decision", "suggested": "dog", "score": 0.5}
-    answer(path, audit[audit["stratum"].eq("reviewed before")], rows["label"], picked=False, **shown)
+    answer(path, audit[audit["stratum"].str.startswith("reviewed")], rows["label"], picked=False, **shown)
     assert audit_files.audit_truth(audit, path, class_names=NAMES).isna().all()
     session = ReviewSession(audit_files.audit_queue(audit), path, class_names=NAMES, mode="audit")
     assert session.progress()["decided"] == 0
@@ -159,10 +159,10 @@ def test_second_looks_of_somebody_else_say_how_far_an_audit_may_be_trusted(tmp_p
     assert audit_files.second_looks(audit, path, class_names=NAMES) is None
     for who, some in {"Bob": picked.head(100), "Ada": picked.tail(50)}.items():
         answer(path, some, slip()[some.index], reviewer=who, kind="second")
-    agreed = audit_files.second_looks(audit, path, class_names=NAMES)
-    assert agreed[1:] == (100, 3) and 80 < agreed[0] < 96
+    slips = audit_files.second_looks(audit, path, class_names=NAMES)
+    assert (slips.classes, slips.pictures) == (3, 100) and 0.9 < slips.right < 0.98
     verdict = audit_files.audit_truth(audit, path, class_names=NAMES)
-    table = audit_accuracies(audit, verdict, agreed=agreed).set_index("name")
+    table = audit_accuracies(audit, verdict, slips=slips).set_index("name")
     assert table.loc["audited, slips taken out", "value"] > table.loc["audited", "value"]
     assert "100 second looks" in table.loc["audited, slips taken out", "note"]
 
@@ -280,6 +280,17 @@ def test_a_run_knows_its_own_audit_and_refuses_that_of_another_model(tmp_path):
     write_predictions(tmp_path, rows, sharpness=0.9)
     with pytest.raises(ValueError, match="An audit belongs to one model"):
         audit_files.audits_of_run(tmp_path, "test")
+
+
+def test_val_is_drawn_evenly_for_its_thresholds_and_test_in_strata(tmp_path):
+    rows = pd.concat([make_split(800, split=split, seed=i)[0] for i, split in enumerate(("val", "test"))])
+    rows = rows.assign(sha256=[f"{i:064x}" for i in range(1600)], path=[f"{i}.jpg" for i in range(1600)])
+    write_predictions(tmp_path, rows)
+    found = draw(tmp_path, rows.reset_index(drop=True), {"val": 200, "test": 200}, tmp_path / "j.csv")
+    assert set(found["val"]["stratum"]) == {"all"} and found["val"]["picked"].sum() == 200
+    assert set(found["test"]["stratum"]) == {"agreement", "suspicious agreement", "disagreement"}
+    larger = draw(tmp_path, rows.reset_index(drop=True), {"val": 300}, tmp_path / "j.csv")["val"]
+    assert larger["picked"].sum() == 300 and larger.loc[found["val"]["picked"], "picked"].all()
 
 
 def test_without_a_model_only_the_labels_of_train_are_audited(tmp_path):

@@ -1,5 +1,6 @@
 """A promised threshold keeps its wish beyond the rows that chose it; the others say what it would take."""
 
+import honest_thresholds
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,6 +44,17 @@ def test_a_promised_wish_is_kept(kind, wish, rows):
     chosen = [threshold for threshold in found if not np.isnan(threshold)]
     assert len(chosen) >= 20, "of use"
     assert np.mean([kept(threshold, kind, wish) for threshold in chosen]) >= 0.9
+
+
+def test_looks_drawn_evenly_promise_more_than_those_spent_on_disagreements_or_near_the_threshold():
+    found = {}
+    for design in ("even", "apart", "near"):
+        units = [honest_thresholds.draw_rows(2000, np.random.default_rng(seed), noise=0.05, audited=design)
+                 for seed in range(10)]  # fmt: skip
+        asked = [promises.promised_threshold(promises.independent_units(some), "fpr", 0.03, prevalence=0.5, risk=0.05)
+                 for some in units]  # fmt: skip
+        found[design] = np.mean([norm.sf(np.nan_to_num(threshold, nan=np.inf) - APART) for threshold, _ in asked])
+    assert found["even"] > found["apart"] + 0.05 and found["even"] > found["near"] + 0.05
 
 
 def test_the_plain_choice_is_a_coin_toss_and_says_so():

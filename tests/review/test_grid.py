@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -417,15 +418,11 @@ def test_a_row_without_a_label_is_shown(tmp_path):
     assert all(buffers)
 
 
-def test_a_break_is_suggested_after_a_while(tmp_path):
-    browser = make_grid(tmp_path, break_minutes=1)
+def test_the_minutes_of_a_sitting_are_those_looked_at(tmp_path):
+    browser = make_grid(tmp_path)
     rows = browser.send("open")[0][0]["rows"]
-    assert not [
-        m for m, _ in browser.send("decide", path=rows[0]["path"], decision="keep", seconds=50) if m["t"] == "break"
-    ]
-    assert [
-        m for m, _ in browser.send("decide", path=rows[1]["path"], decision="keep", seconds=20) if m["t"] == "break"
-    ]
+    browser.send("decide", path=rows[0]["path"], decision="keep", seconds=50)
+    browser.send("decide", path=rows[1]["path"], decision="keep", seconds=20)
     assert "this sitting: 0 revealed, 1 min" in browser.grid.counts.value
 
 
@@ -615,10 +612,48 @@ def test_a_full_disk_is_told_in_a_sentence_that_names_the_journal(tmp_path, monk
     browser = make_grid(tmp_path)
     path = browser.send("open")[0][0]["rows"][0]["path"]
 
-    def full(file, data):
+    def full(fd, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal, "write_and_sync", full)
+    monkeypatch.setattr(os, "write", full)
     (problem, _), (state, _) = browser.send("decide", path=path, decision="drop")
     assert problem["text"].startswith(f"The journal {tmp_path / 'decisions.csv'} cannot be written: No space left")
     assert state["decisions"][path] == ""
+
+
+def test_a_class_has_a_blur_of_its_own_unless_that_would_tell_the_label(tmp_path):
+    browser = make_grid(tmp_path, blurs={"cat": 0.0, "dog": 0.0})
+    _, sharp = browser.send("open")[0]
+    some = make_grid(tmp_path, blurs={"cat": 0.0})
+    _, blurred = some.send("open")[0]
+    assert all(sharpness(one) > 2 * sharpness(other) for one, other in zip(sharp, blurred, strict=True)), (
+        "what may be a dog is blurred as before"
+    )
+    queue = write_pictures(tmp_path / "data", 6)
+    session = ReviewSession(queue, tmp_path / "decisions.csv", class_names=NAMES, mode="audit", reviewer="Ada")
+    audit = Browser(ReviewGrid(session, tmp_path / "data", blurs={"cat": 0.0, "dog": 0.0}))
+    assert max(map(sharpness, audit.send("open")[0][1])) < min(map(sharpness, sharp)) / 2
+
+
+def test_a_decision_of_somebody_else_gives_way_when_asked_twice(tmp_path):
+    browser = make_grid(tmp_path)
+    row = browser.send("open")[0][0]["rows"][0]
+    sha256 = browser.grid.session.queue.set_index("path")["sha256"][row["path"]]
+    line = {"sha256": sha256, "path": row["path"], "decision": "drop", "reviewer": "Bea"}
+    journal.append_decisions(tmp_path / "decisions.csv", line)
+    problem, state = browser.send("decide", path=row["path"], decision="unsure")
+    assert "Bea decided 'drop'" in problem[0]["text"] and problem[0]["paths"] == [row["path"]]
+    assert state[0]["decisions"][row["path"]] == "drop"
+    browser.send("decide", path=row["path"], decision="unsure")
+    assert browser.last("state")[0]["decisions"][row["path"]] == "unsure"
+
+
+def test_a_note_reaches_the_journal_and_the_export(tmp_path):
+    browser = make_grid(tmp_path)
+    path = browser.send("open")[0][0]["rows"][0]["path"]
+    browser.send("note", path=path, text="=blurry")
+    assert browser.last("state")[0]["text"] == "noted"
+    browser.send("decide", path=path, decision="drop")
+    browser.grid._export()
+    exported = pd.read_csv(tmp_path / "decisions_in_force.csv")
+    assert exported["note"].str.contains("blurry").all() and not exported["note"].str.startswith("=").any()

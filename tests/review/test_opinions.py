@@ -61,10 +61,10 @@ def second(path, table, who="Bob", **options):
 
 
 def test_a_second_look_changes_no_label_and_a_resolution_does(path):
-    lines = write(path, line("1", "dog", "Ada"), line("1", "emu", "Bob", "second"))
-    assert journal.in_force(lines)["decision"].tolist() == ["dog"]
-    lines = write(path, line("1", "emu", "Cem", "resolution"))
-    assert journal.in_force(lines)["decision"].tolist() == ["emu"]
+    write(path, line("1", "dog", "Ada"), line("1", "emu", "Bob", "second"))
+    assert journal.decisions_in_force(path)["decision"].tolist() == ["dog"]
+    write(path, line("1", "emu", "Cem", "resolution"))
+    assert journal.decisions_in_force(path)["decision"].tolist() == ["emu"]
 
 
 def test_the_last_of_decisions_and_resolutions_is_in_force_and_each_can_be_undone(path):
@@ -109,7 +109,7 @@ def test_replayed_line_by_line_a_journal_of_every_kind_says_the_same_as_read_who
     looks = journal.standing(table, "second").query("reviewer == 'Bob'")
     resolutions, audits = journal.standing(table, "resolution"), journal.standing(table, "audit")
     for kinds, said in [
-        (journal.LABELLING, journal.in_force(table)),
+        (journal.LABELLING, journal.decisions_in_force(path)),
         (["second"], looks),
         (["resolution"], resolutions),
         (["audit"], audits),
@@ -245,6 +245,18 @@ def test_kappa_is_never_said_to_be_below_minus_one():
     assert -1 <= found["kappa_low"] <= found["kappa"] <= found["kappa_high"] <= 1
 
 
+def test_of_three_reviewers_the_one_who_errs_is_known(path, rng):
+    table, truth = make_table(200), np.arange(200) % 3
+    for who, slips in {"Ada": 0.15, "Bob": 0.02, "Cem": 0.02}.items():
+        said = np.where(rng.random(200) < slips, (truth + 1) % 3, truth)
+        kind = "decision" if who == "Ada" else "second"
+        write(path, [line(content, NAMES[i], who, kind) for content, i in zip(table["sha256"], said, strict=True)])
+    found = opinions.skills(journal.read_journal(path), class_names=NAMES, images=table).set_index("reviewer")
+    assert found["pictures"].eq(200).all() and found.loc["Ada", "high"] < found.loc[["Bob", "Cem"], "low"].min()
+    assert found.loc["Ada", "low"] < 0.85 < found.loc["Ada", "high"]
+    assert opinions.skills(journal.read_journal(path).head(200), class_names=NAMES).empty
+
+
 # --- what becomes of disagreements
 
 
@@ -266,3 +278,18 @@ def test_a_disagreement_is_resolved_once_and_without_names(path):
     session.undo()
     assert len(opinions.disagreements(journal.read_journal(path))) == 2
     assert journal.decisions_in_force(path).set_index("sha256").loc[queue["sha256"][0], "decision"] == "keep"
+
+
+def test_work_done_counts_what_stands_by_person_and_kind(path):
+    lines = write(
+        path, line("1", "cat", "Ada", action="x"), line("1", "dog", "Ada"), line("2", "cat", "Ada", action="y")
+    )
+    lines = write(
+        path,
+        {"kind": "undo", "action": "y", "reviewer": "Ada"},
+        line("1", "cat", "Bea", kind="second") | {"seconds": 90},
+    )
+    table = opinions.work_done(lines)
+    assert table.loc["Ada", ["decision", "second", "minutes"]].tolist() == [1, 0, 0]
+    assert table.loc["Bea", ["decision", "second", "minutes"]].tolist() == [0, 1, 1.5]
+    assert opinions.work_done(lines[:0]).empty

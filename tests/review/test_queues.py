@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from nsfwlib import review, runs
+from nsfwlib import labels, review, runs, score
 from nsfwlib.evaluate import audit_files, card, confusion, robustness
 from nsfwlib.labels import current, journal
 from nsfwlib.labels.issues import judge_labels
@@ -36,6 +36,7 @@ def planted(rng):
             "split": np.where(np.arange(120) % 5 == 4, "test", "train"),
             "group": range(120),
             "problem": "",
+            "source": "",
         }
     )
     return table, {"block": features.astype(np.float16)}, truth
@@ -134,11 +135,18 @@ def test_the_page_has_a_tab_for_each_kind_of_work_and_asks_nothing_of_another_ma
     cells = nbformat.read(root / "notebooks" / "review_page.ipynb", 4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     known = {"display": shown.append, "runs": runs, "review": review, "ipywidgets": ipywidgets, "Path": Path}
+    known |= {"labels": labels, "score": score}
     exec(code[0], known)
     known |= {"data_dir": str(run), "run_dir": str(run), "reviewer": "Bob", "journal_file": str(run / "j.csv")}
     for source in code[2:]:
         exec(source, known)
-    assert shown[0].titles == ("review (96)", "audit (20)", "second (0)", "disagreement (0)")
+    page = shown[0]
+    assert page.titles == ("review (96)", "audit (20)", "second (0)", "disagreement (0)", "all", "progress")
+    page.children[0].session.decide("0.png", "drop")
+    page.selected_index = 5
+    assert "Bob" in page.children[5].value, "the table is that of the moment"
+    page.children[4].everything.click()
+    assert len(page.children[4].grid.session.queue) > 0
     assert "Content-Security-Policy" in (root / "Makefile").read_text()
 
 
@@ -173,12 +181,12 @@ def test_the_cost_of_review_is_what_was_decided(planted, tmp_path):
     assert queues.what_review_cost(session).tolist() == [2, 1, 1.0, 1.0]
 
 
-def test_wrong_answers_of_validation_become_pages_of_one_cell_worst_first():
+def test_answers_on_validation_become_a_queue_with_the_wrong_ones_first():
     probs = pd.DataFrame([[0.1, 0.9, 0], [0.4, 0.6, 0], [0.9, 0.1, 0]], columns=CLASSES, index=["x", "y", "z"])
     labels = pd.DataFrame({"label": ["a", "a", "a"]}, index=["x", "y", "z"])
     table = pd.DataFrame({"sha256": ["1", "2", "3"], "split": "val", "group": [0, 1, 2]}, index=["x", "y", "z"])
     queue = queues.cell_queue(probs, labels, table, class_names=CLASSES)
-    assert queue["path"].tolist() == ["x", "y"] and queue["score"].round(2).tolist() == [0.8, 0.2]
+    assert queue["path"].tolist() == ["x", "y", "z"] and queue["score"].round(2).tolist() == [0.8, 0.2, -0.8]
     assert queue["given"].eq("a").all() and queue["suggested"].eq("b").all()
 
 
@@ -291,6 +299,18 @@ def test_names_in_the_card_are_text_neither_html_nor_markdown(tmp_path):
     assert page.count("<h1>") == 1 and page.count("<code>") == 1, "the fingerprint"
     cells = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
     assert all(cells.count(" ".join(name.split())) == 4 + (name == odd[0]) for name in odd)
+
+
+def test_divided_work_is_whole_even_and_stays_put_when_somebody_joins():
+    table = pd.DataFrame({"sha256": [f"{i:064x}" for i in range(3000)], "group": np.arange(3000) // 2})
+    two = {name: queues.divided_queue(table, table, reviewer=name, reviewers=["Ada", "Bea"]) for name in ("Ada", "Bea")}
+    assert sorted([*two["Ada"].index, *two["Bea"].index]) == [*range(3000)]
+    assert not set(two["Ada"]["group"]) & set(two["Bea"]["group"]), "near-duplicates fall to one"
+    assert 1350 < len(two["Ada"]) < 1650
+    third = queues.divided_queue(table, table, reviewer="Ada", reviewers=["Cleo", "Bea", "Ada"])
+    assert set(third.index) < set(two["Ada"].index) and 850 < len(third) < 1150
+    with pytest.raises(ValueError, match="Dan"):
+        queues.divided_queue(table, table, reviewer="Dan", reviewers=["Ada", "Bea"])
 
 
 def answered_audit(run, table, truth):

@@ -609,7 +609,51 @@ def test_a_full_disk_is_found_when_the_session_opens(queue, path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal, "write_and_sync", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match=r"decisions.csv cannot be written: No space left on device.*Free some space"):
         open_session(queue, path)
     assert not path.exists()
+
+
+def test_who_overrules_another_is_told_whom_and_what_and_may_still_do_it(queue, path):
+    one, other = queue["path"][:2]
+    open_session(queue, path, reviewer="Bea").decide(one, "drop")
+    session = open_session(queue, path, reviewer="Ada")
+    with pytest.raises(ValueError, match=r"Bea decided 'drop'"):
+        session.decide(one, "unsure", override=False)
+    with pytest.raises(ValueError, match=r"Bea decided 'drop'"):
+        session.decide(other, "unsure", also=[one], override=False)
+    assert session.decision(queue["sha256"][1]) == "", "all of the action waits"
+    session.decide(one, "drop", override=False)
+    session.decide(other, "unsure", override=False)
+    session.decide(one, "unsure")
+    session.decide(one, "keep", override=False)
+    assert session.decision(queue["sha256"][0]) == "keep", "an own decision is overruled by nobody"
+
+
+def test_the_same_label_in_other_words_overrules_nothing(queue, path):
+    open_session(queue, path, reviewer="Bea").decide(queue["path"][0], "keep")
+    session = open_session(queue, path, reviewer="Ada")
+    session.decide(queue["path"][0], queue["given"][0], override=False)
+    assert session.decision(queue["sha256"][0]) == queue["given"][0]
+
+
+def test_in_an_audit_only_audit_answers_are_overruled(queue, path):
+    open_session(queue, path, reviewer="Bea").decide(queue["path"][0], "drop")
+    open_session(queue, path, reviewer="Bea", mode="audit").decide(queue["path"][1], "dog")
+    audit = open_session(queue, path, reviewer="Ada", mode="audit")
+    audit.decide(queue["path"][0], "cat", override=False)
+    with pytest.raises(ValueError, match=r"Bea decided 'dog'"):
+        audit.decide(queue["path"][1], "cat", override=False)
+
+
+def test_a_note_is_a_line_of_the_journal_and_no_decision(queue, path):
+    session = open_session(queue, path, reviewer="Ada")
+    session.decide(queue["path"][0], "drop")
+    session.note(queue["path"][0], " two people, one a child's drawing ")
+    assert session.decision(queue["sha256"][0]) == "drop" and session.progress()["decided"] == 1
+    assert session.decisions()["note"].tolist() == ["two people, one a child's drawing"]
+    line = journal.read_journal(path).iloc[-1]
+    assert (line["kind"], line["reviewer"], line["path"]) == ("note", "Ada", queue["path"][0])
+    assert session.undo() == [queue["path"][0]], "undo takes back the decision"
+    assert open_session(queue, path).decision(queue["sha256"][0]) == ""

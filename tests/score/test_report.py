@@ -58,6 +58,15 @@ def test_thresholds_are_those_of_the_models_run(tmp_path):
     assert found[["wish", "threshold"]].values.tolist() == [["recall ≥ 0.95", 0.2]]
 
 
+def test_thresholds_chosen_in_another_precision_say_so(tmp_path, recwarn):
+    points = [{"wish": "recall ≥ 0.95", "prevalence": 0.5, "threshold": 0.2, "precision": "int8"}]
+    (tmp_path / "metrics.json").write_text(json.dumps({"operating_points": points}))
+    report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[], precision="int8")
+    assert not recwarn
+    with pytest.warns(UserWarning, match="in int8, these are in bfloat16"):
+        report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[], precision="bfloat16")
+
+
 def test_without_a_run_the_thresholds_asked_for_are_used(tmp_path):
     found = report.chosen_thresholds(tmp_path / "none.json", otherwise=[0.5, 0.9])
     assert found["threshold"].tolist() == [0.5, 0.9]

@@ -1,0 +1,111 @@
+"""How far can reviewers be believed? Agreement beyond chance, each one's accuracy, an audit with slips taken out."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+
+from nsfwlib.evaluate.intervals import Groups, Weighed, bootstrap_weights, share_interval, tails
+from nsfwlib.labels import group_codes
+
+DRAWS = 1000  # of each reviewer's accuracy
+ROUNDS = 40  # of expectation maximisation: accuracies of .6 and more stand still by then
+
+
+class Slips(NamedTuple):
+    """How often the answers of an audit are right, as second looks tell."""
+
+    right: float
+    draws: np.ndarray  # (D,) of it
+    classes: int
+    pictures: int  # independent ones, looked at twice
+
+
+def cohens_kappa(
+    one: Sequence[str],
+    other: Sequence[str],
+    *,
+    groups: Groups = None,
+    draws: int = 4000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Agreement beyond chance of two lists of answers: `kappa`, `kappa_low`, `kappa_high`, -1 … 1; NaN where undefined.
+
+    (p − e) / (1 − e) with p the share on which both agree and e the one that their habits alone would give: Cohen, A
+    Coefficient of Agreement for Nominal Scales, 1960. Interval: p from Beta(½ + hits, ½ + misses) on an effective
+    count, e by Bayesian bootstrap of groups, so that full agreement on few pictures is not taken for certainty.
+    """
+    names, codes = np.unique(np.concatenate([np.asarray(one, str), np.asarray(other, str)]), return_inverse=True)
+    n, k = len(one), len(names)
+    if k < 2:  # no answer, or always the same
+        return {"kappa": np.nan, "kappa_low": np.nan, "kappa_high": np.nan}
+    a, b = np.eye(k)[codes[:n]], np.eye(k)[codes[n:]]
+    same, members = codes[:n] == codes[n:], group_codes(groups, n)
+    rng = np.random.default_rng(seed)
+    chance = (a.mean(0) * b.mean(0)).sum()
+    kappa = (same.mean() - chance) / (1 - chance)
+    worth = share_interval(same, members).worth
+    agree = rng.beta(same.mean() * worth + 0.5, (1 - same.mean()) * worth + 0.5, draws)
+    weights = np.concatenate(list(bootstrap_weights(members, draws, rng)), axis=1)
+    weights /= weights.sum(axis=0)
+    by_habit = ((a.T @ weights) * (b.T @ weights)).sum(axis=0)
+    beyond = np.maximum((agree - by_habit) / np.maximum(1 - by_habit, 1e-12), -1)
+    low, high = np.quantile(beyond, tails())
+    return {"kappa": kappa, "kappa_low": float(min(low, kappa)), "kappa_high": float(max(high, kappa))}
+
+
+def reviewer_accuracies(answers: pd.DataFrame, *, classes: int, seed: int = 0) -> pd.DataFrame:
+    """How often each reviewer gives the true class, from pictures that several of them answered.
+
+    The model of Dawid and Skene (Maximum Likelihood Estimation of Observer Error-rates Using the EM Algorithm, 1979),
+    with one rate a reviewer, whose wrong answers fall on any other class and independently of the others': a confusion
+    matrix each would want hundreds of pictures. Of two reviewers nobody can tell who errs: they get one rate. Draws:
+    Bayesian bootstrap by near-duplicate group, with half a picture more that all have right, and half a one that they
+    have wrong, as heavy as groups are: full agreement on few pictures is no certainty.
+
+    Args:
+        answers: one row an answer: `sha256`, `reviewer`, `answer`, `group`; one a picture and reviewer.
+        classes: how many there are.
+        seed: of the draws.
+
+    Returns:
+        One row a reviewer who shares a picture with another one: column 0 the accuracy, then DRAWS draws of it.
+        `attrs["pictures"]` counts the independent pictures, `attrs["of"]` all those of each reviewer.
+    """
+    # crowd-kit has this method, but no interval, and brings torch and transformers; cleanlab's scores are no rates
+    shared = answers[answers.groupby("sha256")["reviewer"].transform("size") > 1]
+    said = shared.pivot(index="sha256", columns="reviewer", values="answer")
+    members = group_codes(shared.drop_duplicates("sha256").set_index("sha256")["group"][said.index], len(said))
+    codes = pd.factorize(said.to_numpy().ravel())[0].reshape(said.shape)
+    rng, k, size = np.random.default_rng(seed), max(classes, codes.max(initial=1) + 1), np.bincount(members)
+    weight = np.concatenate([np.ones((len(said), 1)), *bootstrap_weights(members, DRAWS, rng)], axis=1)
+    kinds, kind = np.unique(codes, axis=0, return_inverse=True)
+    mass = np.zeros((len(kinds), weight.shape[1]))
+    np.add.at(mass, kind, weight)
+    says, total = (kinds[:, :, None] == np.arange(k)).astype(float), (kinds >= 0).T @ mass
+    good, bad = np.c_[[0, 0], (size**2).sum() / size.sum() * rng.gamma(0.5, size=(2, DRAWS))]
+    right = np.full(total.shape, 0.9)
+    for _ in range(ROUNDS):
+        truth = softmax(np.einsum("nrk,rd->nkd", says, np.log((k - 1) * right / (1 - right))), axis=1)
+        hits = (np.einsum("nrk,nkd->nrd", says, truth) * mass[:, None]).sum(axis=0)
+        right = np.clip((hits + good) / (total + good + bad), 1 / k, 1 - 1e-9)
+    found = pd.DataFrame(right, said.columns)
+    found.attrs = {"pictures": len(size), "of": said.notna().sum().to_dict()}
+    return found
+
+
+def without_slips(found: Weighed, slips: Slips) -> Weighed:
+    """Shares of agreement with the truth, from shares of agreement with reviewers who err.
+
+    A wrong answer falls on any other class, so that a prediction agrees with it by chance: see `reviewer_accuracies`.
+    """
+    drawn = np.resize(slips.draws, found.plain.shape[1])
+
+    def true(share: np.ndarray, right: np.ndarray | float) -> np.ndarray:
+        chance = (1 - right) / max(slips.classes - 1, 1)
+        return np.clip((share - chance) / np.maximum(right - chance, 1e-3), 0, 1)
+
+    value, mean, *ends = found
+    return Weighed(true(value, slips.right), true(mean, slips.right), *(true(end, drawn) for end in ends))
