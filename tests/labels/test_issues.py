@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_digits, make_moons
 
-from nsfwlib.labels import heads
+from nsfwlib.labels import heads, neighbours
 from nsfwlib.labels.issues import find_label_issues, out_of_sample_probs
 from nsfwlib.labels.noise import noise_matrix
 
@@ -425,3 +425,15 @@ def test_the_cut_reaches_a_sub_kind_whose_neighbours_are_all_misfiled_alike():
     likest = 1 + np.linalg.norm(means - features[errors].mean(axis=0), axis=1).argmin()
     issues = find_label_issues(np.where(errors, likest, truth), features=features)
     assert issues.is_issue[errors].mean() >= 0.6 and errors[issues.is_issue].mean() >= 0.6
+
+
+def test_the_index_proposes_the_nearest_where_all_rows_point_nearly_the_same_way(monkeypatch):
+    """As pooled features of a network do: a common mean, small differences."""
+    rng = np.random.default_rng(0)
+    rows = 6 + rng.normal(size=(2000, 24)) @ rng.normal(size=(24, 256)) / 5 + rng.normal(size=(2000, 256)) / 3
+    unit = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    everybody = np.arange(2000)
+    _, exact = neighbours._nearest(unit, everybody, everybody, 20)
+    monkeypatch.setattr("nsfwlib.labels.neighbours.EXACT_ROWS", 100)
+    _, proposed = neighbours._nearest(unit, everybody, everybody, 20)
+    assert np.mean([len({*a} & {*b}) / 20 for a, b in zip(exact, proposed, strict=True)]) >= 0.95
