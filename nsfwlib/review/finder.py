@@ -182,19 +182,15 @@ def _matrix(table: pd.DataFrame, down: str, across: str) -> list[Marks]:
 
 def _layout(trace: dict[str, Any], columns: str | tuple[str, str]) -> dict[str, Any]:
     """Axes that fit what is drawn: names from the top, no numbers beside a map, where they mean nothing."""
-    kind, one = trace["type"], isinstance(columns, str)
-    named = kind == "heatmap" or (one and "y" in trace)
-    titles = ("pictures", columns) if isinstance(columns, str) else columns[::-1]
+    on_map, of_cells, one = trace["type"] == "scatter", trace["type"] == "heatmap", isinstance(columns, str)
+    titles = ("pictures", columns) if isinstance(columns, str) else (columns[1], columns[0])
+    named = of_cells or (one and "y" in trace)
+    axis = {"visible": not on_map, "gridcolor": "rgba(128, 128, 128, 0.2)", "autorange": True, "type": "linear"}
+    from_top = {"type": "category", "autorange": "reversed", "categoryorder": "total descending" if one else "trace"}
     x, y = titles if named else titles[::-1]
-    # What hangs over the map would be told after the lasso and take its place: the browser sends the last event only.
-    ways = (
-        {"dragmode": "lasso", "hovermode": False} if kind == "scatter" else {"dragmode": "zoom", "hovermode": "closest"}
-    )
-    look = {"visible": kind != "scatter", "gridcolor": "rgba(128, 128, 128, 0.2)"}
-    across = {"title": x, "autorange": True, "type": "category" if kind == "heatmap" else "linear"}
-    up = {"title": y, "autorange": "reversed" if named else True, "type": "category" if named else "linear"}
     return {
-        "xaxis": look | across,
-        "yaxis": look | up | {"categoryorder": "total descending" if one else "trace"},
-        **ways,
+        "xaxis": axis | {"title": x} | ({"type": "category"} if of_cells else {}),
+        "yaxis": axis | {"title": y} | (from_top if named else {}),
+        # What hangs over a map is told after the lasso and takes its place: the browser sends the last event only.
+        **{"dragmode": "lasso" if on_map else "zoom", "hovermode": False if on_map else "closest"},
     }
