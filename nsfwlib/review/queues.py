@@ -75,6 +75,10 @@ class HiddenKnown(ReviewSession):
         rows = np.array([row for sha256 in self.known for row in self._rows_of[sha256]], int)
         self._outcome[rows[np.isin(self._outcome[rows], [RELABELLED, DROP])]] = KEPT  # no error that review has found
 
+    def _refuse_to_overrule(self, rows: Sequence[int], decision: str) -> None:
+        open_to = [row for row in rows if self.queue["sha256"].iloc[row] not in self.known]
+        super()._refuse_to_overrule(open_to, decision)  # what the audit said would give a known one away
+
     def _write(self, lines: list[dict[str, Any]]) -> Collection[str]:
         for line in lines:
             if line["kind"] == "decision" and line["sha256"] in self.known and line["decision"] != "escalate":

@@ -336,6 +336,7 @@ def test_known_pictures_come_again_hidden_and_what_is_said_of_them_changes_no_la
     assert session.progress()["decided"] == len(before) and session.progress()["errors_found"] == found
     pd.testing.assert_frame_equal(journal.decisions_in_force(run / "j.csv"), before)
     assert session.undo() == [hidden["path"].iloc[-1]] and session.decision(hidden["sha256"].iloc[-1]) == ""
+    session.decide(hidden["path"].iloc[0], true[hidden["path"].iloc[0]], override=False)  # nobody is said to disagree
     again = queues.open_session(run, run / "j.csv", reviewer="Bob", known=0.1)
     assert again.known == session.known and len(queues.open_session(run, run / "j.csv", known=0).queue) == 96
 
