@@ -14,19 +14,21 @@ from nsfwlib import runs
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.export.parity import Runtime, open_onnx, open_openvino, open_savedmodel, open_tfjs, open_tflite
 from nsfwlib.export.tfjs import write_tfjs
-from nsfwlib.model import CLASS_NAMES, class_names, converted, image_size, onnx_file, quantised, require_openvino
+from nsfwlib.model import CLASS_NAMES, class_names, image_size, quantised, require_openvino
+
+OPSET = 17  # of ONNX
 
 
 class Source:
     """A classifier, and what several formats are made from."""
 
     def __init__(self, model: keras.Model, calibration: np.ndarray, scratch: Path) -> None:
-        self.model, self.calibration, self.scratch = model, calibration, scratch
+        self.model, self.calibration, self._scratch = model, calibration, scratch
         self.class_names, self.size = class_names(model), image_size(model)
 
     @cached_property
-    def saved(self) -> Path:
-        """A SavedModel with two signatures; weights are constants, which TFLite can quantise and TensorFlow fold."""
+    def network(self) -> tf.types.experimental.PolymorphicFunction:
+        """ "pixels" → probabilities; weights are constants, which TFLite can quantise and TensorFlow fold."""
         trainable, others = self.model.trainable_variables, self.model.non_trainable_variables
         trainable, others = ([np.asarray(variable) for variable in some] for some in (trainable, others))
         # 8-bit RGB: pictures divided by 255, the commonest mistake, are an error and not a wrong answer
@@ -36,17 +38,29 @@ class Source:
         def network(pixels: tf.Tensor) -> tf.Tensor:  # a function of its own: both signatures share its weights
             return self.model.stateless_call(trainable, others, tf.cast(pixels, tf.float32), training=False)[0]
 
-        @tf.function(input_signature=[taken])
+        return network
+
+    @cached_property
+    def graph(self) -> tf.types.experimental.PolymorphicFunction:
+        """ "pixels", uint8 RGB (B, S, S, 3), in; "probabilities" (B, K) out."""
+
+        @tf.function(input_signature=self.network.input_signature)
         def serving_default(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"probabilities": network(pixels)}
+            return {"probabilities": self.network(pixels)}
+
+        return serving_default
+
+    @cached_property
+    def saved(self) -> Path:
+        """A SavedModel with two signatures."""
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image")])
         def from_bytes(image: tf.Tensor) -> dict[str, tf.Tensor]:
             form = tf.TensorSpec((self.size, self.size, 3), tf.uint8)
             decoded = tf.map_fn(lambda data: _decode(data, self.size), image, fn_output_signature=form)
-            return {"probabilities": network(decoded)}
+            return {"probabilities": self.network(decoded)}
 
-        folder, signatures = self.scratch / "saved", {"serving_default": serving_default, "bytes": from_bytes}
+        folder, signatures = self._scratch / "saved", {"serving_default": self.graph, "bytes": from_bytes}
         tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
         return folder
 
@@ -123,14 +137,9 @@ def _head_tensors(model: bytes) -> list[str]:
 
 def _onnx(source: Source, folder: Path) -> None:
     import onnx
+    import tf2onnx
 
-    document = onnx.load(onnx_file(source.model, folder / "model.onnx"))
-    taken = document.graph.input[0]
-    for node in document.graph.node:  # the converter's input is float32: put a cast of 8-bit pixels before it
-        node.input[:] = ["pixels_float32" if name == taken.name else name for name in node.input]
-    cast = onnx.helper.make_node("Cast", ["pixels"], ["pixels_float32"], to=onnx.TensorProto.FLOAT)
-    document.graph.node.insert(0, cast)
-    taken.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    document, _ = tf2onnx.convert.from_function(source.graph, input_signature=source.graph.input_signature, opset=OPSET)
     onnx.helper.set_model_props(document, {"class_names": json.dumps(source.class_names)})
     onnx.checker.check_model(document)
     onnx.save(document, folder / "model.onnx")
@@ -139,12 +148,10 @@ def _onnx(source: Source, folder: Path) -> None:
 
 
 def _openvino(source: Source, folder: Path, precision: str = "float32") -> None:
-    openvino, path = require_openvino(), converted(source.model, cache_dir=source.scratch)
-    int8 = precision == "int8"
-    network = quantised(path, source.calibration, openvino) if int8 else openvino.Core().read_model(path)
-    steps = openvino.preprocess.PrePostProcessor(network)
-    steps.input().tensor().set_element_type(openvino.Type.u8)
-    openvino.save_model(steps.build(), folder / "model.xml", compress_to_fp16=False)
+    openvino = require_openvino()
+    network = openvino.convert_model(source.graph.get_concrete_function())
+    network = quantised(network, source.calibration) if precision == "int8" else network
+    openvino.save_model(network, folder / "model.xml", compress_to_fp16=False)
 
 
 def _tfjs(source: Source, folder: Path, quantised: str | None = None) -> None:

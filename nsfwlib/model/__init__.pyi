@@ -30,11 +30,9 @@ from .features import (
 )
 from .forward import (
     compiled as compiled,
-    converted as converted,
     forward_pass as forward_pass,
     in_half_precision as in_half_precision,
     model_identity as model_identity,
-    onnx_file as onnx_file,
 )
 from .published import (
     CLASS_NAMES as CLASS_NAMES,

@@ -13,14 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from nsfwlib._tensorflow import keras, tf
-from nsfwlib.files import write_whole
 from nsfwlib.model.classifier import block_output, by_kind, feature_model
 from nsfwlib.model.runtime import keep_converted, kept_path, open_converted, openvino_usable
 from nsfwlib.model.stream import Forward
 
 RUNTIMES = ("auto", "tensorflow", "openvino")
 ANSWER = ("probabilities",)  # the name of a classifier's output
-OPSET = 17
 TOLERANCE = 1e-4  # of a probability, or of a share of the largest feature
 
 
@@ -139,24 +137,8 @@ def _check_converted(model: keras.Model, outputs: Sequence[str] | None, path: Pa
         if not difference < TOLERANCE:
             raise ValueError(
                 f"Converted to OpenVINO, the model {model.name!r} must give the same {name}. Received: a difference of "
-                f"{difference:.1e}, at most {TOLERANCE:.0e}. Use runtime='tensorflow', or another format."
+                f"{difference:.1e}, at most {TOLERANCE:.0e}. Use runtime='tensorflow'."
             )
-
-
-def onnx_file(model: keras.Model, path: Path) -> Path:
-    """Write `model` as ONNX: "pixels", float32 RGB 0–255 (B, S, S, 3), in; "probabilities" (B, K) out.
-
-    Raises:
-        ImportError: tf2onnx is not installed.
-    """
-    try:
-        import tf2onnx
-    except ImportError:
-        raise ImportError("Writing ONNX needs tf2onnx and onnx. Run: pip install 'nsfwlib[onnx]'") from None
-    graph = _graph(model, None)
-    with write_whole(path) as draft:
-        tf2onnx.convert.from_function(graph, input_signature=graph.input_signature, opset=OPSET, output_path=draft)
-    return path
 
 
 def model_identity(model: keras.Model, output: str | None = None) -> str:

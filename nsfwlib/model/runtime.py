@@ -15,7 +15,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -234,7 +233,7 @@ def _compared(path: Path, precision: str, pictures: np.ndarray, wanted: int, siz
     if precision == "int8":
         target = lowered_path(path, precision)
         target.unlink(missing_ok=True)
-        keep_converted(target, partial(quantised, path, pictures[:CALIBRATED]))
+        keep_converted(target, lambda ov: quantised(ov.Core().read_model(path), pictures[:CALIBRATED]))
     compared = pictures[-COMPARED:]
     batches = [compared[i : i + _BATCH] for i in range(0, len(compared), _BATCH)]
     passes = [open_converted(path, precision=each) for each in ("float32", precision)]
@@ -253,15 +252,15 @@ def _other_pictures(count: int, size: int) -> np.ndarray:
         return np.concatenate([pixels for _, pixels, _ in batches])[:count]
 
 
-def quantised(path: Path, pictures: np.ndarray, openvino: Any) -> Any:
+def quantised(network: Any, pictures: np.ndarray) -> Any:
     """The model in int8: ranges from `pictures`, weights by channel, activations asymmetric where that helps."""
     os.environ.setdefault("NNCF_CI", "1")  # it would report to its makers
     try:
         import nncf
     except ImportError:
         raise ImportError("precision='int8' needs nncf. Run: pip install 'nsfwlib[openvino]'") from None
-    dataset = nncf.Dataset([picture[None].astype(np.float32) for picture in pictures])
-    network = openvino.Core().read_model(path)
+    dtype = network.input().get_element_type().to_dtype()
+    dataset = nncf.Dataset([picture[None].astype(dtype) for picture in pictures])
     options = {"preset": nncf.QuantizationPreset.MIXED, "subset_size": len(pictures)}
     options["ignored_scope"] = nncf.IgnoredScope(_behind_convolutions(network), validate=False)
     with contextlib.redirect_stdout(io.StringIO()):  # it draws bars
