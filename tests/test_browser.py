@@ -379,7 +379,7 @@ def test_no_key_reaches_jupyterlab(grid):
     grid.command("notebook:enter-command-mode")
     for part in (".nsfw-cell", ".nsfw-side button"):
         grid.page.locator(part).first.click()
-        press(grid, *"xxabmcvzdd", "0", "0", "i", "i", "l", "j", "k", "Delete")
+        press(grid, *"xxabmcvzdd", "0", "0", "i", "i", "l", "j", "k", "Delete", "Escape")
         assert grid.page.evaluate("() => document.activeElement.className") == "nsfw-grid"
     grid.page.locator(".nsfw-side button").first.focus()
     press(grid, *"xxabmcv", "j", "k")

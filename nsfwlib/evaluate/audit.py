@@ -107,24 +107,17 @@ def allocated(size: pd.Series, spread: pd.Series, budget: int) -> pd.Series:
     return quota.round().clip(lower=np.minimum(size, max(2, budget // 20))).astype(int)
 
 
-def audit_weights(audit: pd.DataFrame, verdict: Truth) -> pd.Series:
-    """(N,) how many rows each answered row stands for, 1 / its chance to be answered; NaN where none is.
-
-    In every stratum they sum to its rows, so weighted sums over answered rows estimate sums over all (Horvitz and
-    Thompson, A Generalization of Sampling Without Replacement From a Finite Universe, 1952).
-    """
-    known = audit["picked"] & ~pd.isna(np.asarray(verdict, object))
-    counted = known.groupby(audit["stratum"])
-    return (counted.transform("size") / counted.transform("sum").clip(lower=1)).where(known).rename("weight")
-
-
 def audited_rows(audit: pd.DataFrame, verdict: Truth, *, class_names: Sequence[str]) -> pd.DataFrame:
-    """Verdicts of an audit (`audit_truth`) by path: `label`, `group`, and the `weight` of `audit_weights`.
+    """Verdicts of an audit (`audit_truth`) by path: `label`, `group`, and `weight`, how many rows each stands for.
 
-    The weight is 0 where nobody answered or the picture belongs to no class.
+    The weight is 1 / the chance to be answered: in every stratum they sum to its rows, so weighted sums over answered
+    rows estimate sums over all (Horvitz and Thompson, A Generalization of Sampling Without Replacement From a Finite
+    Universe, 1952). It is 0 where nobody answered or the picture belongs to no class.
     """
     label = pd.Series(verdict, index=audit.index, dtype=object)
-    weight = audit_weights(audit, verdict).where(label.isin(list(class_names))).fillna(0.0)
+    known = (audit["picked"] & label.notna()).groupby(audit["stratum"])
+    weight = known.transform("size") / known.transform("sum").clip(lower=1)
+    weight = weight.where(audit["picked"] & label.isin(list(class_names)), 0.0)
     return pd.DataFrame({"label": label, "group": audit["group"], "weight": weight}).set_axis(audit["path"])
 
 

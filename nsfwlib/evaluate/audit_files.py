@@ -220,8 +220,8 @@ def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[st
         return None
     both["group"] = both["sha256"].map(audit.drop_duplicates("sha256").set_index("sha256")["group"])
     found = reviewer_accuracies(both, classes=len(class_names))
-    share = first["reviewer"].value_counts(normalize=True).reindex(found.index).fillna(0)
-    right = (share / share.sum()).to_numpy() @ found.to_numpy()
+    theirs = first["reviewer"].value_counts().reindex(found.index, fill_value=0)
+    right = np.average(found, axis=0, weights=theirs)
     return Slips(float(right[0]), right[1:], len(class_names), found.attrs["pictures"])
 
 

@@ -70,7 +70,11 @@ class PictureFinder(ipywidgets.VBox):
         pictures = pictures.fillna({"given": "", "suggested": ""})
         if "predicted" not in pictures:
             likelier = pictures["score"].gt(0) | pictures["given"].eq("")
-            pictures["predicted"] = pictures["suggested"].where(likelier, pictures["given"])
+            pictures["predicted"] = pictures["suggested"].where(
+                likelier & pictures["suggested"].ne(""), pictures["given"]
+            )
+        # A line of the journal without a suggestion counts as a blind answer, and here the label is shown.
+        pictures["suggested"] = pictures["suggested"].where(pictures["suggested"].ne(""), pictures["given"])
         wanted = {str(name) for columns in views.values() for name in np.atleast_1d(columns)}
         if missing := sorted(wanted - {*pictures}):
             raise ValueError(f"views should name columns of pictures, {[*pictures]}. Received also: {missing}")
@@ -96,6 +100,9 @@ class PictureFinder(ipywidgets.VBox):
         self.bar = ipywidgets.HBox([*filters, self.everything, self.said], layout={"flex_flow": "wrap"})
         super().__init__()
         self._draw()
+
+    def __repr__(self) -> str:
+        return f"PictureFinder({len(self.pictures):,} pictures)"
 
     def show(self, rows: np.ndarray) -> None:
         """Open the grid on these rows of `left`."""
@@ -175,19 +182,15 @@ def _matrix(table: pd.DataFrame, down: str, across: str) -> list[Marks]:
 
 def _layout(trace: dict[str, Any], columns: str | tuple[str, str]) -> dict[str, Any]:
     """Axes that fit what is drawn: names from the top, no numbers beside a map, where they mean nothing."""
-    kind, one = trace["type"], isinstance(columns, str)
-    named = kind == "heatmap" or (one and "y" in trace)
-    shown = ("pictures", str(columns)) if one else (columns[1], columns[0])
-    x, y = shown if named else shown[::-1]
-    # What hangs over the map would be told after the lasso and take its place: the browser sends the last event only.
-    ways = (
-        {"dragmode": "lasso", "hovermode": False} if kind == "scatter" else {"dragmode": "zoom", "hovermode": "closest"}
-    )
-    look = {"visible": kind != "scatter", "gridcolor": "rgba(128, 128, 128, 0.2)"}
-    across = {"title": x, "autorange": True, "type": "category" if kind == "heatmap" else "linear"}
-    up = {"title": y, "autorange": "reversed" if named else True, "type": "category" if named else "linear"}
+    on_map, of_cells, one = trace["type"] == "scatter", trace["type"] == "heatmap", isinstance(columns, str)
+    titles = ("pictures", columns) if isinstance(columns, str) else (columns[1], columns[0])
+    named = of_cells or (one and "y" in trace)
+    axis = {"visible": not on_map, "gridcolor": "rgba(128, 128, 128, 0.2)", "autorange": True, "type": "linear"}
+    from_top = {"type": "category", "autorange": "reversed", "categoryorder": "total descending" if one else "trace"}
+    x, y = titles if named else titles[::-1]
     return {
-        "xaxis": look | across,
-        "yaxis": look | up | {"categoryorder": "total descending" if one else "trace"},
-        **ways,
+        "xaxis": axis | {"title": x} | ({"type": "category"} if of_cells else {}),
+        "yaxis": axis | {"title": y} | (from_top if named else {}),
+        # What hangs over a map is told after the lasso and takes its place: the browser sends the last event only.
+        **{"dragmode": "lasso" if on_map else "zoom", "hovermode": False if on_map else "closest"},
     }

@@ -361,13 +361,11 @@ class ReviewGrid(ipywidgets.VBox):
     def _allowed(self) -> pd.Series:
         """How many rows each page has that the filters let through."""
         pages = self.session.pages()
-        wanted = pd.Series(True, pages.index)
         if self.pair.value:
-            given, suggested = self.pair.value
-            wanted &= (pages["given"] == given) & (pages["suggested"] == suggested) & ~pages["is_control"]
+            pages = pages[pages[["given", "suggested"]].eq(self.pair.value).all(axis=1) & ~pages["is_control"]]
         if self.open_only.value:
-            wanted &= pages["decided"] < pages["rows"]
-        return pages.loc[wanted, "rows"]
+            pages = pages[pages["decided"] < pages["rows"]]
+        return pages["rows"]
 
     def _screen_after(self, step: int, screen: list[int]) -> list[int]:
         """The pages to show after (or before) these: as many as make a full page together, one if there is one."""
@@ -468,7 +466,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def _rendered(guidelines: Path) -> str:

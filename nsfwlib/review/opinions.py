@@ -15,11 +15,12 @@ from nsfwlib.evaluate import cohens_kappa, reviewer_accuracies, share_interval
 from nsfwlib.labels import LABELLING, standing
 
 AUDIT_LOOKS = 60  # second looks at the audit of each split: they tell a reviewer's error rate to some points
+WHO = ("sha256", "reviewer")  # of whom there is one answer
 QUEUE = ("path", "sha256", "given", "suggested", "score", "group", "split")
 
 
-def standing_opinions(lines: pd.DataFrame) -> pd.DataFrame:
-    """Independent answers on pictures that somebody saw a second time: `sha256`, `reviewer`, `answer`, `is_first`.
+def standing_opinions(lines: pd.DataFrame, images: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Independent answers on pictures that somebody saw a second time: `sha256`, `reviewer`, `answer`, `group`.
 
     From the lines of a journal (as from `labels.read_journal`): each reviewer's last second look, and before them the
     decision that stood when the first of these looks was taken. "keep" counts as the label it confirmed; unsure is
@@ -29,12 +30,13 @@ def standing_opinions(lines: pd.DataFrame) -> pd.DataFrame:
     firsts = standing(lines, *LABELLING)
     seen_at = pd.Series(looks.index, looks["sha256"]).groupby(level=0).min()
     firsts = firsts[firsts.index < firsts["sha256"].map(seen_at)]
-    firsts = firsts.drop_duplicates("sha256", keep="last").assign(is_first=True)
-    looks = looks.drop_duplicates(["sha256", "reviewer"], keep="last").assign(is_first=False)
-    answers = pd.concat([firsts, looks]).drop_duplicates(["sha256", "reviewer"])
+    firsts, looks = firsts.drop_duplicates("sha256", keep="last"), looks.drop_duplicates([*WHO], keep="last")
+    answers = pd.concat([firsts, looks]).drop_duplicates([*WHO])
     answers["answer"] = answers["decision"].mask(answers["decision"].eq("keep"), answers["given_label"])
-    answers = answers[~answers["answer"].isin(["unsure", "escalate"])]
-    return answers[["sha256", "reviewer", "answer", "is_first"]].reset_index(drop=True)
+    answers = answers[~answers["answer"].isin(["unsure", "escalate"])].reset_index(drop=True)
+    table = lines.assign(group=lines["sha256"]) if images is None else images
+    group = table.drop_duplicates("sha256").set_index("sha256")["group"]
+    return answers[[*WHO, "answer"]].assign(group=answers["sha256"].map(group))
 
 
 def work_done(lines: pd.DataFrame) -> pd.DataFrame:
@@ -44,10 +46,9 @@ def work_done(lines: pd.DataFrame) -> pd.DataFrame:
     """
     stand = standing(lines, *LABELLING, "second").drop_duplicates(["sha256", "reviewer", "kind"])
     table = pd.crosstab(stand["reviewer"], stand["kind"]).rename_axis(columns=None)
-    of_each = stand.groupby("reviewer").agg(minutes=("seconds", "sum"), last=("time", "max"))
-    return table.join(
-        of_each.assign(minutes=(of_each["minutes"] / 60).round(1), last=of_each["last"].dt.strftime("%F %R"))
-    )
+    of_each = stand.groupby("reviewer")
+    minutes, last = of_each["seconds"].sum() / 60, of_each["time"].max()
+    return table.assign(minutes=minutes.round(1), last=last.dt.strftime("%F %R"))
 
 
 def agreement(lines: pd.DataFrame, *, images: pd.DataFrame | None = None, seed: int = 0) -> pd.DataFrame:
@@ -62,7 +63,7 @@ def agreement(lines: pd.DataFrame, *, images: pd.DataFrame | None = None, seed: 
         One row a pair of reviewers, all of them first: `between`, `pictures` with two answers, `agree` (share) with
         `low` and `high`, Cohen's `kappa` with `kappa_low` and `kappa_high` (see `evaluate.cohens_kappa`).
     """
-    answers = _grouped(standing_opinions(lines), images)
+    answers = standing_opinions(lines, images)
     if answers.empty:
         return pd.DataFrame()
     pairs = answers.merge(answers, on=["sha256", "group"], suffixes=("", "_other")).query("reviewer < reviewer_other")
@@ -85,20 +86,13 @@ def skills(
         One row a reviewer: `reviewer`, `pictures` that others saw, too, `accuracy` with `low` and `high` (see
         `evaluate.reviewer_accuracies`); empty before a second look.
     """
-    answers = _grouped(standing_opinions(lines), images)
+    answers = standing_opinions(lines, images)
     if answers.empty:
         return pd.DataFrame()
     found = reviewer_accuracies(answers, classes=len(class_names), seed=seed)
     low, high = found.loc[:, 1:].quantile([0.025, 0.975], axis=1).to_numpy()
-    table = found[[0]].set_axis(["accuracy"], axis=1).assign(low=np.fmin(low, found[0]), high=np.fmax(high, found[0]))
-    table.insert(0, "pictures", pd.Series(found.attrs["of"]))
-    return table.reset_index()
-
-
-def _grouped(answers: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFrame:
-    if images is None:
-        return answers.assign(group=answers["sha256"])
-    return answers.assign(group=answers["sha256"].map(images.drop_duplicates("sha256").set_index("sha256")["group"]))
+    ends = {"accuracy": found[0], "low": np.fmin(low, found[0]), "high": np.fmax(high, found[0])}
+    return pd.DataFrame({"pictures": pd.Series(found.attrs["of"])} | ends).rename_axis("reviewer").reset_index()
 
 
 def second_queue(

@@ -96,7 +96,7 @@ def check_queue(queue: pd.DataFrame, *, test_may_enter: bool) -> None:
 
 def known_images(queue: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFrame:
     """Path, content, label as filed and group of every picture outside the test split; the queue's without a table."""
-    known = queue.rename(columns={"given": "given_label"})
+    known = queue.assign(given_label=queue["given"])
     if images is not None:
         labelled = (images["sha256"].fillna("") != "") & (images["given_label"].fillna("") != "")
         known = pd.concat([images[labelled & (images.get("split", "") != "test")], known])

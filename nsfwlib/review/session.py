@@ -111,13 +111,10 @@ class ReviewSession:
         self._replay = Replay(self.journal, reviewer=reviewer)
         self._spoken = {*self._replay.catch_up()}  # contents that the journal speaks of
         known = {*self.class_names, *self.images["given_label"]} - {""}
-        said = labels_of.index[labels_of.index.isin(self._spoken)]
-        said = pd.Series([self._replay.decision(content) for content in said], said, str)
-        unknown = said[~said.isin(["", *ACTIONS, *known])]
-        if len(unknown):
-            refuse_class(self.journal, unknown.index[0], unknown.iloc[0], known)
-        spoken = {content for content in self._spoken if self.decision(content)}
-        decided = queue["sha256"].isin(spoken).to_numpy()
+        for sha256 in sorted(self._spoken.intersection(labels_of.index)):
+            if (said := self._replay.decision(sha256)) not in ("", *ACTIONS, *known):
+                refuse_class(self.journal, sha256, said, known)
+        decided = queue["sha256"].isin([sha256 for sha256 in self._spoken if self.decision(sha256)]).to_numpy()
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
             pages = [np.arange(start, len(queue))[:page_size] for start in range(0, len(queue), page_size)]
@@ -159,9 +156,8 @@ class ReviewSession:
         rows = self.page_rows(i)
         if self.blind:
             return ""
-        if self.queue["is_control"].iloc[rows[0]] or self._p_error[rows].mean() <= 0.5:
-            return "keep"
-        return str(self.queue["suggested"].iloc[rows[0]])
+        likely_wrong = not self.queue["is_control"].iloc[rows[0]] and self._p_error[rows].mean() > 0.5
+        return str(self.queue["suggested"].iloc[rows[0]] or "keep") if likely_wrong else "keep"
 
     def pages(self) -> pd.DataFrame:
         """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
@@ -370,7 +366,7 @@ class ReviewSession:
 
     def _sync(self, contents: Iterable[str]) -> None:
         """Bring what is kept of the decisions up to date for some contents."""
-        self._spoken = self._spoken.union(contents)
+        self._spoken.update(contents)
         for sha256 in contents:
             said = self.decision(sha256)
             for row in self._rows_of.get(sha256, ()):

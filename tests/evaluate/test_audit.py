@@ -9,9 +9,9 @@ from honest_audit import NAMES, WORLDS, K, World
 from nsfwlib.evaluate import intervals
 from nsfwlib.evaluate.audit import (
     audit_costs,
-    audit_weights,
     audited_accuracy,
     audited_confusion,
+    audited_rows,
     audited_scores,
     audited_share,
     draw_audit,
@@ -69,8 +69,8 @@ def test_what_was_reviewed_before_is_a_stratum_that_is_looked_at_again():
 def test_weights_of_answered_rows_sum_to_the_rows_of_each_stratum():
     _, _, audit, verdict = drawn()
     verdict[np.flatnonzero(audit["picked"])[:9]] = None
-    weights = audit_weights(audit, verdict)
-    assert weights.notna().sum() == (verdict != None).sum()  # noqa: E711
+    weights = audited_rows(audit.assign(path=audit.index, group=0), verdict, class_names=NAMES)["weight"]
+    assert weights.gt(0).sum() == (verdict != None).sum()  # noqa: E711
     sizes = audit["stratum"].value_counts()
     assert weights.groupby(audit["stratum"]).sum().round(6).to_dict() == sizes.to_dict()
 

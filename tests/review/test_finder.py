@@ -5,20 +5,21 @@ import pandas as pd
 import pytest
 from test_grid import NAMES, write_pictures
 
+from nsfwlib.evaluate import audit_files
 from nsfwlib.labels import journal
 from nsfwlib.review import PictureFinder
 
 VIEWS = {"matrix": ("given", "predicted"), "score": "score", "source": "source", "map": ("x", "y")}
 
 
-def make(folder, *, n=24, views=VIEWS, change=None):
+def make(folder, *, n=24, views=VIEWS, change=None, **options):
     rng = np.random.default_rng(0)
     table = write_pictures(folder / "data", n).assign(split="train", x=rng.normal(size=n), y=rng.normal(size=n))
     table["source"] = np.where(np.arange(n) < 5, "old", "new")
     table.loc[::3, "score"] *= -1  # the label is likelier
     table = change(table) if change else table
     predicted = table["suggested"].where(table["score"].gt(0), table["given"])
-    finder = PictureFinder(table, folder / "decisions.csv", folder / "data", class_names=NAMES, views=views)
+    finder = PictureFinder(table, folder / "decisions.csv", folder / "data", class_names=NAMES, views=views, **options)
     return finder, table.assign(predicted=predicted)
 
 
@@ -115,6 +116,18 @@ def test_the_test_split_is_neither_counted_nor_shown(tmp_path):
     finder, table = make(tmp_path, change=lambda rows: rows.assign(split=np.where(rows.index % 4, "val", "test")))
     finder.everything.click()
     assert paths(finder) == set(table.loc[table["split"].eq("val"), "path"])
+
+
+def test_the_images_table_itself_with_labels_for_given_is_looked_at(tmp_path):
+    images = write_pictures(tmp_path / "data", 24).rename(columns={"given": "given_label"}).assign(split="train")
+    finder, _ = make(
+        tmp_path, change=lambda rows: rows.assign(given_label=rows["given"], suggested="", score=np.nan), images=images
+    )
+    show(finder, "map")
+    hit(finder, (0, 1), event="plotly_selected")
+    assert paths(finder) == {"cat/2.jpg"}
+    finder.grid.session.decide("cat/2.jpg", "dog")
+    assert audit_files.blind_answers(tmp_path / "decisions.csv", NAMES).empty, "the label was seen"
 
 
 def test_a_view_of_a_column_that_is_not_there_is_refused(tmp_path):

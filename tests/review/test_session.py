@@ -347,13 +347,13 @@ def test_a_decision_and_its_progress_take_no_longer_in_a_long_journal_with_two_r
     took = []
     for i in range(7):
         bob.decide(bob.queue["path"][i], "drop")
-        start = time.perf_counter()
+        start = time.process_time()
         ada.decide(ada.queue["path"][i], "keep")
         assert ada.progress()["drop"] == ada.queue["sha256"].map(ada.decision).eq("drop").sum()
-        took.append(time.perf_counter() - start)
-    start = time.perf_counter()
+        took.append(time.process_time() - start)
+    start = time.process_time()
     ada.undo()
-    assert min(took) < 0.1 and time.perf_counter() - start < 1
+    assert min(took) < 0.1 and time.process_time() - start < 1
 
 
 # --- re-ranking, control pages, neighbours ---
@@ -657,3 +657,8 @@ def test_a_note_is_a_line_of_the_journal_and_no_decision(queue, path):
     assert (line["kind"], line["reviewer"], line["path"]) == ("note", "Ada", queue["path"][0])
     assert session.undo() == [queue["path"][0]], "undo takes back the decision"
     assert open_session(queue, path).decision(queue["sha256"][0]) == ""
+
+
+def test_accepting_a_page_without_a_suggestion_keeps_its_labels(queue, path):
+    session = open_session(queue.assign(suggested="", score=0.9), path)
+    assert session.page_default(0) == "keep"
