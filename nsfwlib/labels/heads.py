@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -134,7 +135,9 @@ def _teach(model: Any, strength: float, x: np.ndarray, codes: np.ndarray, counts
         model.set_params(C=strength).fit(x, codes, counts)
         return
     size = np.bincount(codes, counts)
-    model.set_params(shrinkage=strength, priors=size[size > 0] / size.sum()).fit(x, codes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class of one row, which has no spread of its own
+        model.set_params(shrinkage=strength, priors=size[size > 0] / size.sum()).fit(x, codes)
 
 
 def _taught(codes: np.ndarray, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

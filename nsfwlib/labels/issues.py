@@ -5,8 +5,8 @@ logistic head may bend, and the nearest neighbours outside its near-duplicate gr
 weighs them, Bayes' rule turns it and the given label into the score; the confident joint and what the mixture
 contradicts cut.
 
-It is blind to one kind of error: a whole sub-kind of pictures under another class (AP .47 on the benchmark, of 1),
-which its neighbours and every head that learns from it confirm.
+It half sees one kind of error: a whole sub-kind of pictures under another class (AP .53 on the benchmark, F1 of the cut
+.40), which its neighbours and every boundary that learns from it confirm.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

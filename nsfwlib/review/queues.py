@@ -86,17 +86,20 @@ class HiddenKnown(ReviewSession):
         return super()._write(lines)
 
 
-def with_known(queue: pd.DataFrame, lines: pd.DataFrame, share: float) -> tuple[pd.DataFrame, list[str]]:
+def with_known(
+    queue: pd.DataFrame, lines: pd.DataFrame, share: float, *, reviewer: str
+) -> tuple[pd.DataFrame, list[str]]:
     """The review queue with pictures that an audit has answered among the open ones, and the sha256 of these.
 
-    They are as many as `share` of what nobody has decided, if there are; drawn by a hash, so the same for everybody.
+    They are as many as `share` of what nobody has decided, if `reviewer` has not yet answered so many; drawn by a hash.
     Each is shown under the label that it was filed under, and spread evenly over the places of the open ones.
     """
     queue = queue.reset_index(drop=True)
     audited = standing(lines, "audit").drop_duplicates("sha256", keep="last").set_index("sha256")
     audited = audited[~audited["decision"].isin(["unsure", "escalate"]) & audited["given_label"].ne("")]
     places = queue.loc[~queue["sha256"].isin(lines["sha256"]), "score"].sort_values(ascending=False)
-    choice = queue.loc[queue["sha256"].isin(audited.index), "sha256"].drop_duplicates()
+    answered = standing(lines, KNOWN).query("reviewer == @reviewer")["sha256"]
+    choice = queue.loc[queue["sha256"].isin(audited.index.difference(answered)), "sha256"].drop_duplicates()
     lots = pd.Series([lot(KNOWN, sha256) for sha256 in choice], choice.index, float)
     chosen = lots.nsmallest(round(share * len(places))).index
     rows = queue.loc[chosen]
@@ -171,7 +174,7 @@ def open_session(
     if reviewers and mode in ("audit", "review"):
         queue = divided_queue(queue, table, reviewer=options.get("reviewer", ""), reviewers=reviewers)
     if mode == "review":
-        queue, hidden = with_known(queue, read_journal(journal), known)
+        queue, hidden = with_known(queue, read_journal(journal), known, reviewer=options.get("reviewer", ""))
         options |= {"pred_probs": probs.loc[queue["path"]].to_numpy(), "control_every": control_every}
         return (
             HiddenKnown(queue, journal, known=hidden, **options) if hidden else ReviewSession(queue, journal, **options)

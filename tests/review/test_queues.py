@@ -337,8 +337,10 @@ def test_known_pictures_come_again_hidden_and_what_is_said_of_them_changes_no_la
     pd.testing.assert_frame_equal(journal.decisions_in_force(run / "j.csv"), before)
     assert session.undo() == [hidden["path"].iloc[-1]] and session.decision(hidden["sha256"].iloc[-1]) == ""
     session.decide(hidden["path"].iloc[0], true[hidden["path"].iloc[0]], override=False)  # nobody is said to disagree
-    again = queues.open_session(run, run / "j.csv", reviewer="Bob", known=0.1)
-    assert again.known == session.known and len(queues.open_session(run, run / "j.csv", known=0).queue) == 96
+    again = {who: queues.open_session(run, run / "j.csv", reviewer=who, known=0.1).known for who in ("Bob", "Cem")}
+    assert again["Cem"] == session.known, "the same for everybody"
+    assert again["Bob"] & session.known == {hidden["sha256"].iloc[-1]}, "but only what is not answered, or undone"
+    assert len(queues.open_session(run, run / "j.csv", known=0).queue) == 96
 
 
 def test_an_escalation_of_a_known_picture_hides_it_at_once(run, planted):
