@@ -10,4 +10,5 @@ from .head import (
 )
 from .stages import (
     fine_tune as fine_tune,
+    try_rates as try_rates,
 )

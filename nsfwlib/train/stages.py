@@ -149,6 +149,60 @@ def fine_tune(
     return pd.concat([kept.history.assign(learning_rate=rates), average], ignore_index=True)
 
 
+def try_rates(
+    model: keras.Model,
+    table: pd.DataFrame,
+    labels: pd.Series,
+    data_dir: Path,
+    *,
+    fine_tune_from: str = "mixed7",
+    batch_size: int = 16,
+    rates: tuple[float, float] = (1e-5, 1.0),
+    steps: int = 60,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The loss of stage 2 while its rate rises from step to step: the range test of Smith (2017, section 3.3).
+
+    A good `learning_rate` lies where the loss falls, well below where it rises again. The model is left as it was.
+
+    Args, others as in `fine_tune`:
+        rates: of the first and the last step; in between they grow by one factor.
+        steps: batches, from the training pictures; it ends earlier once the loss is four times its least.
+
+    Returns:
+        One row a step: `learning_rate`, `loss` (a running mean, as heavy as the last ten steps).
+    """
+    usable = labels.notna() & table["problem"].eq("") & table["split"].eq("train")
+    rows = np.flatnonzero(usable.to_numpy())
+    targets = one_hot(labels, {"train": rows, "val": rows}, class_names(model))["train"]
+    paths = [file_path(data_dir, path) for path in table["path"].iloc[rows]]
+    inputs = {"size": image_size(model), "batch_size": batch_size, "seed": seed}
+    pictures = picture_dataset(paths, targets, np.ones(len(rows)), shuffled=True, augmented=True, **inputs)
+    keras.utils.set_random_seed(seed)
+    seed_dropout(model, seed=seed)
+    unfreeze_from(model, fine_tune_from)
+    growth = (rates[1] / rates[0]) ** (1 / max(steps - 1, 1))
+    found, start = [], model.get_weights()
+    copy = _compiled_copy(model, keras.optimizers.schedules.ExponentialDecay(rates[0], 1, growth), 0.0)
+
+    def note(_: int, logs: dict[str, float]) -> None:
+        found.append(logs["loss"] * (len(found) + 1) - sum(found))  # Keras tells the mean of all batches
+        so_far = _running(found)
+        copy.stop_training = not so_far.iloc[-1] < 4 * so_far.min()
+
+    try:
+        noted = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+        copy.fit(pictures.repeat().take(steps), steps_per_epoch=steps, verbose=0, shuffle=False, callbacks=[noted])
+    finally:
+        model.set_weights(start)
+        freeze_backbone(model)
+    return pd.DataFrame({"learning_rate": rates[0] * growth ** np.arange(len(found)), "loss": _running(found)})
+
+
+def _running(losses: list[float]) -> pd.Series:
+    return pd.Series(losses, dtype=float).ewm(span=10).mean()
+
+
 def _keep_best(model: keras.Model, kept: Keep, val: tf.data.Dataset) -> pd.DataFrame:
     """Put the best weights into the model: of stage 1, of an epoch, or the mean of both, whose row is returned."""
     first, best = kept.file(0), kept.best()

@@ -326,3 +326,14 @@ def test_more_images_make_a_better_head_on_the_learning_curve(rng):
     means = curve.groupby("images")["log_loss"].mean()
     assert len(curve) == 4 and means.index.min() == pytest.approx(40, abs=12)
     assert means.iloc[-1] < means.iloc[0]
+
+
+def test_the_range_of_rates_shows_where_the_loss_falls_and_where_it_bursts_and_leaves_the_model_alone(data):
+    classifier = lopsided(build())
+    before = classifier.get_weights()
+    options = {"fine_tune_from": FROM, "batch_size": 8, "rates": (1e-4, 1e4), "steps": 50}
+    found = stages.try_rates(classifier, data[0], data[0]["given_label"], data[1], **options)
+    assert found["learning_rate"].is_monotonic_increasing and found["learning_rate"].iloc[0] == 1e-4
+    assert len(found) < 50 and found["loss"].min() < 0.7 * found["loss"].iloc[9] < found["loss"].iloc[-1]
+    assert all((a == b).all() for a, b in zip(before, classifier.get_weights(), strict=True))
+    assert not any(layer.trainable_weights for layer in classifier.layers if layer.name.startswith("block_16"))
