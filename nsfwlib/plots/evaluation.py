@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from nsfwlib.plots.data import class_looks
 from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, percent, plain_log_ticks, shown, styled
@@ -38,12 +38,14 @@ def plot_history(history: pd.DataFrame) -> Figure:
         if best is not None:
             value = history[f"val_{name}"].iloc[best]
             look = {"ms": 10, "mfc": "none", "mec": ACCENT, "mew": 1.5}
-            ax.plot(best + 1, value, "o", label=f"lowest val. loss: {value:.3f}", **look)
+            shown = f"lowest val. loss: {value:.3f}" if name == "loss" else f"there: {value:.1%}"
+            ax.plot(best + 1, value, "o", label=shown, **look)
         ax.margins(y=0.15)
     rates = history["learning_rate"].where(history["learning_rate"] > 0)
     axes[2].plot(epochs, rates, color=DARK, marker="o", ms=4)
     axes[2].set(yscale="log", ylabel="learning rate halfway", title="Learning rate\n")
     axes[2].yaxis.set_major_formatter("{x:.2g}")
+    axes[2].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     axes[2].yaxis.set_minor_formatter("{x:.2g}")
     for ax in axes:
         ax.set(xlabel="epoch (all stages)", xlim=(0.5, len(history) + 0.5))
@@ -54,8 +56,8 @@ def plot_history(history: pd.DataFrame) -> Figure:
     axes[0].set(ylabel="loss (cross-entropy, nats)", title="Loss\n")
     axes[1].set(ylabel="share of images right", title="Accuracy\n")
     percent(axes[1].yaxis)
-    axes[0].legend(loc="upper right", fontsize="small")
-    axes[1].legend(loc="lower right", fontsize="small")
+    for ax in axes[:2]:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize="small")  # off the lines
     return fig
 
 

@@ -151,7 +151,7 @@ def test_history_runs_through_all_stages_and_rings_the_lowest_validation_loss(hi
     loss, accuracy, rate = evaluation.plot_history(history).axes
     assert rate.get_yscale() == "log" and len(rate.lines[0].get_ydata()) == len(history)
     assert drawn(loss, "validation").get_xydata().tolist() == [[1, 1.4], [2, 1.1], [3, 0.9], [4, 0.85], [5, 0.95]]
-    assert drawn(accuracy, "lowest val. loss: 0.700").get_xydata().tolist() == [[4, 0.7]]
+    assert drawn(accuracy, "there: 70.0%").get_xydata().tolist() == [[4, 0.7]]
     assert texts(loss) == ["head", "fine-tuning"]
 
 
