@@ -182,11 +182,14 @@ def try_rates(
     seed_dropout(model, seed=seed)
     unfreeze_from(model, fine_tune_from)
     growth = (rates[1] / rates[0]) ** (1 / max(steps - 1, 1))
-    found, start = [], model.get_weights()
+    found, sums, seen, start = [], [0.0], [0], model.get_weights()
     copy = _compiled_copy(model, keras.optimizers.schedules.ExponentialDecay(rates[0], 1, growth), 0.0)
 
-    def note(_: int, logs: dict[str, float]) -> None:
-        found.append(logs["loss"] * (len(found) + 1) - sum(found))  # Keras tells the mean of all batches
+    def note(batch: int, logs: dict[str, float]) -> None:
+        passes, left = divmod((batch + 1) * batch_size, -(-len(rows) // batch_size) * batch_size)
+        seen.append(passes * len(rows) + left)
+        sums.append(logs["loss"] * seen[-1])  # Keras tells the mean of all pictures so far
+        found.append((sums[-1] - sums[-2]) / (seen[-1] - seen[-2]))
         so_far = _running(found)
         copy.stop_training = not so_far.iloc[-1] < 4 * so_far.min()
 
