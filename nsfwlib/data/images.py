@@ -326,7 +326,7 @@ def _count_frames(image: Image.Image, flags: list[str]) -> int:
         return 1
     try:
         frames = int(getattr(image, "n_frames", 1))
-    except Exception:
+    except Exception:  # decoders raise many kinds
         flags.append(DAMAGED_ANIMATION)
         return 1
     if frames > 1:
