@@ -241,6 +241,19 @@ def test_several_pictures_chosen_with_shift_are_one_decision(grid):
     assert not any(badges(grid))
 
 
+def test_what_is_typed_while_an_undo_is_on_its_way_waits_for_it(grid):
+    press(grid, "2", "3")
+    settle(grid)
+    slow = "def slow(real=grid.session.catch_up):\n    import time; time.sleep(0.4)\n    real()\ngrid.session.catch_up = slow"
+    assert grid.execute(slow) == ""
+    press(grid, "k", "u")
+    grid.page.wait_for_timeout(600)  # the decision is answered, the undo is not
+    press(grid, "u")
+    settle(grid)
+    assert badges(grid)[:3] == ["→ rings", "", ""] and decisions(grid) == ["rings"]
+    grid.execute("del grid.session.catch_up")
+
+
 def test_a_decided_picture_still_says_what_was_suggested(grid):
     before = grid.page.locator(".nsfw-words").all_inner_texts()
     press(grid, "k", "d")

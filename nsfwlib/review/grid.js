@@ -523,9 +523,11 @@ function render({ model, el }) {
     held = false;
     shown.clear();
     closeStrip();
+    const undo = waiting === "undo" && pending.get("");
     pending.clear();
+    if (undo) pending.set("", undo); // its answer follows the page
     wanted = null;
-    waiting &&= waiting === "undo" && "undo";
+    waiting &&= undo && "undo";
     since = performance.now();
     page = message;
     cells = page.rows.map((r, i) => makeCell(r, i, buffers[i]));
@@ -567,7 +569,7 @@ function render({ model, el }) {
     if (message.text) say(message.text);
     paintHead();
     root.dataset.pending = String(pending.size);
-    if (waiting === "undo") goOn();
+    if (waiting === "undo" && !pending.has("")) goOn();
   };
   const showSharp = (message, buffer) => {
     const img = cells[cur]?.querySelector("img");
