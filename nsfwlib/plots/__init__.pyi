@@ -15,6 +15,7 @@ from .data import (
     plot_sizes as plot_sizes,
 )
 from .evaluation import (
+    live_history as live_history,
     plot_calibration as plot_calibration,
     plot_class_scores as plot_class_scores,
     plot_detectors as plot_detectors,

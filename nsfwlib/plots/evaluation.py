@@ -1,11 +1,12 @@
 """How did training go, how good is it, how sure, which threshold, and where does it fail? One function a figure."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, PercentFormatter
@@ -59,6 +60,21 @@ def plot_history(history: pd.DataFrame) -> Figure:
     for ax in axes[:2]:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize="small")  # off the lines
     return fig
+
+
+def live_history(before: pd.DataFrame) -> Callable[[pd.DataFrame], None]:
+    """The curves below the running cell, drawn anew with the rows so far: `on_epoch` of `train.fine_tune`.
+
+    `before` has the rows of the stages before, as for `plot_history`.
+    """
+    place = display({"text/plain": "The curves follow after the first epoch."}, raw=True, display_id=True)
+
+    def redraw(rows: pd.DataFrame) -> None:
+        figure = plot_history(pd.concat([before, rows], ignore_index=True))
+        plt.close(figure)  # else it is shown once more at the end of the cell
+        place.update(figure)
+
+    return redraw
 
 
 @styled

@@ -54,6 +54,7 @@ def fine_tune(
     augmented: bool = True,
     seed: int = 0,
     verbose: int = 1,
+    on_epoch: Callable[[pd.DataFrame], object] | None = None,
 ) -> pd.DataFrame:
     """Stage 2: train the blocks after `fine_tune_from` and the head, on augmented pictures, in place.
 
@@ -81,6 +82,7 @@ def fine_tune(
         class_weight: as in `train.train_head`, as are `weights`.
         augmented: see `augment`.
         seed: of order, augmentation and dropout.
+        on_epoch: called after each epoch with the rows so far, to draw them.
 
     Returns:
         One row an epoch, as from `train.train_head`, and one of stage "average": of stage 1 and the best epoch.
@@ -116,11 +118,17 @@ def fine_tune(
         learning_rate / 10, decay, warmup_target=learning_rate, warmup_steps=warm_up
     )
     copy, start = _compiled_copy(model, schedule, label_smoothing), model.get_weights()
+
+    def so_far(kept: Keep) -> pd.DataFrame:
+        halfway = (kept.history["epoch"] - 0.5) * steps
+        return kept.history.assign(learning_rate=[float(schedule(step)) for step in halfway])
+
     try:
         before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
         if not len(done):
             save_whole(copy, work_dir / "epoch-000.weights.h5")
         kept = Keep(work_dir, before, done, patience)
+        told = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: on_epoch and on_epoch(so_far(kept)))
         copy.fit(
             train,
             validation_data=val,
@@ -128,7 +136,7 @@ def fine_tune(
             initial_epoch=len(done),
             verbose=verbose,
             shuffle=False,
-            callbacks=[kept],
+            callbacks=[kept, told],
         )
         average = _keep_best(copy, kept, val)
     except KeyboardInterrupt:
@@ -145,8 +153,7 @@ def fine_tune(
         )
     if not keep:
         shutil.rmtree(work_dir)
-    rates = [float(schedule((epoch - 0.5) * steps)) for epoch in kept.history["epoch"]]
-    return pd.concat([kept.history.assign(learning_rate=rates), average], ignore_index=True)
+    return pd.concat([so_far(kept), average], ignore_index=True)
 
 
 def try_rates(

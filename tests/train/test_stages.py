@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,9 @@ from tiny import awakened, bright_and_dark, lopsided
 
 from nsfwlib.model import features
 from nsfwlib.model.build import build_classifier
+from nsfwlib.plots import evaluation
 from nsfwlib.train import forecast, keeping, stages
+from nsfwlib.train.head import history_table
 
 SIZE, FROM, TOP = 64, "block_13_project_BN", "out_relu"  # a late boundary of MobileNetV2: little to train
 
@@ -163,6 +166,21 @@ def test_interrupted_in_the_kernel_the_model_is_as_before_and_the_same_call_goes
     monkeypatch.undo()
     history = fine_tune(classifier, data, tmp_path, learning_rate=0.01)
     assert history["epoch"][:2].tolist() == [1, 2] and history["val_loss"][0] == pytest.approx(log["val_loss"][0])
+
+
+def test_the_curves_are_drawn_anew_after_each_epoch(data, tmp_path, monkeypatch):
+    shown = []
+
+    class Place:
+        def update(self, figure):
+            shown.append([len(line.get_xdata()) for line in figure.axes[0].lines[:2]])
+
+    monkeypatch.setattr(evaluation, "display", lambda *_, **__: Place())
+    stage_1 = history_table({"loss": [1.0], "val_loss": [1.0], "accuracy": [0.5], "val_accuracy": [0.5]}, "head")
+    redraw = evaluation.live_history(stage_1.assign(learning_rate=0.0))
+    history = fine_tune(build(), data, tmp_path, epochs=2, patience=9, on_epoch=redraw)
+    assert shown == [[2, 2], [3, 3]] and history["learning_rate"][:2].gt(0).all()
+    assert not plt.get_fignums(), "none is shown a second time at the end of the cell"
 
 
 def test_the_best_weights_of_a_killed_run_are_not_lost_to_a_worse_epoch(data, tmp_path):
