@@ -81,7 +81,7 @@ def exported(small, tmp_path_factory):
 def executed(tmp_path_factory):
     """Notebook 06 on the smaller published network, with nsfwjs in Node where there is one."""
     folder = tmp_path_factory.mktemp("published")
-    published.published_model("MobileNetV2").save(folder / "small.keras")
+    build.published_model("MobileNetV2").save(folder / "small.keras")
     chosen = {"formats": ["savedmodel", "tflite_float16", "onnx", "tfjs"], "views": 4, "check_in_node": has_node()}
     chosen["model_file"] = folder / "small.keras"
     pipeline.run_notebooks(["06_export_model"], folder / "run", progress=False, **chosen)
