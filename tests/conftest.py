@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 matplotlib.use("agg")  # not by the environment: kernels that the tests start are to show their figures
-SLOW = {"export", "model", "train", "test_notebooks.py", "test_cluster.py"}  # rooms and files of large networks
+SLOW = {"export", "model", "train", "test_notebooks.py", "test_own_data.py", "test_cluster.py"}  # of large networks
+LONG = ("test_own_data.py", "test_export.py", "test_browser.py", "test_stages.py", "test_cluster.py", "test_folders.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -16,6 +17,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SLOW & {item.path.parent.name, item.path.name}:
             item.add_marker(pytest.mark.slow)
+    # The walk first, then what takes long: at the end no worker waits for the other.
+    items.sort(key=lambda item: (item.path.suffix != ".ipynb", item.path.name not in LONG))
 
 
 @pytest.hookimpl(optionalhook=True)

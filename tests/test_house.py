@@ -135,6 +135,15 @@ def test_what_runs_no_network_starts_without_tensorflow():
     assert done.returncode == 0, done.stderr
 
 
+def test_scoring_loads_nothing_that_takes_longer_than_the_network():
+    code = (
+        "import sys; from nsfwlib.score import __main__, run; from nsfwlib.model import runtime\n"
+        "sys.exit(', '.join({'scipy.stats', 'scipy.optimize', 'sklearn', 'matplotlib', 'IPython'} & {*sys.modules}) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_missing_part_says_how_to_install_it():
     from nsfwlib import _doors
 

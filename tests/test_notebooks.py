@@ -9,8 +9,6 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-import real_input
-import second_round
 
 from nsfwlib import labels, pipeline, runs
 from nsfwlib.demo import dataset
@@ -36,33 +34,6 @@ def executed():
         own = [folder / "notebooks" / f"{step}.ipynb" for step in pipeline.STEPS]
         pipeline.run_notebooks(own, folder / "runs" / "demo", progress=False, data_dir=folder / "data" / "demo")
     return folder
-
-
-@pytest.fixture(scope="module")
-def shipped(tmp_path_factory):
-    """The same on real photographs and drawings, one file broken and one without a label, with executed copies."""
-    folder = tmp_path_factory.mktemp("shipped")
-    data = real_input.make_folder(folder / "shipped")
-    (data / "graphics" / "broken.jpg").write_bytes(b"<html>404</html>")
-    (data / "unlabelled").mkdir()
-    (data / "photographs" / "coins-PNG.png").rename(data / "unlabelled" / "new.png")
-    pipeline.run_notebooks(
-        pipeline.STEPS, folder / "run", progress=False, data_dir=data, cache_dir=folder / "cache",
-        fine_tune_epochs=0, blocks=["mixed4"], robustness_pictures=0, heat_map_pictures=0,
-    )  # fmt: skip
-    return folder
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """The same on a small demo, with other parameters."""
-    folder = tmp_path_factory.mktemp("small")
-    parameters = {
-        "data_dir": folder / "demo", "cache_dir": folder / "cache", "demo_images": 16,
-        "fine_tune_epochs": 1, "fine_tune_from": "mixed9", "blocks": ["mixed4", "mixed10"], "seed": 1, "batch_size": 8,
-    }  # fmt: skip
-    pipeline.run_notebooks(pipeline.STEPS, folder / "run", progress=False, **parameters)
-    return folder, parameters
 
 
 def test_every_artefact_of_the_house_plan_is_there(executed):
@@ -102,51 +73,6 @@ def test_the_audited_accuracy_of_the_executed_run_is_near_the_planted_one(execut
     assert audited.loc["audited", "pictures"] == audit["picked"].sum()
 
 
-@pytest.mark.full
-def test_a_second_round_on_the_decided_labels_is_examined_on_the_same_pictures(small):
-    folder, parameters = small
-    parameters = {name: value for name, value in parameters.items() if name not in ("data_dir", "demo_images")}
-    table = second_round.second_round(
-        folder / "demo", folder / "run", out_dir=folder / "cleansed", run_dir=folder / "second", progress=False,
-        **parameters | {"fine_tune_epochs": 0, "robustness_pictures": 0, "heat_map_pictures": 0, "baseline_run": ""},
-    )  # fmt: skip
-    first, second = (pd.read_parquet(folder / run / "images.parquet") for run in ("run", "second"))
-    test_of = [set(rows.loc[rows["split"].eq("test"), "sha256"]) for rows in (first, second)]
-    dropped = test_of[0] - test_of[1]
-    assert not test_of[1] - test_of[0] and len(dropped) <= 5, "placeholders may be dropped, nothing else"
-    audit = pd.read_parquet(folder / "second" / "audit_test.parquet")
-    assert audit["stratum"].str.startswith("reviewed").sum() >= 0.5 * len(audit), "the first audit costs nothing again"
-    assert (table["low"] <= table["planted truth"]).all() and (table["planted truth"] <= table["high"]).all()
-    assert table["believing the labels"].between(0, 1).all() and table["pictures"].gt(0).all()
-    errors = [len(dataset.planted_errors(dataset.read_truth(folder / name))) for name in ("demo", "cleansed")]
-    assert errors[1] < errors[0] / 2
-
-
-@pytest.mark.full
-def test_without_a_test_set_cleansing_and_evaluation_go_on_with_val_and_say_so(small, tmp_path):
-    folder, _ = small
-    shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("audit_*", "head_*", "*.json"))
-    shutil.copy(folder / "run" / "run.json", tmp_path / "run")
-    for name in ("images", "predictions"):
-        table = pd.read_parquet(folder / "run" / f"{name}.parquet")
-        table = (
-            table[table["split"].ne("test")] if name == "predictions" else table.replace({"split": {"test": "train"}})
-        )
-        table.to_parquet(tmp_path / "run" / f"{name}.parquet")
-    options = {
-        "robustness_pictures": 0,
-        "heat_map_pictures": 0,
-        "cache_dir": folder / "cache",
-        "data_dir": folder / "demo",
-    }
-    pipeline.run_notebooks(pipeline.STEPS[2:], tmp_path / "run", progress=False, **options)
-    card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert "There is no test set" in card and "## Scores on val" in card and "on test" not in card
-    assert (metrics["measured_on"], metrics["test_pictures"]) == ("val", 0) and metrics["head_after"] > 0.2
-    assert "02's model, val, given labels" in pipeline.summary(tmp_path / "run")
-
-
 def test_the_raw_folder_is_as_it_was_drawn(executed, tmp_path):
     fresh = tmp_path / "demo"
     dataset.make_demo(fresh, images_per_class=150, seed=0)
@@ -166,18 +92,6 @@ def test_the_saved_model_predicts_what_the_table_says(executed):
     assert abs(found - table.head(4)[names].to_numpy()).max() < 1e-3
 
 
-def test_executed_notebooks_hold_no_widget_state_and_only_figures(shipped):
-    copies = sorted((shipped / "run" / "notebooks").glob("*.ipynb"))
-    assert [copy.stem for copy in copies] == list(pipeline.STEPS)
-    for copy in copies:
-        notebook = nbformat.read(copy, 4)
-        assert "widgets" not in notebook.metadata, copy.name
-        kinds = {k for cell in notebook.cells for o in cell.get("outputs", []) for k in o.get("data", {})}
-        assert not kinds & {"image/jpeg", "image/webp", "application/vnd.jupyter.widget-state+json"}, copy.name
-        assert "image/png" in kinds, f"{copy.name} shows no figure"
-        assert "Traceback" not in copy.read_text(), copy.name
-
-
 def test_a_second_run_loads_what_is_still_valid(executed):
     run = executed / "runs" / "demo"
     before = (run / "model.keras").stat().st_mtime_ns
@@ -186,19 +100,6 @@ def test_a_second_run_loads_what_is_still_valid(executed):
     pipeline.run_notebooks([own], run, progress=False, data_dir=executed / "data" / "demo")
     assert (run / "model.keras").stat().st_mtime_ns == before
     assert time.perf_counter() - started < 120
-
-
-def test_real_photographs_and_drawings_of_every_form_go_all_the_way_unanswered(shipped):
-    table = pd.read_parquet(shipped / "run" / "images.parquet")
-    assert table["problem"].ne("").sum() == 1
-    assert table.loc[table["problem"].ne(""), "path"].tolist() == ["graphics/broken.jpg"]
-    cleansing = json.loads((shipped / "run" / "cleansing.json").read_text())
-    assert cleansing == {"found": "0 wrong of 0 looked at", "changed": 0, "simulated": False}
-    assert not (shipped / "shipped_decisions.csv").exists()
-    issues = pd.read_parquet(shipped / "run" / "label_issues.parquet").set_index("path")
-    assert issues.loc["unlabelled/new.png", "suggested"] in ("graphics", "photographs"), (
-        "it enters review by prediction"
-    )
 
 
 def test_training_that_is_stopped_while_it_writes_leaves_no_record_of_another_model(tmp_path):
@@ -257,41 +158,6 @@ def test_what_review_changed_is_counted_from_the_folders_names_when_03_runs_agai
     known = {"table": table, "labels": labels, "before": before, "review_path": tmp_path / "j.csv"}
     exec(counting, known | {"display": shown.append})
     assert shown[0].loc["a", "b"] == 1
-
-
-def bad_folder(kind, folder):
-    if kind == "missing":
-        return folder / "nowhere"
-    (folder / "data").mkdir()
-    if kind == "no class folders":
-        (folder / "data" / "a.jpg").write_bytes(b"x")
-    if kind in ("one class", "no readable image"):
-        (folder / "data" / "only").mkdir()
-        source = real_input.PHOTOGRAPHS[0].read_bytes() if kind == "one class" else b"no image"
-        (folder / "data" / "only" / "a.jpg").write_bytes(source)
-    return folder / "data"
-
-
-@pytest.mark.parametrize(
-    ("kind", "sentence"),
-    [
-        ("missing", "nowhere"),
-        ("empty", "data"),
-        ("no class folders", "class"),
-        ("no readable image", "usable"),
-        ("one class", "Only one class"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_a_way_out(tmp_path, capsys, kind, sentence):
-    data = bad_folder(kind, tmp_path)
-    code = pipeline.main(
-        ["--notebooks", "01_explore_data", "--data-dir", str(data), "--run-dir", str(tmp_path / "run")]
-    )
-    message = capsys.readouterr().err.strip().splitlines()
-    copy = nbformat.read(tmp_path / "run" / "notebooks" / "01_explore_data.ipynb", 4)
-    errors = [o for cell in copy.cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
-    assert code == 1 and any(sentence in line for line in message), message
-    assert [len(error["traceback"]) for error in errors] == [1]
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

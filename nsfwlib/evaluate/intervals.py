@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import beta, norm
+from scipy.special import betaincinv, ndtri  # quantiles; scipy.stats takes a second to load
 
 from nsfwlib.labels import group_codes
 
@@ -36,8 +36,8 @@ def jeffreys(hits: np.ndarray, trials: np.ndarray, *, level: float = 0.95) -> tu
     hits, trials = np.broadcast_arrays(np.asarray(hits, dtype=float), np.asarray(trials, dtype=float))
     tail = (1 - level) / 2
     misses = np.maximum(trials - hits, 0)
-    low = np.where(hits > 0, beta.ppf(tail, hits + 0.5, misses + 0.5), 0.0)
-    high = np.where(misses > 0, beta.ppf(1 - tail, hits + 0.5, misses + 0.5), 1.0)
+    low = np.where(hits > 0, betaincinv(hits + 0.5, misses + 0.5, tail), 0.0)
+    high = np.where(misses > 0, betaincinv(hits + 0.5, misses + 0.5, 1 - tail), 1.0)
     return low, high
 
 
@@ -254,4 +254,4 @@ def at_any_time(width: float, seen: int, planned: int, *, level: float = 0.95) -
     """
     alpha = 1 - level
     shape = seen / planned * (-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha)))
-    return width * np.sqrt(2 * (shape + 1) / shape * np.log(np.sqrt(shape + 1) / alpha)) / norm.ppf(1 - alpha / 2)
+    return width * np.sqrt(2 * (shape + 1) / shape * np.log(np.sqrt(shape + 1) / alpha)) / ndtri(1 - alpha / 2)

@@ -1,10 +1,10 @@
+from .explorer import threshold_explorer as threshold_explorer
 from .finder import (
     PictureFinder as PictureFinder,
 )
 from .grid import (
     ReviewGrid as ReviewGrid,
     open as open,
-    threshold_explorer as threshold_explorer,
 )
 from .opinions import (
     agreement as agreement,

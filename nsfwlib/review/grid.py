@@ -6,7 +6,6 @@ widget's state, so neither a saved notebook nor saved widget state can hold one.
 """
 
 import html
-import io
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,16 +16,14 @@ from typing import Any
 
 import anywidget
 import ipywidgets
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import traitlets
 
 from nsfwlib import runs
 from nsfwlib.data import SPLITS, ImageProblem, blurred_thumbnail, encode_jpeg
-from nsfwlib.evaluate import at_threshold, audit_width, load_audit, threshold_curve
+from nsfwlib.evaluate import audit_width, load_audit
 from nsfwlib.files import file_path, spreadsheet_safe
-from nsfwlib.plots import plot_threshold
 from nsfwlib.review.queues import open_session
 from nsfwlib.review.session import ReviewSession
 
@@ -505,40 +502,3 @@ class InOrder:
             while (number := self._next[sender]) in held:
                 self._next[sender] += 1
                 self.handle(held.pop(number)[1])
-
-
-def threshold_explorer(
-    unsafe: np.ndarray,
-    score: np.ndarray,
-    *,
-    threshold: float = 0.5,
-    prevalence: float = 0.01,
-    review_from: float = 1.0,
-    **sample: Any,
-) -> ipywidgets.VBox:
-    """Sliders for both thresholds and prevalence over the curves and the counts in 100,000; drawn anew as they move.
-
-    From `review_from` up to `threshold` a person looks; `sample`: `groups`, `weights`, as in `evaluate.at_threshold`.
-    """
-    curve = threshold_curve(unsafe, score, **sample)
-    wide = {"layout": {"width": "420px"}, "style": {"description_width": "80px"}, "continuous_update": False}
-    sliders = [
-        ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **wide),
-        ipywidgets.FloatLogSlider(prevalence, min=-4, max=-0.3, step=0.1, description="prevalence", **wide),
-        ipywidgets.FloatSlider(review_from, min=0, max=1, step=0.01, description="a person from", **wide),
-    ]
-    # An image widget: an output widget would keep headless runs waiting.
-    picture = ipywidgets.Image(format="png")
-
-    def draw(_: Any = None) -> None:
-        at, rare, person = (slider.value for slider in sliders)
-        point = at_threshold(unsafe, score, at, prevalence=rare, review_from=person, draws=1000, **sample)
-        figure, png = plot_threshold(curve, point.iloc[0]), io.BytesIO()
-        figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
-        plt.close(figure)
-        picture.value = png.getvalue()
-
-    for slider in sliders:
-        slider.observe(draw, "value")
-    draw()
-    return ipywidgets.VBox([*sliders, picture])

@@ -14,7 +14,7 @@ from nsfwlib import labels, review, runs, score
 from nsfwlib.evaluate import audit_files, card, confusion, robustness
 from nsfwlib.labels import current, journal
 from nsfwlib.labels.issues import judge_labels
-from nsfwlib.review import grid, opinions, queues
+from nsfwlib.review import explorer, grid, opinions, queues
 from nsfwlib.review.session import ReviewSession
 
 CLASSES = ["a", "b", "c"]
@@ -217,8 +217,8 @@ def test_published_matrices_stand_beside_the_same_classes_only():
 
 def test_the_explorer_answers_its_sliders(rng):
     unsafe = rng.random(200) < 0.5
-    explorer = grid.threshold_explorer(unsafe, np.clip(unsafe * 0.4 + rng.random(200) * 0.6, 0, 1))
-    threshold, prevalence, review_from, picture = explorer.children
+    widget = explorer.threshold_explorer(unsafe, np.clip(unsafe * 0.4 + rng.random(200) * 0.6, 0, 1))
+    threshold, prevalence, review_from, picture = widget.children
     seen = {bytes(picture.value)}
     threshold.value = 0.7
     seen.add(bytes(picture.value))

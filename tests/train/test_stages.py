@@ -11,15 +11,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from tiny import awakened, bright_and_dark, lopsided
+from tiny import bright_and_dark, lopsided, staged_classifier
 
 from nsfwlib.model import features
-from nsfwlib.model.build import build_classifier
 from nsfwlib.plots import evaluation
 from nsfwlib.train import forecast, keeping, stages
 from nsfwlib.train.head import history_table
 
-SIZE, FROM, TOP = 64, "block_13_project_BN", "out_relu"  # a late boundary of MobileNetV2: little to train
+FROM, TOP = "stage_3", "stage_4"
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +29,7 @@ def data(tmp_path_factory):
 
 
 def build():
-    options = {"weights": None, "backbone": "MobileNetV2", "image_size": SIZE, "head": "logistic"}
-    return awakened(build_classifier(["bright", "dark"], **options))
+    return staged_classifier(["bright", "dark"], size=64)
 
 
 def fine_tune(classifier, data, work_dir, **options):
@@ -59,21 +57,19 @@ def test_a_history_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
 def test_the_lower_a_stage_the_less_it_moves_and_batch_norm_and_what_is_frozen_never_do(data, tmp_path):
     classifier = lopsided(build())
     before = {layer.name: layer.get_weights() for layer in classifier.layers if layer.weights}
-    stages.unfreeze_from(classifier, "block_10_project_BN")
+    stages.unfreeze_from(classifier, "stage_2")
     shares = stages._shares(classifier)
-    assert [shares[f"{name}/kernel"] for name in ("logits", "Conv_1", "block_13_expand")] == pytest.approx(
-        [1, 0.1, 0.01]
-    )
-    fine_tune(classifier, data, tmp_path, fine_tune_from="block_10_project_BN", learning_rate=0.01)
+    assert [shares[f"{name}/kernel"] for name in ("logits", "conv_4", "conv_3")] == pytest.approx([1, 0.1, 0.01])
+    fine_tune(classifier, data, tmp_path, fine_tune_from="stage_2", learning_rate=0.01)
     change = moved(classifier, before)
-    assert change["block_16_depthwise"] > 3 * change["block_12_depthwise"] > 0
-    still = {name for name in change if name.endswith("BN") or name.startswith(("block_1_", "bn_", "standardise"))}
+    assert change["conv_4"] > 3 * change["conv_3"] > 0
+    still = {name for name in change if name.endswith("BN") or name in ("conv_1", "conv_2", "standardise")}
     assert not any(change[name] for name in still) and not list(tmp_path.iterdir())
 
 
 def test_the_mean_of_both_stages_is_kept_where_it_is_the_best(data, tmp_path, monkeypatch):
     classifier, measure = build(), keras.Model.evaluate
-    start = classifier.get_layer("Conv_1").get_weights()[0]
+    start = classifier.get_layer("conv_4").get_weights()[0]
     answers = iter([2.0, 0.5])  # before training, and of the mean
 
     def told(self, *args, **options):
@@ -90,8 +86,8 @@ def test_the_mean_of_both_stages_is_kept_where_it_is_the_best(data, tmp_path, mo
     end = build()
     end.load_weights(next(tmp_path.glob("*/epoch-001.weights.h5")))
     assert history["stage"].tolist() == ["fine-tune", "average"]
-    mean = (start + end.get_layer("Conv_1").get_weights()[0]) / 2
-    assert np.allclose(classifier.get_layer("Conv_1").get_weights()[0], mean, atol=1e-7)
+    mean = (start + end.get_layer("conv_4").get_weights()[0]) / 2
+    assert np.allclose(classifier.get_layer("conv_4").get_weights()[0], mean, atol=1e-7)
 
 
 def test_training_stops_when_the_loss_has_not_been_lower_for_so_many_epochs(tmp_path):
@@ -240,11 +236,12 @@ def test_a_damaged_epoch_is_put_aside_and_the_run_goes_on_from_the_one_before(da
     first = fine_tune(lopsided(build()), data, tmp_path, learning_rate=0.01, keep=True)
     (folder,) = tmp_path.iterdir()
     file = folder / f"{damaged}.weights.h5"
-    file.write_bytes(file.read_bytes()[:100_000])
+    half = file.stat().st_size // 2
+    os.truncate(file, half)
     with pytest.warns(UserWarning, match=rf"{damaged}.*\.damaged"):
         history = fine_tune(lopsided(build()), data, tmp_path, learning_rate=0.01, keep=True)
     assert history["epoch"].tolist() == [1, 2, 1] and file.exists()
-    assert file.with_name(f"{file.name}.damaged").stat().st_size == 100_000
+    assert file.with_name(f"{file.name}.damaged").stat().st_size == half
     assert np.allclose(history["val_loss"][: len(left)], first["val_loss"][: len(left)])
 
 
@@ -268,9 +265,9 @@ MIRRORED = """
     from test_stages import build, fine_tune, lopsided
     stages._strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     classifier = lopsided(build())
-    before = classifier.get_layer("Conv_1").get_weights()[0]
+    before = classifier.get_layer("conv_4").get_weights()[0]
     history = fine_tune(classifier, pickle.load(open({data!r}, "rb")), {work!r}, learning_rate=0.01)
-    moved = abs(classifier.get_layer("Conv_1").get_weights()[0] - before).max()
+    moved = abs(classifier.get_layer("conv_4").get_weights()[0] - before).max()
     print("MOVED", moved > 0, len(history) - 1, history["val_loss"].notna().all())
 """
 
@@ -350,8 +347,9 @@ def test_the_range_of_rates_shows_where_the_loss_falls_and_where_it_bursts_and_l
     classifier = lopsided(build())
     before = classifier.get_weights()
     options = {"fine_tune_from": FROM, "batch_size": 8, "rates": (1e-4, 1e4), "steps": 50}
-    found = stages.try_rates(classifier, data[0], data[0]["given_label"], data[1], **options)
+    filed = data[0]["given_label"].where(data[0].index % 8 > 0, "dark")  # one in eight is wrong: no rate fits them all
+    found = stages.try_rates(classifier, data[0], filed, data[1], **options)
     assert found["learning_rate"].is_monotonic_increasing and found["learning_rate"].iloc[0] == 1e-4
     assert len(found) < 50 and found["loss"].min() < 0.7 * found["loss"].iloc[9] < found["loss"].iloc[-1]
     assert all((a == b).all() for a, b in zip(before, classifier.get_weights(), strict=True))
-    assert not any(layer.trainable_weights for layer in classifier.layers if layer.name.startswith("block_16"))
+    assert not any(layer.trainable_weights for layer in classifier.layers if layer.name == "conv_4")
