@@ -185,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{with_way_out(error, str(run_dir))}\n")
         return 2
-    if STEPS[-1] in {Path(notebook).stem for notebook in options.notebooks}:  # else the numbers are of another call
+    executed = set() if options.prepare else {Path(notebook).stem for notebook in options.notebooks}
+    if STEPS[-1] in executed:  # else the numbers are of another call
         sys.stdout.write(f"\n{summary(run_dir).to_string()}\n{_next(run_dir, values.get('data_dir'))}")
     return 0
 

@@ -45,6 +45,16 @@ def test_prepared_copies_hold_the_parameters_and_keep_what_a_person_changed_in_t
     assert "a = 6" in copy.read_text() and source.read_bytes() == before
 
 
+def test_a_new_run_is_prepared_for_jupyterlab_with_all_notebooks_and_no_numbers_of_another(tmp_path, capsys):
+    names = [path.stem for path in pipeline.NOTEBOOKS.glob("0*.ipynb")]
+    data = str(tmp_path / "my photos")
+    where = ["--data-dir", data, "--run-dir", str(tmp_path / "my run")]
+    assert pipeline.main(["--prepare", "--notebooks", *names, *where]) == 0
+    copies = [path.read_text() for path in (tmp_path / "my run" / "notebooks").glob("0*.ipynb")]
+    assert len(copies) == len(names) and not capsys.readouterr().out
+    assert sum(data in text for text in copies) > 4
+
+
 def test_an_unknown_parameter_is_an_error_that_lists_those_there_are(tmp_path):
     source = notebook(tmp_path / "x.ipynb", HEADER)
     with pytest.raises(ValueError, match=r"No parameter b in x\. Those there are: a, run_dir\."):

@@ -33,14 +33,21 @@ def unsafe_scores(table: pd.DataFrame, *, unsafe_classes: Sequence[str]) -> pd.S
     return total.clip(upper=1.0).rename("score")
 
 
-def chosen_thresholds(metrics_file: Path, *, otherwise: Sequence[float], precision: str = "float32") -> pd.DataFrame:
-    """Thresholds of the model's run, or those given: columns `wish`, `prevalence` (NaN if given), `threshold`.
+def chosen_thresholds(
+    metrics_file: Path, *, otherwise: Sequence[float], unsafe_classes: Sequence[str], precision: str = "float32"
+) -> pd.DataFrame:
+    """Thresholds of the model's run, or those given: `wish`, `prevalence` (NaN if given), `threshold` and its `note`.
 
-    Those of `metrics_file`, which notebook 04 wrote beside the model, where it is there and has any; else `otherwise`.
+    Those of `metrics_file`, which notebook 04 wrote beside the model, where it is there and has any; else `otherwise`,
+    as where they flag other classes than `unsafe_classes`: a warning says so.
     They were chosen on answers in float32: a warning says so where the scores at hand are in another `precision`.
     """
-    known = runs.read_json(metrics_file).get("operating_points", []) if Path(metrics_file).exists() else []
-    points = pd.DataFrame(known, columns=["wish", "prevalence", "threshold"]).astype({"threshold": float})
+    record = runs.read_json(metrics_file) if Path(metrics_file).exists() else {}
+    known, flagged = record.get("operating_points", []), record.get("unsafe_classes", unsafe_classes)
+    if known and {*flagged} != {*unsafe_classes}:
+        warnings.warn(f"{metrics_file} has thresholds for {[*flagged]}: not for {[*unsafe_classes]}.", stacklevel=2)
+        known = []
+    points = pd.DataFrame(known, columns=["wish", "prevalence", "threshold", "note"]).astype({"threshold": float})
     points = points.dropna(subset="threshold").drop_duplicates(["wish", "threshold"]).reset_index(drop=True)
     if len(points) and precision != "float32":
         warnings.warn(
@@ -48,7 +55,7 @@ def chosen_thresholds(metrics_file: Path, *, otherwise: Sequence[float], precisi
             "are the same. Score with precision='float32', or choose anew.",
             stacklevel=2,
         )
-    asked = {"wish": "as asked for", "prevalence": np.nan, "threshold": [float(t) for t in otherwise]}
+    asked = {"wish": "as asked for", "prevalence": np.nan, "threshold": [float(t) for t in otherwise], "note": ""}
     return points if len(points) else pd.DataFrame(asked)
 
 

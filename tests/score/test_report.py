@@ -55,7 +55,7 @@ def test_thresholds_are_those_of_the_models_run(tmp_path):
         {"wish": "precision ≥ 0.9", "prevalence": 0.1, "threshold": None, "note": "no threshold"},
     ]
     (tmp_path / "metrics.json").write_text(json.dumps({"operating_points": points}))
-    found = report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[0.5])
+    found = report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[0.5], unsafe_classes=["porn"])
     assert found[["wish", "threshold"]].values.tolist() == [["recall ≥ 0.95", 0.2]]
 
 
@@ -63,13 +63,23 @@ def test_thresholds_chosen_in_another_precision_say_so(tmp_path, recwarn):
     unsafe, score = np.arange(80) % 2 == 0, np.linspace(0, 1, 80)
     points = evaluate.operating_points(unsafe, score, validation=(unsafe, score), wishes=[("recall", 0.5)])
     runs.write_json({"operating_points": points.to_dict("records")}, tmp_path / "metrics.json")
-    assert len(report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[])) and not recwarn
+    assert (
+        len(report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[], unsafe_classes=["porn"])) and not recwarn
+    )
     with pytest.warns(UserWarning, match="in float32, these are in bfloat16"):
-        report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[], precision="bfloat16")
+        report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[], unsafe_classes=["porn"], precision="bfloat16")
+
+
+def test_thresholds_that_flag_other_classes_are_not_used(tmp_path):
+    points = [{"wish": "recall ≥ 0.95", "prevalence": 0.5, "threshold": 0.2, "note": ""}]
+    runs.write_json({"operating_points": points, "unsafe_classes": ["porn"]}, tmp_path / "metrics.json")
+    with pytest.warns(UserWarning, match=r"has thresholds for \['porn'\]: not for \['porn', 'sexy'\]"):
+        found = report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[0.5], unsafe_classes=["porn", "sexy"])
+    assert found["threshold"].tolist() == [0.5]
 
 
 def test_without_a_run_the_thresholds_asked_for_are_used(tmp_path):
-    found = report.chosen_thresholds(tmp_path / "none.json", otherwise=[0.5, 0.9])
+    found = report.chosen_thresholds(tmp_path / "none.json", otherwise=[0.5, 0.9], unsafe_classes=["porn"])
     assert found["threshold"].tolist() == [0.5, 0.9]
 
 
