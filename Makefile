@@ -60,7 +60,8 @@ review: $(VENV)/review  ## the review grid as a page for reviewers: make review 
 		&& scores=$(if $(SCORES),$$(cd "$(SCORES)" && pwd)) \
 		&& $(BIN)/papermill --prepare-only notebooks/review_page.ipynb "$$page" -r data_dir "$$data" -r run_dir "$$run" \
 		-r reviewer "$(REVIEWER)" -r mode "$(MODE)" -r scores_run "$$scores" -y '{"reviewers": [$(REVIEWERS)]}' \
-		&& exec $(BIN)/voila --no-browser --VoilaConfiguration.file_allowlist="[]" "$$page" \
+		&& exec $(BIN)/voila --no-browser --VoilaConfiguration.file_allowlist="[]" \
+		--VoilaConfiguration.show_tracebacks=True "$$page" \
 		--Voila.tornado_settings="{'headers': {'Content-Security-Policy': \"$(HERE_ONLY)\"}}"
 
 bench: $(VENV)/dev  ## side-by-side measurements against public peers

@@ -640,6 +640,9 @@ def test_the_reviewers_page_is_walked_through_by_its_make_target(lab):
         page.page.goto(at, wait_until="commit", timeout=60_000)
         page.page.wait_for_selector(".nsfw-cell:visible", timeout=60_000)
         assert "you are Ada" in page.page.locator(".nsfw-counts:visible").inner_text()
+        page.page.locator(".lm-TabBar-tab", has_text="progress").click()
+        page.page.get_by_text("Nobody has decided anything yet.").wait_for()
+        page.page.locator(".lm-TabBar-tab", has_text="review").click()
         page.page.locator(".nsfw-grid:visible").focus()
         press(page, "d")
         heads = page.page.locator(".nsfw-section:visible")
@@ -654,6 +657,7 @@ def test_the_reviewers_page_is_walked_through_by_its_make_target(lab):
         press(page, " ")
         assert revealed(page) == 0
         page.page.locator(".lm-TabBar-tab", has_text="flagged").click()
+        assert "score 1.00" in page.page.locator(".nsfw-words:visible").first.inner_text(), "no share of its class"
         page.page.locator(".nsfw-grid:visible").focus()
         press(page, "2")
         page.page.locator(".nsfw-badge:visible", has_text="rings").wait_for()

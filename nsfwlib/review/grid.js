@@ -160,7 +160,7 @@ function render({ model, el }) {
   const words = (r) => (r.decision ? `${MARK[r.decision] ?? "→"} ${r.decision}` : "");
   const pair = (r) => {
     if (blind) return r.about; // what two people answered, or nothing
-    if (!r.given) return r.suggested && `${r.suggested}${r.sure == null ? "" : ` ${r.sure.toFixed(2)}`}`;
+    if (!r.given) return r.suggested && `${r.suggested}${r.sure == null ? "" : `${r.probs ? "" : ", score"} ${r.sure.toFixed(2)}`}`;
     return r.suggested && r.suggested !== r.given ? `${r.given} → ${r.suggested}` : r.given;
   };
   const spoken = (r) => {
@@ -169,7 +169,7 @@ function render({ model, el }) {
   };
   const remark = (r) => (r.conflict && !blind ? "two labels" : r.alike > 1 ? `${r.alike} alike` : "");
   const counted = (part) => `${part.rows.toLocaleString("en")} picture${part.rows === 1 ? "" : "s"}`;
-  const factsOf = (part) => counted(part) + (blind || part.drawn ? "" : ` · about ${part.wrong.toFixed(1)} wrong`);
+  const factsOf = (part) => counted(part) + (blind || part.drawn || !part.given ? "" : ` · about ${part.wrong.toFixed(1)} wrong`);
   const titleOf = (part) => {
     if (blind) return [[blindTitle, true]];
     if (part.drawn) return [["Drawn at random: is the label right?", true]];
