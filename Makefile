@@ -11,6 +11,10 @@ RUN ?= runs/demo
 MODE ?=
 REVIEWERS ?=
 SCORES ?=
+# Some shells hand on `~` as it is, where it follows a sign of equality.
+override DATA := $(patsubst ~/%,$(HOME)/%,$(DATA))
+override RUN := $(patsubst ~/%,$(HOME)/%,$(RUN))
+override SCORES := $(patsubst ~/%,$(HOME)/%,$(SCORES))
 # What the page asks of anybody but this machine is refused by the browser: its template names a font on a CDN.
 HERE_ONLY := default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws:
 
@@ -45,15 +49,18 @@ notebooks:
 lab: $(VENV)/base  ## JupyterLab on a run's own copies of the notebooks: make lab DATA=… RUN=…
 	$(BIN)/python -m nsfwlib.pipeline --prepare --notebooks $(basename $(notdir $(wildcard notebooks/0*.ipynb))) \
 		--data-dir "$(DATA)" --run-dir "$(RUN)"
-	$(BIN)/python -m jupyterlab --ServerApp.root_dir="$(abspath $(RUN))/notebooks"
+	$(BIN)/python -m jupyterlab --ServerApp.root_dir="$$(cd "$(RUN)/notebooks" && pwd)"
 
-# REVIEWERS="Ada, Bea" divides the work; SCORES, a run of notebook 05, and SCORED, its folder, add what was flagged.
+# REVIEWERS="Ada, Bea" divides the work; SCORES, a run of notebook 05, adds what was flagged there. Each call serves a
+# copy of its own: whoever asks for another run, or by another name, must not change a page that is open.
 review: $(VENV)/review  ## the review grid as a page for reviewers: make review DATA=… RUN=… REVIEWER=…
 	@test -n "$(REVIEWER)" || { echo "Who decides? A name goes with each decision: REVIEWER=your-name" >&2; exit 2; }
-	mkdir -p build && $(BIN)/papermill --prepare-only notebooks/review_page.ipynb build/review_page.ipynb \
-		-p data_dir "$(abspath $(DATA))" -p run_dir "$(abspath $(RUN))" -p reviewer "$(REVIEWER)" -p mode "$(MODE)" \
-		-y '{"reviewers": [$(REVIEWERS)]}' $(if $(SCORES),-p scores_run "$(abspath $(SCORES))" -p scored_dir "$(abspath $(SCORED))")
-	$(BIN)/voila --no-browser --VoilaConfiguration.file_allowlist="[]" build/review_page.ipynb \
+	mkdir -p build && page=$$(mktemp -d build/review.XXXXXX)/review_page.ipynb \
+		&& data=$$(cd "$(DATA)" && pwd) && run=$$(cd "$(RUN)" && pwd) \
+		&& scores=$(if $(SCORES),$$(cd "$(SCORES)" && pwd)) \
+		&& $(BIN)/papermill --prepare-only notebooks/review_page.ipynb "$$page" -r data_dir "$$data" -r run_dir "$$run" \
+		-r reviewer "$(REVIEWER)" -r mode "$(MODE)" -r scores_run "$$scores" -y '{"reviewers": [$(REVIEWERS)]}' \
+		&& exec $(BIN)/voila --no-browser --VoilaConfiguration.file_allowlist="[]" "$$page" \
 		--Voila.tornado_settings="{'headers': {'Content-Security-Policy': \"$(HERE_ONLY)\"}}"
 
 bench: $(VENV)/dev  ## side-by-side measurements against public peers
@@ -92,5 +99,5 @@ $(VENV)/review: $(VENV)/base
 
 $(VENV)/dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing into $(VENV) with what the tests need: about 3 GB, a few minutes."
-	$(PIP) -e '.[dev,bench,heic,onnx,opennsfw,openvino,pdq,ray,tflite,video$(if $(NPM),$(comma)$(NPM))]'
-	@touch $@ $(VENV)/base
+	$(PIP) -e '.[dev,bench,heic,onnx,opennsfw,openvino,pdq,ray,review,tflite,video$(if $(NPM),$(comma)$(NPM))]'
+	@touch $@ $(VENV)/base $(VENV)/review

@@ -61,7 +61,7 @@ def find_chromium() -> str | None:
 
 @contextlib.contextmanager
 def running_jupyter(folder: Path, *, command: tuple[str, ...] = (), seconds: float = 60) -> Iterator[str]:
-    """Start JupyterLab in `folder` with private settings; yields its address, ends it afterwards."""
+    """Start JupyterLab, or `command`, in `folder` with private settings; yields its address, ends it afterwards."""
     private = Path(tempfile.mkdtemp(prefix="jupyter-"))
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     for name in ("CONFIG", "DATA", "RUNTIME"):
@@ -90,8 +90,10 @@ def _address(server: subprocess.Popen, private: Path, seconds: float) -> str:
         for file in (private / "runtime").glob("jpserver-*.json"):
             with contextlib.suppress(json.JSONDecodeError):
                 return json.loads(file.read_text())["url"].rstrip("/")
+        if voila := re.search(r"is running at:\n(http\S+)/", (private / "log").read_text()):  # it leaves no such file
+            return voila[1]
         time.sleep(0.1)
-    raise RuntimeError("JupyterLab did not start:\n" + (private / "log").read_text()[-2000:])
+    raise RuntimeError("The server did not start:\n" + (private / "log").read_text()[-2000:])
 
 
 @contextlib.contextmanager

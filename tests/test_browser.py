@@ -4,13 +4,18 @@ import json
 import os
 import re
 import statistics
+import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from browser import Notebook, find_chromium, open_page, running_jupyter, write_notebook
 from PIL import Image
 
+from nsfwlib import data, runs
 from nsfwlib.labels import journal
 
 pytestmark = pytest.mark.browser
@@ -600,3 +605,68 @@ def test_a_blind_page_shows_pictures_alone_and_each_is_given_a_class(lab, mode):
     press(blind, "Enter")
     wait_page(blind, 1)
     assert len(journal.read_journal(blind.journal)) == 3, "Enter turns the page and accepts nothing"
+
+
+def leave_a_run(folder):
+    """What 01, 03 and 05 leave of the drawn pictures: each label more or less suspected, every file scored."""
+    for part in ("run", "scores"):
+        (folder / part).mkdir()
+    table = data.scan(folder / "data", cache_dir=folder / "cache").assign(split="train", source="")
+    table["group"] = range(len(table))
+    given = table["given_label"]
+    suggested = given.map(dict(zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)))
+    score, probs = np.linspace(0.9, -0.9, len(table)), pd.get_dummies(suggested)[NAMES].astype(float)
+    issues = table[["path", "sha256", "split", "group"]].assign(given=given, suggested=suggested, score=score)
+    runs.write_table(table, folder / "run" / "images.parquet")
+    runs.write_table(issues.assign(p_suggested=0.6), folder / "run" / "label_issues.parquet")
+    runs.write_table(probs.assign(path=table["path"]), folder / "run" / "pred_probs.parquet")
+    scored = pd.concat([table[["path", "sha256"]], probs, probs.add_suffix("_max")], axis=1).assign(predicted=suggested)
+    runs.write_table(scored.assign(problem=""), folder / "scores" / "scores.parquet")
+    asked = {"pictures_dir": folder / "data", "journal_file": "", "unsafe_classes": NAMES[:1]}
+    runs.write_json(asked | {"threshold": 0.5, "least": 0}, folder / "scores" / "flagged.json")
+
+
+def test_the_reviewers_page_is_walked_through_by_its_make_target(lab):
+    leave_a_run(lab.folder)
+    root = Path(__file__).parents[1]
+    command = ("make", "-f", str(root / "Makefile"), "-o", f"{sys.prefix}/review", f"VENV={sys.prefix}", "review")
+    (lab.folder / "notebooks").symlink_to(root / "notebooks")
+    page = SimpleNamespace(page=lab.page.context.browser.new_page(), journal=lab.folder / "data_decisions.csv")
+    asked, wrong = [], []
+    page.page.on("request", lambda request: asked.append(request))
+    page.page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.page.on("pageerror", lambda error: wrong.append(str(error)))
+    with running_jupyter(lab.folder, command=(*command, "DATA=data", "RUN=run", "SCORES=scores", "REVIEWER=Ada")) as at:
+        page.page.goto(at, wait_until="commit", timeout=60_000)
+        page.page.wait_for_selector(".nsfw-cell:visible", timeout=60_000)
+        assert "you are Ada" in page.page.locator(".nsfw-counts:visible").inner_text()
+        page.page.locator(".nsfw-grid:visible").focus()
+        press(page, "d")
+        heads = page.page.locator(".nsfw-section:visible")
+        heads.nth(0).get_by_role("button").click()
+        said = decisions(page)
+        assert said[0] == "drop" and len(said) > 1 and {*said[1:]} == {"rings"}
+        press(page, "u")
+        settle(page)
+        assert decisions(page) == ["drop"]
+        press(page, " ")
+        page.page.wait_for_selector(".nsfw-cell.nsfw-revealed:visible")
+        press(page, " ")
+        assert revealed(page) == 0
+        page.page.locator(".lm-TabBar-tab", has_text="flagged").click()
+        page.page.locator(".nsfw-grid:visible").focus()
+        press(page, "2")
+        page.page.locator(".nsfw-badge:visible", has_text="rings").wait_for()
+        page.page.locator(".lm-TabBar-tab", has_text="progress").click()
+        page.page.locator("td:visible").first.wait_for()
+        table = page.page.locator("table:visible").inner_text()
+        page.page.close()
+    assert re.search(r"decision\s+reveal\s+revealed\s+minutes\s+last\s+reviewer\s+Ada\s+1\s+1\s+0\.5", table)
+    lines = journal.read_journal(page.journal)
+    assert lines["kind"].drop_duplicates().tolist() == ["decision", "undo", "reveal"]
+    assert set(lines["reviewer"]) == {"Ada"}
+    flagged = journal.read_journal(lab.folder / "scores" / "flagged_decisions.csv")
+    assert flagged["decision"].tolist() == ["rings"], "and none of it in the journal that training reads"
+    away = [request for request in asked if not request.url.startswith(("data:", "blob:", at))]
+    assert {request.failure for request in away} <= {"csp"}, "what the template asks for never leaves the machine"
+    assert [text for text in wrong if "Content Security Policy" not in text] == []

@@ -10,7 +10,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from nsfwlib import pipeline, runs
+from nsfwlib import labels, pipeline, runs
 from nsfwlib.demo import dataset
 from nsfwlib.model import build
 from nsfwlib.model.classifier import class_names
@@ -146,6 +146,18 @@ def test_decisions_on_flagged_files_never_enter_the_journal_that_training_reads(
     known |= dict.fromkeys(["table", "unsafe", "pictures", "show_least", "class_names", "reviewer", "page_size"])
     exec(looking, known | {"points": None, "display": lambda _: None})
     assert opened == [tmp_path / "flagged_decisions.csv"]
+
+
+def test_what_review_changed_is_counted_from_the_folders_names_when_03_runs_again_after_it(tmp_path):
+    (counting,) = (
+        source for source in sources(ROOT / "notebooks" / "03_cleanse_labels.ipynb") if "what_chang" in source
+    )
+    table = pd.DataFrame({"path": ["x", "y"], "sha256": ["1", "2"], "given_label": ["a", "b"], "problem": ""})
+    labels.append_decisions(tmp_path / "j.csv", {"sha256": "1", "path": "x", "given_label": "a", "decision": "b"})
+    shown, before = [], labels.current_labels(table, tmp_path / "j.csv")
+    known = {"table": table, "labels": labels, "before": before, "review_path": tmp_path / "j.csv"}
+    exec(counting, known | {"display": shown.append})
+    assert shown[0].loc["a", "b"] == 1
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ it.** A second look never is: it only measures agreement, and where it differs s
 |---|---|
 | `time` | UTC, ISO 8601 |
 | `reviewer` | who decided, as they call themselves; may be empty |
-| `kind` | `decision`; `audit`, `second`, `known`: blind; `resolution` of a disagreement; `note`; `undo`, `redo` |
+| `kind` | `decision`; `audit`, `second`, `known`: blind; `resolution`; `note`; `reveal`; `undo`, `redo` |
 | `action` | lines decided in one go (one picture, or a whole page) share it; undo and redo name it |
 | `sha256`, `path` | of the picture; the path is where it lay when it was decided |
 | `given_label`, `suggested`, `score` | what was shown |

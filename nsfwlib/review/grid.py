@@ -241,6 +241,7 @@ class ReviewGrid(ipywidgets.VBox):
             raise ValueError(f"This picture is not shown: {why}.")
         self.revealed += 1
         self.view.send({"t": "reveal", "path": path}, [data])
+        self.session.note(path, "", kind="reveal")
         self._count()
 
     def _less(self, _: Message) -> None:
@@ -359,7 +360,7 @@ class ReviewGrid(ipywidgets.VBox):
         """How many rows each page has that the filters let through."""
         pages = self.session.pages()
         if self.pair.value:
-            pages = pages[pages[["given", "suggested"]].eq(self.pair.value).all(axis=1) & ~pages["is_control"]]
+            pages = pages[pages[["given", "suggested"]].eq([*self.pair.value]).all(axis=1) & ~pages["is_control"]]
         if self.open_only.value:
             pages = pages[pages["decided"] < pages["rows"]]
         return pages["rows"]
@@ -411,7 +412,8 @@ class ReviewGrid(ipywidgets.VBox):
         errors = "" if self.session.blind else f"{_count(p['errors_found'], 'error')} found{rate}"
         sitting = f"this sitting: {self.revealed:,} revealed, {self._worked / 60:.0f} min"
         parts = [f"{p['decided']:,} of {p['rows']:,} decided", errors, f"{p['unsure']:,} unsure", sitting]
-        self.counts.value = " · ".join(filter(None, [*parts, html.escape(self._said)]))
+        said = [*parts, self.session.reviewer and f"you are {self.session.reviewer}", self._said]
+        self.counts.value = " · ".join(html.escape(part) for part in said if part)
         if p["escalate"] != self._n_escalated:
             self._n_escalated, table = p["escalate"], self.session.escalated()
             self.escalated.layout.display = None if len(table) else "none"

@@ -42,13 +42,15 @@ def standing_opinions(lines: pd.DataFrame, images: pd.DataFrame | None = None) -
 def work_done(lines: pd.DataFrame) -> pd.DataFrame:
     """Who did how much, by the lines of a journal: a row a reviewer, with the pictures by kind, minutes and last time.
 
-    A picture counts once a reviewer and kind, as far as the decision was not undone.
+    A picture counts once a reviewer and kind, as far as the decision was not undone. `revealed` is the share that the
+    reviewer saw sharp of all pictures that they decided on or saw so: where it is high, the blur is too strong.
     """
-    stand = standing(lines, *LABELLING, "second").drop_duplicates(["sha256", "reviewer", "kind"])
+    stand = standing(lines, *LABELLING, "second", "reveal").drop_duplicates(["sha256", "reviewer", "kind"])
     table = pd.crosstab(stand["reviewer"], stand["kind"]).rename_axis(columns=None)
     of_each = stand.groupby("reviewer")
     minutes, last = of_each["seconds"].sum() / 60, of_each["time"].max()
-    return table.assign(minutes=minutes.round(1), last=last.dt.strftime("%F %R"))
+    revealed = table.get("reveal", 0) / of_each["sha256"].nunique()
+    return table.assign(revealed=revealed.round(2), minutes=minutes.round(1), last=last.dt.strftime("%F %R"))
 
 
 def agreement(lines: pd.DataFrame, *, images: pd.DataFrame | None = None, seed: int = 0) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 from nsfwlib import runs
 from nsfwlib.data import SPLITS, lot
 from nsfwlib.evaluate import audit_queue, load_audit, share_interval
-from nsfwlib.labels import read_journal, standing
+from nsfwlib.labels import LABELLING, read_journal, standing
 from nsfwlib.review.opinions import QUEUE, disagreement_queue, second_queue
 from nsfwlib.review.session import DROP, KEPT, RELABELLED, ReviewSession
 
@@ -97,7 +97,8 @@ def with_known(
     queue = queue.reset_index(drop=True)
     audited = standing(lines, "audit").drop_duplicates("sha256", keep="last").set_index("sha256")
     audited = audited[~audited["decision"].isin(["unsure", "escalate"]) & audited["given_label"].ne("")]
-    places = queue.loc[~queue["sha256"].isin(lines["sha256"]), "score"].sort_values(ascending=False)
+    said = standing(lines, *LABELLING, KNOWN)["sha256"]
+    places = queue.loc[~queue["sha256"].isin(said), "score"].sort_values(ascending=False)
     answered = standing(lines, KNOWN).query("reviewer == @reviewer")["sha256"]
     choice = queue.loc[queue["sha256"].isin(audited.index.difference(answered)), "sha256"].drop_duplicates()
     lots = pd.Series([lot(KNOWN, sha256) for sha256 in choice], choice.index, float)

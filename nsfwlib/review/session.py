@@ -267,9 +267,12 @@ class ReviewSession:
         """Put back what was undone last; the queue's paths it concerned."""
         return self._mark("redo")
 
-    def note(self, path: str, text: str) -> None:
-        """Write a reason or a remark on a picture of the queue into the journal: a line of kind "note", no decision."""
-        lines = self.queue.iloc[[self._row_of(path)]][["sha256", "path"]].assign(kind="note", decision=text.strip())
+    def note(self, path: str, text: str, *, kind: str = "note") -> None:
+        """Write a remark on a picture of the queue into the journal, or that it was seen sharp (`kind` "reveal").
+
+        Neither is a decision.
+        """
+        lines = self.queue.iloc[[self._row_of(path)]][["sha256", "path"]].assign(kind=kind, decision=text.strip())
         self._write(lines.assign(reviewer=self.reviewer).to_dict("records"))
 
     def decisions(self) -> pd.DataFrame:

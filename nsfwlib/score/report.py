@@ -37,16 +37,15 @@ def chosen_thresholds(metrics_file: Path, *, otherwise: Sequence[float], precisi
     """Thresholds of the model's run, or those given: columns `wish`, `prevalence` (NaN if given), `threshold`.
 
     Those of `metrics_file`, which notebook 04 wrote beside the model, where it is there and has any; else `otherwise`.
-    A warning says so where they were chosen on answers in another `precision` than that of the scores at hand.
+    They were chosen on answers in float32: a warning says so where the scores at hand are in another `precision`.
     """
     known = runs.read_json(metrics_file).get("operating_points", []) if Path(metrics_file).exists() else []
     points = pd.DataFrame(known, columns=["wish", "prevalence", "threshold"]).astype({"threshold": float})
     points = points.dropna(subset="threshold").drop_duplicates(["wish", "threshold"]).reset_index(drop=True)
-    chosen_in = {point.get("precision", "float32") for point in known}
-    if len(points) and chosen_in != {precision}:
+    if len(points) and precision != "float32":
         warnings.warn(
-            f"The thresholds were chosen on answers in {', '.join(sorted(chosen_in))}, these are in {precision}: "
-            f"a promise holds where both are the same. Score with precision={min(chosen_in)!r}, or choose anew.",
+            f"The thresholds were chosen on answers in float32, these are in {precision}: a promise holds where both "
+            "are the same. Score with precision='float32', or choose anew.",
             stacklevel=2,
         )
     asked = {"wish": "as asked for", "prevalence": np.nan, "threshold": [float(t) for t in otherwise]}

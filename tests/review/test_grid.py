@@ -117,6 +117,8 @@ def test_a_revealed_picture_travels_alone_and_is_counted(tmp_path):
     assert message == {"t": "reveal", "path": path}
     assert decode(buffers[0]).shape == (160, 220, 3)
     assert "1 revealed" in browser.grid.counts.value
+    lines = journal.read_journal(tmp_path / "decisions.csv")
+    assert lines[["kind", "path"]].to_numpy().tolist() == [["reveal", path]] and journal.in_force(lines).empty
 
 
 def test_no_widget_state_holds_a_pixel(tmp_path):

@@ -288,8 +288,10 @@ def test_work_done_counts_what_stands_by_person_and_kind(path):
         path,
         {"kind": "undo", "action": "y", "reviewer": "Ada"},
         line("1", "cat", "Bea", kind="second") | {"seconds": 90},
+        *({"kind": "reveal", "sha256": content, "reviewer": "Bea"} for content in "1223"),
     )
     table = opinions.work_done(lines)
+    assert table[["reveal", "revealed"]].to_numpy().tolist() == [[0, 0], [3, 1]], "of pictures, however often"
     assert table.loc["Ada", ["decision", "second", "minutes"]].tolist() == [1, 0, 0]
     assert table.loc["Bea", ["decision", "second", "minutes"]].tolist() == [0, 1, 1.5]
     assert opinions.work_done(lines[:0]).empty

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nsfwlib import evaluate, runs
 from nsfwlib.data import images
 from nsfwlib.demo import shipped
 from nsfwlib.plots import evaluation
@@ -59,11 +60,11 @@ def test_thresholds_are_those_of_the_models_run(tmp_path):
 
 
 def test_thresholds_chosen_in_another_precision_say_so(tmp_path, recwarn):
-    points = [{"wish": "recall ≥ 0.95", "prevalence": 0.5, "threshold": 0.2, "precision": "int8"}]
-    (tmp_path / "metrics.json").write_text(json.dumps({"operating_points": points}))
-    report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[], precision="int8")
-    assert not recwarn
-    with pytest.warns(UserWarning, match="in int8, these are in bfloat16"):
+    unsafe, score = np.arange(80) % 2 == 0, np.linspace(0, 1, 80)
+    points = evaluate.operating_points(unsafe, score, validation=(unsafe, score), wishes=[("recall", 0.5)])
+    runs.write_json({"operating_points": points.to_dict("records")}, tmp_path / "metrics.json")
+    assert len(report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[])) and not recwarn
+    with pytest.warns(UserWarning, match="in float32, these are in bfloat16"):
         report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[], precision="bfloat16")
 
 
