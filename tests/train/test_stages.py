@@ -323,7 +323,7 @@ def test_the_forecast_counts_pictures_and_passes(data, tmp_path):
 
 
 def test_the_forecast_counts_a_backward_pass_twice(data, tmp_path, monkeypatch):
-    work = [3 * 16 * 32**2, 16 * 32 * 16**2, 32 * 48 * 8**2, 48 * 64 * 4**2]  # channels in and out, positions; all 3 x 3
+    work = [3 * 16 * 32**2, 16 * 32 * 16**2, 32 * 48 * 8**2, 48 * 64 * 4**2]  # channels in and out, times positions
     seconds = [5, 5 + 2 * 5 * work[-1] / sum(work), 5, 5]
     monkeypatch.setattr(forecast, "_seconds", lambda forward, pixels: 5.0)
     options = {"cache_dir": tmp_path, "blocks": [TOP], "fine_tune_from": FROM, "fine_tune_epochs": 3}
