@@ -10,7 +10,7 @@ import pandas as pd
 from nsfwlib._tensorflow import keras
 from nsfwlib.files import file_path
 from nsfwlib.labels import fit_head, group_codes
-from nsfwlib.model import Forward, decoded_batches, forward_pass, image_size, missing_rows
+from nsfwlib.model import Forward, block_output, decoded_batches, forward_pass, image_size, missing_rows
 
 
 def training_cost(
@@ -27,7 +27,7 @@ def training_cost(
     """What training will cost on this machine, from `sample` pictures decoded and sent through the network now.
 
     One row a step: `step`, `images` (passes included), `seconds_per_image`, `minutes`. The backward pass through a
-    layer is counted as twice its forward pass. Compiling, some tens of seconds, is not counted.
+    layer is counted as twice its forward pass, by its multiplications. Compiling, some tens of seconds, is not counted.
     """
     usable = table[table["problem"].eq("") & table["split"].ne("")]
     chosen = usable.sample(min(sample, len(usable)), random_state=0)
@@ -36,11 +36,10 @@ def training_cost(
     started = time.perf_counter()
     list(decoded_batches(paths, size=image_size(model), batch_size=sample))
     decode = (time.perf_counter() - started) / len(paths)
-    passes = (forward_pass(model, [block]) for block in (blocks[-1], fine_tune_from))
-    whole, lower = (_seconds(forward, pixels) for forward in passes)
+    whole = _seconds(forward_pass(model, [blocks[-1]]), pixels)
     missing = len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks))
     train, val = (usable["split"].eq(split).sum() for split in ("train", "val"))
-    upper = max(whole - lower, 0.0)
+    upper = whole * _share_above(model, fine_tune_from)
     steps = [("features of the frozen backbone", missing, max(whole, decode))]
     if fine_tune_epochs:
         steps += [("fine-tuning", fine_tune_epochs * train, decode + whole + 2 * upper)]
@@ -48,6 +47,16 @@ def training_cost(
     steps += [("predictions", len(usable) - train, max(whole, decode))]
     plan = pd.DataFrame(steps, columns=["step", "images", "seconds_per_image"])
     return plan.assign(minutes=plan["images"] * plan["seconds_per_image"] / 60)
+
+
+def _share_above(model: keras.Model, block: str) -> float:
+    """Share of the multiplications of all convolutions that those behind `block` do."""
+    block_output(model, block)  # an unknown one is told with those there are
+    kernels = ([np.prod(w.shape) for w in layer.weights if len(w.shape) == 4] for layer in model.layers)
+    places = [np.prod(layer.output.shape[1:3]) if len(layer.output.shape) == 4 else 0 for layer in model.layers]
+    work = [sum(sizes) * positions for sizes, positions in zip(kernels, places, strict=True)]
+    after = [layer.name for layer in model.layers].index(block) + 1
+    return float(sum(work[after:]) / sum(work))
 
 
 def _seconds(forward: Forward, pixels: np.ndarray) -> float:
