@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nsfwlib.labels.heads import EPS, SAMPLE, UNLABELLED, check_probs, encode, normalised, sampled
+from nsfwlib.labels.heads import SAMPLE, sampled
+from nsfwlib.labels.rows import EPS, UNLABELLED, check_probs, encode, normalised
 
 TINY_CLASS = 10  # below so many rows no ranking can be believed
 WITNESS = 0.25  # weight of a divided group's other labels: near-duplicates are no independent witnesses
