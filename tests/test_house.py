@@ -135,10 +135,14 @@ def test_what_runs_no_network_starts_without_tensorflow():
     assert done.returncode == 0, done.stderr
 
 
-def test_scoring_loads_nothing_that_takes_longer_than_the_network():
+@pytest.mark.parametrize(
+    "start",
+    ["from nsfwlib.score import __main__, run; from nsfwlib.model import runtime", "from nsfwlib.review import grid"],
+)
+def test_what_a_person_waits_for_loads_nothing_that_takes_a_second(start):
     code = (
-        "import sys; from nsfwlib.score import __main__, run; from nsfwlib.model import runtime\n"
-        "sys.exit(', '.join({'scipy.stats', 'scipy.optimize', 'sklearn', 'matplotlib', 'IPython'} & {*sys.modules}) or 0)"
+        f"import sys; {start}\n"
+        "sys.exit(', '.join({'scipy.stats', 'scipy.optimize', 'sklearn', 'matplotlib.pyplot'} & {*sys.modules}) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

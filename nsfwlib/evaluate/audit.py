@@ -13,8 +13,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import share_interval, weigh
-from nsfwlib.evaluate.metrics import mean_scores
+from nsfwlib.evaluate.intervals import mean_scores, share_interval, weigh
 from nsfwlib.evaluate.reviewers import Slips, without_slips
 from nsfwlib.labels import group_codes
 

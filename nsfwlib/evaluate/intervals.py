@@ -23,6 +23,7 @@ from nsfwlib.labels import group_codes
 
 Groups = Sequence[int] | None  # (N,) near-duplicate group of each row; None: all rows are independent
 Weights = Sequence[float] | None  # (N,) above 0, how many rows each stands for; None: all count equally
+TINY = 1e-12  # probabilities are kept this far from 0 before a logarithm
 DRAWS = 4000  # of each bootstrap of `weigh`
 FEW_GROUPS = 10  # with fewer groups of several images, near-duplicates are taken to agree fully
 
@@ -255,3 +256,27 @@ def at_any_time(width: float, seen: int, planned: int, *, level: float = 0.95) -
     alpha = 1 - level
     shape = seen / planned * (-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha)))
     return width * np.sqrt(2 * (shape + 1) / shape * np.log(np.sqrt(shape + 1) / alpha)) / ndtri(1 - alpha / 2)
+
+
+def mean_scores(
+    truth: np.ndarray, probs: np.ndarray, *, judge: np.ndarray | None = None, **options: Any
+) -> pd.DataFrame:
+    """Scores that are means of rows or of classes: `score`, `value`, `low`, `high`; `options` are those of `weigh`.
+
+    `truth` (N, K) has 1 in the column of the true class, rows of 0 where that is no class, of NaN where it is unknown;
+    `judge` (N, K) are probabilities of it, where not all is known.
+    """
+    answer, per = np.eye(probs.shape[1])[probs.argmax(axis=1)], np.repeat(truth.sum(axis=1, keepdims=True), 2, axis=1)
+    brier = (probs**2).sum(axis=1, keepdims=True) - 2 * probs + 1
+    losses = np.stack([-np.log(np.clip(probs, TINY, None)), brier], axis=1)  # (N, 2, K), were this class the truth
+    least, most = (end(losses, axis=2).sum(axis=0)[:, None] / max(len(probs), 1) for end in (np.min, np.max))
+    if judge is not None:
+        judge = np.c_[(judge[:, None] * losses).sum(axis=2), judge.sum(axis=1), judge.sum(axis=1)]
+    found = [
+        mean_of(weigh(truth * answer, per=truth, **options)),
+        mean_of(weigh(truth * answer, per=(truth + answer) / 2, **options)),
+        weigh((truth[:, None] * losses).sum(axis=2), per=per, expected=judge, bounds=(least, most), **options),
+    ]
+    rows = np.concatenate([np.transpose([some.value, *some.interval()]) for some in found])
+    names = ["balanced accuracy", "macro F1", "log-loss", "Brier score"]
+    return pd.DataFrame(rows, columns=["value", "low", "high"]).assign(score=names)[["score", "value", "low", "high"]]

@@ -12,17 +12,17 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nsfwlib.evaluate.confusion import class_codes
 from nsfwlib.evaluate.intervals import (
+    TINY,
     Groups,
     Weights,
     jeffreys,
-    mean_of,
+    mean_scores,
     share_interval,
     tails,
     weigh,
 )
 from nsfwlib.labels import check_probs, group_codes
 
-TINY = 1e-12  # probabilities are kept this far from 0 before a logarithm
 BINS = 15  # of equal width, of confidence
 
 
@@ -83,30 +83,6 @@ def _ranking_scores(
             low, high = jeffreys(np.nan_to_num(value) * n, n) if min(worth) else (0.0, 1.0)
             rows.append((score, name, value, low, high, (codes == k).sum()))
     return pd.DataFrame(rows, columns=["score", "class", "value", "low", "high", "support"])
-
-
-def mean_scores(
-    truth: np.ndarray, probs: np.ndarray, *, judge: np.ndarray | None = None, **options: Any
-) -> pd.DataFrame:
-    """Scores that are means of rows or of classes: `score`, `value`, `low`, `high`; `options` are those of `weigh`.
-
-    `truth` (N, K) has 1 in the column of the true class, rows of 0 where that is no class, of NaN where it is unknown;
-    `judge` (N, K) are probabilities of it, where not all is known.
-    """
-    answer, per = np.eye(probs.shape[1])[probs.argmax(axis=1)], np.repeat(truth.sum(axis=1, keepdims=True), 2, axis=1)
-    brier = (probs**2).sum(axis=1, keepdims=True) - 2 * probs + 1
-    losses = np.stack([-np.log(np.clip(probs, TINY, None)), brier], axis=1)  # (N, 2, K), were this class the truth
-    least, most = (end(losses, axis=2).sum(axis=0)[:, None] / max(len(probs), 1) for end in (np.min, np.max))
-    if judge is not None:
-        judge = np.c_[(judge[:, None] * losses).sum(axis=2), judge.sum(axis=1), judge.sum(axis=1)]
-    found = [
-        mean_of(weigh(truth * answer, per=truth, **options)),
-        mean_of(weigh(truth * answer, per=(truth + answer) / 2, **options)),
-        weigh((truth[:, None] * losses).sum(axis=2), per=per, expected=judge, bounds=(least, most), **options),
-    ]
-    rows = np.concatenate([np.transpose([some.value, *some.interval()]) for some in found])
-    names = ["balanced accuracy", "macro F1", "log-loss", "Brier score"]
-    return pd.DataFrame(rows, columns=["value", "low", "high"]).assign(score=names)[["score", "value", "low", "high"]]
 
 
 def _calibration_error(right: np.ndarray, probs: np.ndarray, **options: Any) -> dict[str, Any]:

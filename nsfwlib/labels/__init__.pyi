@@ -9,9 +9,7 @@ from .folders import (
     roll_back as roll_back,
 )
 from .heads import (
-    check_probs as check_probs,
     fit_head as fit_head,
-    group_codes as group_codes,
 )
 from .issues import (
     find_label_issues as find_label_issues,
@@ -33,3 +31,7 @@ from .neighbours import (
     nearest as nearest,
 )
 from .noise import noise_matrix as noise_matrix
+from .rows import (
+    check_probs as check_probs,
+    group_codes as group_codes,
+)

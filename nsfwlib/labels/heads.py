@@ -7,7 +7,6 @@ from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy.spatial.distance import pdist
 from scipy.special import softmax
 from sklearn.cluster import KMeans
@@ -16,15 +15,15 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import randomized_svd
 
-EPS = 1e-6  # the least probability any member gives a class
+from nsfwlib.labels.rows import EPS, UNLABELLED, encode, group_codes, normalised
+
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the head's C, from strong to weak regularisation
 BENT_STRENGTHS = (1e-2, 1e-1, 1.0, 10.0)  # likewise, for the head on bent features
 SHRINKAGE = (0.3,)  # of the clouds' common covariance towards a sphere; .5, or Ledoit and Wolf's, rank .003 worse
 LANDMARKS = 400
 DIMENSIONS = 256  # wider blocks are projected on this many principal components
-UNLABELLED = -1
 FOLDS = 5
-SUB_KINDS = 10  # of each class; with 6 or 16 misfiled ones rank .01 and .08 AP worse, the rest alike
+SUB_KINDS = 10  # of each class; with 6 or 16, misfiled ones rank .04 and .11 AP worse, the rest alike
 SAMPLE = 50_000  # about so many rows teach the heads, weighted by what they stand for,
 RARE = 1_000  # and of each class at least so many, or all
 COMPONENT_SAMPLE = 20_000  # rows that the principal components are found on
@@ -137,8 +136,7 @@ def _teach(model: Any, strength: float, x: np.ndarray, codes: np.ndarray, counts
         model.set_params(C=strength).fit(x, codes, counts)
         return
     size = np.bincount(codes, counts)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a class of one row, which has no spread of its own
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a class of one row: it has no spread
         model.set_params(shrinkage=strength, priors=size[size > 0] / size.sum()).fit(x, codes)
 
 
@@ -183,7 +181,9 @@ def sub_kinds(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups: np.nd
         rows = np.flatnonzero((codes[first] == code) & valid[first])
         n_clusters, after = min(SUB_KINDS, len(rows) // 5), kinds.max() + 1
         if n_clusters > 1:
-            model = KMeans(n_clusters, n_init=1, random_state=seed).fit(x[first[sampled(rows, COMPONENT_SAMPLE, seed)]])
+            model, known = KMeans(n_clusters, n_init=1, random_state=seed), sampled(rows, COMPONENT_SAMPLE, seed)
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # of fewer distinct rows than clusters
+                model.fit(x[first[known]])
             for part in (rows[block] for block in chunks(len(rows))):
                 kinds[part] = after + model.predict(x[first[part]])
     return kinds[place]
@@ -253,57 +253,3 @@ def sampled(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
 def chunks(n: int) -> list[slice]:
     """0 … n in slices of CHUNK."""
     return [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
-
-
-def encode(labels: Any, classes: Sequence[Hashable] | None) -> tuple[np.ndarray, list]:
-    """Labels as codes into `classes`; unlabelled rows are UNLABELLED."""
-    array = np.asarray(labels, object)
-    if array.ndim != 1:
-        raise ValueError(f"Expected labels (N,), one a row. Received shape {array.shape}: pass one column of names.")
-    values = pd.Series(array, dtype=object)
-    empty = values.isna() | (values == "")
-    names = list(values[~empty].unique()) if classes is None else list(classes)
-    kinds = {isinstance(name, str): name for name in names}
-    if len(kinds) > 1:
-        raise ValueError(f"Expected labels of one type. Received: {[*kinds.values()]}. Convert all of them to text.")
-    names = sorted(names) if classes is None else names
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"Expected at least one class, each named once. Received: {names}. Pass classes=…")
-    codes = pd.Index(names).get_indexer(pd.Index(values))
-    codes[empty.to_numpy()] = UNLABELLED
-    unknown = values[(codes == UNLABELLED) & ~empty.to_numpy()]
-    if len(unknown):
-        raise ValueError(
-            f"Expected labels in {names}. Received: {unknown.iloc[0]!r} (row {unknown.index[0]}, "
-            f"{len(unknown)} such rows). Pass classes=… with every class, or leave the label empty."
-        )
-    return codes, names
-
-
-def group_codes(groups: Any, n: int) -> np.ndarray:
-    """(N,) group numbers from 0; a row without a group, or every row where groups is None, is a group of its own."""
-    if groups is None:
-        return np.arange(n)
-    if len(groups) != n:
-        raise ValueError(f"Expected one group a row: {n}. Received: {len(groups)} groups.")
-    codes, names = pd.factorize(pd.Series(groups))
-    alone = codes < 0
-    codes[alone] = len(names) + np.arange(alone.sum())
-    return codes
-
-
-def check_probs(pred_probs: Any, n: int, k: int, *, gaps: bool = False) -> np.ndarray:
-    """The probabilities as float64 (n, k); another shape is an error, NaN too without `gaps`."""
-    probs = np.asarray(pred_probs, dtype=np.float64)
-    if probs.shape != (n, k):
-        raise ValueError(f"Expected pred_probs of shape {(n, k)}, one column a class. Received: {probs.shape}.")
-    if not gaps and not np.isfinite(probs).all():
-        bad = int((~np.isfinite(probs)).any(axis=1).sum())
-        raise ValueError(f"Expected finite pred_probs. Received: {bad:,} rows with NaN or infinity; score them again.")
-    return probs
-
-
-def normalised(probs: np.ndarray) -> np.ndarray:
-    """Rows that sum to 1, none of them below EPS."""
-    probs = np.clip(probs, EPS, None)
-    return probs / probs.sum(axis=1, keepdims=True)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nsfwlib.labels.heads import DIMENSIONS, EPS, chunks, group_codes, normalised
+from nsfwlib.labels.heads import DIMENSIONS, chunks
+from nsfwlib.labels.rows import EPS, group_codes, normalised
 
 NEIGHBOURS = (20, 50)  # that vote, in an election each; 10 and 20 rank .004 AP worse
 EXACT_ROWS = 15_000  # beyond, neighbours come from an index: of 12,000 rows the exact ones take 2.4 s, the index 3.2 s

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nsfwlib.labels.heads import EPS, SAMPLE, UNLABELLED, check_probs, encode, normalised, sampled
+from nsfwlib.labels.heads import SAMPLE, sampled
+from nsfwlib.labels.rows import EPS, UNLABELLED, check_probs, encode, normalised
 
 TINY_CLASS = 10  # below so many rows no ranking can be believed
 WITNESS = 0.25  # weight of a divided group's other labels: near-duplicates are no independent witnesses
@@ -89,7 +90,7 @@ def calibrated(codes: np.ndarray, probs: np.ndarray, rates: np.ndarray, trusted:
 
     Members that learned from wrong labels doubt too much: the exponent that sharpens them and the rates (from `rates`
     on, by EM) are those that make the given labels likeliest. On the benchmark that expects 1.0 times the errors where
-    labels are wrong anywhere, .6 times of confused pairs, a fifth at boundaries and of misfiled sub-kinds.
+    labels are wrong anywhere, .8 times of confused pairs, .4 times of misfiled sub-kinds, a quarter at boundaries.
     """
     rows = sampled(labelled_rows(np.where(trusted, UNLABELLED, codes), probs), SAMPLE, seed)
     y, given, best, chosen = codes[rows], np.eye(len(rates))[codes[rows]], -np.inf, (SHARPNESS[0], rates)

@@ -16,7 +16,6 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 
 from nsfwlib.labels import ACTIONS, Replay
-from nsfwlib.plots import class_looks
 from nsfwlib.review.grid import ReviewGrid
 from nsfwlib.review.session import ReviewSession
 
@@ -162,6 +161,8 @@ def _marks(table: pd.DataFrame, columns: str | tuple[str, str]) -> list[Marks]:
 
 
 def _map(table: pd.DataFrame, across: str, up: str) -> list[Marks]:
+    from nsfwlib.plots import class_looks  # with matplotlib, which a map alone is worth
+
     drawn = []
     for i, (name, look) in enumerate(class_looks(sorted({*table["given"]}) or [""]).items()):
         rows = np.flatnonzero(table["given"].eq(name) & table[across].notna())
