@@ -168,9 +168,7 @@ def group_folds(codes: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
     _, first, place = np.unique(groups, return_index=True, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(first))
     order = order[np.argsort(codes[first][order], kind="stable")]
-    fold = np.empty(len(first), int)
-    fold[order] = np.arange(len(first)) % FOLDS
-    return fold[place]
+    return (np.argsort(order) % FOLDS)[place]  # dealt in turn
 
 
 def sub_kinds(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:

@@ -6,27 +6,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nsfwlib.labels.heads import DIMENSIONS, chunks, sampled
+from nsfwlib.labels.heads import DIMENSIONS, chunks
 from nsfwlib.labels.rows import EPS, group_codes, normalised
 
 NEIGHBOURS = (20, 50)  # that vote, in an election each; 10 and 20 rank .004 AP worse
 EXACT_ROWS = 15_000  # beyond, neighbours come from an index: of 12,000 rows the exact ones take 2.4 s, the index 3.2 s
 CELLS = 64  # of the index, that are searched: 99 % of the exact neighbours of a network's features, 79 % of raw patches
-VOTERS = 5_000  # on a sub-kind of many rows
 CANDIDATES = 120  # rows the index proposes; the k nearest of other groups are picked from them exactly
 
 
-def neighbour_votes(
-    x: np.ndarray, given: np.ndarray, valid: np.ndarray, groups: np.ndarray, *, voters: int | None = None
-) -> list[np.ndarray]:
+def neighbour_votes(x: np.ndarray, given: np.ndarray, valid: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
     """What the nearest valid rows of other groups vote, few and many of them: (N, K) each, NaN for other rows.
 
     `given` (N, K) holds how much a row counts for its class. Nearest by cosine; a vote decays with distance over its
-    median. Normalises `x` in place. With `voters`, of more than EXACT_ROWS only so many vote, found exactly: where
-    groups are large, an index proposes nothing but the row's own.
+    median. Normalises `x` in place.
     """
     usable = np.flatnonzero(valid & given.any(axis=1))
-    usable = sampled(usable, voters, 0) if voters and len(usable) > EXACT_ROWS else usable
     if not len(usable):
         return [np.where(valid[:, None], np.full(given.shape, 1 / given.shape[1]), np.nan)] * len(NEIGHBOURS)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

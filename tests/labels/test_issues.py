@@ -427,6 +427,49 @@ def test_the_cut_reaches_a_sub_kind_whose_neighbours_are_all_misfiled_alike():
     assert issues.is_issue[errors].mean() >= 0.6 and errors[issues.is_issue].mean() >= 0.6
 
 
+@pytest.fixture(scope="module")
+def misfiled_sub_kind():
+    """Four classes of six clusters; one whole cluster of class 0 lies under class 1, where it has no likeness."""
+    rng = np.random.default_rng(0)
+    truth, kind = rng.integers(4, size=800), rng.integers(6, size=800)
+    centres = rng.normal(size=(4, 1, 16)) + 0.5 * rng.normal(size=(4, 6, 16))
+    errors = (truth == 0) & (kind == 0)
+    features = centres[truth, kind] + 0.5 * rng.normal(size=(800, 16))
+    return SimpleNamespace(features=features, errors=errors, given=np.where(errors, 1, truth))
+
+
+def test_a_sub_kind_that_vouches_for_itself_is_judged_by_what_never_saw_it(misfiled_sub_kind):
+    issues = find_label_issues(misfiled_sub_kind.given, features=misfiled_sub_kind.features)
+    assert recall_at(issues, misfiled_sub_kind.errors, 1.0) >= 0.9
+    assert issues.is_issue[misfiled_sub_kind.errors].mean() >= 0.9
+    assert misfiled_sub_kind.errors[issues.is_issue].mean() >= 0.8
+
+
+def test_a_sub_kind_of_which_a_person_confirmed_some_is_doubted_no_more(misfiled_sub_kind):
+    confirmed = misfiled_sub_kind.errors & (np.random.default_rng(1).random(800) < 0.6)
+    given, features = misfiled_sub_kind.given, misfiled_sub_kind.features
+    issues = find_label_issues(given, features=features, trusted=confirmed)
+    assert issues.is_issue[misfiled_sub_kind.errors & ~confirmed].mean() <= 0.3
+
+
+def test_few_voters_judge_the_sub_kinds_of_many_rows_as_well(misfiled_sub_kind, monkeypatch):
+    monkeypatch.setattr("nsfwlib.labels.issues.VOTERS", 300)
+    issues = find_label_issues(misfiled_sub_kind.given, features=misfiled_sub_kind.features)
+    assert recall_at(issues, misfiled_sub_kind.errors, 1.0) >= 0.9
+
+
+def test_no_sub_kind_divides_a_near_duplicate_group():
+    rng = np.random.default_rng(0)
+    codes, groups, valid = (
+        np.repeat([0, 1, 2, heads.UNLABELLED], [60, 60, 6, 4]),
+        np.arange(130) // 2,
+        np.ones(130, bool),
+    )
+    kinds = heads.sub_kinds(rng.normal(size=(130, 5)), codes, valid, groups, 0)
+    assert (kinds[::2] == kinds[1::2]).all() and (kinds[120:] < 0).all()
+    assert [len(set(kinds[codes == code])) for code in (0, 1)] == [6, 6] and not {*kinds[:60]} & {*kinds[60:120]}
+
+
 def test_the_index_proposes_the_nearest_where_all_rows_point_nearly_the_same_way(monkeypatch):
     """As pooled features of a network do: a common mean, small differences."""
     rng = np.random.default_rng(0)
