@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import itertools
 import os
 import resource
 import shutil
@@ -253,7 +254,7 @@ def logistic_head(
     return model.head_model(classifier).predict(x, verbose=0)
 
 
-def compare_recipes(sets: list[str], seeds: int, work_dir: Path, clip_art: Path) -> None:
+def compare_recipes(sets: list[str], errors: list[str], seeds: int, work_dir: Path, clip_art: Path) -> None:
     rows, body = [], model.published_model()
     for name in sets:
         table, folder = picture_set(name, work_dir, clip_art)
@@ -262,17 +263,15 @@ def compare_recipes(sets: list[str], seeds: int, work_dir: Path, clip_art: Path)
         features = {block: values.astype(np.float32) for block, values in features.items()}
         classes = np.array(sorted(table["truth"].unique()))
         truth, filed = (pd.Index(classes).get_indexer(table[column]) for column in ("truth", "given_label"))
-        for seed, kind in (
-            (seed, kind) for seed in range(seeds) for kind in ("as filed", "anywhere", "pairs", "clumps")
-        ):
+        for seed, kind in itertools.product(range(seeds), errors):
             parts = split(table, seed)
             rng, is_test = np.random.default_rng(seed), parts["split"].eq("test").to_numpy()
             y = filed if kind == "as filed" else with_errors(truth, kind, features["mixed6"], rng)
             named, last = pd.Series(classes[y]), {"mixed10": features["mixed10"]}
             recipes = (
                 ("dense head, last block", dense_head, (features["mixed10"], y, parts["split"], seed)),
-                ("logistic, last block", logistic_head, (body, last, named, parts)),
-                ("logistic, all blocks", logistic_head, (body, features, named, parts)),
+                ("stage 1, last block", logistic_head, (body, last, named, parts)),
+                ("stage 1, four blocks", logistic_head, (body, features, named, parts)),
                 ("the same, rows weighted", logistic_head, (body, features, named, parts, True)),
                 ("the same, true labels", logistic_head, (body, features, parts["truth"], parts)),
             )
@@ -352,6 +351,7 @@ if __name__ == "__main__":
     parser.add_argument("--tables", default="features,time,recipes,stages,memory")
     parser.add_argument("--sets", default="demo0,demo1,demo2,digits,clipart", help="of recipes and stages")
     parser.add_argument("--clip-art", type=Path, default=CLIP_ART, help="folder of openclipart-png")
+    parser.add_argument("--errors", default="as filed,anywhere,pairs,clumps", help="of recipes: kinds of wrong labels")
     parser.add_argument("--seeds", type=int, default=3, help="of recipes: splits and errors")
     parser.add_argument("--stage-epochs", type=int, default=2, help="of stage 2")
     parser.add_argument("--images-per-class", type=int, default=60)
@@ -371,7 +371,9 @@ if __name__ == "__main__":
     if "time" in chosen:
         compare_times(*pictures, options.epochs)
     if "recipes" in chosen:
-        compare_recipes(options.sets.split(","), options.seeds, options.work_dir, options.clip_art)
+        compare_recipes(
+            options.sets.split(","), options.errors.split(","), options.seeds, options.work_dir, options.clip_art
+        )
     if "stages" in chosen:
         compare_stages(options.sets.split(","), options.work_dir, options.clip_art, options.stage_epochs)
     if "memory" in chosen:

@@ -10,7 +10,6 @@ import numpy as np
 from scipy.spatial.distance import pdist
 from scipy.special import softmax
 from sklearn.cluster import KMeans
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import randomized_svd
@@ -20,6 +19,7 @@ from nsfwlib.labels.rows import EPS, UNLABELLED, encode, group_codes, normalised
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the head's C, from strong to weak regularisation
 BENT_STRENGTHS = (1e-2, 1e-1, 1.0, 10.0)  # likewise, for the head on bent features
 SHRINKAGE = (0.3,)  # of the clouds' common covariance towards a sphere; .5, or Ledoit and Wolf's, rank .003 worse
+HEAD_SHRINKAGE = (0.1,)  # of a head: by its own loss, too sure without a share, .9 would win and be worse
 LANDMARKS = 400
 DIMENSIONS = 256  # wider blocks are projected on this many principal components
 FOLDS = 5
@@ -32,7 +32,7 @@ CHUNK = 16_384  # rows at a time where a whole float32 copy would not fit
 
 
 class LinearHead(NamedTuple):
-    """Multinomial logistic regression on (N, D) features: probabilities are softmax((X - mean) @ kernel + bias)."""
+    """A head whose log-odds are linear in (N, D) features: probabilities are softmax((X - mean) @ kernel + bias)."""
 
     classes_: np.ndarray  # (K,) in the order that was given
     mean: np.ndarray  # (D,)
@@ -59,12 +59,14 @@ def fit_head(
     classes: Sequence[Hashable] | None = None,
     groups: Any = None,
     weights: np.ndarray | None = None,
+    clouds: bool = False,
     seed: int = 0,
 ) -> LinearHead:
     """Fit the head that judges labels on all valid rows: that of 02's first stage, and of 03's comparison.
 
     `features` is (N, D) (concatenate blocks); unlabelled rows and rows with NaN are left out; `weights` (N,) say how
-    much each row counts. The strength of its penalty is chosen by out-of-fold log-loss, folds by `groups`.
+    much each row counts. It is multinomial logistic regression, the strength of its penalty chosen by out-of-fold
+    log-loss, folds by `groups`; or, with `clouds`, a shrunken linear discriminant, whose log-odds are too sure.
     """
     codes, classes = encode(labels, classes)
     values, n_classes = np.asarray(features), len(classes)
@@ -73,13 +75,14 @@ def fit_head(
         raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
     mean, directions = _directions(values, valid, seed)
     x, group = _project(values, valid, mean, directions), group_codes(groups, len(codes))
-    probs, strength = out_of_fold_probs(x, codes, valid, n_classes, group, seed, weights=weights)
+    options = {"strengths": HEAD_SHRINKAGE if clouds else STRENGTHS, "weights": weights, "clouds": clouds}
+    probs, strength = out_of_fold_probs(x, codes, valid, n_classes, group, seed, **options)
     kernel, bias, present = np.zeros((len(mean), n_classes)), np.full(n_classes, -np.inf), np.unique(codes[valid])
     bias[present] = 0
     if len(present) > 1:
-        counts = None if weights is None else np.asarray(weights)[valid]
-        model = _logistic(strength).fit(x[valid], codes[valid], counts)
-        halves = [[-0.5], [0.5]] if len(present) == 2 else [[1.0]]  # of two classes scikit-learn keeps one difference
+        counts = np.ones(valid.sum()) if weights is None else np.asarray(weights)[valid]
+        model = (_Clouds if clouds else _logistic)(strength).fit(x[valid], codes[valid], counts)
+        halves = [[-0.5], [0.5]] if len(model.coef_) == 1 else [[1.0]]  # scikit-learn keeps one difference of two
         kernel[:, present] = directions @ (model.coef_ * halves).T
         bias[present] = (model.intercept_[:, None] * halves).ravel()
     return LinearHead(np.array(classes), mean, kernel, bias, probs)
@@ -109,7 +112,7 @@ def out_of_fold_probs(
     rows = np.flatnonzero(usable)
     taught, stands_for = _taught(codes, rows, seed)
     stands_for = stands_for * weights[taught]
-    models = [LinearDiscriminantAnalysis("lsqr") if clouds else _logistic(strengths[0]) for _ in range(FOLDS)]
+    models = [(_Clouds if clouds else _logistic)(strengths[0]) for _ in range(FOLDS)]
     best, least, chosen = np.full((len(codes), n_classes), EPS), np.inf, strengths[0]
     for strength in strengths:
         probs = np.full((len(codes), n_classes), EPS)
@@ -118,7 +121,8 @@ def out_of_fold_probs(
             present = np.unique(codes[train])
             can_tell = len(train) > len(present) > 1
             if can_tell:
-                _teach(model, strength, x[train].astype(np.float32), codes[train], stands_for[fold[taught] != k])
+                model.C = strength
+                model.fit(x[train].astype(np.float32), codes[train], stands_for[fold[taught] != k])
             for part in (test[block] for block in chunks(len(test))):
                 says = model.predict_proba(x[part].astype(np.float32)) if can_tell else 1.0
                 probs[part[:, None], present] = says
@@ -131,13 +135,31 @@ def out_of_fold_probs(
     return best, chosen
 
 
-def _teach(model: Any, strength: float, x: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> None:
-    if isinstance(model, LogisticRegression):
-        model.set_params(C=strength).fit(x, codes, counts)
-        return
-    size = np.bincount(codes, counts)
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a class of one row: it has no spread
-        model.set_params(shrinkage=strength, priors=size[size > 0] / size.sum()).fit(x, codes)
+class _Clouds:
+    """Linear discriminant: each class is a Gaussian cloud of one shape, its covariance shrunk by C towards a sphere.
+
+    Rows have weights, which scikit-learn's does not heed.
+    """
+
+    def __init__(self, C: float) -> None:
+        self.C = C
+
+    def fit(self, x: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> _Clouds:
+        """On (N, D) features; rows count as often as `counts` (N,) say."""
+        self.classes_, codes = np.unique(codes, return_inverse=True)
+        share = np.eye(len(self.classes_))[codes] * counts[:, None]
+        size = np.maximum(share.sum(axis=0), EPS)
+        means = (share / size).T @ x
+        spread = (x - means[codes]) * np.sqrt(counts / size.sum())[:, None]
+        common = spread.T @ spread
+        sphere = np.eye(len(common)) * np.trace(common) / len(common)
+        self.coef_ = np.linalg.lstsq((1 - self.C) * common + self.C * sphere, means.T, rcond=None)[0].T
+        self.intercept_ = np.log(size / size.sum()) - (means * self.coef_).sum(axis=1) / 2
+        return self
+
+    def predict_proba(self, x: np.ndarray) -> np.ndarray:
+        """(N, K), columns as `classes_`."""
+        return softmax(x @ self.coef_.T + self.intercept_, axis=1)
 
 
 def _taught(codes: np.ndarray, rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:

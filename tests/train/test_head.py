@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tiny import awakened, bright_and_dark, lopsided
 
 from nsfwlib.data import images
@@ -116,13 +117,12 @@ def test_the_head_is_the_one_solution_on_the_features_and_answers_inside_the_mod
     features = rng.normal(3, 2, (24, WIDTH)).astype(np.float16)
     features[:12, :400] += 3
     history = head.train_head(classifier, features, labels, splits)
-    fitted, share = (
-        fit_head(features[splits.eq("train")], labels[splits.eq("train")]),
-        history.attrs["blocks"][0]["share"],
-    )
+    rows = splits.eq("train")
+    heads = [fit_head(features[rows], labels[rows], clouds=clouds) for clouds in (False, True)]
     found = np.log(head_model(classifier).predict(features.astype(np.float32), verbose=0))
-    expected = share * np.log(fitted.predict_proba(features))
-    assert np.allclose(np.diff(found), np.diff(expected), atol=1e-2) and share > 0
+    share = [record["share"] for record in history.attrs["blocks"]]
+    expected = sum(part * np.log(one.predict_proba(features)) for one, part in zip(heads, share, strict=True))
+    assert np.allclose(np.diff(found), np.diff(expected), atol=1e-2) and max(share) > 0
     assert history[["stage", "epoch", "val_accuracy"]].values.tolist() == [["head", 1, 1.0]]
 
 
@@ -153,8 +153,10 @@ def test_a_block_counts_by_what_it_tells_of_rows_that_its_head_never_saw(data, c
     features = rng.normal(0, 1, (160, 64 + WIDTH)).astype(np.float32)  # 1280 columns of noise: to be known by heart
     features[:, :8] += np.where(labels.eq("dark"), 1.2, 0)[:, None]
     history = head.train_head(wide, features, labels, splits)
-    low, top = history.attrs["blocks"]
-    assert low["share"] > 0.7 > 0.2 > top["share"] and low["low"] < low["log_loss"] < low["high"] < top["log_loss"]
+    records = history.attrs["blocks"]
+    assert [(r["block"], r["head"]) for r in records] == [(b, k) for b in (LOW, TOP) for k in ("logistic", "clouds")]
+    low, clouds, top, _ = records
+    assert low["share"] + clouds["share"] > 0.7 and low["low"] < low["log_loss"] < low["high"] < top["log_loss"]
     assert history["val_accuracy"][0] > 0.85
     answers = head_model(wide).predict(features[100:], verbose=0)
     assert np.mean(answers.argmax(axis=1) == (np.arange(100, 160) % 2)) == history["val_accuracy"][0]
@@ -232,3 +234,14 @@ def test_a_class_called_like_a_column_of_the_predictions_is_refused():
     table = pd.DataFrame({"path": ["a.jpg"], "split": ["val"]})
     with pytest.raises(ValueError, match="called like a column of a table, or like a decision: split"):
         head.predictions_table(table, np.ones((1, 2)) / 2, ["cat", "split"])
+
+
+def test_clouds_are_the_shrunken_discriminant_and_a_row_of_weight_two_counts_as_two(rng):
+    x = rng.normal(0, 1, (90, 6)).astype(np.float32)
+    labels, counts = np.arange(90) % 3, rng.integers(0, 3, 90)
+    x[:, 0] += 2 * labels
+    mine = fit_head(x, labels, weights=counts, clouds=True).predict_proba(x)
+    twice = np.repeat(np.arange(90), counts)
+    scaled = (x - x.mean(axis=0)) / x.std(axis=0)
+    theirs = LinearDiscriminantAnalysis("lsqr", shrinkage=0.1).fit(scaled[twice], labels[twice]).predict_proba(scaled)
+    assert np.allclose(mine, theirs, atol=1e-4)
