@@ -193,21 +193,17 @@ def group_folds(codes: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
 
 
 def sub_kinds(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Clusters (N,) within each given class, from 0 on: SUB_KINDS, or one for five groups; none divides a group.
-
-    Below 0, near-duplicate groups of rows without a label or features, or in classes of fewer than ten groups.
-    """
+    """Clusters (N,) of whole groups within a given class, SUB_KINDS or one for five groups; below 0, groups in none."""
     _, first, place = np.unique(groups, return_index=True, return_inverse=True)
     kinds = -1 - np.arange(len(first))
     for code in np.unique(codes[codes != UNLABELLED]):
         rows = np.flatnonzero((codes[first] == code) & valid[first])
-        n_clusters, after = min(SUB_KINDS, len(rows) // 5), kinds.max() + 1
+        n_clusters = min(SUB_KINDS, len(rows) // 5)
         if n_clusters > 1:
             model, known = KMeans(n_clusters, n_init=1, random_state=seed), sampled(rows, COMPONENT_SAMPLE, seed)
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # of fewer distinct rows than clusters
                 model.fit(x[first[known]])
-            for part in (rows[block] for block in chunks(len(rows))):
-                kinds[part] = after + model.predict(x[first[part]])
+            kinds[rows] = kinds.max() + 1 + model.predict(x[first[rows]])
     return kinds[place]
 
 
