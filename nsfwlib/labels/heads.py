@@ -19,7 +19,7 @@ from nsfwlib.labels.rows import EPS, UNLABELLED, encode, group_codes, normalised
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the head's C, from strong to weak regularisation
 BENT_STRENGTHS = (1e-2, 1e-1, 1.0, 10.0)  # likewise, for the head on bent features
 SHRINKAGE = (0.3,)  # of the clouds' common covariance towards a sphere; .5, or Ledoit and Wolf's, rank .003 worse
-HEAD_SHRINKAGE = (0.1,)  # of a head: by its own loss, too sure without a share, .9 would win and be worse
+FLOOR = 1e-30  # the least probability out of fold that such a head gives a class
 LANDMARKS = 400
 DIMENSIONS = 256  # wider blocks are projected on this many principal components
 FOLDS = 5
@@ -75,8 +75,9 @@ def fit_head(
         raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
     mean, directions = _directions(values, valid, seed)
     x, group = _project(values, valid, mean, directions), group_codes(groups, len(codes))
-    options = {"strengths": HEAD_SHRINKAGE if clouds else STRENGTHS, "weights": weights, "clouds": clouds}
-    probs, strength = out_of_fold_probs(x, codes, valid, n_classes, group, seed, **options)
+    # Clouds are too sure: were that cut off out of fold, their log-odds would get too large a share of a sum.
+    how = {"strengths": SHRINKAGE, "clouds": True, "floor": FLOOR} if clouds else {"strengths": STRENGTHS}
+    probs, strength = out_of_fold_probs(x, codes, valid, n_classes, group, seed, weights=weights, **how)
     kernel, bias, present = np.zeros((len(mean), n_classes)), np.full(n_classes, -np.inf), np.unique(codes[valid])
     bias[present] = 0
     if len(present) > 1:
@@ -99,6 +100,7 @@ def out_of_fold_probs(
     strengths: Sequence[float] = STRENGTHS,
     weights: np.ndarray | None = None,
     clouds: bool = False,
+    floor: float = EPS,
 ) -> tuple[np.ndarray, float]:
     """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss.
 
@@ -126,7 +128,7 @@ def out_of_fold_probs(
             for part in (test[block] for block in chunks(len(test))):
                 says = model.predict_proba(x[part].astype(np.float32)) if can_tell else 1.0
                 probs[part[:, None], present] = says
-        probs = normalised(probs)
+        probs = normalised(probs, floor)
         loss = -np.average(np.log(probs[rows, codes[rows]]), weights=weights[rows]) if len(rows) else 0.0
         if loss >= least:
             break  # the loss has one minimum in C: weaker heads cost the most and win nothing

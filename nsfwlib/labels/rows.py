@@ -58,7 +58,7 @@ def check_probs(pred_probs: Any, n: int, k: int, *, gaps: bool = False) -> np.nd
     return probs
 
 
-def normalised(probs: np.ndarray) -> np.ndarray:
-    """Rows that sum to 1, none of them below EPS."""
-    probs = np.clip(probs, EPS, None)
+def normalised(probs: np.ndarray, least: float = EPS) -> np.ndarray:
+    """Rows that sum to 1, nothing in them below about `least`."""
+    probs = np.clip(probs, least, None)
     return probs / probs.sum(axis=1, keepdims=True)

@@ -102,7 +102,12 @@ def train_head(
 
 
 def _shares(odds: list[np.ndarray], targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """How much each block's log-odds count, 0 or more: what makes their sum explain the labels best."""
+    """How much each head's log-odds count, 0 or more: what makes their sum explain the labels best.
+
+    Labels are smoothed as by one more row of each class (Platt 1999): a few rows, all right, make nothing certain.
+    """
+    n, k = targets.shape
+    targets = (n * targets + 1) / (n + k)
 
     def loss(share: np.ndarray) -> float:
         return np.average(_losses(np.tensordot(share, odds, 1), targets), weights=counts)

@@ -9,7 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tiny import awakened, bright_and_dark, lopsided
 
 from nsfwlib.data import images
-from nsfwlib.labels import fit_head
+from nsfwlib.labels import fit_head, heads
 from nsfwlib.model import build, features
 from nsfwlib.model.classifier import feature_model, head_model, save_model, with_head
 from nsfwlib.model.features import bottleneck_features, row_positions
@@ -157,7 +157,7 @@ def test_a_block_counts_by_what_it_tells_of_rows_that_its_head_never_saw(data, c
     assert [(r["block"], r["head"]) for r in records] == [(b, k) for b in (LOW, TOP) for k in ("logistic", "clouds")]
     low, clouds, top, _ = records
     assert low["share"] + clouds["share"] > 0.7 and low["low"] < low["log_loss"] < low["high"] < top["log_loss"]
-    assert history["val_accuracy"][0] > 0.85
+    assert history["val_accuracy"][0] > 0.8
     answers = head_model(wide).predict(features[100:], verbose=0)
     assert np.mean(answers.argmax(axis=1) == (np.arange(100, 160) % 2)) == history["val_accuracy"][0]
 
@@ -236,6 +236,17 @@ def test_a_class_called_like_a_column_of_the_predictions_is_refused():
         head.predictions_table(table, np.ones((1, 2)) / 2, ["cat", "split"])
 
 
+def test_few_rows_do_not_make_a_model_too_sure(classifier, rng):
+    """Forty rows, all of them right out of fold, ask for shares without an end."""
+    wide = with_head(classifier, ["bright", "dark"], blocks=[LOW, TOP])
+    labels = pd.Series(np.array(["bright", "dark"])[np.arange(440) % 2])
+    splits = pd.Series(np.where(np.arange(440) < 40, "train", "val"))
+    features = rng.normal(0, 1, (440, 64 + WIDTH)).astype(np.float32)
+    features[:, :64] += rng.normal(0, 0.5, (2, 64))[np.arange(440) % 2]
+    history = head.train_head(wide, features, labels, splits)
+    assert history["val_loss"][0] < 0.15 and history["val_accuracy"][0] > 0.95
+
+
 def test_clouds_are_the_shrunken_discriminant_and_a_row_of_weight_two_counts_as_two(rng):
     x = rng.normal(0, 1, (90, 6)).astype(np.float32)
     labels, counts = np.arange(90) % 3, rng.integers(0, 3, 90)
@@ -243,5 +254,9 @@ def test_clouds_are_the_shrunken_discriminant_and_a_row_of_weight_two_counts_as_
     mine = fit_head(x, labels, weights=counts, clouds=True).predict_proba(x)
     twice = np.repeat(np.arange(90), counts)
     scaled = (x - x.mean(axis=0)) / x.std(axis=0)
-    theirs = LinearDiscriminantAnalysis("lsqr", shrinkage=0.1).fit(scaled[twice], labels[twice]).predict_proba(scaled)
+    theirs = (
+        LinearDiscriminantAnalysis("lsqr", shrinkage=heads.SHRINKAGE[0])
+        .fit(scaled[twice], labels[twice])
+        .predict_proba(scaled)
+    )
     assert np.allclose(mine, theirs, atol=1e-4)
