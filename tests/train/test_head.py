@@ -157,7 +157,7 @@ def test_a_block_counts_by_what_it_tells_of_rows_that_its_head_never_saw(data, c
     assert [(r["block"], r["head"]) for r in records] == [(b, k) for b in (LOW, TOP) for k in ("logistic", "clouds")]
     low, clouds, top, _ = records
     assert low["share"] + clouds["share"] > 0.7 and low["low"] < low["log_loss"] < low["high"] < top["log_loss"]
-    assert history["val_accuracy"][0] > 0.8
+    assert history["val_accuracy"][0] >= 0.85
     answers = head_model(wide).predict(features[100:], verbose=0)
     assert np.mean(answers.argmax(axis=1) == (np.arange(100, 160) % 2)) == history["val_accuracy"][0]
 
