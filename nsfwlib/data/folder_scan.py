@@ -22,9 +22,9 @@ from nsfwlib.files import table_path
 
 DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
 UNLABELLED = ("unlabelled", "unlabeled")
-_COLUMNS = "path sha256 split group frames given_label label predicted problem detail scored_by decision"
+_COLUMNS = "path sha256 split group frames given_label label weight predicted problem detail scored_by decision"
 DECISION_WORDS = ("keep", "drop", "unsure", "escalate", "undo", "redo")  # what a line of the journal says but a class
-RESERVED = frozenset({*_COLUMNS.split(), *DECISION_WORDS})  # no class is called so: a class is a column, and a decision
+RESERVED = frozenset({*_COLUMNS.split(), *DECISION_WORDS, "unsafe_score"})  # a class is a column, and a decision
 OUTSIDE = "skipped: not in a class folder"
 
 

@@ -34,7 +34,7 @@ def comparable_rows(
     """
     rows = audit.set_index("path").assign(label=verdict.to_numpy(object))
     rows["weight"] = audited_rows(audit, verdict, class_names=class_names)["weight"]
-    scored = np.all([some.loc[rows.index, "unsafe"].notna() for some in detectors.values()], axis=0)
+    scored = np.all([some.loc[rows.index, "unsafe_score"].notna() for some in detectors.values()], axis=0)
     due = int((rows["picked"] & rows["label"].isna()).sum())
     notes = [f"{due:,} of {audit['picked'].sum():,} picked pictures have no answer."] if due else []
     notes += [] if scored.all() else [f"{(~scored).sum():,} pictures are left out: not all detectors scored them."]
@@ -74,11 +74,11 @@ def compare_detectors(
     for name, detector in detectors.items():
         found: dict[str, Any] = {"detector": name}
         if has_classes(detector):
-            probs = detector.drop(columns="unsafe").loc[rows.index]
+            probs = detector.drop(columns="unsafe_score").loc[rows.index]
             scores = audited_scores(rows["label"], probs.to_numpy(), rows, class_names=list(probs), seed=seed)
             for measure, *values in scores[["score", "value", "low", "high"]].head(2).itertuples(index=False):
                 found |= _with_ends({"accuracy": "class accuracy"}.get(measure, measure), *values)
-        score, cut = detector.loc[answered.index, "unsafe"].to_numpy(), (thresholds or {}).get(name, 0.5)
+        score, cut = detector.loc[answered.index, "unsafe_score"].to_numpy(), (thresholds or {}).get(name, 0.5)
         point, *others = [_rankings(score, *end, cut=cut, prevalence=prevalence) for end in drawn]
         for measure, (value,) in point.items():
             ends = np.quantile([some[measure] for some in others], tails(), axis=1)  # wrongly ranked, a rate rises
@@ -191,10 +191,10 @@ def _parts(scores: pd.DataFrame, answered: pd.DataFrame, unsafe: np.ndarray, mea
     """What each answered row adds: they sum to the measure, or to twice the AUROC, once over either side."""
     weight, label = answered["weight"].to_numpy(), answered["label"]
     if measure != "AUROC":
-        right = scores.drop(columns="unsafe").idxmax(axis=1).eq(label).to_numpy()
+        right = scores.drop(columns="unsafe_score").idxmax(axis=1).eq(label).to_numpy()
         of_class = answered.groupby("label")["weight"].transform("sum") * label.nunique()
         return weight * right / (of_class.to_numpy() if measure != "accuracy" else weight.sum())
-    parts, score = np.zeros(len(answered)), scores["unsafe"].to_numpy()
+    parts, score = np.zeros(len(answered)), scores["unsafe_score"].to_numpy()
     for side in (unsafe, ~unsafe):
         order = np.argsort(score[~side], kind="stable")
         below = np.cumsum(np.r_[0, weight[~side][order]]) / weight[~side].sum()

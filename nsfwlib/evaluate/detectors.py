@@ -36,8 +36,9 @@ def read_detector(
             its labels are our classes. Where any label says no more than safe or unsafe, so does the detector.
 
     Returns:
-        Indexed by path, in the order of `images`: a probability a class, where classes map; `unsafe`, how unsafe it is,
-        in [0, 1]: the sum of its unsafe labels where scores sum to 1, else the highest. NaN where it has no score.
+        Indexed by path, in the order of `images`: a probability a class, where classes map; `unsafe_score`, how unsafe
+        it is, in [0, 1]: the sum of its unsafe labels where scores sum to 1, else the highest. NaN where it has no
+        score.
 
     Raises:
         ValueError: labels unknown or unmapped, scores outside [0, 1], neither `path` nor `sha256`, or less than half of
@@ -64,7 +65,7 @@ def read_detector(
     if all(targets[name] in class_names for name in used):
         for name in class_names:
             found[name] = values[[label for label in used if targets[label] == name]].sum(axis=1, skipna=False)
-    return found.assign(unsafe=added.where(one.sub(1).abs().lt(0.01), most).where(one.notna())).astype(float)
+    return found.assign(unsafe_score=added.where(one.sub(1).abs().lt(0.01), most).where(one.notna())).astype(float)
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -82,7 +83,7 @@ def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequen
         raise ValueError(f"Labels are mapped to one of {[*known[:-1]]}, or '' to ignore one. Received: {strange}.")
     columns = [name for name in targets if name in table]
     maxima = [f"{name}_max" for name in columns if f"{name}_max" in table]
-    numbers = table.drop(columns=["path", "sha256", *NO_LABELS], errors="ignore")
+    numbers = table.drop(columns=["path", "sha256", *(set(NO_LABELS) - set(targets))], errors="ignore")
     numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
     other = [
         name
@@ -138,7 +139,7 @@ def is_wrong(
     """
     rows = detector.loc[labels.index]
     if has_classes(detector) and not sides:
-        wrong = rows.drop(columns="unsafe").fillna(-1).idxmax(axis=1).ne(labels)
+        wrong = rows.drop(columns="unsafe_score").fillna(-1).idxmax(axis=1).ne(labels)
     else:
-        wrong = rows["unsafe"].ge(threshold).ne(labels.isin(list(unsafe_classes)))
-    return wrong & rows["unsafe"].notna()
+        wrong = rows["unsafe_score"].ge(threshold).ne(labels.isin(list(unsafe_classes)))
+    return wrong & rows["unsafe_score"].notna()

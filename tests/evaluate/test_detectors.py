@@ -49,19 +49,19 @@ def test_a_table_of_another_label_space_is_read_by_content_or_path_and_from_any_
         found = evaluate.read_detector(
             tmp_path / f"a.{end}", images, mapping={"nsfw": "unsafe", "normal": "safe"}, **SPACE
         )
-        assert list(found) == ["unsafe"] and list(found.index) == list(images["path"])
-        assert np.allclose(found["unsafe"], np.linspace(1, 0, 6)), end
+        assert list(found) == ["unsafe_score"] and list(found.index) == list(images["path"])
+        assert np.allclose(found["unsafe_score"], np.linspace(1, 0, 6)), end
 
 
 def test_scores_that_do_not_sum_to_one_count_by_their_worst_label_and_maxima_over_frames_count():
     _, images, _ = world(2, {})
     table = pd.DataFrame({"path": images["path"], "gun": [0.6, 0.1], "blood": [0.7, 0.2], "frames": [3, 1]})
     to = {"gun": "unsafe", "blood": "unsafe"}
-    assert evaluate.read_detector(table, images, mapping=to, **SPACE)["unsafe"].tolist() == [0.7, 0.2]
+    assert evaluate.read_detector(table, images, mapping=to, **SPACE)["unsafe_score"].tolist() == [0.7, 0.2]
     table = pd.DataFrame(
         {"path": images["path"], "drawings": [0.5, 1], "neutral": [0.2, 0], "porn": [0.3, 0], "porn_max": [0.9, 0]}
     )
-    assert evaluate.read_detector(table, images, **SPACE)["unsafe"].tolist() == [0.9, 0]
+    assert evaluate.read_detector(table, images, **SPACE)["unsafe_score"].tolist() == [0.9, 0]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,22 @@ def test_what_cannot_be_compared_is_a_sentence(change, mapping, sentence):
     with pytest.raises(ValueError) as error:
         evaluate.read_detector(table, images, mapping=mapping, **SPACE)
     assert sentence in str(error.value)
+
+
+def test_classes_called_safe_and_unsafe_are_classes_like_others(tmp_path):
+    images = world(8, {})[1].assign(label=["safe", "unsafe"] * 4)
+    table = pd.DataFrame({"path": images["path"], "safe": [0.9, 0.1] * 4, "unsafe": [0.1, 0.9] * 4})
+    space = {"class_names": ["safe", "unsafe"], "unsafe_classes": ["unsafe"]}
+    found = {"a": evaluate.read_detector(table, images, **space)}
+    labels = images.set_index("path")["label"]
+    assert not evaluate.is_wrong(found["a"], labels, unsafe_classes=["unsafe"]).any()
+    audit = evaluate.shared_audit(tmp_path, images, found, budget=8, **space)
+    rows = evaluate.comparable_rows(found, audit, audit["label"], class_names=["safe", "unsafe"])
+    compared = evaluate.compare_detectors(found, rows, unsafe_classes=["unsafe"], prevalence=0.01)
+    assert compared["class accuracy"].tolist() == [1] == compared["AUROC"].tolist()
+    as_sides = {"class_names": ["unsafe", "worse", "x"], "unsafe_classes": ["worse", "unsafe"]}
+    three = pd.DataFrame({"path": images["path"], "unsafe": 0.2, "worse": 0.3, "x": 0.5, "width": 100})
+    assert np.allclose(evaluate.read_detector(three, images, **as_sides)[["unsafe", "unsafe_score"]], [0.2, 0.5])
 
 
 def test_pictures_without_a_score_are_left_out_and_counted(tmp_path):
@@ -133,7 +149,7 @@ def test_rankings_by_weights_are_those_of_scikit_learn(rng):
 
 def test_numbers_of_the_comparison_are_in_intervals_that_hold_the_truth(tmp_path):
     true, images, found = world(800, {"a": 2.5, "sides only": 1.5})
-    found["sides only"] = found["sides only"][["unsafe"]]
+    found["sides only"] = found["sides only"][["unsafe_score"]]
     audit, verdict = answered(tmp_path, true, images, found, budget=240)
     rows = evaluate.comparable_rows(found, audit, verdict, class_names=NAMES)
     table = evaluate.compare_detectors(found, rows, unsafe_classes=["porn"], prevalence=0.01).set_index("detector")
@@ -141,7 +157,7 @@ def test_numbers_of_the_comparison_are_in_intervals_that_hold_the_truth(tmp_path
     accuracy = (found["a"][NAMES].idxmax(axis=1).to_numpy() == true).mean()
     assert table.loc["a", "class accuracy_low"] < accuracy < table.loc["a", "class accuracy_high"]
     for name, some in found.items():
-        exact = _rankings(some["unsafe"].to_numpy(), true == "porn", np.ones((800, 1)), 0, cut=0.5, prevalence=0.01)
+        exact = _rankings(some["unsafe_score"].to_numpy(), true == "porn", np.ones((800, 1)), 0, cut=0.5, prevalence=0.01)
         for measure, (value,) in exact.items():
             assert table.loc[name, f"{measure}_low"] <= value <= table.loc[name, f"{measure}_high"], (name, measure)
     assert table.index[0] == "a" and table.loc["a", "recall at FPR 0.1 %_low"] == 0, "too few safe pictures to know"

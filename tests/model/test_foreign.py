@@ -102,7 +102,7 @@ def test_open_nsfw_answers_as_in_its_own_package_and_finds_safe_photographs_safe
     images = table[["path"]].assign(sha256=table["path"])
     space = {"class_names": ["neutral", "porn"], "unsafe_classes": ["porn"]}
     found = evaluate.read_detector(table, images, mapping={"safe": "safe", "nsfw": "unsafe"}, **space)
-    assert list(found) == ["unsafe"] and found["unsafe"].max() < 0.5
+    assert list(found) == ["unsafe_score"] and found["unsafe_score"].max() < 0.5
 
 
 def test_each_frame_of_a_video_has_a_row_with_its_time(tmp_path):
