@@ -190,7 +190,7 @@ def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     )  # fmt: skip
     ax.tick_params(length=0, rotation=0)
     share = f" ({shade.sum() / total:.1%})" if total else ""
-    title = f"About {shade.sum():,.0f} of {total:,.0f} labels wrong{share}"
+    title = f"About {shade.sum():,.0f} of {total:,.0f} labels seem wrong{share}"
     ax.set(xlabel="class believed true", ylabel="given label", title=title)
     return ax
 

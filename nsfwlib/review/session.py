@@ -329,11 +329,14 @@ class ReviewSession:
         }
 
     def base_rate(self) -> dict[str, float]:
-        """Share of wrong labels on the control pages, with its 95 % interval: rows, errors, rate, low, high.
+        """Share of wrong labels on control pages that are done, with its 95 % interval: rows, errors, rate, low, high.
 
-        Rows decided "unsure" or "escalate" and those still open count for nothing.
+        What is decided on the others was so elsewhere, as a suspect, and is no random part. Rows decided "unsure" or
+        "escalate" count for nothing.
         """
-        drawn = self._outcome[self.queue["is_control"].to_numpy()]
+        pages = self.pages()
+        done = pages["is_control"] & pages["decided"].eq(pages["rows"])
+        drawn = self._outcome[done.to_numpy()[self._page_of]]
         errors, kept = (int(np.isin(drawn, codes).sum()) for codes in ([RELABELLED, DROP], [KEPT]))
         n = errors + kept
         low, high = jeffreys(np.array([errors]), np.array([n])) if n else ([0.0], [1.0])

@@ -226,7 +226,7 @@ def test_noise_matrix_shades_only_what_is_wrong():
     ax = plot_noise_matrix(noise)
     assert texts(ax) == ["90", "10", "·", "100"]
     assert ax.collections[0].get_array().ravel().tolist() == [0, 10, 0.2, 0]
-    assert ax.get_title(loc="left") == "About 10 of 200 labels wrong (5.1%)"
+    assert ax.get_title(loc="left") == "About 10 of 200 labels seem wrong (5.1%)"
 
 
 # ── Suspicion ───────────────────────────────────────────────────────────────────────────────────

@@ -412,6 +412,17 @@ def test_the_base_rate_is_measured_on_control_pages(path):
     assert rate["low"] < queue["wrong"].mean() < rate["high"]
 
 
+def test_suspects_decided_before_their_control_page_came_are_no_base_rate(path):
+    queue = make_queue(400)
+    session = open_session(queue, path, page_size=20, control_every=3)
+    for row in session.queue.query("is_control and wrong").itertuples():
+        session.decide(row.path, row.suggested)
+    assert session.base_rate()["rows"] == 0, "all errors, and nobody has gone through a control page"
+    for row in session.queue[session.queue["page"].eq(3)].itertuples():
+        session.decide(row.path, row.suggested if row.wrong else "keep")
+    assert session.base_rate()["rows"] == 20
+
+
 def test_neighbours_come_from_outside_the_group_nearest_first():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(50, 8)).astype(np.float16)
