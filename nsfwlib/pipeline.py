@@ -142,7 +142,10 @@ def summary(run_dir: Path) -> pd.Series:
 def _next(run_dir: Path, data_dir: Any) -> str:
     """What to do with the suspects of a run on one's own data, as a command; "" for the demo, which has no reviewer."""
     table = run_dir / "label_issues.parquet"
-    count = int(pd.read_parquet(table, columns=["is_issue"])["is_issue"].sum()) if data_dir and table.exists() else 0
+    if not (data_dir and table.exists()):
+        return ""
+    issues = pd.read_parquet(table, columns=["is_issue", "split"])
+    count = int((issues["is_issue"] & issues["split"].ne("test")).sum())  # review shows none of `test`
     if not count:
         return ""
     return (

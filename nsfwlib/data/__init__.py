@@ -1,5 +1,6 @@
 """What is in the folders, and what is wrong with it? From a folder of images to the images table.
 
+DEFAULT_CLASSES The five of 2019
 SPLITS          train, val and test, in this order
 REASONS         Why a file is left out → what that means, in a sentence
 MAX_BYTES       Files larger than that are not read

@@ -76,6 +76,7 @@ from .thresholds import (
     at_threshold as at_threshold,
     threshold_curve as threshold_curve,
     unsafe_score as unsafe_score,
+    unsafe_side as unsafe_side,
 )
 from .traffic import (
     clip_scores as clip_scores,

@@ -41,9 +41,11 @@ def read_detector(
         score.
 
     Raises:
-        ValueError: labels unknown or unmapped, scores outside [0, 1], neither `path` nor `sha256`, or less than half of
-            the pictures are in the table.
+        ValueError: no unsafe class, labels unknown or unmapped, scores outside [0, 1], neither `path` nor `sha256`, or
+            less than half of the pictures are in the table.
     """
+    if not {*unsafe_classes} & {*class_names}:
+        raise ValueError(f"Expected unsafe_classes to be some of {[*class_names]}. Received: {[*unsafe_classes]}.")
     table = source if isinstance(source, pd.DataFrame) else _read(Path(source))
     named = "the table" if isinstance(source, pd.DataFrame) else os.fspath(source)
     targets = {name: name for name in class_names} if mapping is None else dict(mapping)

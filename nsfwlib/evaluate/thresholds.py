@@ -1,11 +1,14 @@
 """Safe or unsafe: what does a threshold do, here and where unsafe uploads are rarer?"""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from nsfwlib import runs
+from nsfwlib.data import DEFAULT_CLASSES
 from nsfwlib.evaluate.intervals import Groups, Weights, jeffreys, share_interval, tails
 from nsfwlib.labels import group_codes
 
@@ -19,6 +22,17 @@ class Judged(NamedTuple):
     score: np.ndarray  # (N,) higher is more unsafe
     weights: Any = None  # (N,) NaN or 0 where nobody looked; None: all count equally
     groups: Any = None  # (N,) near-duplicate group
+
+
+def unsafe_side(asked: Sequence[str], class_names: Sequence[str], *, run_dir: Path) -> list[str]:
+    """The classes to be flagged: `asked`; where those are the five's and none of these, what 04 was told of this run.
+
+    Empty where that is nothing.
+    """
+    if asked and set(asked) <= set(DEFAULT_CLASSES) - set(class_names):
+        record = Path(run_dir) / "metrics.json"
+        return list(runs.read_json(record).get("unsafe_classes", [])) if record.exists() else []
+    return list(asked)
 
 
 def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:

@@ -157,7 +157,9 @@ def test_numbers_of_the_comparison_are_in_intervals_that_hold_the_truth(tmp_path
     accuracy = (found["a"][NAMES].idxmax(axis=1).to_numpy() == true).mean()
     assert table.loc["a", "class accuracy_low"] < accuracy < table.loc["a", "class accuracy_high"]
     for name, some in found.items():
-        exact = _rankings(some["unsafe_score"].to_numpy(), true == "porn", np.ones((800, 1)), 0, cut=0.5, prevalence=0.01)
+        exact = _rankings(
+            some["unsafe_score"].to_numpy(), true == "porn", np.ones((800, 1)), 0, cut=0.5, prevalence=0.01
+        )
         for measure, (value,) in exact.items():
             assert table.loc[name, f"{measure}_low"] <= value <= table.loc[name, f"{measure}_high"], (name, measure)
     assert table.index[0] == "a" and table.loc["a", "recall at FPR 0.1 %_low"] == 0, "too few safe pictures to know"

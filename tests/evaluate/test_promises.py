@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
+from nsfwlib import evaluate, runs
 from nsfwlib.evaluate import audit as audits, promises, thresholds
 
 APART = 2.8  # standard deviations between safe and unsafe scores, so that true rates are known
@@ -163,3 +164,14 @@ def test_verdicts_of_an_audit_stand_for_those_nobody_asked_for():
     rows = audits.audited_rows(audit, verdict, class_names=["a", "b"])
     assert rows["weight"].sum() == pytest.approx(499) and rows["weight"]["0.jpg"] == 0
     assert rows["weight"]["1.jpg"] == 1 and rows["weight"]["20.jpg"] == 12 and rows["weight"]["499.jpg"] == 0
+
+
+def test_which_of_my_classes_are_unsafe_is_said_once_for_a_run(tmp_path):
+    default, mine = ["hentai", "porn", "sexy"], ["fine", "gore", "nudity"]
+    assert evaluate.unsafe_side(default, mine, run_dir=tmp_path) == [], "nobody has said"
+    runs.write_json({"unsafe_classes": ["gore"]}, tmp_path / "metrics.json")
+    assert evaluate.unsafe_side(default, mine, run_dir=tmp_path) == ["gore"]
+    assert evaluate.unsafe_side(["nudity"], mine, run_dir=tmp_path) == ["nudity"]
+    assert evaluate.unsafe_side(["gor"], mine, run_dir=tmp_path) == ["gor"], "a slip is for the error that follows"
+    assert evaluate.unsafe_side(default, ["neutral", "porn"], run_dir=tmp_path) == default
+    assert evaluate.unsafe_side([], mine, run_dir=tmp_path) == []
