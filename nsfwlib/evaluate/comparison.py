@@ -64,7 +64,7 @@ def compare_detectors(
     Returns:
         `detector`; `class accuracy` and `balanced accuracy` where classes map; `AUROC`, `AP` (average precision, at the
         share of unsafe among these pictures), `recall at FPR 1 %` and `0.1 %`; `recall`, `FPR` and `precision` at the
-        threshold.
+        threshold; no precision where nothing is flagged.
 
     Raises:
         ValueError: the answers know safe or unsafe pictures only.
@@ -81,7 +81,7 @@ def compare_detectors(
         score, cut = detector.loc[answered.index, "unsafe_score"].to_numpy(), (thresholds or {}).get(name, 0.5)
         point, *others = [_rankings(score, *end, cut=cut, prevalence=prevalence) for end in drawn]
         for measure, (value,) in point.items():
-            ends = np.quantile([some[measure] for some in others], tails(), axis=1)  # wrongly ranked, a rate rises
+            ends = np.nanquantile([some[measure] for some in others], tails(), axis=1)  # wrongly ranked, a rate rises
             found |= _with_ends(measure, value, min(ends[0].min(), value), max(ends[1].max(), value))
         table.append(found)
     return pd.DataFrame(table).sort_values("AUROC", ascending=False, kind="stable").reset_index(drop=True)
@@ -134,7 +134,7 @@ def _rankings(
     at = np.searchsorted(-steps, -cut, side="right")
     found |= {"recall": recall[at], "FPR": fpr[at]}
     right, wrong = prevalence * recall[at], (1 - prevalence) * fpr[at]
-    return found | {"precision": right / np.maximum(right + wrong, 1e-12)}
+    return found | {"precision": right / np.where(right + wrong > 0, right + wrong, np.nan)}
 
 
 def differences_to_best(

@@ -89,8 +89,10 @@ def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequen
     numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
     other = [
         name
-        for name in numbers.columns.difference(maxima)
-        if numbers[name].notna().any() and numbers[name].dropna().between(0, 1).all()
+        for name in numbers
+        if name.removesuffix("_max") not in set(numbers) - {name}  # else it goes with a label
+        and numbers[name].notna().any()
+        and numbers[name].dropna().between(0, 1).all()
     ]
     missing, unmapped = sorted(set(targets) - set(table)), sorted(set(other) - set(targets))
     if missing or unmapped or not any(targets.values()):

@@ -72,6 +72,7 @@ def test_scores_that_do_not_sum_to_one_count_by_their_worst_label_and_maxima_ove
         ({}, {"nsfw": "bad", "sfw": "safe"}, "Received: {'nsfw': 'bad'}"),
         ({"nsfw": [1.5, 0, 0, 0]}, {"nsfw": "unsafe", "sfw": "safe"}, "scores in [0, 1]"),
         ({"path": list("abcd")}, {"nsfw": "unsafe", "sfw": "safe"}, "about other pictures: it has 0 of 4"),
+        ({"nsfw_max": 1, "sfw_max": 1}, None, "Not in the mapping: ['nsfw', 'sfw']."),
     ],
 )
 def test_what_cannot_be_compared_is_a_sentence(change, mapping, sentence):
@@ -163,6 +164,16 @@ def test_numbers_of_the_comparison_are_in_intervals_that_hold_the_truth(tmp_path
         for measure, (value,) in exact.items():
             assert table.loc[name, f"{measure}_low"] <= value <= table.loc[name, f"{measure}_high"], (name, measure)
     assert table.index[0] == "a" and table.loc["a", "recall at FPR 0.1 %_low"] == 0, "too few safe pictures to know"
+
+
+def test_a_detector_that_flags_nothing_has_no_precision(tmp_path):
+    true, images, found = world(200, {"a": 2.0})
+    found["mute"] = found["a"][["unsafe_score"]] * 0.1
+    audit, verdict = answered(tmp_path, true, images, found, budget=200)
+    rows = evaluate.comparable_rows(found, audit, verdict, class_names=NAMES)
+    table = evaluate.compare_detectors(found, rows, unsafe_classes=["porn"], prevalence=0.01).set_index("detector")
+    assert table.loc["mute", "recall"] == 0 and np.isnan(table.loc["mute", "precision"])
+    assert table.loc["a", "precision_low"] < table.loc["a", "precision"] < table.loc["a", "precision_high"]
 
 
 def test_a_real_lead_is_named(tmp_path):
