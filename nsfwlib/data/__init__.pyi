@@ -19,6 +19,7 @@ from .folder_scan import (
     DECISION_WORDS as DECISION_WORDS,
     DEFAULT_CLASSES as DEFAULT_CLASSES,
     check_class_names as check_class_names,
+    check_there as check_there,
     check_usable as check_usable,
     may_be_class as may_be_class,
     scan as scan,

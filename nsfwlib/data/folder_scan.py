@@ -18,7 +18,7 @@ from nsfwlib.data.images import MAX_PIXELS, MOST_PIXELS
 from nsfwlib.data.inspection import COLUMNS
 from nsfwlib.data.layout import LAYOUTS, SPLIT_FOLDERS, is_skipped, layout_of, place, said_of, walk_files
 from nsfwlib.data.screening import LAW, load_hashes
-from nsfwlib.files import table_path
+from nsfwlib.files import file_path, table_path
 
 DEFAULT_CLASSES = ("drawings", "hentai", "neutral", "porn", "sexy")
 UNLABELLED = ("unlabelled", "unlabeled")
@@ -212,6 +212,17 @@ def check_usable(table: pd.DataFrame) -> list[str]:
         )
     check_class_names(classes)
     return classes
+
+
+def check_there(table: pd.DataFrame, data_dir: Path) -> None:
+    """A FileNotFoundError where usable pictures of the images table are gone from their places, with the way out."""
+    usable = table.loc[table["problem"].eq(""), "path"]
+    gone = [path for path in usable if not os.path.exists(file_path(data_dir, path))]  # noqa: PTH110 - of a million
+    if gone:
+        raise FileNotFoundError(
+            f"{len(gone):,} of {len(usable):,} pictures are no longer where notebook 01 saw them, first: {gone[0]} in "
+            f"{data_dir}. Put them back, or run 01_explore_data again with the same run_dir."
+        )
 
 
 def may_be_class(name: str) -> bool:
