@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 import papermill
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import LocalHandler, papermill_io
 from traitlets.config import Config
@@ -184,6 +185,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PapermillExecutionError as error:
         where = run_dir / "notebooks"
         sys.stderr.write(f"\n{error.ename}: {error.evalue}\nThe executed copy in {where} shows where.\n")
+        return 1
+    except DeadKernelError:
+        said = "The kernel was killed, most often for want of memory. What is finished was kept: run it again"
+        sys.stderr.write(f"\n{said}. The executed copy in {run_dir / 'notebooks'} shows where it was.\n")
         return 1
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{with_way_out(error, str(run_dir))}\n")

@@ -87,6 +87,12 @@ def test_a_failing_notebook_exits_non_zero_and_leaves_the_executed_copy_with_the
     assert len(errors) == 1 and len(errors[0]["traceback"]) == 1, "a sentence, no wall of traceback"
 
 
+def test_a_kernel_that_is_killed_is_a_sentence(tmp_path, capsys):
+    source = notebook(tmp_path / "x.ipynb", HEADER, "import os; os.kill(os.getpid(), 9)")
+    assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")]) == 1
+    assert "The kernel was killed" in capsys.readouterr().err
+
+
 def test_the_shell_command_names_a_parameter_that_no_notebook_has(capsys):
     with pytest.raises(SystemExit) as stop:
         pipeline.main(["--data-dirr", "x"])

@@ -682,3 +682,13 @@ def test_features_propose_what_no_hash_recognises(folder, tmp_path):
 def test_nothing_here_loads_tensorflow():
     code = "import sys, nsfwlib.data.folder_scan, nsfwlib.data.duplicates; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pictures_that_are_gone_since_the_scan_are_counted_and_named(tmp_path):
+    table = pd.DataFrame({"path": ["a/1.png", "a/2.png", "b/3.png"], "problem": ["", "", "truncated"]})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").touch()
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 pictures .* first: a/2.png .*run 01_explore_data again"):
+        folder_scan.check_there(table, tmp_path)
+    (tmp_path / "a" / "2.png").touch()
+    folder_scan.check_there(table, tmp_path)
