@@ -138,8 +138,9 @@ def audit_costs(
             answers = [np.where(larger["picked"], die < _foreseen(larger), np.nan) for die in dice]
             drawn = [audited_share(one, larger, expected=chance, seed=seed) for one in answers]
             rows[split, int(larger["picked"].sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])
-    costs = [(*row, width) for row, width in rows.items()]
-    return pd.DataFrame(costs, columns=["split", "pictures", "width"]).set_index("split")
+    costs = pd.DataFrame([(*row, width) for row, width in rows.items()], columns=["split", "pictures", "width"])
+    costs["width"] = costs.iloc[::-1].groupby("split")["width"].cummax()  # by luck of the dice fewer looks buy no more
+    return costs.set_index("split")
 
 
 def _foreseen(audit: pd.DataFrame) -> np.ndarray:
@@ -169,9 +170,9 @@ def audited_share(
     """Share of rows with an outcome, from the answered rows of an audit.
 
     Only picked rows count: anything looked at besides would bias the sample. Rows without an answer that came before
-    an answered one of their stratum were unsure, escalated or hidden. They are hardly a random part, so the interval,
-    which leaves them out, comes with one that holds whatever they are. All intervals are of 95 %, and about images like
-    these, not only these.
+    an answered one of their stratum were unsure, escalated or hidden, or the other was answered in another run's audit.
+    They are hardly a random part, so the interval, which leaves them out, comes with one that holds whatever they are.
+    All intervals are of 95 %, and about images like these, not only these.
 
     Args:
         outcome: (N,) 1 or 0 where known, NaN where not.
@@ -206,7 +207,8 @@ def audited_share(
     notes = [f"{waiting:,} picked images have no verdict yet."] if waiting else []
     if unsure.any():
         span = f"{worst[0]:.1%} to {worst[1]:.1%}"
-        notes.append(f"{unsure.sum():,} were unsure, escalated or hidden: whatever they are, it is {span}.")
+        why = "passed over (unsure, escalated, hidden, or not shown yet where an earlier audit answered the others)"
+        notes.append(f"{unsure.sum():,} were {why}: whatever they are, it is {span}.")
     notes += [f"No image was audited in: {', '.join(blind)}. Answer more, or raise audit_sizes."] if blind else []
     return {
         "value": np.nan if blind or not among.any() else value, "low": low, "high": high, "worst_low": worst[0],

@@ -183,13 +183,16 @@ def weigh(
     size, seen = (np.bincount(rows, minlength=len(names)) for rows in (codes, codes[known]))
     y, at, part = y[known], codes[known], size / len(codes)
     weight = (part / np.maximum(seen, 1))[at]
-    rest = np.zeros((len(names), y.shape[1]))
+    rest = np.zeros((0 if expected is None else len(codes) - len(at), y.shape[1]))
     if expected is not None:
         y, rest = _against_the_judge(y, expected, codes, known, weight)
     rng, draws = np.random.default_rng(seed), draws or DRAWS
     parts = rng.dirichlet(size * effective_count(members, len(members)) / len(members), draws).T
-    total = rest.T @ parts + _bootstrap(y, at, parts, pd.factorize(members[known])[0], rng)
-    mean = weight @ y + part @ rest
+    total = _bootstrap(y, at, parts, pd.factorize(members[known])[0], rng)
+    mean = weight @ y
+    if len(rest):
+        mean += part @ _stratum_means(rest, codes[~known], len(names))
+        total += _of_the_rest(rest, codes[~known], parts, members[~known], rng)
     heft = np.bincount(members[known], weight)
     more = (heft**2).sum() / heft.sum() * rng.gamma(0.5, size=draws)  # the half row at either end
     blank = parts[seen == 0].sum(axis=0)  # what nobody looked at
@@ -203,7 +206,7 @@ def weigh(
 def _against_the_judge(
     y: np.ndarray, expected: np.ndarray, codes: np.ndarray, known: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Outcomes less what the judge expected of them, and what each stratum gets for its rows without an answer."""
+    """Outcomes less what the judge expected of them, and what it adds for each row without an answer."""
     n, at = codes.max() + 1, codes[known]
     open_share = np.bincount(codes[~known], minlength=n) / np.bincount(codes, minlength=n)
     control = open_share[at][:, None] * expected[known]
@@ -211,7 +214,18 @@ def _against_the_judge(
     weight = weight[:, None] ** 2
     spread = np.maximum(np.sum(weight * apart**2, axis=0), 1e-12)
     beta = np.clip(np.sum(weight * apart_y * apart, axis=0) / spread, 0, 1)  # 0 where all answers are alike
-    return y - beta * control, beta * open_share[:, None] * _stratum_means(expected[~known], codes[~known], n)
+    return y - beta * control, beta * open_share[codes[~known], None] * expected[~known]
+
+
+def _of_the_rest(
+    rest: np.ndarray, at: np.ndarray, parts: np.ndarray, members: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """As `_bootstrap`, of rows without an answer: they are a sample, too, and many enough for a normal distribution."""
+    means, n = _stratum_means(rest, at, len(parts)), np.maximum(np.bincount(at), 1)
+    apart, total = pd.DataFrame((rest - means[at]) / n[at, None]).groupby([at, members]).sum(), means.T @ parts
+    for s, sums in apart.groupby(level=0):
+        total += parts[s] * rng.multivariate_normal(np.zeros(rest.shape[1]), sums.T @ sums, parts.shape[1]).T
+    return total
 
 
 def _stratum_means(x: np.ndarray, at: np.ndarray, n: int) -> np.ndarray:
