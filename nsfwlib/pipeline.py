@@ -143,10 +143,8 @@ def summary(run_dir: Path) -> pd.Series:
 def _next(run_dir: Path, data_dir: Any) -> str:
     """What to do with the suspects of a run on one's own data, as a command; "" for the demo, which has no reviewer."""
     table = run_dir / "label_issues.parquet"
-    if not (data_dir and table.exists()):
-        return ""
-    issues = pd.read_parquet(table, columns=["is_issue", "split"])
-    count = int((issues["is_issue"] & issues["split"].ne("test")).sum())  # review shows none of `test`
+    shown = {"columns": ["path"], "filters": [("is_issue", "==", True), ("split", "!=", "test")]}
+    count = len(pd.read_parquet(table, **shown)) if data_dir and table.exists() else 0
     if not count:
         return ""
     return (
@@ -182,13 +180,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run_dir = Path(values.pop("run_dir", _own_folder(known["run_dir"]))).expanduser().resolve()
     try:
         run_notebooks(options.notebooks, run_dir, prepare=options.prepare, **values)
-    except PapermillExecutionError as error:
-        where = run_dir / "notebooks"
-        sys.stderr.write(f"\n{error.ename}: {error.evalue}\nThe executed copy in {where} shows where.\n")
-        return 1
-    except DeadKernelError:
-        said = "The kernel was killed, most often for want of memory. What is finished was kept: run it again"
-        sys.stderr.write(f"\n{said}. The executed copy in {run_dir / 'notebooks'} shows where it was.\n")
+    except (PapermillExecutionError, DeadKernelError) as error:
+        killed = "The kernel was killed, most often for want of memory. What is finished was kept: run it again."
+        said = killed if isinstance(error, DeadKernelError) else f"{error.ename}: {error.evalue}"
+        sys.stderr.write(f"\n{said}\nThe executed copy in {run_dir / 'notebooks'} shows where.\n")
         return 1
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{with_way_out(error, str(run_dir))}\n")
