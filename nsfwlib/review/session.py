@@ -28,7 +28,7 @@ from nsfwlib.labels import (
 )
 from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_control_pages
 
-OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")  # the last: a class of another session
+OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")  # last: a first label, a strange class
 OPEN, KEPT, DROP, UNSURE, ESCALATE, RELABELLED, OTHER = range(len(OUTCOMES))
 _WORD = {"": OPEN, "keep": KEPT, "drop": DROP, "unsure": UNSURE, "escalate": ESCALATE}
 # How a session is held, and the kind of line that it writes to the journal. All but the first are blind.
@@ -314,7 +314,7 @@ class ReviewSession:
         """Numbers for a progress line.
 
         rows, decided, pages, pages_done; relabelled (to another class), kept, drop, unsure, escalate;
-        errors_found (relabelled or dropped); seconds looked at, all reviewers and sittings together.
+        errors_found (relabelled or dropped, of what had a label); seconds looked at, by all reviewers and sittings.
         """
         count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
         pages = self.pages()
@@ -324,7 +324,7 @@ class ReviewSession:
             "pages": self.n_pages,
             "pages_done": int((pages["decided"] == pages["rows"]).sum()),
             **{name: count[name] for name in OUTCOMES[1:-1]},
-            "errors_found": count["relabelled"] + count["drop"],
+            "errors_found": count["relabelled"] + int(((self._outcome == DROP) & (self._filed != "")).sum()),
             "seconds": self._replay.seconds,
         }
 
@@ -336,7 +336,7 @@ class ReviewSession:
         """
         pages = self.pages()
         done = pages["is_control"] & pages["decided"].eq(pages["rows"])
-        drawn = self._outcome[done.to_numpy()[self._page_of]]
+        drawn = self._outcome[done.to_numpy()[self._page_of] & (self._filed != "")]
         errors, kept = (int(np.isin(drawn, codes).sum()) for codes in ([RELABELLED, DROP], [KEPT]))
         n = errors + kept
         low, high = jeffreys(np.array([errors]), np.array([n])) if n else ([0.0], [1.0])
@@ -376,7 +376,7 @@ class ReviewSession:
         for sha256 in contents:
             said = self.decision(sha256)
             for row in self._rows_of.get(sha256, ()):
-                kept_or_not = KEPT if said == self._filed[row] else RELABELLED
+                kept_or_not = KEPT if said == self._filed[row] else RELABELLED if self._filed[row] else OTHER
                 self._outcome[row] = _WORD.get(said, kept_or_not if said in self.class_names else OTHER)
 
     def page_rows(self, i: int) -> np.ndarray:

@@ -412,6 +412,15 @@ def test_the_base_rate_is_measured_on_control_pages(path):
     assert rate["low"] < queue["wrong"].mean() < rate["high"]
 
 
+def test_a_picture_without_a_label_is_no_error_when_it_is_given_one_or_dropped(path):
+    queue = make_queue(40).assign(given="")
+    session = open_session(queue, path, page_size=20, control_every=1)
+    for i, row in enumerate(session.queue.itertuples()):
+        session.decide(row.path, "drop" if i % 2 else row.suggested)
+    assert session.progress()["decided"] == 40 and session.progress()["errors_found"] == 0
+    assert session.base_rate()["rows"] == 0, "nor are they labels that turned out right"
+
+
 def test_suspects_decided_before_their_control_page_came_are_no_base_rate(path):
     queue = make_queue(400)
     session = open_session(queue, path, page_size=20, control_every=3)
