@@ -27,7 +27,8 @@ def training_cost(
     """What training will cost on this machine, from `sample` pictures decoded and sent through the network now.
 
     One row a step: `step`, `images` (passes included), `seconds_per_image`, `minutes`. The backward pass through a
-    layer is counted as twice its forward pass, by its multiplications. Compiling, some tens of seconds, is not counted.
+    layer is counted as twice its forward pass, by its multiplications; what is frozen sees validation once, as on a
+    processor. Compiling, some tens of seconds, is not counted.
     """
     usable = table[table["problem"].eq("") & table["split"].ne("")]
     chosen = usable.sample(min(sample, len(usable)), random_state=0)
@@ -43,7 +44,8 @@ def training_cost(
     steps = [("features of the frozen backbone", missing, max(whole, decode))]
     if fine_tune_epochs:
         steps += [("fine-tuning", fine_tune_epochs * train, decode + whole + 2 * upper)]
-        steps += [("validation", (fine_tune_epochs + 2) * val, decode + whole)]
+        passes = fine_tune_epochs + 2
+        steps += [("validation", passes * val, (decode + whole - upper) / passes + upper)]
     steps += [("predictions", len(usable) - train, max(whole, decode))]
     plan = pd.DataFrame(steps, columns=["step", "images", "seconds_per_image"])
     return plan.assign(minutes=plan["images"] * plan["seconds_per_image"] / 60)

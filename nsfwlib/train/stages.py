@@ -10,6 +10,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from nsfwlib.model import (
 from nsfwlib.train.head import compile_classifier, history_table, one_hot, row_weights
 from nsfwlib.train.keeping import Keep, resumed, save_whole
 
+KEPT = 1 << 30  # bytes at most of what leaves the frozen layers for `val`, kept in memory
 BODY = 0.1  # share of the head's rate at which the backbone's last stage learns, and each stage of the one above it
 
 
@@ -124,21 +126,24 @@ def fine_tune(
         return kept.history.assign(learning_rate=[float(schedule(step)) for step in halfway])
 
     try:
-        before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
+        measure = _measure(copy, val, label_smoothing, pictures=len(paths["val"]))
+        before = measure()["loss"]
         if not len(done):
             save_whole(copy, work_dir / "epoch-000.weights.h5")
         kept = Keep(work_dir, before, done, patience)
+        judged = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda _, logs: logs.update({f"val_{name}": value for name, value in measure().items()})
+        )
         told = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: on_epoch and on_epoch(so_far(kept)))
         copy.fit(
             train,
-            validation_data=val,
             epochs=len(done) if kept.is_over() else epochs,
             initial_epoch=len(done),
             verbose=verbose,
             shuffle=False,
-            callbacks=[kept, told],
+            callbacks=[judged, kept, told],
         )
-        average = _keep_best(copy, kept, val)
+        average = _keep_best(copy, kept, measure)
     except KeyboardInterrupt:
         model.set_weights(start)  # half-trained ones would be another model, whose work is not found again
         raise
@@ -213,13 +218,33 @@ def _running(losses: list[float]) -> pd.Series:
     return pd.Series(losses, dtype=float).ewm(span=10).mean()
 
 
-def _keep_best(model: keras.Model, kept: Keep, val: tf.data.Dataset) -> pd.DataFrame:
+def _measure(
+    model: keras.Model, val: tf.data.Dataset, label_smoothing: float, *, pictures: int
+) -> Callable[[], dict[str, float]]:
+    """What tells loss and accuracy of `model` on `val`; on one processor its frozen layers see each picture once."""
+    still, edge = set(), {}
+    for layer in model.layers:
+        given = [(each._keras_history.operation, each) for each in keras.tree.flatten(layer.input)]
+        learns = layer.trainable_weights or any(source not in still and source is not layer for source, _ in given)
+        edge |= {id(each): each for source, each in given if learns and source in still}
+        still |= set() if learns else {layer}
+    parts = list(edge.values())
+    several = isinstance(model.distribute_strategy, tf.distribute.MirroredStrategy)
+    if several or pictures * sum(4 * np.prod(part.shape[1:]) for part in parts) > KEPT:
+        return partial(model.evaluate, val, verbose=0, return_dict=True)
+    lower, upper = keras.Model(model.input, parts), keras.Model(parts, model.output)
+    compile_classifier(upper, keras.optimizers.SGD(), label_smoothing)
+    seen = [(tuple(keras.tree.flatten(lower.predict_on_batch(pixels))), *rest) for pixels, *rest in val]
+    return lambda: upper.evaluate((batch for batch in seen), steps=len(seen), verbose=0, return_dict=True)
+
+
+def _keep_best(model: keras.Model, kept: Keep, measure: Callable[[], dict[str, float]]) -> pd.DataFrame:
     """Put the best weights into the model: of stage 1, of an epoch, or the mean of both, whose row is returned."""
     first, best = kept.file(0), kept.best()
     tuned = max(kept.work_dir.glob("epoch-*.weights.h5")) if best == first else best
     ends = [_weights(model, file) for file in (first, tuned)]
     model.set_weights([(one + other) / 2 for one, other in zip(*ends, strict=True)])
-    measured = model.evaluate(val, verbose=0, return_dict=True)
+    measured = measure()
     if not measured["loss"] < kept.losses().min():
         model.set_weights(ends[best != first])
     return history_table({f"val_{name}": [value] for name, value in measured.items()}, "average")
