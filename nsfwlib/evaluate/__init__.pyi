@@ -35,8 +35,6 @@ from .confusion import (
     confusion_matrix as confusion_matrix,
     effective_support as effective_support,
     published_matrices as published_matrices,
-    read_incarnations as read_incarnations,
-    save_incarnation as save_incarnation,
 )
 from .detectors import (
     is_wrong as is_wrong,

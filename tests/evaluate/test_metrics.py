@@ -643,29 +643,6 @@ def test_comparison_needs_the_same_rows():
         metrics.compare([True, False], [True, False, True])
 
 
-# ── Incarnations ────────────────────────────────────────────────────────────────────────────────
-
-
-def test_an_incarnation_is_read_as_it_was_saved_beside_the_published_ones(tmp_path):
-    own, published = tmp_path / "own.json", tmp_path / "published.json"
-    confusion.save_incarnation(
-        own,
-        np.array([[8, 2], [1, 9]]),
-        class_names=["a", "b"],
-        name="demo",
-        date="2026-01-01",
-        data="f00",
-        interval=(0.7, 0.9),
-    )
-    published.write_text(
-        '{"class_names": ["a", "b"], "matrices": [{"name": "old", "accuracy": 0.9, "shares": [[0.9, 0.1], [0.1, 0.9]]}]}'
-    )
-    table = confusion.read_incarnations([own, published])
-    assert table["name"].tolist() == ["old", "demo"] and table["accuracy"].tolist() == [0.9, 0.85]
-    assert table["matrix"][1].tolist() == [[8, 2], [1, 9]] and table["images"].tolist() == [0, 20]
-    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
-
-
 @pytest.mark.parametrize("shift", [0, 1], ids=["all right", "all wrong"])
 def test_intervals_hold_their_value_at_the_ends_of_the_scale(shift):
     labels = np.repeat(NAMES, 3)
