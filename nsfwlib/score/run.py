@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib.data import MAX_PIXELS
+from nsfwlib.data import MAX_PIXELS, ImageProblem, load_video
 from nsfwlib.files import saving, writable_folder
 from nsfwlib.model import COMPARED, Answer, cluster_answers, make_ready, stream_answers
 from nsfwlib.score.source import deadly_files, open_source, sample_pictures
@@ -226,3 +226,40 @@ def summary(table: pd.DataFrame) -> str:
     parts += [f"{problems.sum():,} with a problem ({reasons})"] if len(problems) else []
     lost = problems.reindex(["truncated", "damaged"], fill_value=0).sum()  # what is unsupported is whole
     return ", ".join(parts) + (f". Fetch the {lost:,} truncated or damaged again if they matter." if lost else "")
+
+
+def frame_scores(
+    model: Path | str,
+    source: Any,
+    *,
+    data_dir: Path | None = None,
+    frames: int = 32,
+    key_frames: bool = False,
+    cache_dir: Path | None = None,
+) -> pd.DataFrame:
+    """One row a frame of each video of `source`: `clip` (its path), `time` (s), one probability a class, `problem`.
+
+    For rules over frames, which `score` with its row a file has not. Files that are no videos are left out; a video
+    that cannot be read is one row with its problem.
+
+    Args:
+        model: as in `score`, and so are `source`, `data_dir` and `cache_dir`.
+        frames: at most so many of each video, evenly spaced.
+        key_frames: among its key frames, as in `data.load_video`.
+    """
+    files, rows = open_source(source, data_dir=data_dir)
+    ready, tables = make_ready(model, runtime="auto", cache_dir=cache_dir, progress=False), []
+    forward = ready.forward("auto")
+    for path, problem, _ in rows:
+        if (video := None if problem else files.open_video(path)) is None:
+            continue
+        try:
+            with video:
+                options = {"frames": frames, "key_frames": key_frames, "max_pixels": files.max_pixels}
+                pixels, times, _ = load_video(video, size=ready.size, **options)
+            found = pd.DataFrame(forward(pixels)[0], columns=ready.class_names).assign(time=times, problem="")
+        except ImageProblem as error:
+            found = pd.DataFrame({"time": [float("nan")], "problem": [error.reason]})
+        tables.append(found.assign(clip=path))
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return table.reindex(columns=["clip", "time", *ready.class_names, "problem"])
