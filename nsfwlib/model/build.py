@@ -21,7 +21,6 @@ from nsfwlib.model.classifier import (
     by_kind,
     checked_names,
     class_names as names_of,
-    copy_backbone,
     head_layers,
     image_size as size_of,
     named,
@@ -249,9 +248,13 @@ def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) ->
         backbone = _OLD_BACKBONES[sum(type(layer) is keras.layers.Conv2D for layer in body)]
         how = {"weights": None, "head": _OLD_HEADS[len(dense)], "image_size": size_of(old)}
         new = build_classifier(names, backbone=backbone, **how)
-        copy_backbone(new, body)
-        for mine, theirs in zip(head_layers(new, keras.layers.Dense), dense, strict=True):
-            mine.set_weights(theirs.get_weights())
+        own = by_kind(backbone_layers(new)) | {"Dense": head_layers(new, keras.layers.Dense)}
+        theirs = by_kind(body) | {"Dense": dense}
+        if own.keys() != theirs.keys():
+            raise ValueError(f"Expected layers of the kinds {', '.join(own)}. Received: {', '.join(theirs)}.")
+        for kind, layers in own.items():
+            for mine, other in zip(layers, theirs[kind], strict=True):
+                mine.set_weights(other.get_weights())
     except (KeyError, ValueError) as error:
         units = [layer.units for layer in dense]
         raise ValueError(
