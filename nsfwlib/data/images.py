@@ -181,14 +181,9 @@ def _name(source: Source) -> str:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None, name: str = "") -> Decoded:
-    """Decode the bytes of a file.
+    """Decode the bytes of a file; `max_pixels` and errors, which name `name`, as in `load_image`.
 
-    Args:
-        at_least: a JPEG may come out at 1/2, 1/4 or 1/8 of its size, this many pixels a side or more.
-        name: named in errors.
-
-    Raises:
-        ImageProblem: as `load_image`.
+    A JPEG may come out at 1/2, 1/4 or 1/8 of its size, `at_least` so many pixels a side.
     """
     try:
         return _decode(data, max_pixels, at_least, name)

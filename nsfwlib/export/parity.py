@@ -38,10 +38,7 @@ class Runtime(NamedTuple):
 def picture_windows(pictures: Sequence[Path], *, size: int, count: int, seed: int = 0) -> np.ndarray:
     """`count` pixel arrays, uint8 (count, size, size, 3): each whole picture first, then random windows of them.
 
-    Windows show a half to all of a side, every second one mirrored.
-
-    Raises:
-        ImageProblem: a picture cannot be read.
+    Windows show a half to all of a side, every second one mirrored. A picture that cannot be read is an ImageProblem.
     """
     rng, found = np.random.default_rng(seed), [load_image(path, size=size) for path in pictures[:count]]
     large = [load_image(path, size=2 * size) for path in pictures[:count]]

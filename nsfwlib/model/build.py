@@ -229,12 +229,9 @@ def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras
 
 
 def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) -> keras.Model:
-    """A classifier of this kit with the weights of `old`, which was read from `path`.
+    """A classifier of this kit with the weights of `old`, which was read from `path`; names as in `load_model`.
 
-    `class_names` are K names in the order of the outputs; where K = 5, by default those of 2019.
-
-    Raises:
-        ValueError: an architecture or a head that this kit does not know, or K names are needed.
+    An architecture or a head that this kit does not know is a ValueError.
     """
     layers = _flat(old)
     dense = [layer for layer in layers if isinstance(layer, keras.layers.Dense)]

@@ -154,8 +154,7 @@ def _keep(
 def append_rows(folder: Path, keys: Sequence[str], rows: np.ndarray) -> None:
     """Add `rows` (n, D), stored as float16, under `keys`, n hex sha256; on disk when this returns.
 
-    Raises:
-        OSError: the disk is full or read-only. What was stored before stays valid.
+    After an OSError what was stored before stays valid.
     """
     folder.mkdir(parents=True, exist_ok=True)
     width = rows.shape[1] * 2

@@ -177,11 +177,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def _wrapped(path: Path, described: dict[str, Any], openvino: Any) -> Any:
-    """An ONNX file as a model of OpenVINO's: RGB 0–255, float32 (B, S, S, 3), in; probabilities (B, K) out.
-
-    Raises:
-        ValueError: the network does not give as many numbers as there are labels.
-    """
+    """An ONNX file as a model of OpenVINO's: RGB 0–255, float32 (B, S, S, 3), in; probabilities (B, K) out."""
     from openvino import opset13
 
     model, size, layout = openvino.Core().read_model(path), described["size"], described["layout"]

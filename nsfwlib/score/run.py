@@ -89,7 +89,8 @@ def score(
     Args:
         model: "published" (the 2019 InceptionV3), a `.keras` file, an `.onnx` file of anybody's with a JSON beside it
             (see `model.read_description`), or a loaded model.
-        source: a folder, a glob, a file, a list of files, a table with the column `path`, or a URL that fsspec knows.
+        source: a folder (walked as the scan does), a glob, a file, a list of files, a table with the column `path` (a
+            DataFrame, or a .parquet or .csv file), or a URL that fsspec knows such as "s3://bucket/folder".
         out: a .parquet, .csv or .jsonl file.
         where: "local", or "ray" for the machines of a cluster; the answers are the same.
         runtime: "tensorflow", "openvino" (the extra of that name), or "auto": OpenVINO where it is installed, the model
@@ -98,7 +99,7 @@ def score(
         precision: "float32"; "bfloat16"; "int8", which needs nncf; or "auto": bfloat16 where the processor has it and
             its answers agree with float32 on 300 of these pictures, else float32; see `model.choose_precision`. A
             call that goes on, and `resume`, keep to the precision of what is there.
-        data_dir: what the paths of a list or table are relative to.
+        data_dir: what the paths of a list or table are relative to; by default the current folder.
         filesystem: an fsspec or pyarrow file system on which `source` lies.
         class_names: wraps a model that this kit did not make: the classes, in the order of its outputs.
         rescaling: of a wrapped model: (scale, offset) from raw RGB 0–255 to what it expects.

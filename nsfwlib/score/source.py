@@ -24,17 +24,10 @@ Row = tuple[str, str, str]  # path as tables write it, problem, detail
 
 
 def open_source(source: Any, *, data_dir: Path | None = None, filesystem: Any = None) -> tuple[Files, Iterator[Row]]:
-    """What `source` names → where it lies, and its rows, one a file, as they are found.
+    """What `source` names → where it lies, and its rows, one a file, as they are found; arguments as in `score`.
 
-    Args:
-        source: a folder (walked as the scan does), a glob, a file, a list of these files, a table with the column
-            `path` (a DataFrame, or a .parquet or .csv file), or a URL that fsspec knows such as "s3://bucket/folder".
-        data_dir: what the paths of a list or table are relative to; by default the current folder.
-        filesystem: an fsspec or pyarrow file system on which `source` lies.
-
-    Raises:
-        FileNotFoundError: there is no such folder or file.
-        ValueError: it names nothing, or a table has no column `path`, or other than text in it.
+    A FileNotFoundError where there is no such folder or file; a ValueError where it names nothing, or a table has no
+    column `path`, or other than text in it.
     """
     files, rows = _opened(source, data_dir, filesystem)
     first = next(rows, None)
