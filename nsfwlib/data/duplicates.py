@@ -163,8 +163,7 @@ def confirmed_pairs(
 ) -> np.ndarray:
     """The second look: which pairs of positions are alike in their thumbnails → bool (P,).
 
-    Args:
-        flipped: bool (P,), where right is to be mirrored first.
+    `flipped` says where right is to be mirrored first: bool (P,).
     """
     flipped = np.zeros(len(left), dtype=bool) if flipped is None else flipped
     positions, inverse = np.unique(np.concatenate([left, right]), return_inverse=True)
@@ -196,10 +195,9 @@ def is_blank(images: pd.DataFrame) -> np.ndarray:
 
 
 def feature_pairs(features: np.ndarray, *, min_cosine: float, neighbours: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (left < right) among each row's nearest neighbours whose cosine is `min_cosine` or more.
+    """Pairs (left < right) among the nearest neighbours of (N, D) features whose cosine is `min_cosine` or more.
 
-    Args:
-        features: (N, D); rows that hold NaN have no neighbours.
+    Rows that hold NaN have no neighbours.
     """
     import faiss  # a large library, for this alone
 

@@ -144,11 +144,7 @@ def _files(run_dir: Path, split: str) -> tuple[Path, Path]:
 
 
 def audits_of_run(run_dir: Path, split: str) -> pd.DataFrame | None:
-    """The frozen audit of a run's predictions on `split`; None where none was drawn.
-
-    Raises:
-        ValueError: it was drawn for other predictions than those of the run now.
-    """
+    """As `load_audit`, of a run's predictions on `split`; a ValueError where it was drawn for others than those now."""
     return load_audit(run_dir, split, about=_predictions(run_dir, split)[1])
 
 

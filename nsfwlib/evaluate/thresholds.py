@@ -33,11 +33,7 @@ def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_c
 
 
 def checked(rows: Judged) -> Judged:
-    """The rows that count for anything, as arrays, groups as codes.
-
-    Raises:
-        ValueError: lengths differ, sides are no bool, a score is not finite, a weight is negative.
-    """
+    """The rows that count for anything, as arrays, groups as codes; what cannot be counted is a ValueError."""
     unsafe, score = np.asarray(rows.unsafe), np.asarray(rows.score, dtype=float)
     weight = np.ones(len(score)) if rows.weights is None else np.nan_to_num(np.asarray(rows.weights, dtype=float))
     if unsafe.dtype != bool or not unsafe.shape == score.shape == weight.shape:

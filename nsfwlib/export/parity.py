@@ -171,10 +171,8 @@ def ask_nsfwjs(
     The model in `model` is loaded by `nsfwjs.load(url, {size})`; it needs `install_nsfwjs`.
 
     `model` is a folder with `model.json`, or "InceptionV3": the one that nsfwjs brings along. `pictures` are uint8
-    (H, W, 3); nsfwjs resizes those that are not `size` × `size`, aligning corners.
-
-    Raises:
-        RuntimeError: Node is missing, or nsfwjs does not load the model.
+    (H, W, 3); nsfwjs resizes those that are not `size` × `size`, aligning corners. A RuntimeError where Node is
+    missing, or nsfwjs does not load the model.
     """
     with tempfile.TemporaryDirectory() as folder:
         manifest = []

