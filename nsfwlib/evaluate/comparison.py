@@ -54,12 +54,9 @@ def compare_detectors(
     """One row a detector, the best AUROC first; each number with `_low` and `_high`, of 95 %.
 
     Args:
-        detectors: by name, as from `read_detector`.
         rows: as from `comparable_rows`.
-        unsafe_classes: classes to be flagged.
         prevalence: share of unsafe uploads where it will run; the precision is that of Bayes' rule there.
         thresholds: from which each flags, by name; ½ by default.
-        seed: of the bootstrap.
 
     Returns:
         `detector`; `class accuracy` and `balanced accuracy` where classes map; `AUROC`, `AP` (average precision, at the
@@ -149,11 +146,8 @@ def differences_to_best(
     Clarke-Pearson, Comparing the Areas under Two or More Correlated ROC Curves, 1988). A rate at a threshold has no p.
 
     Args:
-        detectors: by name, as from `read_detector`; those that tell no classes have no accuracy and are left out then.
         rows: as from `comparable_rows`.
-        unsafe_classes: classes to be flagged.
-        measure: "AUROC", "accuracy" or "balanced accuracy".
-        seed: of the flips.
+        measure: "AUROC", "accuracy" or "balanced accuracy"; detectors that tell no classes have AUROC alone.
 
     Returns:
         The best first: `detector`, `value`, `difference` with `low` and `high` (of 95 %, for all of them at once),

@@ -38,11 +38,7 @@ def shared_audit(
     Args:
         run_dir: holds `audit_detectors.parquet`, whose attributes say what was drawn when.
         images: `COLUMNS` of N pictures, `label` the one in force.
-        detectors: by name, as from `read_detector`.
-        class_names: the classes.
-        unsafe_classes: those to be flagged.
         budget: pictures to look at; a later detector adds to it, a smaller number never shrinks an audit.
-        seed: of the random numbers, which are drawn once.
 
     Returns:
         One row a picture, for `audit_queue` and `audit_truth`: `COLUMNS`, `draw`, `stratum`, `order`, `picked`, and

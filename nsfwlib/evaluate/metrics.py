@@ -39,11 +39,7 @@ def scores(
     calibration error allows for its bias: the gaps of 15 equal-width bins (Guo et al., On Calibration of Modern Neural
     Networks, 2017) err upwards on few images.
 
-    Args:
-        labels: (N,) class of each row.
-        pred_probs: (N, K) probabilities, the columns those of `class_names`.
-        groups: (N,) near-duplicate group of each row.
-        seed: of the bootstrap.
+    `labels` are the class of each row (N,), `pred_probs` its probabilities (N, K), columns those of `class_names`.
 
     Returns:
         One row a score: `score`, `class` ("" for all), `value`, `low`, `high`, `support` (images), `note`.
@@ -157,7 +153,6 @@ def fit_temperature(
     Args, `groups` and `weights` as in `share_interval`:
         labels: (N,) class of each row: audited where there are enough, else as they are.
         log_probs: (N, K) logits, or logarithms of probabilities: softmax does not see the difference.
-        class_names: of the columns.
         noise: (K, K) how many rows of each label (rows) truly belong to each class, as from `labels.noise_matrix`.
 
     Returns:

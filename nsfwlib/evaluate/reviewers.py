@@ -59,7 +59,6 @@ def reviewer_accuracies(answers: pd.DataFrame, *, classes: int, seed: int = 0) -
     Args:
         answers: one row an answer: `sha256`, `reviewer`, `answer`, `group`; one a picture and reviewer.
         classes: how many there are.
-        seed: of the draws.
 
     Returns:
         One row a reviewer who shares a picture with another one: column 0 the accuracy, then DRAWS draws of it.

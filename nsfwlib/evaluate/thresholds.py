@@ -64,7 +64,6 @@ def threshold_curve(
     Args:
         unsafe: bool (N,), the truth.
         score: (N,), higher is more unsafe.
-        groups: (N,) near-duplicate group of each row.
         weights: (N,) what each audited row stands for, NaN or 0 elsewhere; by default all rows count equally.
         most: rows of the result at most, evenly picked among the distinct scores.
 

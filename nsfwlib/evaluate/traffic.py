@@ -23,7 +23,6 @@ def draw_traffic(table: pd.DataFrame, score: Sequence[float], *, budget: int = 2
         table: `path`, `sha256`, and `group` where known, of N uploads without a label.
         score: (N,) how unsafe a detector finds them; rows of NaN are left out.
         budget: how many to look at.
-        seed: of the draw.
 
     Returns:
         For `audit_queue` and `audit_truth`: `table` with `score`, `stratum`, `order`, `picked`.
@@ -106,8 +105,6 @@ def score_shift(
         before: as from `draw_traffic`, answered.
         verdict: of `before`.
         after: (M,) scores of the new traffic.
-        unsafe_classes: classes to be flagged.
-        seed: of the bootstrap.
 
     Returns:
         `distance` (Kolmogorov and Smirnov) and its `p`; `value`, `low`, `high` of the new share, NaN where `before` has
@@ -145,7 +142,6 @@ def review_week(
         to_person: share of the uploads that a person sees.
         seconds: that a picture takes, such as the journal has them.
         unsafe: share of what people see that is unsafe.
-        seed: of the arrivals.
 
     Returns:
         `arrived`, `reviewed`, `backlog` at the hour's end, `waiting`, the mean minutes until those that arrived were
