@@ -33,7 +33,6 @@ from .confusion import (
     confused_pairs as confused_pairs,
     confusion_intervals as confusion_intervals,
     confusion_matrix as confusion_matrix,
-    effective_support as effective_support,
     published_matrices as published_matrices,
 )
 from .detectors import (

@@ -18,26 +18,18 @@ def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], *, class_n
     return np.bincount(cells, minlength=k * k).reshape(k, k)
 
 
-def effective_support(
+def confusion_intervals(
     labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str], groups: Groups = None
 ) -> np.ndarray:
-    """How many independent images each class's images are worth: float (K,), for `confusion_intervals`."""
-    rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
-    return share_interval(rows == columns, groups, among=[rows == k for k in range(len(class_names))]).worth
-
-
-def confusion_intervals(matrix: np.ndarray, *, support: np.ndarray | None = None) -> np.ndarray:
     """Jeffreys interval of each share of the row-normalised confusion matrix by itself: float (K, K, 2).
 
-    Args:
-        matrix: (K, K) counts.
-        support: (K,) what each row is worth, from `effective_support`; by default its sum, as if no two images
-            were near-duplicates.
+    A class's images count as so many as right and wrong answers on its near-duplicates are worth.
     """
-    matrix = np.asarray(matrix, dtype=float)
-    total = matrix.sum(axis=1, keepdims=True)
-    worth = total if support is None else np.asarray(support, dtype=float)[:, None]
-    return np.stack(jeffreys(matrix / np.where(total > 0, total, 1) * worth, worth), axis=-1)
+    rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
+    among = [rows == k for k in range(len(class_names))]
+    matrix = confusion_matrix(labels, predicted, class_names=class_names)
+    worth = share_interval(rows == columns, groups, among=among).worth[:, None]  # type: ignore[index]
+    return np.stack(jeffreys(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) * worth, worth), axis=-1)
 
 
 def confused_pairs(

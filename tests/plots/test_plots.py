@@ -187,8 +187,10 @@ def test_confusion_of_counts_writes_counts():
 
 
 def test_confusion_writes_the_interval_under_each_share():
-    matrix = np.array([[98, 2], [0, 100]])
-    ax = confusion.plot_confusion(matrix, class_names=NAMES[:2], intervals=evaluate.confusion_intervals(matrix))
+    names, matrix = NAMES[:2], np.array([[98, 2], [0, 100]])
+    labels, predicted = np.repeat(names, 100), np.repeat(names, [98, 102])
+    cells = evaluate.confusion_intervals(labels, predicted, class_names=names)
+    ax = confusion.plot_confusion(matrix, class_names=names, intervals=cells)
     assert texts(ax) == ["98%\n94–100", "2%\n0.4–6.3", "·\n0.0–2.5", "100%\n98–100"]
 
 
