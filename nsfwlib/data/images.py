@@ -114,8 +114,7 @@ def blurred_thumbnail(
         blur: radius of the Gaussian in pixels of the thumbnail; 0 shows it sharp. Any other shrinks the picture to
             24 pixels before, so that no filter brings back more than those.
 
-    Raises:
-        ImageProblem: as `load_image`.
+    Errors are those of `load_image`.
     """
     if isinstance(source, np.ndarray):
         picture = Image.fromarray(source).convert("RGB")

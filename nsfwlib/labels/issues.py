@@ -240,7 +240,6 @@ def judge_labels(
         features: block → (N, D) features of a network never trained on these labels.
         journal: the decisions journal; a missing file is an empty one.
         class_names: the K classes in order.
-        seed: of folds and ties.
 
     Returns:
         The label issues beside `path`, `sha256`, `split`, `group`, in the order of `table`, most columns as from

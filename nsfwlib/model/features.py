@@ -66,7 +66,6 @@ def block_features(
         where: "local", or "ray" for the machines of a cluster, in float32.
         cluster: options of `model.cluster_answers`: runtime, workers, address, actors, cpus, gpus.
         max_pixels: as in `data.scan`; by default that of the scan that made the table.
-        progress: show a progress bar where there is something to compute.
 
     Raises:
         ValueError: the backbone has no such block, or features no such precision.

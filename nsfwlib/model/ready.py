@@ -108,7 +108,6 @@ def make_ready(
             `class_names`, `rescaling` and the errors.
         runtime: "tensorflow" never converts; "openvino" and "auto" do what is given by name or file, on a CPU.
         cache_dir: where converted models are kept; the user's cache folder by default.
-        progress: show that a model is being converted.
 
     Raises:
         ImportError: OpenVINO is asked for and not installed.

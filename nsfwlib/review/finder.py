@@ -38,15 +38,11 @@ class PictureFinder(ipywidgets.VBox):
     Args:
         pictures: one row a picture, with the columns of a `ReviewSession`'s queue and those that `views` name. Rows
             of the test split are left out: they inform no choice.
-        journal: the decisions journal.
         data_dir: where the paths lie.
-        class_names: the classes a picture can be given.
         views: title → a column, or a pair of them. Floats make a histogram, other values bars, orange where `predicted`
             is not the label; in a pair, floats make a map to draw a lasso in, other values a matrix. `predicted` is
             the suggestion where the score is above 0 or there is no label, else the label; unless `pictures` has it.
-        reviewer: a name that goes with each decision.
-        images: the images table, as for `ReviewSession`.
-        options: of `ReviewGrid`.
+        options: of `ReviewGrid`; `journal`, `class_names`, `reviewer` and `images` are those of `ReviewSession`.
 
     `figure` draws `left`, the rows that the filter lets through; `grid` holds those of them that were hit.
 

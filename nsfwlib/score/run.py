@@ -112,7 +112,6 @@ def score(
         cache_dir: where converted models are kept; the user's cache folder by default.
         resume: take over the scores of a finished `out`; the table then has the files of this `source`.
         overwrite: replace a finished `out`, and a work file of another model.
-        progress: show a bar with rate and time left.
 
     Raises:
         FileExistsError: `out` is there, and neither `resume` nor `overwrite` is asked for.
