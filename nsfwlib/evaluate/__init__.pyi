@@ -28,6 +28,7 @@ from .comparison import (
     comparable_rows as comparable_rows,
     compare_detectors as compare_detectors,
     differences_to_best as differences_to_best,
+    shared_audit as shared_audit,
 )
 from .confusion import (
     confused_pairs as confused_pairs,
@@ -42,9 +43,6 @@ from .detectors import (
 from .intervals import (
     jeffreys as jeffreys,
     share_interval as share_interval,
-)
-from .joint_audit import (
-    shared_audit as shared_audit,
 )
 from .metrics import (
     apply_temperature as apply_temperature,
