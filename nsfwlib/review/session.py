@@ -337,10 +337,8 @@ class ReviewSession:
         """
         drawn = self._outcome[self.queue["is_control"].to_numpy()]
         errors, kept = (int(np.isin(drawn, codes).sum()) for codes in ([RELABELLED, DROP], [KEPT]))
-        n = errors + kept
-        low, high = jeffreys(np.array([errors]), np.array([n])) if n else ([0.0], [1.0])
-        rate = errors / n if n else float("nan")
-        return {"rows": n, "errors": errors, "rate": rate, "low": float(low[0]), "high": float(high[0])}
+        n, (low, high) = errors + kept, map(float, jeffreys(errors, errors + kept))
+        return {"rows": n, "errors": errors, "rate": errors / n if n else float("nan"), "low": low, "high": high}
 
     # --- inside ---
 

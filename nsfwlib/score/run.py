@@ -2,8 +2,6 @@
 
 Pictures are decoded ahead of the model, answers go to a work file beside the table as they come, and the table is
 written at the end: memory is flat, a broken file is a row, an interrupt or a kill loses seconds.
-
-    python -m nsfwlib.score FOLDER --model published --out scores.parquet
 """
 
 from __future__ import annotations

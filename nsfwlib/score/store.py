@@ -209,11 +209,9 @@ def read_parts(out: Path) -> Iterator[pd.DataFrame]:
         parts = pd.read_json(out, lines=True, chunksize=_ROWS, **options)
     with parts:
         for part in parts:
-            yield (as_before(part) if out.suffix == ".csv" else part).apply(_numbers)
-
-
-def _numbers(column: pd.Series) -> pd.Series:
-    return column if column.name in FIXED else pd.to_numeric(column, errors="coerce").astype(np.float32)
+            part = as_before(part) if out.suffix == ".csv" else part
+            numbers = part[part.columns.difference(FIXED)].apply(pd.to_numeric, errors="coerce")
+            yield part.assign(**numbers.astype(np.float32))
 
 
 def read_scores(out: Path) -> pd.DataFrame:
