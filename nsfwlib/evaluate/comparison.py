@@ -16,7 +16,7 @@ import pandas as pd
 from nsfwlib import runs
 from nsfwlib.evaluate.audit import audited_rows, audited_scores
 from nsfwlib.evaluate.detectors import has_classes, is_wrong
-from nsfwlib.evaluate.intervals import bootstrap_weights, tails
+from nsfwlib.evaluate.intervals import TAILS, bootstrap_weights
 from nsfwlib.evaluate.thresholds import Judged, counts_by_threshold
 from nsfwlib.labels import group_codes
 
@@ -151,7 +151,7 @@ def compare_detectors(
         score, cut = detector.loc[answered.index, "unsafe"].to_numpy(), (thresholds or {}).get(name, 0.5)
         point, *others = [_rankings(score, *end, cut=cut, prevalence=prevalence) for end in drawn]
         for measure, (value,) in point.items():
-            ends = np.quantile([some[measure] for some in others], tails(), axis=1)  # wrongly ranked, a rate rises
+            ends = np.quantile([some[measure] for some in others], TAILS, axis=1)  # wrongly ranked, a rate rises
             found |= _with_ends(measure, value, min(ends[0].min(), value), max(ends[1].max(), value))
         table.append(found)
     return pd.DataFrame(table).sort_values("AUROC", ascending=False, kind="stable").reset_index(drop=True)

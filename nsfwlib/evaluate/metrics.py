@@ -12,13 +12,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nsfwlib.evaluate.confusion import class_codes
 from nsfwlib.evaluate.intervals import (
+    TAILS,
     TINY,
     Groups,
     Weights,
     jeffreys,
     mean_scores,
     share_interval,
-    tails,
     weigh,
 )
 from nsfwlib.labels import check_probs, group_codes
@@ -91,7 +91,7 @@ def _calibration_error(right: np.ndarray, probs: np.ndarray, **options: Any) -> 
     found = weigh(np.eye(BINS)[which] * (right - confidence)[:, None], bounds=(-1, 1), **options)
     gap, error = found.mean[:, None], np.abs(found.mean).sum()
     shrunk = np.linspace(0, 1, 41)
-    reach = [np.quantile(np.abs(found.plain - (1 - part) * gap).sum(axis=0), tails()[1]) for part in shrunk]
+    reach = [np.quantile(np.abs(found.plain - (1 - part) * gap).sum(axis=0), TAILS[1]) for part in shrunk]
     low, high = error * shrunk[np.argmax(np.array(reach) >= error)], max(reach[-1], error)
     return {"score": "calibration error", "value": error, "low": low, "high": high}
 
@@ -210,7 +210,7 @@ def compare(
     members, weight = group_codes(groups, len(right)), np.ones(len(right)) if weights is None else np.asarray(weights)
     steps = right - other
     one, two, step = (np.average(part, weights=weight) for part in (right, other, steps))
-    sums, z = np.bincount(members, weights=steps), norm.ppf(tails()[1])
+    sums, z = np.bincount(members, weights=steps), norm.ppf(TAILS[1])
     if counted:
         worth = share_interval(steps, members, weights=weight).worth
         squares = worth * np.average(steps**2, weights=weight) + 1

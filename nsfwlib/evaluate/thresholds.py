@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from nsfwlib.evaluate.intervals import Groups, Weights, jeffreys, share_interval, tails
+from nsfwlib.evaluate.intervals import TAILS, Groups, Weights, jeffreys, share_interval
 from nsfwlib.labels import group_codes
 
 UPLOADS = 100_000  # to which counts refer
@@ -138,7 +138,7 @@ def at_threshold(
     point = held.value, alarm.value / np.where(held.value > 0, held.value, 1)
     spread = _expected(*some, prevalence=prevalence, costs=costs)
     for name, value in _expected(*point, prevalence=prevalence, costs=costs).items():
-        ends = np.quantile(spread[name], tails(), axis=0)
+        ends = np.quantile(spread[name], TAILS, axis=0)
         table |= {name: value, f"{name}_low": np.fmin(ends[0], value), f"{name}_high": np.fmax(ends[1], value)}
     return pd.DataFrame(table)
 

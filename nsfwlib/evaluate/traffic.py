@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import ks_2samp
 
 from nsfwlib.evaluate.audit import allocated
-from nsfwlib.evaluate.intervals import Weighed, tails, weigh
+from nsfwlib.evaluate.intervals import TAILS, Weighed, weigh
 
 EDGES = (0.5, 0.8, 0.95, 0.99)  # shares of the traffic, by score, between which strata lie
 MINUTES = 60
@@ -120,7 +120,7 @@ def score_shift(
     error = after.std() / np.sqrt(len(after)) * np.random.default_rng(seed).normal(size=draws)
     (high, low), new = np.c_[means.value, means.plain], after.mean() + np.r_[0, error]
     share = np.where(high > low, np.clip((new - low) / np.where(high > low, high - low, 1), 0, 1), np.nan)
-    ends = np.nanquantile(share, tails()) if np.isfinite(share[0]) else (0.0, 1.0)
+    ends = np.nanquantile(share, TAILS) if np.isfinite(share[0]) else (0.0, 1.0)
     found = {"distance": test.statistic, "p": test.pvalue, "value": share[0], "low": ends[0], "high": ends[1]}
     return pd.Series(found)
 
