@@ -100,12 +100,7 @@ def to_array(picture: Image.Image, size: int | tuple[int, int] | None) -> np.nda
 
 
 def blurred_thumbnail(
-    source: Source | np.ndarray,
-    *,
-    size: int = 96,
-    blur: float = 4.0,
-    grey: bool = True,
-    max_pixels: int = MOST_PIXELS,
+    source: Source | np.ndarray, *, size: int = 96, blur: float = 4.0, grey: bool = True, max_pixels: int = MOST_PIXELS
 ) -> np.ndarray:
     """A small, blurred picture for display → uint8 (h, w, 3), at most `size` on the long side.
 

@@ -11,16 +11,7 @@ from scipy.stats import binom, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import (
-    TAILS,
-    TINY,
-    Groups,
-    Weights,
-    jeffreys,
-    mean_scores,
-    share_interval,
-    weigh,
-)
+from nsfwlib.evaluate.intervals import TAILS, TINY, Groups, Weights, jeffreys, mean_scores, share_interval, weigh
 from nsfwlib.labels import check_probs, group_codes
 
 BINS = 15  # of equal width, of confidence
