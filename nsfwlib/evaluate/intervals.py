@@ -51,12 +51,6 @@ class Share(NamedTuple):
     high: np.ndarray | float
     rows: np.ndarray | int
     worth: np.ndarray | float  # effective count of the rows
-    correlation: float  # within near-duplicate groups, over all rows
-
-    @property
-    def hits(self) -> np.ndarray | float:
-        """Effective count of the rows with the outcome."""
-        return np.nan_to_num(self.value) * self.worth
 
 
 def share_interval(
@@ -88,7 +82,7 @@ def share_interval(
     worth = np.array([effective_count(members[p], p.sum(), correlation=rho, weights=weight[p]) for p in parts])
     value = np.array([np.average(outcome[part], weights=weight[part]) if part.any() else np.nan for part in parts])
     found = [value, *jeffreys(np.nan_to_num(value) * worth, worth, level=level), rows, worth]
-    return Share(*(found if among is not None else [column.item() for column in found]), rho)  # type: ignore[call-arg]
+    return Share(*(found if among is not None else [column.item() for column in found]))  # type: ignore[arg-type]
 
 
 def group_correlation(outcomes: np.ndarray, groups: Groups) -> float:

@@ -129,7 +129,8 @@ def at_threshold(
     held, alarm = (share_interval(some, members, among=sides, weights=weight) for some in (stopped, flagged))
     certain = share_interval(flagged, members, among=[side & stopped for side in sides], weights=weight)
     rng = np.random.default_rng(seed)
-    some = [rng.beta(part.hits + 0.5, part.worth - part.hits + 0.5, (draws, 1, 2)) for part in (held, certain)]
+    counts = ((np.nan_to_num(part.value) * part.worth, part.worth) for part in (held, certain))
+    some = [rng.beta(hits + 0.5, worth - hits + 0.5, (draws, 1, 2)) for hits, worth in counts]
     if low == threshold or np.isinf(threshold):  # whatever is stopped is flagged, or nothing ever is
         some[1] = np.full((1, 1, 2), float(np.isfinite(threshold)))
     table = {"prevalence": prevalence, "threshold": threshold, "review_from": low}
