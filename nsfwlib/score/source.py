@@ -45,7 +45,7 @@ def _opened(source: Any, data_dir: Path | None, filesystem: Any) -> tuple[Files,
     text = os.fspath(source)
     filesystem, root = _behind_fsspec(filesystem, text)
     if filesystem is None:
-        is_folder, exists, matches = os.path.isdir, os.path.exists, _files_matching
+        is_folder, exists, matches = os.path.isdir, os.path.exists, partial(glob.iglob, recursive=True)
     else:
         is_folder, exists, matches = filesystem.isdir, filesystem.exists, filesystem.glob
     if is_folder(root):
@@ -59,13 +59,10 @@ def _opened(source: Any, data_dir: Path | None, filesystem: Any) -> tuple[Files,
         return _open_list([root], None, filesystem)
     if not glob.has_magic(root):
         raise FileNotFoundError(f"There is no folder, file or glob {text}. Name a folder of images, or quote the glob.")
-    if found := sorted(matches(_below_folder(root, is_folder))):
+    found = matches(_below_folder(root, is_folder))
+    if found := sorted(path for path in found if filesystem is not None or Path(path).is_file()):
         return _open_list(found, None, filesystem)
     raise FileNotFoundError(f"There is no file that matches {text}.")
-
-
-def _files_matching(pattern: str) -> Iterator[str]:
-    return (path for path in glob.iglob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207 - any pattern
 
 
 def _below_folder(pattern: str, is_folder: Callable[[str], bool]) -> str:
