@@ -114,9 +114,7 @@ def _worker(options: dict) -> ProcessPoolExecutor:
 def open_cache(cache_dir: Path | None) -> Iterator[sqlite3.Connection]:
     """The scan's cache, made on first use; in memory if `cache_dir` is None; a damaged one is put aside.
 
-    Raises, for what fails inside the block, too:
-        TimeoutError: another scan holds it.
-        OSError: it cannot be written.
+    A TimeoutError where another scan holds it, an OSError where it cannot be written, inside the block, too.
     """
     file = Path(":memory:") if cache_dir is None else Path(cache_dir) / "scan.sqlite"
     try:

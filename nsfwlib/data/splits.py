@@ -156,10 +156,8 @@ def _deal(lots: np.ndarray, fractions: Sequence[float], starts: Sequence[float],
     Systematic sampling (Madow and Madow 1944): each group reaches a split with the wished probability, and among
     groups of about the same size each split gets its share to within one group.
 
-    Args:
-        lots: 0–1, who moves where a class of few groups left a split empty: no split stays so if there are enough.
-        starts: 0–1, for each split.
-        held: pictures of this class that each split has already.
+    `starts`, 0–1, are of the splits, as is `held`, the pictures of this class that each has already; `lots`, 0–1, say
+    who moves where a class of few groups left a split empty: none stays so if there are enough.
     """
     picks = np.zeros(len(lots), dtype=int)
     for split in (2, 1):

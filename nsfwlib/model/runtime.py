@@ -76,12 +76,8 @@ def open_converted(
 ) -> Forward:
     """What computes `outputs`, in their order, from the model kept at `path` (`kept_path`) in `precision`.
 
-    `threads` compute; as many as there are cores by default.
-
-    Raises:
-        ImportError: OpenVINO is not installed.
-        RuntimeError: the file does not open, or is not as it was written: then it is gone, and converted anew by the
-            next call.
+    `threads` compute; as many as there are cores by default. A RuntimeError where the file does not open, or is not as
+    it was written: then it is gone, and converted anew by the next call.
     """
     openvino, path = require_openvino(), lowered_path(path, precision)
     if path.exists() and kept_hash(path) not in ("", _hash(path)):
