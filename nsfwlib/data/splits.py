@@ -9,15 +9,12 @@ import pandas as pd
 from nsfwlib.data.duplicates import leaks
 
 SPLITS = ("train", "val", "test")
+SHARES = (0.7, 0.15, 0.15)  # of them, where nobody says others
 Note = tuple[str, str]  # name and message of a warning
 
 
 def assign_splits(
-    table: pd.DataFrame,
-    *,
-    previous: pd.DataFrame | None = None,
-    fractions: Sequence[float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
+    table: pd.DataFrame, *, previous: pd.DataFrame | None = None, fractions: Sequence[float] = SHARES, seed: int = 0
 ) -> pd.DataFrame:
     """Fill `split` with train, val and test: whole groups, stratified by class and size → a new table.
 

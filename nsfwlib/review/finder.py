@@ -4,7 +4,7 @@ Plotly draws the figures and says what was hit, from its own wheel: nothing is a
 reviewed in a `ReviewGrid`, by the rules of `ReviewSession`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
@@ -83,7 +83,15 @@ class PictureFinder(ipywidgets.VBox):
         self.path = ipywidgets.Text(placeholder="part of the path", continuous_update=False, layout={"width": "180px"})
         values = {name: {*self.pictures[name]} for name in FILTERS if name in self.pictures}
         values["decision"] = {*ACTIONS, *class_names}
-        self.menus = {name: _menu(name, some) for name, some in values.items() if len(some) > 1}
+        self.menus = {}
+        for name, some in values.items():
+            options_of = [
+                (f"{name}: any", None),
+                (f"{name}: none", ""),
+                *((each, each) for each in sorted({*some} - {""})),
+            ]
+            if len(some) > 1:
+                self.menus[name] = ipywidgets.Dropdown(options=options_of, layout={"width": "150px"})
         low, high = np.nanmin([0.0, *self.pictures["score"]]), np.nanmax([1.0, *self.pictures["score"]])
         slider = {"min": low, "max": high, "step": 0.01, "continuous_update": False}
         self.score = ipywidgets.FloatRangeSlider(value=(low, high), description="score", **slider)
@@ -133,11 +141,6 @@ class PictureFinder(ipywidgets.VBox):
             hits, self._hits = self._hits, []
             if hits:
                 self.show(np.concatenate(hits))
-
-
-def _menu(name: str, values: Collection[str]) -> ipywidgets.Dropdown:
-    options = [(f"{name}: any", None), (f"{name}: none", ""), *((value, value) for value in sorted({*values} - {""}))]
-    return ipywidgets.Dropdown(options=options, layout={"width": "150px"})
 
 
 def _marks(table: pd.DataFrame, columns: str | tuple[str, str]) -> list[Marks]:

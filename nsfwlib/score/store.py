@@ -69,11 +69,8 @@ def precision_before(out: Path, scored_by: str) -> str:
     """The precision of an unfinished or finished table of the model that `scored_by` is in float32; "" if none is."""
     begun = ""
     if work_file(out).exists():
-        with (
-            contextlib.suppress(sqlite3.Error),
-            contextlib.closing(sqlite3.connect(work_file(out), timeout=1)) as store,
-        ):
-            begun = store.execute(_BEGUN).fetchone()[0]
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(work_file(out), timeout=1)) as work:
+            begun = work.execute(_BEGUN).fetchone()[0]
     elif out.exists():
         begun = next((str(part.get("scored_by", pd.Series([""])).iloc[0]) for part in read_parts(out)), "")
     before, same, precision = begun.partition(scored_by)
