@@ -191,6 +191,7 @@ def group_hashes(n: int) -> dict:
         "candidates": len(left) + len(across),
         "search s": search,
         "by hash alone s": alone,
+        "safe distance": data.safe_distance(np.unique(hashes), tries=2),
         "copies found": found,
         "groups": int(groups.max() + 1),
     }

@@ -29,6 +29,7 @@ from .frames import (
 from .hash_search import (
     affordable_distance as affordable_distance,
     near_pairs as near_pairs,
+    safe_distance as safe_distance,
 )
 from .images import (
     MAX_BYTES as MAX_BYTES,

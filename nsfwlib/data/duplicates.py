@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from nsfwlib.data.crawl import read_thumbs
-from nsfwlib.data.hash_search import affordable_distance, near_pairs
+from nsfwlib.data.hash_search import affordable_distance, near_pairs, safe_distance
 from nsfwlib.data.images import MOST_PIXELS
 from nsfwlib.data.inspection import THUMB, inspect
 from nsfwlib.data.likeness import MIN_CORRELATION, MIN_DETAIL, aligned_likeness, detail_likeness, quick_likeness
@@ -36,32 +36,32 @@ def group_duplicates(
     """Near-duplicate groups of the images table → int64 Series "group" with its index; unusable rows get -1.
 
     Byte-identical files always share a group. Others are joined by perceptual hash, mirror images
-    included, and confirmed by their thumbnails, which come from the scan's cache or are decoded anew.
+    included, and confirmed by their thumbnails, which come from the scan's cache or are decoded anew;
+    without both, the hash alone decides, at a distance that is safe for a table of this size.
 
     Args:
-        data_dir, cache_dir: as given to `scan`; one of them at least.
+        data_dir, cache_dir: as given to `scan`.
         features: (N, D) bottleneck features in the table's order, NaN rows allowed. They propose pairs that
             no hash recognises (crops, captions): nearest neighbours with a cosine of `min_cosine` or more,
             confirmed by their thumbnails, too. A middle block (`mixed4`) recognises most.
 
     Raises:
-        ValueError: neither data_dir nor cache_dir, or features of another length.
+        ValueError: features without data_dir or cache_dir, or of another length.
     """
-    if not (data_dir or cache_dir):
-        raise ValueError("Near-duplicates are confirmed. Expected data_dir or cache_dir of `scan`. Received neither.")
     one_each = table[table["problem"] == ""].drop_duplicates("sha256")
+    thumbs = _thumb_reader(one_each, data_dir, cache_dir) if cache_dir or data_dir else None
     blank, proposed = is_blank(one_each), None
     if features is not None:
-        if len(features) != len(table):
-            wanted = f"features must have one row a row of the table, {len(table)}"
-            raise ValueError(f"{wanted}. Received: {len(features)} rows.")
+        if thumbs is None or len(features) != len(table):
+            needed = f"one row a row of the table, {len(table)}, and need data_dir or cache_dir"
+            raise ValueError(f"features must have {needed}. Received: {len(features)} rows.")
         rows = np.asarray(features)[table.index.get_indexer(one_each.index)]
         proposed = feature_pairs(np.where(blank[:, None], np.nan, rows), min_cosine=min_cosine)
     numbers = group_near_duplicates(
         one_each["phash"].to_numpy(),
         mirrored=one_each["phash_mirror"].to_numpy(),
         max_distance=max_distance,
-        thumbs=_thumb_reader(one_each, data_dir, cache_dir),
+        thumbs=thumbs,
         blank=blank,
         proposed=proposed,
     )
@@ -105,14 +105,16 @@ def group_near_duplicates(
 ) -> np.ndarray:
     """Connect near-duplicates → int64 (N,): group numbers 0…G-1 in order of appearance.
 
-    Perceptual hashes percolate: one false neighbour per image glues everything together. So every pair needs a second
-    look at the pictures (`confirmed_pairs`); `max_distance` is lowered only to bound the work.
+    Perceptual hashes percolate: one false neighbour per image glues everything together. So where only the
+    hashes are known, `max_distance` is lowered to the largest distance at which an image of this table has at
+    most 0.01 false neighbours (`safe_distance`). With `thumbs`, every pair needs a second look at the pictures
+    (`confirmed_pairs`), and `max_distance` is lowered only to bound the work.
 
     Args:
         hashes: uint64 (N,), perceptual hashes.
         max_distance: Hamming distance in bits, 0…64.
         mirrored: uint64 (N,), hashes of the mirror images: a picture and a mirrored copy are near-duplicates.
-        thumbs: positions (P,) → uint8 (P, 32, 32), the pictures' grey thumbnails; None believes the hashes alone.
+        thumbs: positions (P,) → uint8 (P, 32, 32), the pictures' grey thumbnails.
         blank: bool (N,), pictures without content; they are joined with nothing.
         proposed: further pairs of positions, that `thumbs` are to confirm.
 
@@ -124,7 +126,10 @@ def group_near_duplicates(
     if mirrored is not None and mirrored.shape != hashes.shape:
         raise ValueError(f"mirrored must have the shape of hashes, {hashes.shape}. Received: {mirrored.shape}")
     values, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    distance = affordable_distance(values, max_distance)
+    if thumbs is None:
+        distance = safe_distance(values, max_distance=max_distance, tries=1 if mirrored is None else 2)
+    else:
+        distance = affordable_distance(values, max_distance)
     left, right = near_pairs(values, values, max_distance=distance)
     parts = [(first[left], first[right], False)]
     if mirrored is not None:

@@ -1,11 +1,40 @@
-"""Which perceptual hashes are near one another, and how near is affordable? Exact search in Hamming distance."""
+"""Which perceptual hashes are near one another, and how near may still be chance? Exact search in Hamming distance."""
 
 import itertools
 
 import numpy as np
 
+FALSE_NEIGHBOURS = 0.01  # expected per image, where the hash alone decides
 _AT_ONCE = 4_000_000  # candidates that are compared at once: some 100 MB
 _OUTRIGHT = 1e9  # pairs that are compared one by one: seconds
+
+
+def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1, seed: int = 0) -> int:
+    """The largest distance at which chance gives an image at most 0.01 neighbours among these hashes.
+
+    Chance rules where an image has ten neighbours or more, however many true copies the table holds. There
+    the logarithm of their number is a parabola in the distance, very nearly; it is fitted to distances of
+    pairs drawn at random and continued to 0.01. `tries` are comparisons made per pair, 2 where mirror images count.
+    """
+    n = len(hashes)
+    if n < 20:  # too few to say anything of chance, too few for it to do harm
+        return max_distance
+    expected = _neighbours_within(hashes, seed=seed) * tries
+    fitted = np.flatnonzero((expected >= min(10, n / 20)) & (expected <= n / 4))
+    if len(fitted) < 3:  # most hashes are far too alike to tell anything by them
+        return 0
+    curve = np.polynomial.Polynomial.fit(fitted, np.log(expected[fitted]), 2)
+    predicted = np.exp(curve(np.arange(fitted[0])))
+    return int(min(max(np.searchsorted(predicted, FALSE_NEIGHBOURS, side="right") - 1, 0), max_distance))
+
+
+def _neighbours_within(hashes: np.ndarray, *, seed: int = 0, shifts: int = 300) -> np.ndarray:
+    """How many neighbours one has within 0 … 64 bits, expected from pairs drawn at random → (65,)."""
+    hashes = np.random.default_rng(seed).permutation(hashes)
+    counts = np.zeros(65, dtype=np.int64)
+    for step in np.unique(np.linspace(1, len(hashes) - 1, shifts).astype(int)):
+        counts += np.bincount(np.bitwise_count(hashes ^ np.roll(hashes, step)), minlength=65)
+    return np.cumsum(counts) / counts.sum() * (len(hashes) - 1)
 
 
 def affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float = 20.0) -> int:
@@ -16,10 +45,7 @@ def affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float 
     n = len(hashes)
     if n < 2:
         return max_distance
-    drawn, counts = np.random.default_rng(0).permutation(hashes), np.zeros(65, dtype=np.int64)
-    for step in np.unique(np.linspace(1, n - 1, 50).astype(int)):  # pairs drawn at random
-        counts += np.bincount(np.bitwise_count(drawn ^ np.roll(drawn, step)), minlength=65)
-    expected = np.cumsum(counts) / counts.sum() * (n - 1)  # neighbours within 0 … 64 bits
+    expected = _neighbours_within(hashes, shifts=50)
     quick = 64 if n**2 <= _OUTRIGHT else 11 if n <= 300_000 else 7
     return int(min(max(np.searchsorted(expected, budget, side="right") - 1, 4), quick, max_distance))
 

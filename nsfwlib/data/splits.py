@@ -38,7 +38,7 @@ def assign_splits(
         raise ValueError(f"fractions must be three shares that add up to 1. Received: {tuple(fractions)}")
     usable = table["problem"] == ""
     if (table.loc[usable, "group"] < 0).any():
-        raise ValueError('Usable rows without a group. Run table["group"] = group_duplicates(table, …) first.')
+        raise ValueError('Usable rows without a group. Run table["group"] = group_duplicates(table) first.')
     result = table.copy()
     result["split"] = result["split"].where(usable, "")
     if from_folders := bool((result["split"] != "").any()):

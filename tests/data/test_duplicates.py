@@ -75,6 +75,33 @@ def test_mirror_images_join_where_their_hashes_are_given():
     assert duplicates.group_near_duplicates(hashes, mirrored=mirrored, max_distance=4)[50] == 7
 
 
+def test_hashes_alone_do_not_percolate():
+    """At distance 22 of 64 random hashes are one big group; the safe distance keeps them apart."""
+    hashes = random_hashes(3000)
+    left, right = hash_search.near_pairs(hashes, hashes, max_distance=22)
+    assert len(np.unique(duplicates.joined_pairs(left, right, 3000))) < 100
+    groups = duplicates.group_near_duplicates(hashes, max_distance=22)
+    assert len(np.unique(groups)) > 2980
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.3, 1.0])
+def test_the_safe_distance_holds_what_it_promises(shared):
+    generator = np.random.default_rng(0)
+    factors = shared * generator.normal(size=(5000, 1)) * np.linspace(1, 0, 64)  # bits correlated, as in photographs
+    bits = generator.normal(size=(5000, 64)) + factors > 0
+    hashes = np.packbits(bits, axis=1).view(np.uint64).ravel()
+    left, right = hash_search.near_pairs(hashes, hashes, max_distance=15)
+    counts = np.cumsum(np.bincount(np.bitwise_count(hashes[left] ^ hashes[right]), minlength=16))
+    largest = np.flatnonzero(counts * 2 / 5000 <= 0.01).max()
+    assert largest - 5 <= hash_search.safe_distance(hashes) <= largest
+
+
+def test_true_copies_do_not_make_the_safe_distance_smaller():
+    hashes = random_hashes(4000)
+    crowded = np.concatenate([hashes[:2000], with_flips(hashes[:2000], 3)])
+    assert abs(hash_search.safe_distance(crowded) - hash_search.safe_distance(hashes)) <= 1
+
+
 def photographs():
     """Forty different pieces of photographs that scikit-learn and scikit-image ship, 160 pixels wide."""
     from skimage import data

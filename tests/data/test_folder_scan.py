@@ -649,15 +649,13 @@ def test_planted_near_duplicates_share_a_group_through_the_whole_path(folder, tm
     (folder / "sexy" / "copy.png").write_bytes(original.read_bytes())
     (folder / "sexy" / "broken.png").write_bytes(original.read_bytes()[:300])
     table = scan(folder, cache_dir=tmp_path / "cache")
-    for where in ({"cache_dir": tmp_path / "cache"}, {"data_dir": folder}):
+    for where in ({"cache_dir": tmp_path / "cache"}, {"data_dir": folder}, {}):
         table["group"] = duplicates.group_duplicates(table, **where)
         by_path = table.set_index("path")["group"]
         family = by_path[["neutral/original.png", "sexy/small.jpg", "sexy/mirrored.jpg", "sexy/copy.png"]]
         assert family.nunique() == 1
         assert (by_path == family.iloc[0]).sum() == 4
         assert by_path["sexy/broken.png"] == -1
-    with pytest.raises(ValueError, match="Expected data_dir or cache_dir"):
-        duplicates.group_duplicates(table)
     assert set(duplicates.label_conflicts(table)["path"]) == set(family.index)
 
 
