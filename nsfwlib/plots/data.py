@@ -40,8 +40,21 @@ def plot_counts(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 @styled
-def plot_counts_by(images: pd.DataFrame, column: str, *, title: str, ax: Axes | None = None) -> Axes:
-    """Heat map of numbers of images by a `column` of the images table and by class, the most frequent value on top."""
+def plot_problems(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Number of images left out, by reason and class (`problem`, `given_label` of the images table)."""
+    bad = images[images["problem"].ne("")]
+    return _count_table(bad, "problem", f"{len(bad):,} of {len(images):,} images left out", ax)
+
+
+@styled
+def plot_formats(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Number of images by sniffed file format and class (`format`, `given_label` of the images table)."""
+    known = images[images["format"].fillna("").ne("")]
+    return _count_table(known, "format", f"File formats of {len(known):,} images", ax)
+
+
+def _count_table(images: pd.DataFrame, column: str, title: str, ax: Axes | None) -> Axes:
+    """Heat map of counts by a column and the label, rows sorted by their total, the total in the row's name."""
     counts = pd.crosstab(images[column], images["given_label"])
     counts = counts.loc[counts.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     ax = new_axes(ax, (2.6 + 0.9 * counts.shape[1], 1.3 + 0.38 * max(len(counts), 1)))

@@ -163,10 +163,20 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
 
 
 @styled
-def plot_curve(
-    curve: pd.DataFrame, *, x: str = "fpr", y: str = "recall", title: str = "ROC", ax: Axes | None = None
-) -> Axes:
-    """Two rates of `evaluate.threshold_curve`, `recall`, `fpr` or `precision`, with a 95% band for each threshold."""
+def plot_precision_recall(curve: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """Precision against recall of `evaluate.threshold_curve`, with a 95% band for each threshold."""
+    return _draw_curve(curve, "recall", "precision", title or "Precision and recall", ax)
+
+
+@styled
+def plot_roc(curve: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
+    """Recall against false-positive rate of `evaluate.threshold_curve`, with a 95% band for each threshold."""
+    ax = _draw_curve(curve, "fpr", "recall", title or "ROC", ax)
+    ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
+    return ax
+
+
+def _draw_curve(curve: pd.DataFrame, x: str, y: str, title: str, ax: Axes | None) -> Axes:
     ax = new_axes(ax, (5.2, 4.4))
     ax.set(xlabel=_RATES[x], ylabel=_RATES[y], title=title, xlim=(-0.01, 1.01), ylim=(0, 1.02))
     percent(ax.xaxis, ax.yaxis)
@@ -177,8 +187,6 @@ def plot_curve(
     ax.fill_between(known[x], known[f"{y}_low"], known[f"{y}_high"], color=LIGHT, lw=0, label="95% interval")
     ax.plot(known[x], known[y], color=DARK, lw=1.8)
     ax.legend(loc="lower left" if x == "recall" else "lower right", fontsize="small")
-    if x == "fpr":
-        ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
     return ax
 
 

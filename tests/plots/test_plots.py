@@ -79,18 +79,19 @@ def test_counts_work_before_splits_are_drawn(images):
 
 
 def test_problems_name_the_reason_and_the_class(images):
-    ax = data.plot_counts_by(images[images["problem"].ne("")], "problem", title="Left out")
+    ax = data.plot_problems(images)
     assert ticks(ax.get_yticklabels()) == ["truncated  (1)"] and ticks(ax.get_xticklabels()) == ["hentai"]
-    assert ax.get_title(loc="left") == "Left out"
+    assert ax.get_title(loc="left") == "1 of 6 images left out"
 
 
 def test_problems_of_a_clean_folder_say_none(images):
-    assert texts(data.plot_counts_by(images[:0], "problem", title="Left out")) == ["none"]
+    assert texts(data.plot_problems(images[images["problem"].eq("")])) == ["none"]
 
 
-def test_formats_come_most_frequent_first(images):
-    ax = data.plot_counts_by(images[images["format"].fillna("").ne("")], "format", title="File formats")
+def test_formats_come_most_frequent_first_and_leave_unknown_ones_out(images):
+    ax = data.plot_formats(images)
     assert ticks(ax.get_yticklabels())[0] == "JPEG  (3)" and len(ax.get_yticklabels()) == 3
+    assert ax.get_title(loc="left") == "File formats of 5 images"
 
 
 def test_sizes_draw_one_point_an_image_with_a_size(images):
@@ -288,16 +289,16 @@ def test_calibration_draws_only_bins_with_images():
 
 def test_curves_carry_the_computed_numbers(two_sides):
     curve = evaluate.threshold_curve(*two_sides)
-    ax = evaluation.plot_curve(curve, x="recall", y="precision")
+    ax = evaluation.plot_precision_recall(curve)
     assert ax.lines[0].get_ydata().tolist() == curve["precision"].tolist()
-    roc = evaluation.plot_curve(curve)
+    roc = evaluation.plot_roc(curve)
     assert roc.lines[0].get_xdata().tolist() == curve["fpr"].tolist()
 
 
 def test_curves_of_one_side_only_say_what_they_need(two_sides):
     unsafe, score = two_sides
     curve = evaluate.threshold_curve(unsafe[unsafe], score[unsafe])
-    assert "needs safe and unsafe images" in texts(evaluation.plot_curve(curve))
+    assert "needs safe and unsafe images" in texts(evaluation.plot_roc(curve))
 
 
 def test_threshold_figure_writes_the_counts_of_its_point(two_sides):
@@ -408,14 +409,13 @@ def drawings_of(names):
     thumbnails = [np.zeros((9, 9, 3), np.uint8)] * k
     changes = table.assign(change=["none", *"abcdef"], level="")
     return {
-        "plot_counts": [images], "plot_sizes": [images],
-        "plot_counts_by": {"images": images, "column": "format", "title": names[0]},
+        "plot_counts": [images], "plot_problems": [images], "plot_formats": [images], "plot_sizes": [images],
         "plot_contact_sheet": {"thumbnails": thumbnails, "titles": names, "title": names[0]},
         "plot_heat_maps": {"thumbnails": thumbnails, "heat": [np.eye(3)] * k, "titles": names},
         "plot_feature_map": [rng.random((n, 2)), labels], "plot_intervals": {"table": table, "title": names[0]},
         "plot_class_scores": [evaluate.scores(labels, probs, class_names=names)],
         "plot_calibration": [{n: evaluate.calibration_table(labels, probs, class_names=names) for n in names[:3]}],
-        "plot_curve": [curve],
+        "plot_precision_recall": [curve], "plot_roc": [curve],
         "plot_threshold": [curve, points.iloc[0]], "plot_slices": [pd.DataFrame(slices | {"low": 0.4, "high": 0.6, "accuracy": 0.5})],
         "plot_robustness": [changes],
         "plot_detectors": [dict.fromkeys(names, curve)],
