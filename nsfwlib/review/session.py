@@ -318,13 +318,16 @@ class ReviewSession:
     def progress(self) -> dict[str, float]:
         """Numbers for a progress line.
 
-        rows, decided; relabelled (to another class), kept, drop, unsure, escalate;
+        rows, decided, pages, pages_done; relabelled (to another class), kept, drop, unsure, escalate;
         errors_found (relabelled or dropped); seconds looked at, all reviewers and sittings together.
         """
         count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
+        pages = self.pages()
         return {
             "rows": len(self.queue),
             "decided": len(self.queue) - count["open"],
+            "pages": self.n_pages,
+            "pages_done": int((pages["decided"] == pages["rows"]).sum()),
             **{name: count[name] for name in OUTCOMES[1:-1]},
             "errors_found": count["relabelled"] + count["drop"],
             "seconds": self._replay.seconds,
