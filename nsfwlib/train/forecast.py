@@ -80,11 +80,7 @@ def learning_curve(
 
     Each fit has the regularisation that suits its own number of images.
 
-    Args:
-        features: float (N, D); rows with NaN are left out.
-        labels: N class names; missing ones are left out.
-        splits: N of "train", "val", "test"; `test` is not looked at.
-        groups: N near-duplicate groups, drawn whole; every row for itself by default.
+    Args, others as in `train.train_head`:
         fractions: shares of the training groups, 0 … 1, of which each is drawn `repeats` times and the whole once.
 
     Returns:

@@ -166,11 +166,6 @@ def test_backbone_weights_of_a_file_come_with_its_rescaling(small, tmp_path, rng
     assert np.array_equal(*pairs)
 
 
-def test_weights_of_another_architecture_are_refused_whole(small, inception):
-    with pytest.raises(ValueError, match=r"another architecture\. Expected layers"):
-        classifier.copy_backbone(inception, small.layers)
-
-
 @pytest.mark.parametrize("names", [["one"], [], ["a", "a"], ["a", ""]])
 def test_fewer_than_two_different_class_names_are_refused(names):
     with pytest.raises(ValueError, match="two or more different names"):
