@@ -49,7 +49,7 @@ def stand_in(work_dir: Path, per_class: int) -> tuple[pd.DataFrame, Path]:
     if not data_dir.exists():
         demo.make_demo(data_dir, images_per_class=per_class, seed=0)
     table = data.scan(data_dir, cache_dir=work_dir / "cache", progress=False)
-    table["group"] = data.group_duplicates(table)
+    table["group"] = data.group_duplicates(table, data_dir=data_dir, cache_dir=work_dir / "cache")
     truth = pd.read_csv(data_dir.with_name("demo_truth.csv")).set_index("path")["true_label"]
     return table[table["problem"].eq("")].assign(truth=table["path"].map(truth)).reset_index(drop=True), data_dir
 
@@ -186,7 +186,7 @@ def picture_set(name: str, work_dir: Path, clip_art: Path) -> tuple[pd.DataFrame
     elif not folder.exists():
         (_draw_digits if name == "digits" else _copy_clip_art)(folder, clip_art)
     table = data.scan(folder, cache_dir=work_dir / "cache", progress=False)
-    table["group"] = data.group_duplicates(table)
+    table["group"] = data.group_duplicates(table, data_dir=folder, cache_dir=work_dir / "cache")
     truth = demo.read_truth(folder)
     table["truth"] = table["given_label"] if truth is None else table["path"].map(truth.set_index("path")["true_label"])
     classes = table["given_label"].unique()

@@ -148,9 +148,14 @@ def group_near_duplicates(
     if thumbs is not None:
         alike = confirmed_pairs(left, right, thumbs, flipped=flipped)
         left, right = left[alike], right[alike]
-    graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(len(hashes), len(hashes)))
-    _, components = connected_components(graph, directed=False)
-    return pd.factorize(components)[0].astype(np.int64)
+    return joined_pairs(left, right, len(hashes))
+
+
+def joined_pairs(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
+    """Connected components of the pairs (left[i], right[i]) → int64 (n,), numbered in order of appearance."""
+    graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(n, n))
+    _, labels = connected_components(graph, directed=False)
+    return pd.factorize(labels)[0].astype(np.int64)
 
 
 def confirmed_pairs(
