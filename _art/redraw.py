@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nsfwlib import evaluate, plots
+from nsfwlib import plots, runs
 
 ART = Path(__file__).parent
 
@@ -24,7 +24,7 @@ def main(run_dir: Path) -> None:
     shutil.copy(run_dir / "figures" / "confusion.json", ART / f"{run_dir.name}.json")
     for name in ("confusion_cleansing", "noise", "map", "suspicion", "detectors"):
         shutil.copy(run_dir / "figures" / f"{name}.png", ART / f"{name}.png")
-    incarnations = evaluate.read_incarnations(sorted(ART.glob("*.json")))
+    incarnations = read_incarnations(sorted(ART.glob("*.json")))
     for row in incarnations.itertuples():
         title = f"{row.name}: accuracy {row.accuracy:.1%}" + (f" of {row.images:,} images" if row.images else "")
         ax = plots.plot_confusion(row.matrix, class_names=row.class_names, title=title)
@@ -34,8 +34,25 @@ def main(run_dir: Path) -> None:
     ax.figure.savefig(ART / "incarnations.png", dpi=110, bbox_inches="tight")
 
 
+def read_incarnations(paths: list[Path]) -> pd.DataFrame:
+    """Saved confusion matrices, oldest first: `name`, `date`, `data`, `accuracy`, `low`, `high`, `images`, `matrix`.
+
+    `matrix` holds counts, or shares of rows for published figures, whose `images` is 0.
+    """
+    rows = []
+    for path in paths:
+        text = runs.read_json(path)
+        for record in text.get("matrices", [text]):
+            low, high = record.get("interval") or (np.nan, np.nan)
+            matrix = np.array(record.get("counts") or record["shares"])
+            filled = {"date": "", "data": "", "images": 0, "class_names": text.get("class_names")} | record
+            rows.append(filled | {"low": low, "high": high, "matrix": matrix})
+    columns = ["name", "date", "data", "accuracy", "low", "high", "images", "class_names", "matrix"]
+    return pd.DataFrame(rows, columns=columns).sort_values("date", kind="stable", ignore_index=True)
+
+
 def plot_incarnations(incarnations: pd.DataFrame) -> Axes:
-    """Accuracy of `evaluate.read_incarnations` one after the other; published ones, images unknown, are hollow."""
+    """Accuracy of `read_incarnations` one after the other; published ones, images unknown, are hollow."""
     table = incarnations.assign(value=incarnations["accuracy"])
     table["name"] = (table["name"] + "\n" + table["date"]).str.strip()
     ax = plots.plot_intervals(table, xlabel="share of images right", title="Accuracy over incarnations")

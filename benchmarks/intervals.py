@@ -51,8 +51,7 @@ def score_table(truth, probs, groups):
     table.index = table["score"] + " " + table["class"]
     parts = [table[["value", "low", "high"]]]
     matrix = evaluate.confusion_matrix(labels, predicted, class_names=NAMES)
-    support = evaluate.effective_support(labels, predicted, class_names=NAMES, groups=groups)
-    cells = evaluate.confusion_intervals(matrix, support=support)
+    cells = evaluate.confusion_intervals(labels, predicted, class_names=NAMES, groups=groups)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     names = [f"cell {a} → {b}" for a in NAMES for b in NAMES]
     parts.append(

@@ -25,6 +25,7 @@ def stderr_aside() -> Iterator[None]:
             os.close(kept)
 
 
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # where there is no AVX-512 it is off: a step costs a quarter more
 with stderr_aside():
     import keras
     import tensorflow as tf

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -179,22 +178,15 @@ def _of_other_data(run_dir: Path, what: str, was: Any, now: Any, way_out: str) -
 
 
 def describe(started: float, *, files: Sequence[Path] = (), **facts: Any) -> dict[str, Any]:
-    """A record for `run.json`: `facts`, versions, seconds since `started` (`time.time()`), peak memory (MB or None).
+    """A record for `run.json`: `facts`, versions, seconds since `started` (`time.time()`).
 
     It holds the sha256 of `files`, which lie beside it, and stands for no others: write it last, and clear it first.
     """
-    try:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
-    except ImportError:  # Windows
-        peak = None
     return {
         **facts,
         "files": {path.name: file_hash(path) for path in files},
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(time.time() - started, 1),
-        "peak_memory_mb": peak and round(peak),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 

@@ -64,7 +64,8 @@ def test_outside_a_kernel_nobody_can_answer(monkeypatch):
 @pytest.mark.parametrize(("body", "shown"), [("", False), ("raise SystemExit(3)", True)])
 def test_standard_error_is_kept_aside_unless_something_fails(body, shown):
     code = (
-        "import os\nfrom nsfwlib._tensorflow import stderr_aside\n"
+        "import os, sys\nsys.modules.update(keras=sys, tensorflow=sys)  # not needed here, and slow to load\n"
+        "from nsfwlib._tensorflow import stderr_aside\n"
         f"with stderr_aside():\n    os.write(2, b'greeting')\n    {body}\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

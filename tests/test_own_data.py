@@ -27,7 +27,7 @@ def shipped(tmp_path_factory):
     (data / "photographs" / "coins-PNG.png").rename(data / "unlabelled" / "new.png")
     pipeline.run_notebooks(
         pipeline.STEPS, folder / "run", progress=False, data_dir=data, cache_dir=folder / "cache",
-        fine_tune_epochs=0, blocks=["mixed4"], robustness_pictures=0, heat_map_pictures=0,
+        fine_tune_epochs=0, blocks=["mixed4", "mixed10"], robustness_pictures=0, heat_map_pictures=0,
     )  # fmt: skip
     return folder
 

@@ -98,17 +98,6 @@ def test_a_record_of_an_older_version_names_no_files_and_is_read(tmp_path):
     assert runs.read_run(tmp_path)["temperature"] == 1.5
 
 
-def test_where_the_system_does_not_tell_its_memory_the_record_says_none(monkeypatch):
-    assert runs.describe(0)["peak_memory_mb"] > 1
-    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
-    assert runs.describe(0)["peak_memory_mb"] is None
-
-
-def test_notebooks_begin_where_there_is_no_resource_module():
-    code = "import sys; sys.modules['resource'] = None; from nsfwlib import runs; runs.begin()"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
 def test_the_fingerprint_follows_content_and_labels_and_ignores_names_and_order():
     images = pd.DataFrame({"path": ["a", "b"], "sha256": ["1", "2"]})
     labels = pd.Series(["x", "y"])

@@ -56,7 +56,6 @@ from .quality import (
     feature_map as feature_map,
     next_steps as next_steps,
     outliers as outliers,
-    plain_words as plain_words,
     shortcuts as shortcuts,
 )
 from .screening import (

@@ -14,7 +14,10 @@ def to_rgb(image: Image.Image, flags: list[str]) -> tuple[Image.Image, bool]:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # a broken EXIF block is no reason to lose the picture
         flags.append("damaged metadata")
-    image, alpha = _split_alpha(_to_8_bit(image, flags))
+    image, alpha = _to_8_bit(image, flags), None
+    if image.has_transparency_data:
+        grey, rgba = image.mode in ("L", "LA", "La", "1"), image if image.mode == "RGBA" else image.convert("RGBA")
+        image, alpha = image.convert("L") if grey else rgba.convert("RGB"), rgba.getchannel("A")
     if profile := profile or (_LAB if image.mode == "LAB" else None):
         image = _apply_profile(image, profile, flags)
     image = image if image.mode == "RGB" else image.convert("RGB")
@@ -58,14 +61,6 @@ def _stretched(values: np.ndarray, flags: list[str]) -> np.ndarray:
 
 def _finite(values: np.ndarray) -> np.ndarray:
     return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-
-
-def _split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    if not image.has_transparency_data:
-        return image, None
-    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-    grey = image.mode in ("L", "LA", "La", "1")
-    return (image.convert("L") if grey else rgba.convert("RGB")), rgba.getchannel("A")
 
 
 _LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()

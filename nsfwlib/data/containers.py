@@ -34,10 +34,7 @@ _FOREIGN = (
     (rb"riff", "not an image", "a RIFF file, but not WebP"),
     (rb"version https://git-lfs", "not an image", "a Git LFS pointer instead of the file"),
 )  # patterns of a head in lower case
-_BRANDS = {
-    "AVIF": {b"avif", b"avis"},
-    "HEIF": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"},
-}
+_BRANDS = {"AVIF": {b"avif", b"avis"}, "HEIF": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}}
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # of a JPEG's segment, or of its end
 _MAX_SCANS = 500  # a progressive JPEG needs about ten; thousands of empty ones keep a decoder busy for hours
 _ZEROS = bytes(512)  # a lost disk sector

@@ -19,6 +19,7 @@ from nsfwlib.data.inspection import COLUMNS, begin_inspecting, inspect, inspect_
 from nsfwlib.files import saving
 
 _BATCH = 16  # files a worker gets at a time
+SECONDS = 60.0  # that a batch may take, and then each of its files
 _START = 300.0  # seconds that a worker may take to start on a busy machine
 _PASSING = {"missing", "link loop", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
 _VERSION = 2  # of what is recorded; a new one makes every cached row stale
@@ -26,18 +27,13 @@ _PATIENCE = 60.0  # seconds that one scan waits for another to let go of the cac
 
 
 def inspect_files(
-    paths: Sequence[str],
-    options: dict,
-    *,
-    cache_dir: Path | None = None,
-    workers: int | None = None,
-    timeout: float = 60.0,
+    paths: Sequence[str], options: dict, *, cache_dir: Path | None = None, workers: int | None = None
 ) -> Iterator[tuple[int, dict]]:
     """Inspect files in parallel → (position in `paths`, row of `data.inspect`), as they are done.
 
     A file whose size and times are those in the cache is not opened. Finished rows are on disk within a
     second or two, so a killed scan goes on where it stopped. A file that ends its worker, or holds it
-    longer than `timeout` seconds, gets a row that says so.
+    longer than `SECONDS`, gets a row that says so.
 
     Args:
         options: keyword arguments of `data.inspect`.
@@ -59,7 +55,7 @@ def inspect_files(
                     yield i, row
                 else:
                     misses.append(i)
-        found = _run(paths, misses, options, workers=workers, timeout=timeout)
+        found = _run(paths, misses, options, workers)
         with contextlib.closing(saving(found, cache.commit, every=1)) as rows:
             for i, row in rows:
                 if cache_dir is not None and row["problem"] not in _PASSING:
@@ -68,7 +64,7 @@ def inspect_files(
 
 
 def _run(
-    paths: Sequence[str], todo: list[int], options: dict, *, workers: int | None, timeout: float
+    paths: Sequence[str], todo: list[int], options: dict, workers: int | None
 ) -> Generator[tuple[int, dict], None, None]:
     if workers == 0:
         yield from ((i, inspect(paths[i], **options)) for i in todo)
@@ -103,7 +99,7 @@ def _run(
                     reason = "crashed the decoder" if future in done else "took too long"
                     yield batch[0], {**COLUMNS, "problem": reason, "thumb": b""}
             while idle and waiting:
-                hand(idle.pop(), waiting.pop(), timeout)
+                hand(idle.pop(), waiting.pop(), SECONDS)
     finally:
         for worker in [*idle, *(worker for worker, *_ in busy.values())]:
             worker.shutdown(kill_workers=True)
@@ -118,9 +114,7 @@ def _worker(options: dict) -> ProcessPoolExecutor:
 def open_cache(cache_dir: Path | None) -> Iterator[sqlite3.Connection]:
     """The scan's cache, made on first use; in memory if `cache_dir` is None; a damaged one is put aside.
 
-    Raises, for what fails inside the block, too:
-        TimeoutError: another scan holds it.
-        OSError: it cannot be written.
+    A TimeoutError where another scan holds it, an OSError where it cannot be written, inside the block, too.
     """
     file = Path(":memory:") if cache_dir is None else Path(cache_dir) / "scan.sqlite"
     try:

@@ -148,14 +148,9 @@ def group_near_duplicates(
     if thumbs is not None:
         alike = confirmed_pairs(left, right, thumbs, flipped=flipped)
         left, right = left[alike], right[alike]
-    return joined_pairs(left, right, len(hashes))
-
-
-def joined_pairs(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
-    """Connected components of the pairs (left[i], right[i]) → int64 (n,), numbered in order of appearance."""
-    graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(n, n))
-    _, labels = connected_components(graph, directed=False)
-    return pd.factorize(labels)[0].astype(np.int64)
+    graph = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(len(hashes), len(hashes)))
+    _, components = connected_components(graph, directed=False)
+    return pd.factorize(components)[0].astype(np.int64)
 
 
 def confirmed_pairs(
@@ -163,8 +158,7 @@ def confirmed_pairs(
 ) -> np.ndarray:
     """The second look: which pairs of positions are alike in their thumbnails → bool (P,).
 
-    Args:
-        flipped: bool (P,), where right is to be mirrored first.
+    `flipped` says where right is to be mirrored first: bool (P,).
     """
     flipped = np.zeros(len(left), dtype=bool) if flipped is None else flipped
     positions, inverse = np.unique(np.concatenate([left, right]), return_inverse=True)
@@ -196,10 +190,9 @@ def is_blank(images: pd.DataFrame) -> np.ndarray:
 
 
 def feature_pairs(features: np.ndarray, *, min_cosine: float, neighbours: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (left < right) among each row's nearest neighbours whose cosine is `min_cosine` or more.
+    """Pairs (left < right) among the nearest neighbours of (N, D) features whose cosine is `min_cosine` or more.
 
-    Args:
-        features: (N, D); rows that hold NaN have no neighbours.
+    Rows that hold NaN have no neighbours.
     """
     import faiss  # a large library, for this alone
 

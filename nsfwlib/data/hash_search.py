@@ -14,10 +14,7 @@ def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1,
 
     Chance rules where an image has ten neighbours or more, however many true copies the table holds. There
     the logarithm of their number is a parabola in the distance, very nearly; it is fitted to distances of
-    pairs drawn at random and continued to 0.01.
-
-    Args:
-        tries: comparisons made per pair, 2 where mirror images are compared as well.
+    pairs drawn at random and continued to 0.01. `tries` are comparisons made per pair, 2 where mirror images count.
     """
     n = len(hashes)
     if n < 20:  # too few to say anything of chance, too few for it to do harm

@@ -100,12 +100,7 @@ def to_array(picture: Image.Image, size: int | tuple[int, int] | None) -> np.nda
 
 
 def blurred_thumbnail(
-    source: Source | np.ndarray,
-    *,
-    size: int = 96,
-    blur: float = 4.0,
-    grey: bool = True,
-    max_pixels: int = MOST_PIXELS,
+    source: Source | np.ndarray, *, size: int = 96, blur: float = 4.0, grey: bool = True, max_pixels: int = MOST_PIXELS
 ) -> np.ndarray:
     """A small, blurred picture for display → uint8 (h, w, 3), at most `size` on the long side.
 
@@ -114,8 +109,7 @@ def blurred_thumbnail(
         blur: radius of the Gaussian in pixels of the thumbnail; 0 shows it sharp. Any other shrinks the picture to
             24 pixels before, so that no filter brings back more than those.
 
-    Raises:
-        ImageProblem: as `load_image`.
+    Errors are those of `load_image`.
     """
     if isinstance(source, np.ndarray):
         picture = Image.fromarray(source).convert("RGB")
@@ -181,14 +175,9 @@ def _name(source: Source) -> str:
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None, name: str = "") -> Decoded:
-    """Decode the bytes of a file.
+    """Decode the bytes of a file; `max_pixels` and errors, which name `name`, as in `load_image`.
 
-    Args:
-        at_least: a JPEG may come out at 1/2, 1/4 or 1/8 of its size, this many pixels a side or more.
-        name: named in errors.
-
-    Raises:
-        ImageProblem: as `load_image`.
+    A JPEG may come out at 1/2, 1/4 or 1/8 of its size, `at_least` so many pixels a side.
     """
     try:
         return _decode(data, max_pixels, at_least, name)

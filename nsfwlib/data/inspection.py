@@ -25,11 +25,7 @@ THUMB = 32  # side of the grey thumbnail that near-duplicates are confirmed with
 
 
 def inspect(
-    source: Source,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    min_side: int = 16,
-    screen: HashList | None = None,
+    source: Source, *, max_pixels: int = MAX_PIXELS, min_side: int = 16, screen: HashList | None = None
 ) -> dict:
     """All that the scan records of one file. Never raises: what is wrong stands in `problem`.
 

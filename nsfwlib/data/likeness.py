@@ -26,13 +26,9 @@ def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return best
 
 
-def _zoom(scale: float) -> np.ndarray:
-    """(32, 32): linear interpolation of the central `scale` of 32 samples."""
-    places = (np.arange(32) + 0.5 - 16) * scale + 15.5
-    return np.stack([np.interp(places, np.arange(32), row) for row in np.eye(32)], axis=1).astype(np.float32)
-
-
-_ZOOMS = [_zoom(scale) for scale in (0.97, 0.94, 0.91, 0.88, 0.85)]
+# (32, 32) each: linear interpolation of a central part of 32 samples
+_PLACES = [(np.arange(32) + 0.5 - 16) * scale + 15.5 for scale in (0.97, 0.94, 0.91, 0.88, 0.85)]
+_ZOOMS = [np.stack([np.interp(x, np.arange(32), row) for row in np.eye(32)], 1).astype(np.float32) for x in _PLACES]
 
 
 def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """What in the data would fool a classifier, and what should be done about it? Outliers, shortcuts, next steps."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from sklearn.metrics import balanced_accuracy_score
@@ -121,8 +119,3 @@ def feature_map(features: np.ndarray, *, most: int = 3000, seed: int = 0) -> tup
     small = PCA(min(50, *values.shape), random_state=seed).fit_transform(values)
     perplexity = min(30, max(1, (len(rows) - 1) / 3))
     return rows, TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(small)
-
-
-def plain_words(steps: Sequence[str]) -> str:
-    """Steps as a numbered list, one a line."""
-    return "\n".join(f"{i}. {step}" for i, step in enumerate(steps, 1))

@@ -9,15 +9,12 @@ import pandas as pd
 from nsfwlib.data.duplicates import leaks
 
 SPLITS = ("train", "val", "test")
+SHARES = (0.7, 0.15, 0.15)  # of them, where nobody says others
 Note = tuple[str, str]  # name and message of a warning
 
 
 def assign_splits(
-    table: pd.DataFrame,
-    *,
-    previous: pd.DataFrame | None = None,
-    fractions: Sequence[float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
+    table: pd.DataFrame, *, previous: pd.DataFrame | None = None, fractions: Sequence[float] = SHARES, seed: int = 0
 ) -> pd.DataFrame:
     """Fill `split` with train, val and test: whole groups, stratified by class and size → a new table.
 
@@ -156,10 +153,8 @@ def _deal(lots: np.ndarray, fractions: Sequence[float], starts: Sequence[float],
     Systematic sampling (Madow and Madow 1944): each group reaches a split with the wished probability, and among
     groups of about the same size each split gets its share to within one group.
 
-    Args:
-        lots: 0–1, who moves where a class of few groups left a split empty: no split stays so if there are enough.
-        starts: 0–1, for each split.
-        held: pictures of this class that each split has already.
+    `starts`, 0–1, are of the splits, as is `held`, the pictures of this class that each has already; `lots`, 0–1, say
+    who moves where a class of few groups left a split empty: none stays so if there are enough.
     """
     picks = np.zeros(len(lots), dtype=int)
     for split in (2, 1):

@@ -13,7 +13,7 @@ from nsfwlib.data.images import MAX_PIXELS, ImageProblem, to_array
 
 VIDEO_NAMES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 _ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # how MP4 and QuickTime begin
-SECONDS = 20.0  # that one file may take
+SECONDS = 20.0  # that one file may take; then no further frame is sought
 
 
 def is_video(head: bytes) -> bool:
@@ -23,13 +23,7 @@ def is_video(head: bytes) -> bool:
 
 
 def load_video(
-    stream: BinaryIO,
-    *,
-    size: int,
-    frames: int,
-    key_frames: bool = False,
-    max_pixels: int = MAX_PIXELS,
-    seconds: float = SECONDS,
+    stream: BinaryIO, *, size: int, frames: int, key_frames: bool = False, max_pixels: int = MAX_PIXELS
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Evenly spaced frames of a video, upright; sound is not touched.
 
@@ -42,7 +36,6 @@ def load_video(
         frames: at most so many.
         key_frames: of the frames that stand by themselves alone, where scenes often begin: less is decoded.
         max_pixels: a video of larger frames is not decoded.
-        seconds: after so many no further frame is sought.
 
     Returns:
         uint8 (F, size, size, 3), 1 ≤ F ≤ `frames`; their times in seconds (F,); a sentence if it is not whole, else "".
@@ -54,7 +47,7 @@ def load_video(
         import av
     except ImportError:
         raise ImageProblem("unsupported format", "a video; run: pip install 'nsfwlib[video]'") from None
-    deadline, found, missing = time.monotonic() + seconds, {}, 0
+    deadline, found, missing = time.monotonic() + SECONDS, {}, 0
     try:
         with av.open(stream, metadata_errors="ignore") as container:
             video = _checked(container, max_pixels)

@@ -77,7 +77,6 @@ def make_demo(out_dir: Path, *, images_per_class: int = 150, seed: int = 0, prog
         out_dir: where the class folders go; made if missing.
         images_per_class: pictures drawn for each true class, at least 8. Copies and faulty files come on top.
         seed: of everything; no global random state is read or changed.
-        progress: show a progress bar.
 
     Raises:
         ValueError: fewer than 8 images a class.

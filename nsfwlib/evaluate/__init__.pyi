@@ -28,15 +28,13 @@ from .comparison import (
     comparable_rows as comparable_rows,
     compare_detectors as compare_detectors,
     differences_to_best as differences_to_best,
+    shared_audit as shared_audit,
 )
 from .confusion import (
     confused_pairs as confused_pairs,
     confusion_intervals as confusion_intervals,
     confusion_matrix as confusion_matrix,
-    effective_support as effective_support,
     published_matrices as published_matrices,
-    read_incarnations as read_incarnations,
-    save_incarnation as save_incarnation,
 )
 from .detectors import (
     is_wrong as is_wrong,
@@ -45,9 +43,6 @@ from .detectors import (
 from .intervals import (
     jeffreys as jeffreys,
     share_interval as share_interval,
-)
-from .joint_audit import (
-    shared_audit as shared_audit,
 )
 from .metrics import (
     apply_temperature as apply_temperature,

@@ -80,14 +80,10 @@ def freeze_audit(
 ) -> pd.DataFrame:
     """Draw the audit of a split and keep it in the run; if it is there already, return that one, enlarged if need be.
 
-    One that was drawn for something else is replaced, with a warning, only if nobody has looked at any of its pictures.
-    `rows` are `path`, `sha256`, `group`, `split`, `label` and `predicted` of the pictures to draw from, whether they
-    were `reviewed` before, or `answered` blind, and the judge's probabilities, `P(<class>)`. `about` says what is
-    audited, such as a fingerprint of the predictions: another one needs another run. A smaller `budget` never shrinks
-    an audit. It has one row a picture: `AUDIT_COLUMNS` and the judge's.
-
-    Raises:
-        ValueError: an audit of something else is frozen here, and somebody has begun to answer it.
+    One that was drawn for something else than `about`, such as a fingerprint of predictions, is replaced, with a
+    warning, only if nobody has looked at any of its pictures; else it is a ValueError. A smaller `budget` never shrinks
+    an audit. Of the pictures to draw from, `rows` have the first six of `AUDIT_COLUMNS`, whether they were `reviewed`
+    before, or `answered` blind, and the judge's probabilities, `P(<class>)`.
     """
     audit, record = load_audit(run_dir, split), _files(run_dir, split)[1]
     if audit is not None and runs.read_json(record)["about"] != about:
@@ -148,11 +144,7 @@ def _files(run_dir: Path, split: str) -> tuple[Path, Path]:
 
 
 def audits_of_run(run_dir: Path, split: str) -> pd.DataFrame | None:
-    """The frozen audit of a run's predictions on `split`; None where none was drawn.
-
-    Raises:
-        ValueError: it was drawn for other predictions than those of the run now.
-    """
+    """As `load_audit`, of a run's predictions on `split`; a ValueError where it was drawn for others than those now."""
     return load_audit(run_dir, split, about=_predictions(run_dir, split)[1])
 
 

@@ -1,27 +1,100 @@
-"""Which detector is best on these pictures, and is its lead more than chance? All from one audit, by its weights.
+"""Which detector is best on these pictures, and is its lead more than chance? All from one audit that serves all.
 
 Intervals of rankings are a Bayesian bootstrap by near-duplicate group within strata, with half a picture more of each
 side, ranked as badly, or as well, as can be: the rule of `weigh`, for numbers that are no means.
 """
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nsfwlib import runs
 from nsfwlib.evaluate.audit import audited_rows, audited_scores
-from nsfwlib.evaluate.detectors import has_classes
-from nsfwlib.evaluate.intervals import bootstrap_weights, tails
+from nsfwlib.evaluate.detectors import has_classes, is_wrong
+from nsfwlib.evaluate.intervals import TAILS, bootstrap_weights
 from nsfwlib.evaluate.thresholds import Judged, counts_by_threshold
 from nsfwlib.labels import group_codes
 
+AGREEMENT = "agreement of all"
+TRUST = 0.9  # in a label, where it serves as the judge of `audited_share`; how much it is worth is fitted there
+PICTURES = ("path", "sha256", "group", "split", "label")
 DRAWS = 500  # of the bootstrap
 FLIPS = 2000  # of signs, of the test
 LEVEL = 0.05  # at which a lead is named
 RATES = {"recall at FPR 1 %": 0.01, "recall at FPR 0.1 %": 0.001}
 Detectors = Mapping[str, pd.DataFrame]
+
+
+def shared_audit(
+    run_dir: Path,
+    images: pd.DataFrame,
+    detectors: Detectors,
+    *,
+    class_names: Sequence[str],
+    unsafe_classes: Sequence[str],
+    budget: int = 150,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The frozen audit of these pictures, drawn if it is not there, enlarged by what new detectors dispute.
+
+    It is the union of what any detector disputes, which gets up to two thirds of the budget, all of it where that is
+    enough and never less than it has, and a sample of what none does. Each picture keeps one random number for good,
+    and of each stratum those with the lowest are looked at (permanent random numbers: Ohlsson, Coordination of Samples,
+    1995). A later detector only moves pictures from *agreement* to a stratum of its own: what was picked stays picked,
+    and is still a random part of where it is, whatever was answered.
+
+    Args:
+        run_dir: holds `audit_detectors.parquet`, whose attributes say what was drawn when.
+        images: `PICTURES` of N pictures, `label` the one in force.
+        budget: pictures to look at; a later detector adds to it, a smaller number never shrinks an audit.
+
+    Returns:
+        One row a picture, for `audit_queue` and `audit_truth`: `PICTURES`, `draw`, `stratum`, `order`, `picked`, and
+        `predicted`, the label again, and `P(<class>)`, a judge that believes it.
+
+    Raises:
+        ValueError: the audit in the run is of other pictures.
+    """
+    table, about = Path(run_dir) / "audit_detectors.parquet", runs.fingerprint(images, images["path"])
+    if table.exists():
+        audit = pd.read_parquet(table)
+        if audit.attrs.get("about") != about:
+            raise ValueError(
+                f"{table} was drawn from {len(audit):,} other pictures. Received: {len(images):,}. An audit is drawn "
+                "once: compare on the same pictures, use a new run_dir, or give it up for good by deleting the file."
+            )
+    else:
+        audit = images[list(PICTURES)].reset_index(drop=True)
+        audit = audit.assign(predicted=audit["label"], stratum=AGREEMENT, picked=False)
+        audit["draw"] = np.random.default_rng([seed, int(about, 16)]).random(len(audit))
+        for name in class_names:
+            audit[f"P({name})"] = np.where(audit["label"].eq(name), TRUST, (1 - TRUST) / max(len(class_names) - 1, 1))
+        audit.attrs |= {"about": about, "drawn": {}}
+    larger = _enlarged(audit, detectors, unsafe_classes=unsafe_classes, budget=budget)
+    if larger["picked"].sum() > audit["picked"].sum() or not larger["stratum"].equals(audit["stratum"]):
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        larger.attrs = audit.attrs | {"drawn": audit.attrs["drawn"] | {now: list(detectors)}}
+        runs.write_table(larger, table)
+    return larger
+
+
+def _enlarged(audit: pd.DataFrame, detectors: Detectors, *, unsafe_classes: Sequence[str], budget: int) -> pd.DataFrame:
+    labels = audit.set_index("path")["label"]
+    disputed = [is_wrong(some, labels, unsafe_classes=unsafe_classes).to_numpy() for some in detectors.values()]
+    fresh = np.any(disputed, axis=0) & audit["stratum"].eq(AGREEMENT)
+    audit = audit.assign(stratum=audit["stratum"].mask(fresh, f"disagreement {audit['stratum'].nunique()}"))
+    audit["order"] = audit.groupby("stratum")["draw"].rank().astype(int) - 1
+    size, had = audit["stratum"].value_counts(), audit.groupby("stratum")["picked"].sum()
+    apart = size.drop(AGREEMENT, errors="ignore")
+    quota = np.minimum(apart, np.ceil(budget * 2 / 3 * apart / max(apart.sum(), 1)))
+    quota[AGREEMENT] = min(size.get(AGREEMENT, 0), max(budget - quota.sum(), 0))
+    quota = np.maximum(quota, had.reindex(quota.index).fillna(0))
+    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)))
 
 
 def comparable_rows(
@@ -54,12 +127,9 @@ def compare_detectors(
     """One row a detector, the best AUROC first; each number with `_low` and `_high`, of 95 %.
 
     Args:
-        detectors: by name, as from `read_detector`.
         rows: as from `comparable_rows`.
-        unsafe_classes: classes to be flagged.
         prevalence: share of unsafe uploads where it will run; the precision is that of Bayes' rule there.
         thresholds: from which each flags, by name; ½ by default.
-        seed: of the bootstrap.
 
     Returns:
         `detector`; `class accuracy` and `balanced accuracy` where classes map; `AUROC`, `AP` (average precision, at the
@@ -81,7 +151,7 @@ def compare_detectors(
         score, cut = detector.loc[answered.index, "unsafe_score"].to_numpy(), (thresholds or {}).get(name, 0.5)
         point, *others = [_rankings(score, *end, cut=cut, prevalence=prevalence) for end in drawn]
         for measure, (value,) in point.items():
-            ends = np.nanquantile([some[measure] for some in others], tails(), axis=1)  # wrongly ranked, a rate rises
+            ends = np.nanquantile([some[measure] for some in others], TAILS, axis=1)  # wrongly ranked, a rate rises
             found |= _with_ends(measure, value, min(ends[0].min(), value), max(ends[1].max(), value))
         table.append(found)
     return pd.DataFrame(table).sort_values("AUROC", ascending=False, kind="stable").reset_index(drop=True)
@@ -149,11 +219,8 @@ def differences_to_best(
     Clarke-Pearson, Comparing the Areas under Two or More Correlated ROC Curves, 1988). A rate at a threshold has no p.
 
     Args:
-        detectors: by name, as from `read_detector`; those that tell no classes have no accuracy and are left out then.
         rows: as from `comparable_rows`.
-        unsafe_classes: classes to be flagged.
-        measure: "AUROC", "accuracy" or "balanced accuracy".
-        seed: of the flips.
+        measure: "AUROC", "accuracy" or "balanced accuracy"; detectors that tell no classes have AUROC alone.
 
     Returns:
         The best first: `detector`, `value`, `difference` with `low` and `high` (of 95 %, for all of them at once),

@@ -18,26 +18,18 @@ def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], *, class_n
     return np.bincount(cells, minlength=k * k).reshape(k, k)
 
 
-def effective_support(
+def confusion_intervals(
     labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str], groups: Groups = None
 ) -> np.ndarray:
-    """How many independent images each class's images are worth: float (K,), for `confusion_intervals`."""
-    rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
-    return share_interval(rows == columns, groups, among=[rows == k for k in range(len(class_names))]).worth
-
-
-def confusion_intervals(matrix: np.ndarray, *, support: np.ndarray | None = None) -> np.ndarray:
     """Jeffreys interval of each share of the row-normalised confusion matrix by itself: float (K, K, 2).
 
-    Args:
-        matrix: (K, K) counts.
-        support: (K,) what each row is worth, from `effective_support`; by default its sum, as if no two images
-            were near-duplicates.
+    A class's images count as so many as right and wrong answers on its near-duplicates are worth.
     """
-    matrix = np.asarray(matrix, dtype=float)
-    total = matrix.sum(axis=1, keepdims=True)
-    worth = total if support is None else np.asarray(support, dtype=float)[:, None]
-    return np.stack(jeffreys(matrix / np.where(total > 0, total, 1) * worth, worth), axis=-1)
+    rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
+    among = [rows == k for k in range(len(class_names))]
+    matrix = confusion_matrix(labels, predicted, class_names=class_names)
+    worth = share_interval(rows == columns, groups, among=among).worth[:, None]  # type: ignore[index]
+    return np.stack(jeffreys(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) * worth, worth), axis=-1)
 
 
 def confused_pairs(
@@ -58,42 +50,12 @@ def confused_pairs(
     return table.sort_values("share", ascending=False, kind="stable", ignore_index=True).head(top)
 
 
-def save_incarnation(
-    path: Path, matrix: np.ndarray, *, class_names: Sequence[str], interval: tuple[float, float], **made: str
-) -> None:
-    """Keep a confusion matrix of counts with its accuracy, low and high of that, as JSON beside its picture.
-
-    `made` are `name` and ISO `date` of the run, and the fingerprint of its `data`. The file is replaced whole.
-    """
-    numbers = {
-        "accuracy": float(np.trace(matrix) / max(matrix.sum(), 1)), "interval": [float(end) for end in interval],
-        "images": int(matrix.sum()), "class_names": list(class_names), "counts": matrix.tolist(),
-    }  # fmt: skip
-    runs.write_json(made | numbers, path)
-
-
-def read_incarnations(paths: Sequence[Path]) -> pd.DataFrame:
-    """Saved confusion matrices, oldest first: `name`, `date`, `data`, `accuracy`, `low`, `high`, `images`, `matrix`.
-
-    `matrix` holds counts, or shares of rows for published figures, whose `images` is 0.
-    """
-    rows = []
-    for path in paths:
-        text = runs.read_json(path)
-        for record in text.get("matrices", [text]):
-            low, high = record.get("interval") or (np.nan, np.nan)
-            matrix = np.array(record.get("counts") or record["shares"])
-            filled = {"date": "", "data": "", "images": 0, "class_names": text.get("class_names")} | record
-            rows.append(filled | {"low": low, "high": high, "matrix": matrix})
-    columns = ["name", "date", "data", "accuracy", "low", "high", "images", "class_names", "matrix"]
-    return pd.DataFrame(rows, columns=columns).sort_values("date", kind="stable", ignore_index=True)
-
-
 def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """Published confusion matrices of the same classes, best last: `name` and `shares` (K, K); often []."""
-    found = read_incarnations([Path(path)] if path and Path(path).exists() else []).sort_values("accuracy")
-    same = found.loc[[list(names) == list(class_names) for names in found["class_names"]]]
-    return same.rename(columns={"matrix": "shares"})[["name", "shares"]].to_dict("records")
+    text = runs.read_json(Path(path)) if path and Path(path).exists() else {"matrices": []}
+    records = [{"class_names": text.get("class_names")} | record for record in text.get("matrices", [text])]
+    same = sorted((r for r in records if r["class_names"] == list(class_names)), key=lambda r: r["accuracy"])
+    return [{"name": r["name"], "shares": np.array(r.get("counts") or r["shares"])} for r in same]
 
 
 def class_codes(labels: Sequence[str], class_names: Sequence[str], what: str = "labels") -> np.ndarray:

@@ -30,8 +30,6 @@ def read_detector(
         source: a table, or a .parquet, .csv or .jsonl file, with `path` or `sha256` and one column a label, scores in
             [0, 1]; `<label>_max`, the highest over frames, counts for the unsafe side where it is there.
         images: `path` and `sha256` of the N pictures.
-        class_names: our K classes.
-        unsafe_classes: those of them that are to be flagged.
         mapping: the detector's label → one of our classes, "safe", "unsafe", or "" for a label to ignore. By default
             its labels are our classes. Where any label says no more than safe or unsafe, so does the detector.
 
@@ -137,7 +135,6 @@ def is_wrong(
     Args:
         detector: as from `read_detector`; what it has not scored is not wrong.
         labels: labels by path; only these rows are returned.
-        unsafe_classes: classes to be flagged.
         threshold: from here on a picture is flagged.
         sides: ask for the side in any case.
     """

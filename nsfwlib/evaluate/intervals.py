@@ -23,6 +23,7 @@ from nsfwlib.labels import group_codes
 
 Groups = Sequence[int] | None  # (N,) near-duplicate group of each row; None: all rows are independent
 Weights = Sequence[float] | None  # (N,) above 0, how many rows each stands for; None: all count equally
+TAILS = [(1 - 0.95) / 2, (1 + 0.95) / 2]  # quantiles between which an interval of 95 % lies
 TINY = 1e-12  # probabilities are kept this far from 0 before a logarithm
 DRAWS = 4000  # of each bootstrap of `weigh`
 FEW_GROUPS = 10  # with fewer groups of several images, near-duplicates are taken to agree fully
@@ -50,12 +51,6 @@ class Share(NamedTuple):
     high: np.ndarray | float
     rows: np.ndarray | int
     worth: np.ndarray | float  # effective count of the rows
-    correlation: float  # within near-duplicate groups, over all rows
-
-    @property
-    def hits(self) -> np.ndarray | float:
-        """Effective count of the rows with the outcome."""
-        return np.nan_to_num(self.value) * self.worth
 
 
 def share_interval(
@@ -87,7 +82,7 @@ def share_interval(
     worth = np.array([effective_count(members[p], p.sum(), correlation=rho, weights=weight[p]) for p in parts])
     value = np.array([np.average(outcome[part], weights=weight[part]) if part.any() else np.nan for part in parts])
     found = [value, *jeffreys(np.nan_to_num(value) * worth, worth, level=level), rows, worth]
-    return Share(*(found if among is not None else [column.item() for column in found]), rho)  # type: ignore[call-arg]
+    return Share(*(found if among is not None else [column.item() for column in found]))  # type: ignore[arg-type]
 
 
 def group_correlation(outcomes: np.ndarray, groups: Groups) -> float:
@@ -131,11 +126,6 @@ def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator)
         yield weight[members]
 
 
-def tails(level: float = 0.95) -> list[float]:
-    """The two quantiles between which an interval of this level lies."""
-    return [(1 - level) / 2, (1 + level) / 2]
-
-
 class Weighed(NamedTuple):
     """M numbers and their draws: as they are, and with half a row more at the low and at the high end."""
 
@@ -147,7 +137,7 @@ class Weighed(NamedTuple):
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
         """Low and high (M,) of 95 %; the value is never outside."""
-        low, high = (np.quantile(end, tail, axis=1) for end, tail in zip(self[3:], tails(), strict=True))
+        low, high = (np.quantile(end, tail, axis=1) for end, tail in zip(self[3:], TAILS, strict=True))
         return np.fmin(low, self.value), np.fmax(high, self.value)
 
 
@@ -260,14 +250,14 @@ def mean_of(found: Weighed) -> Weighed:
     return Weighed(value.mean(keepdims=True), mean[:1], centre, centre + down, centre + up)
 
 
-def at_any_time(width: float, seen: int, planned: int, *, level: float = 0.95) -> float:
+def at_any_time(width: float, seen: int, planned: int) -> float:
     """The width of an interval that holds at all times at once, from that of one which holds at `seen` looks.
 
     The asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (Time-uniform Central Limit
     Theory, 2024), narrowest at `planned` looks: there about one and a half times as wide. Betting sequences need
     no limit theorem, but rows of unequal weight make them several times wider at sizes that people look at.
     """
-    alpha = 1 - level
+    alpha = 1 - 0.95
     shape = seen / planned * (-2 * np.log(alpha) + np.log(1 - 2 * np.log(alpha)))
     return width * np.sqrt(2 * (shape + 1) / shape * np.log(np.sqrt(shape + 1) / alpha)) / ndtri(1 - alpha / 2)
 

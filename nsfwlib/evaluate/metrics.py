@@ -11,16 +11,7 @@ from scipy.stats import binom, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import (
-    TINY,
-    Groups,
-    Weights,
-    jeffreys,
-    mean_scores,
-    share_interval,
-    tails,
-    weigh,
-)
+from nsfwlib.evaluate.intervals import TAILS, TINY, Groups, Weights, jeffreys, mean_scores, share_interval, weigh
 from nsfwlib.labels import check_probs, group_codes
 
 BINS = 15  # of equal width, of confidence
@@ -39,11 +30,7 @@ def scores(
     calibration error allows for its bias: the gaps of 15 equal-width bins (Guo et al., On Calibration of Modern Neural
     Networks, 2017) err upwards on few images.
 
-    Args:
-        labels: (N,) class of each row.
-        pred_probs: (N, K) probabilities, the columns those of `class_names`.
-        groups: (N,) near-duplicate group of each row.
-        seed: of the bootstrap.
+    `labels` are the class of each row (N,), `pred_probs` its probabilities (N, K), columns those of `class_names`.
 
     Returns:
         One row a score: `score`, `class` ("" for all), `value`, `low`, `high`, `support` (images), `note`.
@@ -95,7 +82,7 @@ def _calibration_error(right: np.ndarray, probs: np.ndarray, **options: Any) -> 
     found = weigh(np.eye(BINS)[which] * (right - confidence)[:, None], bounds=(-1, 1), **options)
     gap, error = found.mean[:, None], np.abs(found.mean).sum()
     shrunk = np.linspace(0, 1, 41)
-    reach = [np.quantile(np.abs(found.plain - (1 - part) * gap).sum(axis=0), tails()[1]) for part in shrunk]
+    reach = [np.quantile(np.abs(found.plain - (1 - part) * gap).sum(axis=0), TAILS[1]) for part in shrunk]
     low, high = error * shrunk[np.argmax(np.array(reach) >= error)], max(reach[-1], error)
     return {"score": "calibration error", "value": error, "low": low, "high": high}
 
@@ -157,7 +144,6 @@ def fit_temperature(
     Args, `groups` and `weights` as in `share_interval`:
         labels: (N,) class of each row: audited where there are enough, else as they are.
         log_probs: (N, K) logits, or logarithms of probabilities: softmax does not see the difference.
-        class_names: of the columns.
         noise: (K, K) how many rows of each label (rows) truly belong to each class, as from `labels.noise_matrix`.
 
     Returns:
@@ -215,7 +201,7 @@ def compare(
     members, weight = group_codes(groups, len(right)), np.ones(len(right)) if weights is None else np.asarray(weights)
     steps = right - other
     one, two, step = (np.average(part, weights=weight) for part in (right, other, steps))
-    sums, z = np.bincount(members, weights=steps), norm.ppf(tails()[1])
+    sums, z = np.bincount(members, weights=steps), norm.ppf(TAILS[1])
     if counted:
         worth = share_interval(steps, members, weights=weight).worth
         squares = worth * np.average(steps**2, weights=weight) + 1

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from nsfwlib.evaluate.intervals import Groups, Weighed, bootstrap_weights, share_interval, tails
+from nsfwlib.evaluate.intervals import TAILS, Groups, Weighed, bootstrap_weights, share_interval
 from nsfwlib.labels import group_codes
 
 DRAWS = 1000  # of each reviewer's accuracy
@@ -43,7 +43,7 @@ def cohens_kappa(
     table = np.concatenate([cells[None] / n, drawn]).reshape(-1, k, k)
     chance = (table.sum(axis=1) * table.sum(axis=2)).sum(axis=1)
     kappa = np.maximum((np.trace(table, axis1=1, axis2=2) - chance) / np.maximum(1 - chance, 1e-12), -1)
-    low, high = np.quantile(kappa[1:], tails())
+    low, high = np.quantile(kappa[1:], TAILS)
     return {"kappa": float(kappa[0]), "kappa_low": float(min(low, kappa[0])), "kappa_high": float(max(high, kappa[0]))}
 
 
@@ -59,7 +59,6 @@ def reviewer_accuracies(answers: pd.DataFrame, *, classes: int, seed: int = 0) -
     Args:
         answers: one row an answer: `sha256`, `reviewer`, `answer`, `group`; one a picture and reviewer.
         classes: how many there are.
-        seed: of the draws.
 
     Returns:
         One row a reviewer who shares a picture with another one: column 0 the accuracy, then DRAWS draws of it.

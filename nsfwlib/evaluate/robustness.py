@@ -219,9 +219,6 @@ def heat_maps(classifier: Any, pixels: np.ndarray, classes: Sequence[int], *, ba
     Grad-CAM, 2017); the maps of all blocks that feed the head are summed on the grid of the finest. It shows where
     evidence lies, not why it counts. `pixels` are RGB 0–255 (N, S, S, 3), `classes` (N,) positions of the class to
     explain, such as a wrong answer.
-
-    Raises:
-        ValueError: the model is no classifier of this kit.
     """
     from nsfwlib._tensorflow import keras, tf
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.data import DEFAULT_CLASSES
-from nsfwlib.evaluate.intervals import Groups, Weights, jeffreys, share_interval, tails
+from nsfwlib.evaluate.intervals import TAILS, Groups, Weights, jeffreys, share_interval
 from nsfwlib.labels import group_codes
 
 UPLOADS = 100_000  # to which counts refer
@@ -47,11 +47,7 @@ def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_c
 
 
 def checked(rows: Judged) -> Judged:
-    """The rows that count for anything, as arrays, groups as codes.
-
-    Raises:
-        ValueError: lengths differ, sides are no bool, a score is not finite, a weight is negative.
-    """
+    """The rows that count for anything, as arrays, groups as codes; what cannot be counted is a ValueError."""
     unsafe, score = np.asarray(rows.unsafe), np.asarray(rows.score, dtype=float)
     weight = np.ones(len(score)) if rows.weights is None else np.nan_to_num(np.asarray(rows.weights, dtype=float))
     if unsafe.dtype != bool or not unsafe.shape == score.shape == weight.shape:
@@ -82,7 +78,6 @@ def threshold_curve(
     Args:
         unsafe: bool (N,), the truth.
         score: (N,), higher is more unsafe.
-        groups: (N,) near-duplicate group of each row.
         weights: (N,) what each audited row stands for, NaN or 0 elsewhere; by default all rows count equally.
         most: rows of the result at most, evenly picked among the distinct scores.
 
@@ -148,7 +143,8 @@ def at_threshold(
     held, alarm = (share_interval(some, members, among=sides, weights=weight) for some in (stopped, flagged))
     certain = share_interval(flagged, members, among=[side & stopped for side in sides], weights=weight)
     rng = np.random.default_rng(seed)
-    some = [rng.beta(part.hits + 0.5, part.worth - part.hits + 0.5, (draws, 1, 2)) for part in (held, certain)]
+    counts = ((np.nan_to_num(part.value) * part.worth, part.worth) for part in (held, certain))
+    some = [rng.beta(hits + 0.5, worth - hits + 0.5, (draws, 1, 2)) for hits, worth in counts]
     if low == threshold or np.isinf(threshold):  # whatever is stopped is flagged, or nothing ever is
         some[1] = np.full((1, 1, 2), float(np.isfinite(threshold)))
     table = {"prevalence": prevalence, "threshold": threshold, "review_from": low}
@@ -157,7 +153,7 @@ def at_threshold(
     point = held.value, alarm.value / np.where(held.value > 0, held.value, 1)
     spread = _expected(*some, prevalence=prevalence, costs=costs)
     for name, value in _expected(*point, prevalence=prevalence, costs=costs).items():
-        ends = np.quantile(spread[name], tails(), axis=0)
+        ends = np.quantile(spread[name], TAILS, axis=0)
         table |= {name: value, f"{name}_low": np.fmin(ends[0], value), f"{name}_high": np.fmax(ends[1], value)}
     return pd.DataFrame(table)
 

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import ks_2samp
 
 from nsfwlib.evaluate.audit import allocated
-from nsfwlib.evaluate.intervals import Weighed, tails, weigh
+from nsfwlib.evaluate.intervals import TAILS, Weighed, weigh
 
 EDGES = (0.5, 0.8, 0.95, 0.99)  # shares of the traffic, by score, between which strata lie
 MINUTES = 60
@@ -23,7 +23,6 @@ def draw_traffic(table: pd.DataFrame, score: Sequence[float], *, budget: int = 2
         table: `path`, `sha256`, and `group` where known, of N uploads without a label.
         score: (N,) how unsafe a detector finds them; rows of NaN are left out.
         budget: how many to look at.
-        seed: of the draw.
 
     Returns:
         For `audit_queue` and `audit_truth`: `table` with `score`, `stratum`, `order`, `picked`.
@@ -106,8 +105,6 @@ def score_shift(
         before: as from `draw_traffic`, answered.
         verdict: of `before`.
         after: (M,) scores of the new traffic.
-        unsafe_classes: classes to be flagged.
-        seed: of the bootstrap.
 
     Returns:
         `distance` (Kolmogorov and Smirnov) and its `p`; `value`, `low`, `high` of the new share, NaN where `before` has
@@ -123,7 +120,7 @@ def score_shift(
     error = after.std() / np.sqrt(len(after)) * np.random.default_rng(seed).normal(size=draws)
     (high, low), new = np.c_[means.value, means.plain], after.mean() + np.r_[0, error]
     share = np.where(high > low, np.clip((new - low) / np.where(high > low, high - low, 1), 0, 1), np.nan)
-    ends = np.nanquantile(share, tails()) if np.isfinite(share[0]) else (0.0, 1.0)
+    ends = np.nanquantile(share, TAILS) if np.isfinite(share[0]) else (0.0, 1.0)
     found = {"distance": test.statistic, "p": test.pvalue, "value": share[0], "low": ends[0], "high": ends[1]}
     return pd.Series(found)
 
@@ -145,7 +142,6 @@ def review_week(
         to_person: share of the uploads that a person sees.
         seconds: that a picture takes, such as the journal has them.
         unsafe: share of what people see that is unsafe.
-        seed: of the arrivals.
 
     Returns:
         `arrived`, `reviewed`, `backlog` at the hour's end, `waiting`, the mean minutes until those that arrived were

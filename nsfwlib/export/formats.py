@@ -68,7 +68,7 @@ class Source:
 class Format(NamedTuple):
     """How a format is written, opened again, and how far it may differ."""
 
-    write: Callable[[Source, Path], None]
+    write: Callable[[Source, Path], object]
     open: Callable[..., Runtime]
     tolerated: str  # the column of the parity table that is held against the tolerance
     tolerance: float
@@ -81,10 +81,6 @@ class Format(NamedTuple):
         """What to install before it can be written; "" where nothing is missing."""
         absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
         return f"needs {', '.join(absent)}: pip install 'nsfwlib[{self.needs[0]}]'" if absent else ""
-
-
-def _savedmodel(source: Source, folder: Path) -> None:
-    shutil.copytree(source.saved, folder, dirs_exist_ok=True)
 
 
 def _decode(data: tf.Tensor, size: int) -> tf.Tensor:
@@ -161,7 +157,8 @@ def _tfjs(source: Source, folder: Path, quantised: str | None = None) -> None:
 _BY, _CHANGED = "largest_difference", "changed_share"
 _AGAIN = "probabilities move by hundredths, so choose thresholds anew on this file"
 FORMATS = {
-    "savedmodel": Format(_savedmodel, open_savedmodel, _BY, 1e-4, "TensorFlow and TensorFlow Serving"),
+    "savedmodel": Format(lambda source, folder: shutil.copytree(source.saved, folder, dirs_exist_ok=True),
+                         open_savedmodel, _BY, 1e-4, "TensorFlow and TensorFlow Serving"),
     "tflite_float32": Format(_tflite, open_tflite, _BY, 1e-4, "phones"),
     "tflite_float16": Format(partial(_tflite, precision="float16"), open_tflite, _BY, 1e-2, "phones, half the size",
                              "weights in half precision"),

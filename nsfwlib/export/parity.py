@@ -38,10 +38,7 @@ class Runtime(NamedTuple):
 def picture_windows(pictures: Sequence[Path], *, size: int, count: int, seed: int = 0) -> np.ndarray:
     """`count` pixel arrays, uint8 (count, size, size, 3): each whole picture first, then random windows of them.
 
-    Windows show a half to all of a side, every second one mirrored.
-
-    Raises:
-        ImageProblem: a picture cannot be read.
+    Windows show a half to all of a side, every second one mirrored. A picture that cannot be read is an ImageProblem.
     """
     rng, found = np.random.default_rng(seed), [load_image(path, size=size) for path in pictures[:count]]
     large = [load_image(path, size=2 * size) for path in pictures[:count]]
@@ -127,10 +124,10 @@ def open_tfjs(folder: Path, *, size: int, node_modules: Path | None = None) -> R
     ask = partial(ask_nsfwjs, folder, size=size, node_modules=node_modules)
 
     def answer(pixels: np.ndarray) -> tuple[np.ndarray, float]:
-        answers = ask(pixels)
-        return answers.probabilities, float(np.median(answers.milliseconds[1:]))
+        probabilities, milliseconds = ask(pixels)
+        return probabilities, float(np.median(milliseconds[1:]))
 
-    return Runtime("nsfwjs in Node (wasm)", answer, lambda paths: ask([load_image(p) for p in paths]).probabilities)
+    return Runtime("nsfwjs in Node (wasm)", answer, lambda paths: ask([load_image(p) for p in paths])[0])
 
 
 def compare_answers(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
@@ -142,13 +139,6 @@ def compare_answers(expected: np.ndarray, found: np.ndarray) -> dict[str, float]
         "changed_argmax": int(changed.sum()),
         "changed_share": float(changed.mean()) if len(changed) else 0.0,
     }
-
-
-class Answers(NamedTuple):
-    """What nsfwjs said of some pictures."""
-
-    probabilities: np.ndarray  # float32 (N, K)
-    milliseconds: np.ndarray  # float (N,), the first one with what is prepared once
 
 
 def install_nsfwjs(*, cache_dir: Path | None = None) -> Path:
@@ -173,14 +163,16 @@ def install_nsfwjs(*, cache_dir: Path | None = None) -> Path:
     return modules
 
 
-def ask_nsfwjs(model: Path | str, pictures: Sequence[np.ndarray], *, size: int, node_modules: Path) -> Answers:
-    """What nsfwjs answers, with the model in `model` loaded by `nsfwjs.load(url, {size})`; it needs `install_nsfwjs`.
+def ask_nsfwjs(
+    model: Path | str, pictures: Sequence[np.ndarray], *, size: int, node_modules: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """What nsfwjs answers, float32 (N, K), and milliseconds (N,), the first with what is prepared once.
+
+    The model in `model` is loaded by `nsfwjs.load(url, {size})`; it needs `install_nsfwjs`.
 
     `model` is a folder with `model.json`, or "InceptionV3": the one that nsfwjs brings along. `pictures` are uint8
-    (H, W, 3); nsfwjs resizes those that are not `size` × `size`, aligning corners.
-
-    Raises:
-        RuntimeError: Node is missing, or nsfwjs does not load the model.
+    (H, W, 3); nsfwjs resizes those that are not `size` × `size`, aligning corners. A RuntimeError where Node is
+    missing, or nsfwjs does not load the model.
     """
     with tempfile.TemporaryDirectory() as folder:
         manifest = []
@@ -193,4 +185,4 @@ def ask_nsfwjs(model: Path | str, pictures: Sequence[np.ndarray], *, size: int, 
         modules = str(Path(node_modules).absolute())
         said = run_tool("node", command, problem, cwd=folder, NODE_PATH=modules)
     answers = json.loads(said[said.rindex('{"backend"') :])
-    return Answers(np.array(answers["probabilities"], np.float32), np.array(answers["milliseconds"]))
+    return np.array(answers["probabilities"], np.float32), np.array(answers["milliseconds"])

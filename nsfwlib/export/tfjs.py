@@ -34,15 +34,10 @@ def write_tfjs(model: keras.Model, folder: Path, *, quantised: str | None = None
     """Write `model` as a layers model into the empty `folder`: `model.json` and shards.
 
     nsfwjs divides by 255 itself, so the written network takes RGB / 255: a first layer that does just that is left out,
-    any other rescaling is adapted.
+    any other rescaling is adapted. A ValueError where the model holds a layer that TensorFlow.js does not have.
 
-    Args:
-        model: raw RGB 0–255 (B, S, S, 3) → probabilities (B, K).
-        quantised: store kernels as "uint8" or "uint16" with `min` and `scale` per tensor, a quarter or a half of the
-            bytes; everything else stays float32, as variances of batch normalisation do not survive it.
-
-    Raises:
-        ValueError: the model holds a layer that TensorFlow.js does not have, or carries no class names.
+    `quantised` stores kernels as "uint8" or "uint16" with `min` and `scale` per tensor, a quarter or a half of the
+    bytes; everything else stays float32, as variances of batch normalisation do not survive it.
     """
     layers, output = _layers(model)
     encoded = []

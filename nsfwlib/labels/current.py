@@ -118,9 +118,7 @@ class Replay:
     def catch_up(self) -> Collection[str]:
         """Read what was written to the journal since the last call; the sha256 whose decision may have changed.
 
-        Raises:
-            FileNotFoundError: the journal was there and is gone.
-            ValueError: it is no journal any more; says which line.
+        A FileNotFoundError where the journal is gone, a ValueError where it is no journal any more.
         """
         try:
             file = self.path.open("rb")

@@ -188,9 +188,9 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     p = noise.calibrated(codes, p, rates, trusted, seed)
     doubtful = np.where(trusted, UNLABELLED, codes)
     eligible = noise.labelled_rows(doubtful, probs)
-    counted = noise.off_diagonal(noise.confident_joint(doubtful, probs))
+    joint = noise.confident_joint(doubtful, probs)
     contradicted = (probs[eligible].argmax(axis=1) != codes[eligible]).sum()
-    expected = 0 if blind else round(max(counted, LEAST_CUT * contradicted))
+    expected = 0 if blind else round(max(joint.sum() - np.trace(joint), LEAST_CUT * contradicted))
     flagged = np.zeros(n, bool)
     flagged[eligible[np.argsort(-score[eligible])[:expected]]] = True
     reasons = {
@@ -240,7 +240,6 @@ def judge_labels(
         features: block → (N, D) features of a network never trained on these labels.
         journal: the decisions journal; a missing file is an empty one.
         class_names: the K classes in order.
-        seed: of folds and ties.
 
     Returns:
         The label issues beside `path`, `sha256`, `split`, `group`, in the order of `table`, most columns as from

@@ -59,11 +59,6 @@ def confident_joint(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
     return joint / joint.sum(axis=1, keepdims=True) * np.bincount(y, minlength=n_classes)[:, None]
 
 
-def off_diagonal(joint: np.ndarray) -> float:
-    """How many of the counted labels are wrong."""
-    return float(joint.sum() - np.trace(joint))
-
-
 def noise_rates(joint: np.ndarray) -> np.ndarray:
     """P(given | true), (K, K) indexed [given, true], from counts of given against true.
 
@@ -71,7 +66,7 @@ def noise_rates(joint: np.ndarray) -> np.ndarray:
     the other classes by their size. Knowing that errors run from one class to another is worth .16 AP where they do.
     """
     sizes = joint.sum(axis=1, keepdims=True)
-    rate = max(off_diagonal(joint) / max(joint.sum(), EPS), LEAST_RATE)
+    rate = max((joint.sum() - np.trace(joint)) / max(joint.sum(), EPS), LEAST_RATE)
     prior = rate * sizes / np.maximum(sizes.sum() - sizes.T, EPS)
     np.fill_diagonal(prior, 1 - rate)
     return (joint + PRIOR_ROWS * prior) / np.maximum((joint + PRIOR_ROWS * prior).sum(axis=0), EPS)

@@ -21,7 +21,6 @@ from nsfwlib.model.classifier import (
     by_kind,
     checked_names,
     class_names as names_of,
-    copy_backbone,
     head_layers,
     image_size as size_of,
     named,
@@ -230,12 +229,9 @@ def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras
 
 
 def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) -> keras.Model:
-    """A classifier of this kit with the weights of `old`, which was read from `path`.
+    """A classifier of this kit with the weights of `old`, which was read from `path`; names as in `load_model`.
 
-    `class_names` are K names in the order of the outputs; where K = 5, by default those of 2019.
-
-    Raises:
-        ValueError: an architecture or a head that this kit does not know, or K names are needed.
+    An architecture or a head that this kit does not know is a ValueError.
     """
     layers = _flat(old)
     dense = [layer for layer in layers if isinstance(layer, keras.layers.Dense)]
@@ -249,9 +245,13 @@ def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) ->
         backbone = _OLD_BACKBONES[sum(type(layer) is keras.layers.Conv2D for layer in body)]
         how = {"weights": None, "head": _OLD_HEADS[len(dense)], "image_size": size_of(old)}
         new = build_classifier(names, backbone=backbone, **how)
-        copy_backbone(new, body)
-        for mine, theirs in zip(head_layers(new, keras.layers.Dense), dense, strict=True):
-            mine.set_weights(theirs.get_weights())
+        own = by_kind(backbone_layers(new)) | {"Dense": head_layers(new, keras.layers.Dense)}
+        theirs = by_kind(body) | {"Dense": dense}
+        if own.keys() != theirs.keys():
+            raise ValueError(f"Expected layers of the kinds {', '.join(own)}. Received: {', '.join(theirs)}.")
+        for kind, layers in own.items():
+            for mine, other in zip(layers, theirs[kind], strict=True):
+                mine.set_weights(other.get_weights())
     except (KeyError, ValueError) as error:
         units = [layer.units for layer in dense]
         raise ValueError(

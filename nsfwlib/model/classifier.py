@@ -250,27 +250,6 @@ def by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layers
     return kinds
 
 
-def copy_backbone(model: keras.Model, body: Sequence[keras.layers.Layer]) -> None:
-    """Give the backbone of `model` the weights of another one, of the layers `body`.
-
-    Raises:
-        ValueError: they are of another architecture; nothing was copied.
-    """
-    own, other = by_kind(backbone_layers(model)), by_kind(body)
-    shapes = [
-        {kind: [[w.shape for w in layer.weights] for layer in layers] for kind, layers in part.items()}
-        for part in (own, other)
-    ]
-    if shapes[0] != shapes[1]:
-        counts = [{kind: len(layers) for kind, layers in part.items()} for part in shapes]
-        raise ValueError(
-            f"The weights are of another architecture. Expected layers {counts[0]}. Received: {counts[1]}."
-        )
-    for kind, layers in own.items():
-        for mine, source in zip(layers, other[kind], strict=True):
-            mine.set_weights(source.get_weights())
-
-
 def set_rescaling(model: keras.Model, scale: float, offset: float) -> None:
     """What the backbone sees is `rgb * scale + offset` from now on, in this model and in its saved file."""
     layer = model.get_layer("rescaling")

@@ -66,7 +66,6 @@ def block_features(
         where: "local", or "ray" for the machines of a cluster, in float32.
         cluster: options of `model.cluster_answers`: runtime, workers, address, actors, cpus, gpus.
         max_pixels: as in `data.scan`; by default that of the scan that made the table.
-        progress: show a progress bar where there is something to compute.
 
     Raises:
         ValueError: the backbone has no such block, or features no such precision.
@@ -154,8 +153,7 @@ def _keep(
 def append_rows(folder: Path, keys: Sequence[str], rows: np.ndarray) -> None:
     """Add `rows` (n, D), stored as float16, under `keys`, n hex sha256; on disk when this returns.
 
-    Raises:
-        OSError: the disk is full or read-only. What was stored before stays valid.
+    After an OSError what was stored before stays valid.
     """
     folder.mkdir(parents=True, exist_ok=True)
     width = rows.shape[1] * 2

@@ -36,7 +36,6 @@ def forward_pass(
     The weights are those of this moment: after more training, ask for a new one.
 
     Args:
-        model: a classifier.
         outputs: names of blocks, pooled to (B, D_block); by default the probabilities (B, K) alone.
         runtime: "tensorflow", "openvino" (the extra of that name), or "auto": on a CPU OpenVINO where `cache_dir`
             has the converted model already, else TensorFlow, which is as fast in float32.

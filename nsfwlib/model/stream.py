@@ -156,11 +156,7 @@ class Files:
     key_frames: bool = False  # of videos alone, as in `data.load_video`
 
     def read(self, path: str) -> bytes:
-        """All bytes of the file at `path`, written as in the images table.
-
-        Raises:
-            ImageProblem: missing, unreadable, not a regular file, empty file, too many bytes.
-        """
+        """All bytes of the file at `path`, written as in the images table; an ImageProblem as in `data.read_bytes`."""
         if self.filesystem is None:
             return read_bytes(file_path(Path(self.root), path))
         file = file_path(Path(), path).as_posix()

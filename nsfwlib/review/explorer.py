@@ -12,13 +12,7 @@ from nsfwlib.plots import plot_threshold
 
 
 def threshold_explorer(
-    unsafe: np.ndarray,
-    score: np.ndarray,
-    *,
-    threshold: float = 0.5,
-    prevalence: float = 0.01,
-    review_from: float = 1.0,
-    **sample: Any,
+    unsafe: np.ndarray, score: np.ndarray, *, threshold: float, prevalence: float, review_from: float, **sample: Any
 ) -> ipywidgets.VBox:
     """Sliders for both thresholds and prevalence over the curves and the counts in 100,000; drawn anew as they move.
 

@@ -4,7 +4,7 @@ Plotly draws the figures and says what was hit, from its own wheel: nothing is a
 reviewed in a `ReviewGrid`, by the rules of `ReviewSession`.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
@@ -38,15 +38,11 @@ class PictureFinder(ipywidgets.VBox):
     Args:
         pictures: one row a picture, with the columns of a `ReviewSession`'s queue and those that `views` name. Rows
             of the test split are left out: they inform no choice.
-        journal: the decisions journal.
         data_dir: where the paths lie.
-        class_names: the classes a picture can be given.
         views: title → a column, or a pair of them. Floats make a histogram, other values bars, orange where `predicted`
             is not the label; in a pair, floats make a map to draw a lasso in, other values a matrix. `predicted` is
             the suggestion where the score is above 0 or there is no label, else the label; unless `pictures` has it.
-        reviewer: a name that goes with each decision.
-        images: the images table, as for `ReviewSession`.
-        options: of `ReviewGrid`.
+        options: of `ReviewGrid`; `journal`, `class_names`, `reviewer` and `images` are those of `ReviewSession`.
 
     `figure` draws `left`, the rows that the filter lets through; `grid` holds those of them that were hit.
 
@@ -87,7 +83,15 @@ class PictureFinder(ipywidgets.VBox):
         self.path = ipywidgets.Text(placeholder="part of the path", continuous_update=False, layout={"width": "180px"})
         values = {name: {*self.pictures[name]} for name in FILTERS if name in self.pictures}
         values["decision"] = {*ACTIONS, *class_names}
-        self.menus = {name: _menu(name, some) for name, some in values.items() if len(some) > 1}
+        self.menus = {}
+        for name, some in values.items():
+            options_of = [
+                (f"{name}: any", None),
+                (f"{name}: none", ""),
+                *((each, each) for each in sorted({*some} - {""})),
+            ]
+            if len(some) > 1:
+                self.menus[name] = ipywidgets.Dropdown(options=options_of, layout={"width": "150px"})
         low, high = np.nanmin([0.0, *self.pictures["score"]]), np.nanmax([1.0, *self.pictures["score"]])
         slider = {"min": low, "max": high, "step": 0.01, "continuous_update": False}
         self.score = ipywidgets.FloatRangeSlider(value=(low, high), description="score", **slider)
@@ -137,11 +141,6 @@ class PictureFinder(ipywidgets.VBox):
             hits, self._hits = self._hits, []
             if hits:
                 self.show(np.concatenate(hits))
-
-
-def _menu(name: str, values: Collection[str]) -> ipywidgets.Dropdown:
-    options = [(f"{name}: any", None), (f"{name}: none", ""), *((value, value) for value in sorted({*values} - {""}))]
-    return ipywidgets.Dropdown(options=options, layout={"width": "150px"})
 
 
 def _marks(table: pd.DataFrame, columns: str | tuple[str, str]) -> list[Marks]:

@@ -121,8 +121,12 @@ class ReviewGrid(ipywidgets.VBox):
         self.says, self._said = says, says()
         self.revealed, self._worked, self._asked = 0, 0.0, set()
         self._contents, self._n_escalated = {}, -1
-        about = {"reasons": [*reasons], "break_minutes": break_minutes}
-        about |= {"guidelines": _rendered(guidelines)} if guidelines else {}
+        about: dict[str, Any] = {"reasons": [*reasons], "break_minutes": break_minutes}
+        if guidelines:
+            import mistune  # comes with JupyterLab's nbconvert
+
+            markdown = mistune.create_markdown(escape=True, plugins=["table"])  # raw HTML is shown as text
+            about["guidelines"] = str(markdown(Path(guidelines).read_text("utf-8")))
         self.view = PageView(classes=session.class_names, mode=session.mode, **about)
         self._inbox = InOrder(self._handle)
         self.view.on_msg(lambda _, message, __: self._inbox.take(message))
@@ -466,13 +470,6 @@ def _sentence(error: Exception) -> str:
 
 def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'s' * (n != 1)}"
-
-
-def _rendered(guidelines: Path) -> str:
-    """Markdown as HTML; raw HTML in the file is shown as text."""
-    import mistune  # comes with JupyterLab's nbconvert
-
-    return str(mistune.create_markdown(escape=True, plugins=["table"])(Path(guidelines).read_text("utf-8")))
 
 
 class InOrder:

@@ -106,14 +106,9 @@ def second_queue(
 
     Whole near-duplicate groups are drawn by a hash of their first picture: whoever asks and whenever, the same ones
     come, so the share is known before anybody decides. Pages change with every ranking and could not be kept.
-    What was resolved or escalated, and the rest of the test split, stay out.
+    What was resolved or escalated, own decisions, and the rest of the test split stay out.
 
-    Args:
-        table: the images table (`path`, `sha256`, `given_label`, `group`, `split`).
-        lines: of the journal, as from `labels.read_journal`.
-        reviewer: whose second look it is; own decisions are left out.
-        share: of the pictures decided in review, 0 … 1.
-        seed: of the draw.
+    `table` is the images table, `lines` are those of the journal; `share`, 0 … 1, is of the pictures decided in review.
     """
     labelling = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
     open_to = labelling[

@@ -1,6 +1,6 @@
 """What is a person asked to look at? Queues of suspects, audits, second looks, and the session that shows them."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,7 @@ from nsfwlib.data import SPLITS, lot
 from nsfwlib.evaluate import audit_queue, load_audit, share_interval
 from nsfwlib.labels import LABELLING, read_journal, standing
 from nsfwlib.review.opinions import QUEUE, disagreement_queue, second_queue
-from nsfwlib.review.session import DROP, KEPT, RELABELLED, ReviewSession
-
-KNOWN = "known"  # the kind of line that an answer to a hidden picture makes; it gives no label
+from nsfwlib.review.session import KNOWN, ReviewSession
 
 
 def review_queue(issues: pd.DataFrame) -> pd.DataFrame:
@@ -48,42 +46,6 @@ def what_review_cost(session: ReviewSession) -> pd.Series:
     minutes, found = progress["seconds"] / 60, progress["errors_found"]
     cost = {"pictures decided": progress["decided"], "errors found": found, "minutes": round(minutes, 1)}
     return pd.Series({**cost, "errors found a minute": round(found / minutes, 1) if minutes else float("nan")})
-
-
-class HiddenKnown(ReviewSession):
-    """A review in which pictures come again whose answer an audit knows, as open as all others to who reviews.
-
-    What is said of the contents `known` is a line of kind `KNOWN`: it tells of the reviewer, and changes no label.
-    """
-
-    def __init__(self, queue: pd.DataFrame, journal: Path, *, known: Collection[str], **options: Any) -> None:
-        self.known = frozenset(known)
-        super().__init__(queue, journal, **options)
-
-    def decision(self, sha256: str) -> str:
-        """As of `ReviewSession`; of a known content what this reviewer said of it in review."""
-        said = super().decision(sha256)
-        return said if said == "escalate" or sha256 not in self.known else self._replay.decision(sha256, [KNOWN])
-
-    def rerank(self, scores: pd.DataFrame, *, in_view: Collection[int] = ()) -> list[int]:
-        """As of `ReviewSession`; what is hidden keeps its score, or its place would give it away."""
-        hidden = self.queue.loc[self.queue["sha256"].isin(self.known), "path"]
-        return super().rerank(scores[~scores["path"].isin(hidden)], in_view=in_view)
-
-    def _sync(self, contents: Iterable[str]) -> None:
-        super()._sync(contents)
-        rows = np.array([row for sha256 in self.known for row in self._rows_of[sha256]], int)
-        self._outcome[rows[np.isin(self._outcome[rows], [RELABELLED, DROP])]] = KEPT  # no error that review has found
-
-    def _refuse_to_overrule(self, rows: Sequence[int], decision: str) -> None:
-        open_to = [row for row in rows if self.queue["sha256"].iloc[row] not in self.known]
-        super()._refuse_to_overrule(open_to, decision)  # what the audit said would give a known one away
-
-    def _write(self, lines: list[dict[str, Any]]) -> Collection[str]:
-        for line in lines:
-            if line["kind"] == "decision" and line["sha256"] in self.known and line["decision"] != "escalate":
-                line["kind"] = KNOWN
-        return super()._write(lines)
 
 
 def with_known(
@@ -176,10 +138,8 @@ def open_session(
         queue = divided_queue(queue, table, reviewer=options.get("reviewer", ""), reviewers=reviewers)
     if mode == "review":
         queue, hidden = with_known(queue, read_journal(journal), known, reviewer=options.get("reviewer", ""))
-        options |= {"pred_probs": probs.loc[queue["path"]].to_numpy(), "control_every": control_every}
-        return (
-            HiddenKnown(queue, journal, known=hidden, **options) if hidden else ReviewSession(queue, journal, **options)
-        )
+        probs = probs.loc[queue["path"]].to_numpy()
+        options |= {"known": hidden, "pred_probs": probs, "control_every": control_every}
     return ReviewSession(queue, journal, **options)
 
 

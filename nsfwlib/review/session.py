@@ -33,6 +33,7 @@ OPEN, KEPT, DROP, UNSURE, ESCALATE, RELABELLED, OTHER = range(len(OUTCOMES))
 _WORD = {"": OPEN, "keep": KEPT, "drop": DROP, "unsure": UNSURE, "escalate": ESCALATE}
 # How a session is held, and the kind of line that it writes to the journal. All but the first are blind.
 MODES = {"review": "decision", "audit": "audit", "second": "second", "disagreement": "resolution"}
+KNOWN = "known"  # the kind of line that an answer to a hidden picture makes; it gives no label
 
 
 class ReviewSession:
@@ -53,6 +54,8 @@ class ReviewSession:
         mode: "review", or a blind one: "audit" (a frozen sample; the only way in for the test split), "second" (what
             others decided, shown again to `reviewer`; of the test split what an audit asked for), "disagreement" (to
             be resolved).
+        known: contents whose answer an audit knows, in mode "review", as open as all others to who reviews. What is
+            said of them is a line of kind `KNOWN`: it tells of the reviewer, and changes no label.
 
     `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
     the session began comes last.
@@ -75,10 +78,11 @@ class ReviewSession:
         control_every: int = 0,
         seed: int = 0,
         mode: str = "review",
+        known: Collection[str] = (),
     ) -> None:
         self.class_names = [str(name) for name in class_names]
         self.journal, self.reviewer, self.page_size = Path(journal), reviewer, page_size
-        self.mode, self.blind = mode, mode != "review"
+        self.mode, self.blind, self.known = mode, mode != "review", frozenset(known)
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
         if mode == "second" and not reviewer:
@@ -110,10 +114,10 @@ class ReviewSession:
         self._conflicting = set(labels_of.index[labels_of > 1])
         self._replay = Replay(self.journal, reviewer=reviewer)
         self._spoken = {*self._replay.catch_up()}  # contents that the journal speaks of
-        known = {*self.class_names, *self.images["given_label"]} - {""}
+        classes = {*self.class_names, *self.images["given_label"]} - {""}
         for sha256 in sorted(self._spoken.intersection(labels_of.index)):
-            if (said := self._replay.decision(sha256)) not in ("", *ACTIONS, *known):
-                refuse_class(self.journal, sha256, said, known)
+            if (said := self._replay.decision(sha256)) not in ("", *ACTIONS, *classes):
+                refuse_class(self.journal, sha256, said, classes)
         decided = queue["sha256"].isin([sha256 for sha256 in self._spoken if self.decision(sha256)]).to_numpy()
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
@@ -175,10 +179,10 @@ class ReviewSession:
         """The decision in force on this content; "" when there is none.
 
         In mode "audit" the answer to an audit, in mode "second" this reviewer's own second look, in mode
-        "disagreement" the resolution; an escalation always.
+        "disagreement" the resolution, of a known content what this reviewer said in review; an escalation always.
         """
-        said = self._replay.decision(sha256)
-        return said if said == "escalate" or not self.blind else self._replay.decision(sha256, self._kinds)
+        said, kinds = self._replay.decision(sha256), [KNOWN] if sha256 in self.known else self._kinds
+        return said if said == "escalate" or kinds is LABELLING else self._replay.decision(sha256, kinds)
 
     def classes_of(self, path: str) -> set[str]:
         """The classes that a picture may show, blind or not: whoever avoids a class is spared it.
@@ -291,8 +295,8 @@ class ReviewSession:
         """Order anew what nobody has touched: pages with a decision, control pages and those in view stay first.
 
         `scores` has the columns `path`, `score`, `suggested` and any other of the queue's to replace; rows it does not
-        list keep theirs. Returns the numbers that the pages in view have now. A blind session's order is part of the
-        sample: a ValueError.
+        list keep theirs, as do known ones, whose place would give them away. Returns the numbers that the pages in view
+        have now. A blind session's order is part of the sample: a ValueError.
         """
         if self.blind:
             raise ValueError(f"The order of a session in mode {self.mode!r} stays as it was drawn.")
@@ -301,7 +305,8 @@ class ReviewSession:
         kept = [page for page, stay in zip(self._pages, stays, strict=True) if stay]
         rest = np.concatenate([np.arange(0), *(p for p, stay in zip(self._pages, stays, strict=True) if not stay)])
         queue = self.queue.drop(columns=["page", "is_control"])
-        queue.iloc[rest] = updated(queue.iloc[rest], scores)
+        hidden = queue.loc[queue["sha256"].isin(self.known), "path"]
+        queue.iloc[rest] = updated(queue.iloc[rest], scores[~scores["path"].isin(hidden)])
         self._note_classes(queue)
         fresh = [rest[page] for page in make_pages(queue.iloc[rest], page_size=self.page_size)]
         control = [*table["is_control"][stays], *[False] * len(fresh)]
@@ -338,10 +343,8 @@ class ReviewSession:
         done = pages["is_control"] & pages["decided"].eq(pages["rows"])
         drawn = self._outcome[done.to_numpy()[self._page_of] & (self._filed != "")]
         errors, kept = (int(np.isin(drawn, codes).sum()) for codes in ([RELABELLED, DROP], [KEPT]))
-        n = errors + kept
-        low, high = jeffreys(np.array([errors]), np.array([n])) if n else ([0.0], [1.0])
-        rate = errors / n if n else float("nan")
-        return {"rows": n, "errors": errors, "rate": rate, "low": float(low[0]), "high": float(high[0])}
+        n, (low, high) = errors + kept, map(float, jeffreys(errors, errors + kept))
+        return {"rows": n, "errors": errors, "rate": errors / n if n else float("nan"), "low": low, "high": high}
 
     # --- inside ---
 
@@ -377,7 +380,9 @@ class ReviewSession:
             said = self.decision(sha256)
             for row in self._rows_of.get(sha256, ()):
                 kept_or_not = KEPT if said == self._filed[row] else RELABELLED if self._filed[row] else OTHER
-                self._outcome[row] = _WORD.get(said, kept_or_not if said in self.class_names else OTHER)
+                outcome = _WORD.get(said, kept_or_not if said in self.class_names else OTHER)
+                is_error = outcome in (RELABELLED, DROP)  # of a known one no error that review has found
+                self._outcome[row] = KEPT if is_error and sha256 in self.known else outcome
 
     def page_rows(self, i: int) -> np.ndarray:
         """Which rows of `queue` make page `i`; an IndexError if there is no such page."""
@@ -400,10 +405,14 @@ class ReviewSession:
         if decision == "keep":  # where an earlier decision is shown as given, that class is meant, not the folder's
             given = self.queue["given"].iloc[rows]
             lines["decision"] = given.where((given != "") & (given != lines["given_label"]), decision)
+        if decision != "escalate":
+            lines.loc[lines["sha256"].isin(self.known), "kind"] = KNOWN
         self._write(lines.assign(reviewer=self.reviewer).to_dict("records"))
 
     def _refuse_to_overrule(self, rows: Sequence[int], decision: str) -> None:
         for row, sha256 in zip(rows, self.queue["sha256"].iloc[rows], strict=True):
+            if sha256 in self.known:  # what the audit said would give it away
+                continue
             said = self.decision(sha256)
             who = self._replay.said_by(sha256, LABELLING if said == "escalate" else self._kinds)
             meant = {self._filed[row] if word == "keep" else word for word in (said, decision)}

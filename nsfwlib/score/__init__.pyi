@@ -1,6 +1,3 @@
-from .clips import (
-    frame_scores as frame_scores,
-)
 from .report import (
     chosen_thresholds as chosen_thresholds,
     class_names as class_names,
@@ -9,6 +6,7 @@ from .report import (
     unsafe_scores as unsafe_scores,
 )
 from .run import (
+    frame_scores as frame_scores,
     score as score,
     summary as summary,
 )

@@ -2,8 +2,6 @@
 
 Pictures are decoded ahead of the model, answers go to a work file beside the table as they come, and the table is
 written at the end: memory is flat, a broken file is a row, an interrupt or a kill loses seconds.
-
-    python -m nsfwlib.score FOLDER --model published --out scores.parquet
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from nsfwlib.data import MAX_PIXELS
+from nsfwlib.data import MAX_PIXELS, ImageProblem, load_video
 from nsfwlib.files import saving, writable_folder
 from nsfwlib.model import COMPARED, Answer, cluster_answers, make_ready, stream_answers
 from nsfwlib.score.source import deadly_files, open_source, sample_pictures
@@ -89,7 +87,8 @@ def score(
     Args:
         model: "published" (the 2019 InceptionV3), a `.keras` file, an `.onnx` file of anybody's with a JSON beside it
             (see `model.read_description`), or a loaded model.
-        source: a folder, a glob, a file, a list of files, a table with the column `path`, or a URL that fsspec knows.
+        source: a folder (walked as the scan does), a glob, a file, a list of files, a table with the column `path` (a
+            DataFrame, or a .parquet or .csv file), or a URL that fsspec knows such as "s3://bucket/folder".
         out: a .parquet, .csv or .jsonl file.
         where: "local", or "ray" for the machines of a cluster; the answers are the same.
         runtime: "tensorflow", "openvino" (the extra of that name), or "auto": OpenVINO where it is installed, the model
@@ -98,7 +97,7 @@ def score(
         precision: "float32"; "bfloat16"; "int8", which needs nncf; or "auto": bfloat16 where the processor has it and
             its answers agree with float32 on 300 of these pictures, else float32; see `model.choose_precision`. A
             call that goes on, and `resume`, keep to the precision of what is there.
-        data_dir: what the paths of a list or table are relative to.
+        data_dir: what the paths of a list or table are relative to; by default the current folder.
         filesystem: an fsspec or pyarrow file system on which `source` lies.
         class_names: wraps a model that this kit did not make: the classes, in the order of its outputs.
         rescaling: of a wrapped model: (scale, offset) from raw RGB 0–255 to what it expects.
@@ -111,7 +110,6 @@ def score(
         cache_dir: where converted models are kept; the user's cache folder by default.
         resume: take over the scores of a finished `out`; the table then has the files of this `source`.
         overwrite: replace a finished `out`, and a work file of another model.
-        progress: show a bar with rate and time left.
 
     Raises:
         FileExistsError: `out` is there, and neither `resume` nor `overwrite` is asked for.
@@ -226,3 +224,40 @@ def summary(table: pd.DataFrame) -> str:
     parts += [f"{problems.sum():,} with a problem ({reasons})"] if len(problems) else []
     lost = problems.reindex(["truncated", "damaged"], fill_value=0).sum()  # what is unsupported is whole
     return ", ".join(parts) + (f". Fetch the {lost:,} truncated or damaged again if they matter." if lost else "")
+
+
+def frame_scores(
+    model: Path | str,
+    source: Any,
+    *,
+    data_dir: Path | None = None,
+    frames: int = 32,
+    key_frames: bool = False,
+    cache_dir: Path | None = None,
+) -> pd.DataFrame:
+    """One row a frame of each video of `source`: `clip` (its path), `time` (s), one probability a class, `problem`.
+
+    For rules over frames, which `score` with its row a file has not. Files that are no videos are left out; a video
+    that cannot be read is one row with its problem.
+
+    Args:
+        model: as in `score`, and so are `source`, `data_dir` and `cache_dir`.
+        frames: at most so many of each video, evenly spaced.
+        key_frames: among its key frames, as in `data.load_video`.
+    """
+    files, rows = open_source(source, data_dir=data_dir)
+    ready, tables = make_ready(model, runtime="auto", cache_dir=cache_dir, progress=False), []
+    forward = ready.forward("auto")
+    for path, problem, _ in rows:
+        if (video := None if problem else files.open_video(path)) is None:
+            continue
+        try:
+            with video:
+                options = {"frames": frames, "key_frames": key_frames, "max_pixels": files.max_pixels}
+                pixels, times, _ = load_video(video, size=ready.size, **options)
+            found = pd.DataFrame(forward(pixels)[0], columns=ready.class_names).assign(time=times, problem="")
+        except ImageProblem as error:
+            found = pd.DataFrame({"time": [float("nan")], "problem": [error.reason]})
+        tables.append(found.assign(clip=path))
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return table.reindex(columns=["clip", "time", *ready.class_names, "problem"])

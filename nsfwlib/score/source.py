@@ -24,17 +24,10 @@ Row = tuple[str, str, str]  # path as tables write it, problem, detail
 
 
 def open_source(source: Any, *, data_dir: Path | None = None, filesystem: Any = None) -> tuple[Files, Iterator[Row]]:
-    """What `source` names → where it lies, and its rows, one a file, as they are found.
+    """What `source` names → where it lies, and its rows, one a file, as they are found; arguments as in `score`.
 
-    Args:
-        source: a folder (walked as the scan does), a glob, a file, a list of these files, a table with the column
-            `path` (a DataFrame, or a .parquet or .csv file), or a URL that fsspec knows such as "s3://bucket/folder".
-        data_dir: what the paths of a list or table are relative to; by default the current folder.
-        filesystem: an fsspec or pyarrow file system on which `source` lies.
-
-    Raises:
-        FileNotFoundError: there is no such folder or file.
-        ValueError: it names nothing, or a table has no column `path`, or other than text in it.
+    A FileNotFoundError where there is no such folder or file; a ValueError where it names nothing, or a table has no
+    column `path`, or other than text in it.
     """
     files, rows = _opened(source, data_dir, filesystem)
     first = next(rows, None)
@@ -52,7 +45,7 @@ def _opened(source: Any, data_dir: Path | None, filesystem: Any) -> tuple[Files,
     text = os.fspath(source)
     filesystem, root = _behind_fsspec(filesystem, text)
     if filesystem is None:
-        is_folder, exists, matches = os.path.isdir, os.path.exists, _files_matching
+        is_folder, exists, matches = os.path.isdir, os.path.exists, partial(glob.iglob, recursive=True)
     else:
         is_folder, exists, matches = filesystem.isdir, filesystem.exists, filesystem.glob
     if is_folder(root):
@@ -66,13 +59,10 @@ def _opened(source: Any, data_dir: Path | None, filesystem: Any) -> tuple[Files,
         return _open_list([root], None, filesystem)
     if not glob.has_magic(root):
         raise FileNotFoundError(f"There is no folder, file or glob {text}. Name a folder of images, or quote the glob.")
-    if found := sorted(matches(_below_folder(root, is_folder))):
+    found = matches(_below_folder(root, is_folder))
+    if found := sorted(path for path in found if filesystem is not None or Path(path).is_file()):
         return _open_list(found, None, filesystem)
     raise FileNotFoundError(f"There is no file that matches {text}.")
-
-
-def _files_matching(pattern: str) -> Iterator[str]:
-    return (path for path in glob.iglob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207 - any pattern
 
 
 def _below_folder(pattern: str, is_folder: Callable[[str], bool]) -> str:

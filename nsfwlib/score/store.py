@@ -39,15 +39,10 @@ def work_file(out: Path) -> Path:
 
 
 def open_store(out: Path, scored_by: str, *, discard: bool = False) -> sqlite3.Connection:
-    """The work file of `out`, made if need be.
+    """The work file of `out`, made if need be; `scored_by` says what shapes a score (model, number of frames).
 
-    Args:
-        scored_by: what shapes a score (model, number of frames), kept with each row.
-        discard: forget the scores of another model instead of refusing to go on.
-
-    Raises:
-        ValueError: the work file was begun with another model or other frames.
-        sqlite3.Error: it cannot be written, or another process is writing it.
+    One begun with another model or other frames is a ValueError, unless its scores are to be forgotten (`discard`). An
+    sqlite3.Error where it cannot be written, or another process is writing it.
     """
     store = sqlite3.connect(work_file(out), timeout=1, check_same_thread=False)
     try:
@@ -74,11 +69,8 @@ def precision_before(out: Path, scored_by: str) -> str:
     """The precision of an unfinished or finished table of the model that `scored_by` is in float32; "" if none is."""
     begun = ""
     if work_file(out).exists():
-        with (
-            contextlib.suppress(sqlite3.Error),
-            contextlib.closing(sqlite3.connect(work_file(out), timeout=1)) as store,
-        ):
-            begun = store.execute(_BEGUN).fetchone()[0]
+        with contextlib.suppress(sqlite3.Error), contextlib.closing(sqlite3.connect(work_file(out), timeout=1)) as work:
+            begun = work.execute(_BEGUN).fetchone()[0]
     elif out.exists():
         begun = next((str(part.get("scored_by", pd.Series([""])).iloc[0]) for part in read_parts(out)), "")
     before, same, precision = begun.partition(scored_by)
@@ -130,11 +122,7 @@ def add_answers(store: sqlite3.Connection, answers: Sequence[Answer]) -> None:
 
 
 def add_finished(store: sqlite3.Connection, out: Path, class_names: Sequence[str], scored_by: str) -> None:
-    """Take over the scores of a finished table.
-
-    Raises:
-        ValueError: it is no table of this kit's, or another model or other frames made it.
-    """
+    """Take over the scores of a finished table; a ValueError where another model, or other frames, made it."""
     for part in read_parts(out):
         found = part.get("scored_by", pd.Series(["no such column"]))
         others = found[found.ne(scored_by)]
@@ -218,11 +206,9 @@ def read_parts(out: Path) -> Iterator[pd.DataFrame]:
         parts = pd.read_json(out, lines=True, chunksize=_ROWS, **options)
     with parts:
         for part in parts:
-            yield (as_before(part) if out.suffix == ".csv" else part).apply(_numbers)
-
-
-def _numbers(column: pd.Series) -> pd.Series:
-    return column if column.name in FIXED else pd.to_numeric(column, errors="coerce").astype(np.float32)
+            part = as_before(part) if out.suffix == ".csv" else part
+            numbers = part[part.columns.difference(FIXED)].apply(pd.to_numeric, errors="coerce")
+            yield part.assign(**numbers.astype(np.float32))
 
 
 def read_scores(out: Path) -> pd.DataFrame:
@@ -231,11 +217,7 @@ def read_scores(out: Path) -> pd.DataFrame:
 
 
 def check_columns(class_names: Sequence[str]) -> list[str]:
-    """The class names, if a table of scores can have columns called so.
-
-    Raises:
-        ValueError: one is called like another column.
-    """
+    """The class names; a ValueError where one is called like another column of a table of scores."""
     columns = [*_score_columns(class_names), *FIXED]
     clash = sorted({name for name in columns if columns.count(name) > 1})
     if clash:

@@ -27,14 +27,13 @@ def training_cost(
     """What training will cost on this machine, from `sample` pictures decoded and sent through the network now.
 
     One row a step: `step`, `images` (passes included), `seconds_per_image`, `minutes`. The backward pass through a
-    layer is counted as twice its forward pass, by its multiplications. Compiling, some tens of seconds, is not counted.
+    layer counts as two forward ones; frozen layers see `val` once, as on a CPU. Compiling (half a minute) is left out.
     """
     usable = table[table["problem"].eq("") & table["split"].ne("")]
     chosen = usable.sample(min(sample, len(usable)), random_state=0)
     paths = [file_path(data_dir, path) for path in chosen["path"]]
-    _, pixels, _ = next(decoded_batches(paths, size=image_size(model), batch_size=sample))
     started = time.perf_counter()
-    list(decoded_batches(paths, size=image_size(model), batch_size=sample))
+    ((_, pixels, _),) = decoded_batches(paths, size=image_size(model), batch_size=sample)
     decode = (time.perf_counter() - started) / len(paths)
     whole = _seconds(forward_pass(model, [blocks[-1]]), pixels)
     missing = len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks))
@@ -43,7 +42,7 @@ def training_cost(
     steps = [("features of the frozen backbone", missing, max(whole, decode))]
     if fine_tune_epochs:
         steps += [("fine-tuning", fine_tune_epochs * train, decode + whole + 2 * upper)]
-        steps += [("validation", (fine_tune_epochs + 2) * val, decode + whole)]
+        steps += [("validation", val, decode + whole + (fine_tune_epochs + 1) * upper)]
     steps += [("predictions", len(usable) - train, max(whole, decode))]
     plan = pd.DataFrame(steps, columns=["step", "images", "seconds_per_image"])
     return plan.assign(minutes=plan["images"] * plan["seconds_per_image"] / 60)
@@ -81,11 +80,7 @@ def learning_curve(
 
     Each fit has the regularisation that suits its own number of images.
 
-    Args:
-        features: float (N, D); rows with NaN are left out.
-        labels: N class names; missing ones are left out.
-        splits: N of "train", "val", "test"; `test` is not looked at.
-        groups: N near-duplicate groups, drawn whole; every row for itself by default.
+    Args, others as in `train.train_head`:
         fractions: shares of the training groups, 0 … 1, of which each is drawn `repeats` times and the whole once.
 
     Returns:

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -58,13 +59,14 @@ def save_whole(model: keras.Model, path: Path) -> None:
 class Keep(keras.callbacks.Callback):
     """After each epoch its row of `history` and its weights: the first, the best, and the last two to go on from.
 
-    `before` is the loss on validation before training, `history` that of the epochs that are finished. An epoch counts
-    as finished when its weights are on disk. Training stops after `patience` epochs without a lower loss.
+    `measure` tells loss and accuracy on validation, `history` those of the epochs that are finished. An epoch counts as
+    finished when its weights are on disk. Training stops after `patience` epochs without a lower loss.
     """
 
-    def __init__(self, work_dir: Path, before: float, history: pd.DataFrame, patience: int) -> None:
+    def __init__(self, work_dir: Path, measure: Callable[[], dict], history: pd.DataFrame, patience: int) -> None:
         super().__init__()
-        self.work_dir, self.before, self.history, self.patience, self.nan = work_dir, before, history, patience, ""
+        self.work_dir, self.measure, self.history, self.patience, self.nan = work_dir, measure, history, patience, ""
+        self.before = measure()["loss"]
 
     def file(self, epoch: int) -> Path:
         """The weights after so many epochs."""
@@ -96,6 +98,7 @@ class Keep(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Called by Keras."""
+        logs |= {f"val_{name}": value for name, value in self.measure().items()}  # Keras shows them, too
         row = history_table({name: [value] for name, value in logs.items()}, "fine-tune", first=epoch + 1)
         self.history = pd.concat([self.history, row], ignore_index=True)
         runs.write_table(self.history, self.work_dir / "epochs.csv")

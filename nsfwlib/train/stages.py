@@ -10,6 +10,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from nsfwlib.model import (
 from nsfwlib.train.head import compile_classifier, history_table, one_hot, row_weights
 from nsfwlib.train.keeping import Keep, resumed, save_whole
 
+KEPT = 1 << 30  # bytes at most of what leaves the frozen layers for `val`, kept in memory
 BODY = 0.1  # share of the head's rate at which the backbone's last stage learns, and each stage of the one above it
 
 
@@ -113,9 +115,8 @@ def fine_tune(
     val = picture_dataset(paths["val"], targets["val"], counts[1], **inputs)
     steps = -(-len(paths["train"]) // batch_size)
     warm_up = max(1, epochs * steps // 10)
-    decay = max(1, epochs * steps - warm_up)
     schedule = keras.optimizers.schedules.CosineDecay(  # Loshchilov and Hutter 2017
-        learning_rate / 10, decay, warmup_target=learning_rate, warmup_steps=warm_up
+        learning_rate / 10, max(1, epochs * steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
     )
     copy, start = _compiled_copy(model, schedule, label_smoothing), model.get_weights()
 
@@ -124,21 +125,13 @@ def fine_tune(
         return kept.history.assign(learning_rate=[float(schedule(step)) for step in halfway])
 
     try:
-        before = copy.evaluate(val, verbose=0, return_dict=True)["loss"]
         if not len(done):
             save_whole(copy, work_dir / "epoch-000.weights.h5")
-        kept = Keep(work_dir, before, done, patience)
+        kept = Keep(work_dir, _measure(copy, val, pictures=len(paths["val"])), done, patience)
         told = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: on_epoch and on_epoch(so_far(kept)))
-        copy.fit(
-            train,
-            validation_data=val,
-            epochs=len(done) if kept.is_over() else epochs,
-            initial_epoch=len(done),
-            verbose=verbose,
-            shuffle=False,
-            callbacks=[kept, told],
-        )
-        average = _keep_best(copy, kept, val)
+        span = {"initial_epoch": len(done), "epochs": len(done) if kept.is_over() else epochs}
+        copy.fit(train, **span, verbose=verbose, shuffle=False, callbacks=[kept, told])
+        average = _keep_best(copy, kept)
     except KeyboardInterrupt:
         model.set_weights(start)  # half-trained ones would be another model, whose work is not found again
         raise
@@ -179,8 +172,7 @@ def try_rates(
     Returns:
         One row a step: `learning_rate`, `loss` (a running mean, as heavy as the last ten steps).
     """
-    usable = labels.notna() & table["problem"].eq("") & table["split"].eq("train")
-    rows = np.flatnonzero(usable.to_numpy())
+    rows = np.flatnonzero(labels.notna() & table["problem"].eq("") & table["split"].eq("train"))
     targets = one_hot(labels, {"train": rows, "val": rows}, class_names(model))["train"]
     paths = [file_path(data_dir, path) for path in table["path"].iloc[rows]]
     inputs = {"size": image_size(model), "batch_size": batch_size, "seed": seed}
@@ -189,14 +181,12 @@ def try_rates(
     seed_dropout(model, seed=seed)
     unfreeze_from(model, fine_tune_from)
     growth = (rates[1] / rates[0]) ** (1 / max(steps - 1, 1))
-    found, sums, seen, start = [], [0.0], [0], model.get_weights()
+    found, start = [], model.get_weights()
     copy = _compiled_copy(model, keras.optimizers.schedules.ExponentialDecay(rates[0], 1, growth), 0.0)
 
     def note(batch: int, logs: dict[str, float]) -> None:
-        passes, left = divmod((batch + 1) * batch_size, -(-len(rows) // batch_size) * batch_size)
-        seen.append(passes * len(rows) + left)
-        sums.append(logs["loss"] * seen[-1])  # Keras tells the mean of all pictures so far
-        found.append((sums[-1] - sums[-2]) / (seen[-1] - seen[-2]))
+        found.append(logs["loss"])
+        copy.reset_metrics()  # else Keras tells the mean of all pictures so far
         so_far = _running(found)
         copy.stop_training = not so_far.iloc[-1] < 4 * so_far.min()
 
@@ -213,13 +203,32 @@ def _running(losses: list[float]) -> pd.Series:
     return pd.Series(losses, dtype=float).ewm(span=10).mean()
 
 
-def _keep_best(model: keras.Model, kept: Keep, val: tf.data.Dataset) -> pd.DataFrame:
+def _measure(model: keras.Model, val: tf.data.Dataset, *, pictures: int) -> Callable[[], dict[str, float]]:
+    """What tells loss and accuracy of `model` on `val`; on one processor its frozen layers see each picture once."""
+    still, edge = {model.layers[0]}, {}
+    for layer in model.layers[1:]:
+        given = {each._keras_history.operation: each for each in keras.tree.flatten(layer.input)}
+        if layer.trainable_weights or given.keys() - still:
+            edge |= {source: each for source, each in given.items() if source in still}
+        else:
+            still.add(layer)
+    lower = keras.Model(model.input, list(edge.values()))
+    shared = isinstance(model.distribute_strategy, tf.distribute.MirroredStrategy)
+    if shared or pictures * sum(4 * np.prod(part.shape[1:]) for part in lower.outputs) > KEPT:
+        return partial(model.evaluate, val, verbose=0, return_dict=True)
+    upper = keras.Model(lower.outputs, model.output)
+    upper.compile(loss=model.loss, metrics=["accuracy"])
+    seen = [(tuple(keras.tree.flatten(lower.predict_on_batch(pixels))), *rest) for pixels, *rest in val]
+    return lambda: upper.evaluate((batch for batch in seen), steps=len(seen), verbose=0, return_dict=True)
+
+
+def _keep_best(model: keras.Model, kept: Keep) -> pd.DataFrame:
     """Put the best weights into the model: of stage 1, of an epoch, or the mean of both, whose row is returned."""
     first, best = kept.file(0), kept.best()
     tuned = max(kept.work_dir.glob("epoch-*.weights.h5")) if best == first else best
     ends = [_weights(model, file) for file in (first, tuned)]
     model.set_weights([(one + other) / 2 for one, other in zip(*ends, strict=True)])
-    measured = model.evaluate(val, verbose=0, return_dict=True)
+    measured = kept.measure()
     if not measured["loss"] < kept.losses().min():
         model.set_weights(ends[best != first])
     return history_table({f"val_{name}": [value] for name, value in measured.items()}, "average")

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from nsfwlib import evaluate
-from nsfwlib.evaluate.comparison import _rankings
-from nsfwlib.evaluate.joint_audit import AGREEMENT
+from nsfwlib.evaluate.comparison import AGREEMENT, _rankings
 
 NAMES = ["drawings", "neutral", "porn"]
 SPACE = {"class_names": NAMES, "unsafe_classes": ["porn"]}

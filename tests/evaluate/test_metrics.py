@@ -71,9 +71,15 @@ def test_groups_of_another_length_are_refused():
         metrics.scores(labels, probs, class_names=NAMES, groups=[1, 2])
 
 
+def counted(matrix, names):
+    """Labels and predictions that make this confusion matrix."""
+    return np.repeat(names, np.sum(matrix, axis=1)), np.concatenate([np.repeat(names, row) for row in matrix])
+
+
 def test_confused_pairs_come_worst_first_and_speak_in_sentences():
     matrix = np.array([[90, 10, 0], [2, 8, 0], [0, 0, 5]])
-    pairs = confusion.confused_pairs(matrix, class_names=NAMES[:3], intervals=confusion.confusion_intervals(matrix))
+    cells = confusion.confusion_intervals(*counted(matrix, NAMES[:3]), class_names=NAMES[:3])
+    pairs = confusion.confused_pairs(matrix, class_names=NAMES[:3], intervals=cells)
     assert pairs[["label", "predicted", "count"]].values.tolist() == [
         ["hentai", "drawings", 2],
         ["drawings", "hentai", 10],
@@ -94,7 +100,7 @@ def test_jeffreys_interval_leaves_a_fortieth_of_its_beta_distribution_on_either_
 
 
 def test_an_empty_cell_keeps_an_upper_bound_and_an_empty_row_is_unknown():
-    cells = confusion.confusion_intervals(np.array([[100, 0], [0, 0]]))
+    cells = confusion.confusion_intervals(*counted([[100, 0], [0, 0]], ["a", "b"]), class_names=["a", "b"])
     assert cells[0, 1, 0] == 0 and 0.01 < cells[0, 1, 1] < 0.04
     assert cells[1].tolist() == [[0, 1], [0, 1]]
 
@@ -114,11 +120,9 @@ def test_exact_copies_in_groups_count_once():
 def test_cells_of_copied_images_are_as_unsure_as_those_of_single_ones():
     groups = np.repeat(np.arange(200), 3)
     labels, probs = made_up(600, groups=groups)
-    support = confusion.effective_support(labels, top(probs), class_names=NAMES, groups=groups)
-    matrix, single = (confusion.confusion_matrix(labels[::i], top(probs)[::i], class_names=NAMES) for i in (1, 3))
-    assert support == pytest.approx(single.sum(axis=1))
-    copies = confusion.confusion_intervals(matrix, support=support)
-    assert copies == pytest.approx(confusion.confusion_intervals(single), abs=1e-9)
+    copies = confusion.confusion_intervals(labels, top(probs), class_names=NAMES, groups=groups)
+    single = confusion.confusion_intervals(labels[::3], top(probs)[::3], class_names=NAMES)
+    assert copies == pytest.approx(single, abs=1e-9)
 
 
 def test_group_correlation_is_one_for_copies_and_none_for_strangers():
@@ -641,29 +645,6 @@ def test_equal_models_differ_by_nothing_with_p_one():
 def test_comparison_needs_the_same_rows():
     with pytest.raises(ValueError, match="Received: 2 and 3"):
         metrics.compare([True, False], [True, False, True])
-
-
-# ── Incarnations ────────────────────────────────────────────────────────────────────────────────
-
-
-def test_an_incarnation_is_read_as_it_was_saved_beside_the_published_ones(tmp_path):
-    own, published = tmp_path / "own.json", tmp_path / "published.json"
-    confusion.save_incarnation(
-        own,
-        np.array([[8, 2], [1, 9]]),
-        class_names=["a", "b"],
-        name="demo",
-        date="2026-01-01",
-        data="f00",
-        interval=(0.7, 0.9),
-    )
-    published.write_text(
-        '{"class_names": ["a", "b"], "matrices": [{"name": "old", "accuracy": 0.9, "shares": [[0.9, 0.1], [0.1, 0.9]]}]}'
-    )
-    table = confusion.read_incarnations([own, published])
-    assert table["name"].tolist() == ["old", "demo"] and table["accuracy"].tolist() == [0.9, 0.85]
-    assert table["matrix"][1].tolist() == [[8, 2], [1, 9]] and table["images"].tolist() == [0, 20]
-    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
 
 
 @pytest.mark.parametrize("shift", [0, 1], ids=["all right", "all wrong"])

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from tiny import awakened
+from tiny import awakened, staged_classifier
 
 from nsfwlib.model import build, forward, runtime
 from nsfwlib.model.classifier import feature_model, set_rescaling, set_temperature
@@ -15,6 +15,11 @@ NAMES = ["a", "b", "c"]
 @pytest.fixture(scope="module")
 def classifier():
     return awakened(build.build_classifier(NAMES, weights=None, backbone="MobileNetV2", image_size=64))
+
+
+@pytest.fixture(scope="module")
+def staged():
+    return staged_classifier(NAMES, size=64)
 
 
 @pytest.fixture
@@ -41,33 +46,31 @@ def test_every_engine_gives_pooled_blocks_in_the_order_asked_for(classifier, pix
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
-def test_a_model_is_converted_once_for_the_same_weights(classifier, pixels, tmp_path, monkeypatch):
-    first = forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
+def test_a_model_is_converted_once_for_the_same_weights(staged, pixels, tmp_path, monkeypatch):
+    first = forward_pass(staged, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
     monkeypatch.setattr(forward, "_graph", None)
-    again = forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
+    again = forward_pass(staged, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
     assert np.array_equal(first, again)
     monkeypatch.setattr(forward, "compiled", None)
     if forward.openvino_usable():
-        assert np.array_equal(first, forward_pass(classifier, cache_dir=tmp_path)(pixels)[0])
+        assert np.array_equal(first, forward_pass(staged, cache_dir=tmp_path)(pixels)[0])
 
 
-def test_a_conversion_that_gives_other_answers_is_refused_with_the_difference(
-    classifier, pixels, tmp_path, monkeypatch
-):
-    other = keras.models.clone_model(classifier)
-    other.set_weights([weight * 1.01 for weight in classifier.get_weights()])
+def test_a_conversion_that_gives_other_answers_is_refused_with_the_difference(staged, pixels, tmp_path, monkeypatch):
+    other = keras.models.clone_model(staged)
+    other.set_weights([weight * 1.01 for weight in staged.get_weights()])
     graph = forward._graph
     monkeypatch.setattr(forward, "_graph", lambda model, outputs: graph(other, outputs))
-    for outputs, name in ((None, "probabilities"), (["block_5_add"], "block_5_add")):
+    for outputs, name in ((None, "probabilities"), (["stage_3"], "stage_3")):
         with pytest.raises(
             ValueError, match=rf"must give the same {name}\. Received: a difference of \d.*at most 1e-04"
         ):
-            forward_pass(classifier, outputs, runtime="openvino", cache_dir=tmp_path)
+            forward_pass(staged, outputs, runtime="openvino", cache_dir=tmp_path)
     assert not list((tmp_path / "openvino").iterdir())
 
 
-def test_only_a_converted_file_that_was_changed_is_removed_as_damaged(classifier, pixels, tmp_path, monkeypatch):
-    first = forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
+def test_only_a_converted_file_that_was_changed_is_removed_as_damaged(staged, pixels, tmp_path, monkeypatch):
+    first = forward_pass(staged, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
     (kept,) = (tmp_path / "openvino").glob("*.xml")
     with monkeypatch.context() as patch:
         patch.setattr("openvino.Core.compile_model", out_of_memory)
@@ -81,8 +84,8 @@ def test_only_a_converted_file_that_was_changed_is_removed_as_damaged(classifier
     assert not kept.exists()
 
 
-def test_other_weights_in_the_place_of_the_converted_ones_are_never_opened(classifier, pixels, tmp_path):
-    forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)
+def test_other_weights_in_the_place_of_the_converted_ones_are_never_opened(staged, pixels, tmp_path):
+    forward_pass(staged, runtime="openvino", cache_dir=tmp_path)
     (kept,) = (tmp_path / "openvino").glob("*.xml")
     kept.with_suffix(".bin").write_bytes(kept.with_suffix(".bin").read_bytes()[::-1])
     with pytest.raises(RuntimeError, match="is damaged and was removed"):
@@ -90,11 +93,11 @@ def test_other_weights_in_the_place_of_the_converted_ones_are_never_opened(class
     assert not kept.exists()
 
 
-def test_a_converted_file_without_a_note_of_its_hash_is_used_and_never_removed(classifier, pixels, tmp_path):
-    first = forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
+def test_a_converted_file_without_a_note_of_its_hash_is_used_and_never_removed(staged, pixels, tmp_path):
+    first = forward_pass(staged, runtime="openvino", cache_dir=tmp_path)(pixels)[0]
     (kept,) = (tmp_path / "openvino").glob("*.xml")
     kept.with_suffix(".sha256").unlink()
-    assert np.array_equal(forward_pass(classifier, runtime="openvino", cache_dir=tmp_path)(pixels)[0], first)
+    assert np.array_equal(forward_pass(staged, runtime="openvino", cache_dir=tmp_path)(pixels)[0], first)
     kept.write_bytes(kept.read_bytes()[:1000])
     with pytest.raises(RuntimeError, match="was kept"):
         runtime.open_converted(kept)
@@ -105,10 +108,10 @@ def out_of_memory(*arguments, **options):
     raise MemoryError("bad allocation")
 
 
-def test_auto_is_tensorflow_where_nothing_was_converted(classifier, pixels, tmp_path, monkeypatch):
+def test_auto_is_tensorflow_where_nothing_was_converted(staged, pixels, tmp_path, monkeypatch):
     monkeypatch.setattr(forward, "_graph", None)
-    expected = classifier.predict(pixels.astype(np.float32), verbose=0)
-    assert np.allclose(forward_pass(classifier, cache_dir=tmp_path)(pixels)[0], expected, atol=1e-5)
+    expected = staged.predict(pixels.astype(np.float32), verbose=0)
+    assert np.allclose(forward_pass(staged, cache_dir=tmp_path)(pixels)[0], expected, atol=1e-5)
 
 
 def test_features_in_bfloat16_are_near_those_in_float32_and_kept_apart(classifier, pixels, tmp_path):

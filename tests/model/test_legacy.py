@@ -110,10 +110,12 @@ def test_a_damaged_file_is_named(small_file, tmp_path):
         build.load_model(tmp_path / "cut.h5")
 
 
-def test_another_architecture_is_named(tmp_path):
+@pytest.mark.parametrize("convolutions", [0, 35])  # the second number is MobileNetV2's
+def test_another_architecture_is_named(tmp_path, convolutions):
     import keras
 
-    other = keras.Sequential([keras.Input((64, 64, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
+    body = [keras.layers.Conv2D(2, 1) for _ in range(convolutions)]
+    other = keras.Sequential([keras.Input((64, 64, 3)), *body, keras.layers.Flatten(), keras.layers.Dense(5)])
     other.save(tmp_path / "other.h5")
     with pytest.raises(ValueError, match=r"another architecture"):
         build.load_model(tmp_path / "other.h5")

@@ -2,9 +2,9 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny import awakened
+from tiny import staged_classifier
 
-from nsfwlib.model import build, runtime
+from nsfwlib.model import runtime
 from nsfwlib.model.classifier import save_model
 from nsfwlib.model.ready import make_ready
 
@@ -14,8 +14,7 @@ SIZE = 32
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.keras"
-    classifier = build.build_classifier(["a", "b", "c"], weights=None, backbone="MobileNetV2", image_size=SIZE)
-    save_model(awakened(classifier), path)
+    save_model(staged_classifier(["a", "b", "c"], size=SIZE), path)
     return path
 
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from nsfwlib import evaluate, plots
+from nsfwlib import evaluate, plots, runs
 from nsfwlib.plots import confusion, data, evaluation, style
 from nsfwlib.plots.data import plot_noise_matrix, plot_scores
 
@@ -188,8 +188,10 @@ def test_confusion_of_counts_writes_counts():
 
 
 def test_confusion_writes_the_interval_under_each_share():
-    matrix = np.array([[98, 2], [0, 100]])
-    ax = confusion.plot_confusion(matrix, class_names=NAMES[:2], intervals=evaluate.confusion_intervals(matrix))
+    names, matrix = NAMES[:2], np.array([[98, 2], [0, 100]])
+    labels, predicted = np.repeat(names, 100), np.repeat(names, [98, 102])
+    cells = evaluate.confusion_intervals(labels, predicted, class_names=names)
+    ax = confusion.plot_confusion(matrix, class_names=names, intervals=cells)
     assert texts(ax) == ["98%\n94–100", "2%\n0.4–6.3", "·\n0.0–2.5", "100%\n98–100"]
 
 
@@ -356,17 +358,12 @@ def test_heat_lies_over_the_whole_of_each_thumbnail():
 
 def test_incarnations_are_drawn_in_order_with_published_ones_hollow(tmp_path):
     matrix = np.array([[8, 2], [1, 9]])
-    evaluate.save_incarnation(
-        tmp_path / "a.json",
-        matrix,
-        class_names=["a", "b"],
-        name="demo",
-        date="2026-01-01",
-        data="f00",
-        interval=(0.7, 0.9),
-    )
-    draw = runpy.run_path(str(Path(__file__).parents[2] / "_art" / "redraw.py"))["plot_incarnations"]
-    ax = draw(evaluate.read_incarnations([tmp_path / "a.json", PUBLISHED]))
+    made = {"name": "demo", "date": "2026-01-01", "data": "f00", "accuracy": 0.85, "interval": [0.7, 0.9]}
+    runs.write_json(made | {"images": 20, "class_names": ["a", "b"], "counts": matrix}, tmp_path / "a.json")
+    art = runpy.run_path(str(Path(__file__).parents[2] / "_art" / "redraw.py"))
+    table = art["read_incarnations"]([tmp_path / "a.json", PUBLISHED])
+    assert table["matrix"][2].tolist() == matrix.tolist() and table["images"].tolist() == [0, 0, 20]
+    ax = art["plot_incarnations"](table)
     assert ticks(ax.get_yticklabels()) == ["published, 90 %", "published, 93 %", "demo\n2026-01-01"]
     assert texts(ax) == ["90.0%", "93.0%", "85.0%"] and ax.lines[1].get_mfc() == "white"
 

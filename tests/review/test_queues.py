@@ -217,7 +217,8 @@ def test_published_matrices_stand_beside_the_same_classes_only():
 
 def test_the_explorer_answers_its_sliders(rng):
     unsafe = rng.random(200) < 0.5
-    widget = explorer.threshold_explorer(unsafe, np.clip(unsafe * 0.4 + rng.random(200) * 0.6, 0, 1))
+    score, at = np.clip(unsafe * 0.4 + rng.random(200) * 0.6, 0, 1), {"threshold": 0.5, "prevalence": 0.01}
+    widget = explorer.threshold_explorer(unsafe, score, review_from=1.0, **at)
     threshold, prevalence, review_from, picture = widget.children
     seen = {bytes(picture.value)}
     threshold.value = 0.7

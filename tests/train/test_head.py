@@ -182,7 +182,8 @@ def test_a_label_that_the_model_does_not_know_is_named(classifier, data, rng):
 
 
 def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(data, tmp_path):
-    classifier = lopsided(build.build_classifier(["bright", "dark"], weights=None, image_size=75))
+    options = {"weights": None, "backbone": "MobileNetV2", "image_size": SIZE}
+    classifier = lopsided(awakened(build.build_classifier(["bright", "dark"], **options)))
 
     def weights(kind, name=""):
         layers = [layer for layer in classifier.layers if isinstance(layer, kind)]
@@ -192,7 +193,7 @@ def test_fine_tuning_moves_the_upper_blocks_and_leaves_batch_norm_as_it_was(data
     table, folder = data
     history = stages.fine_tune(
         classifier, table, table["given_label"], folder, work_dir=tmp_path, epochs=1, batch_size=8,
-        learning_rate=1e-2, verbose=0, fine_tune_from="mixed7",
+        learning_rate=1e-2, verbose=0, fine_tune_from="block_14_add",
     )  # fmt: skip
     assert history["stage"].tolist() == ["fine-tune", "average"]
     assert all(map(np.array_equal, norms, weights(keras.layers.BatchNormalization)))

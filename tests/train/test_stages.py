@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from tiny import bright_and_dark, lopsided, staged_classifier
 
-from nsfwlib.model import features
+from nsfwlib.model import features, with_head
 from nsfwlib.plots import evaluation
 from nsfwlib.train import forecast, keeping, stages
 from nsfwlib.train.head import history_table
@@ -51,7 +51,7 @@ def test_a_history_that_cannot_be_written_is_a_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pd.DataFrame, "to_csv", full)
     with pytest.raises(OSError, match=r"epochs\.csv could not be written \(No space left on device\).*Free space"):
-        keeping.Keep(tmp_path, 1.0, pd.DataFrame(), 2).on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
+        keeping.Keep(tmp_path, lambda: {"loss": 1.0}, pd.DataFrame(), 2).on_epoch_end(0, {"loss": 1.0})
 
 
 def test_the_lower_a_stage_the_less_it_moves_and_batch_norm_and_what_is_frozen_never_do(data, tmp_path):
@@ -68,19 +68,9 @@ def test_the_lower_a_stage_the_less_it_moves_and_batch_norm_and_what_is_frozen_n
 
 
 def test_the_mean_of_both_stages_is_kept_where_it_is_the_best(data, tmp_path, monkeypatch):
-    classifier, measure = build(), keras.Model.evaluate
+    classifier, answers = build(), iter([2.0, 1.0, 0.5])  # before training, after an epoch, and of the mean
     start = classifier.get_layer("conv_4").get_weights()[0]
-    answers = iter([2.0, 0.5])  # before training, and of the mean
-
-    def told(self, *args, **options):
-        found = measure(self, *args, **options)
-        return (
-            found | {"loss": next(answers)}
-            if options.get("return_dict") and "_use_cached_eval_dataset" not in options
-            else found
-        )
-
-    monkeypatch.setattr(keras.Model, "evaluate", told)
+    monkeypatch.setattr(stages, "_measure", lambda *_, **__: lambda: {"loss": next(answers), "accuracy": 0.5})
     history = fine_tune(classifier, data, tmp_path, learning_rate=0.01, epochs=1, keep=True)
     assert history["learning_rate"].iloc[0] > 0, "of one epoch, too, a rate is drawn"
     end = build()
@@ -90,12 +80,28 @@ def test_the_mean_of_both_stages_is_kept_where_it_is_the_best(data, tmp_path, mo
     assert np.allclose(classifier.get_layer("conv_4").get_weights()[0], mean, atol=1e-7)
 
 
+def test_what_leaves_the_frozen_layers_for_val_is_computed_once_and_tells_the_same(data, tmp_path, monkeypatch):
+    measure, layers, found = keras.Model.evaluate, [], []
+    names, blocks = ["bright", "dark"], ["stage_2", TOP]
+    monkeypatch.setattr(
+        keras.Model, "evaluate", lambda self, *a, **o: layers.append(len(self.layers)) or measure(self, *a, **o)
+    )
+    for limit in (stages.KEPT, 0):
+        monkeypatch.setattr(stages, "KEPT", limit)
+        classifier = lopsided(with_head(build(), names, blocks=blocks))
+        options = {"learning_rate": 0.01, "label_smoothing": 0.1, "batch_size": 3}
+        found.append(fine_tune(classifier, data, tmp_path, **options))
+    pd.testing.assert_frame_equal(*found, rtol=1e-4)
+    assert max(layers[:4]) < min(layers[4:]), "measured before, after two epochs, and the mean of both"
+
+
 def test_training_stops_when_the_loss_has_not_been_lower_for_so_many_epochs(tmp_path):
-    kept = keeping.Keep(tmp_path, 0.5, pd.DataFrame(), patience=2)
+    losses = iter([0.5, 0.4, 0.6, 0.5])  # before training, and after each epoch
+    kept = keeping.Keep(tmp_path, lambda: {"loss": next(losses)}, pd.DataFrame(), patience=2)
     kept.set_model(type("Model", (), {"stop_training": False, "save_weights": lambda self, path: path.touch()})())
-    for epoch, loss in enumerate([0.4, 0.6, 0.5]):
+    for epoch in range(3):
         assert not kept.model.stop_training
-        kept.on_epoch_end(epoch, {"loss": 1.0, "val_loss": loss})
+        kept.on_epoch_end(epoch, {"loss": 1.0})
     assert kept.model.stop_training
     assert sorted(file.name[:9] for file in tmp_path.glob("*.h5")) == ["epoch-001", "epoch-002", "epoch-003"]
 
@@ -314,7 +320,7 @@ def test_the_forecast_counts_pictures_and_passes(data, tmp_path):
     assert plan["images"].to_dict() == {
         "features of the frozen backbone": 24,
         "fine-tuning": 48,
-        "validation": 20,
+        "validation": 4,
         "predictions": 8,
     }
     assert (plan["minutes"] >= 0).all() and plan.loc["fine-tuning", "minutes"] > 0
@@ -322,9 +328,10 @@ def test_the_forecast_counts_pictures_and_passes(data, tmp_path):
     assert forecast.training_cost(classifier, table, folder, **options)["images"][0] == 0
 
 
-def test_the_forecast_counts_a_backward_pass_twice(data, tmp_path, monkeypatch):
+def test_the_forecast_counts_a_backward_pass_twice_and_frozen_layers_once_for_validation(data, tmp_path, monkeypatch):
     work = [3 * 16 * 32**2, 16 * 32 * 16**2, 32 * 48 * 8**2, 48 * 64 * 4**2]  # channels in and out, times positions
-    seconds = [5, 5 + 2 * 5 * work[-1] / sum(work), 5, 5]
+    upper = 5 * work[-1] / sum(work)
+    seconds = [5, 5 + 2 * upper, 5 + 4 * upper, 5]
     monkeypatch.setattr(forecast, "_seconds", lambda forward, pixels: 5.0)
     options = {"cache_dir": tmp_path, "blocks": [TOP], "fine_tune_from": FROM, "fine_tune_epochs": 3}
     plan = forecast.training_cost(build(), *data, **options)
