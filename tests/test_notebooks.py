@@ -160,6 +160,72 @@ def test_what_review_changed_is_counted_from_the_folders_names_when_03_runs_agai
     assert shown[0].loc["a", "b"] == 1
 
 
+def cell(notebook, part):
+    (found,) = (source for source in sources(ROOT / "notebooks" / f"{notebook}.ipynb") if part in source)
+    return found
+
+
+def test_a_class_called_unsafe_is_not_taken_for_the_unsafe_side_of_the_traffic():
+    known = {"unsafe_classes": ["unsafe", "gore"], "class_names": ["gore", "safe", "unsafe"]}
+    exec(next(line for line in cell("08_plan_deployment", "kinds = ").splitlines() if line.startswith("kinds")), known)
+    assert [*known["kinds"].values()] == [["unsafe", "gore"], ["gore"], ["safe"], ["unsafe"]]
+    shares = pd.DataFrame({"name": [f"{kind}, a day" for kind in reversed(known["kinds"])], "value": range(4)})
+    measured = cell("08_plan_deployment", "measured = ").splitlines()[0]
+    exec(measured, known | {"shares": shares}, found := {})
+    assert found["measured"]["value"] == 3
+
+
+def test_another_backbone_needs_no_other_blocks_and_a_slip_of_a_block_stays_an_error():
+    layers = [Namespace(name=name) for name in ("early", "middle", "late", "last")]
+    model = Namespace(build_classifier=lambda *_, **__: Namespace(layers=layers))
+    model.find_blocks, model.head_blocks = (lambda *_: ["early", "middle", "late", "last"]), lambda *_: ["last"]
+    model.with_head = lambda *_, blocks: blocks
+    known = dict.fromkeys(["weights", "backbone", "seed", "class_names"]) | {"done": False, "model": model}
+    for blocks, expected in {"mixed4": "middle late last", "early": "early last", "": "middle late last"}.items():
+        here = known | {"blocks": [blocks] * bool(blocks), "fine_tune_from": "", "stage_2": {}}
+        exec(cell("02_fine_tune", "find_blocks"), here)
+        assert here["classifier"] == expected.split() and here["stage_2"] == {"fine_tune_from": "late"}
+    here = known | {"blocks": ["early", "typo"], "fine_tune_from": "middle", "stage_2": {}}
+    exec(cell("02_fine_tune", "find_blocks"), here)
+    assert "typo" in here["classifier"] and here["fine_tune_from"] == "middle", "with_head names those there are"
+
+
+def test_labels_that_a_person_has_confirmed_are_not_among_those_that_seem_wrong():
+    asked, figure = [], Namespace(write_figure=lambda *_: None)
+    noise = Namespace(noise_matrix=lambda rows, *_, **__: asked.append(rows))
+    known = {"before": pd.Series(["a", "b"]), "issues": pd.DataFrame({"note": ["confirmed", ""]}), "labels": noise}
+    known |= {"evaluate": Namespace(published_matrices=lambda *_, **__: []), "run_dir": Path(), "runs": figure}
+    known |= dict.fromkeys(["pred_probs", "class_names"]) | {
+        "plt": Namespace(subplots=lambda *_, **__: (None, {(0, 0): 0}))
+    }
+    exec(
+        cell("03_cleanse_labels", "noise_matrix"), known | {"plots": Namespace(plot_noise_matrix=lambda *_, **__: None)}
+    )
+    assert asked[0].isna().tolist() == [True, False]
+
+
+def test_an_audit_that_nobody_answered_has_seen_no_label_and_has_no_figure(capsys):
+    errors = pd.DataFrame(
+        {"truth": ["", ""], "audited": [0, 0], "name": "", "value": None, "low": 0, "high": 1, "note": ""}
+    )
+    known = dict.fromkeys(["review_path", "class_names", "display", "plots", "runs"]) | {"frozen": {"train": None}}
+    known["evaluate"] = Namespace(label_errors=lambda *_, **__: errors)
+    known["table"] = pd.DataFrame({"path": ["x"], "given_label": ["a"]})
+    exec(cell("03_cleanse_labels", "label_errors("), known)
+    assert "No wrong label was seen in 0 pictures" in capsys.readouterr().out
+
+
+def test_the_model_of_2019_is_compared_on_sides_where_classes_are_others():
+    known = {"unsafe_classes": ["b"], "class_names": ["a", "b"], "run_dir": None, "mappings": {"x": {"y": "a"}}}
+    known |= {"detectors": {"old": "published", "x": "x.csv"}, "sources": {"old": 1, "x": 2}, "compared": None}
+    known["evaluate"] = Namespace(unsafe_side=lambda asked, *_, **__: asked)
+    known["evaluate"].read_detector = lambda source, *_, mapping=None, **__: mapping
+    exec(cell("07_compare_detectors", "space = "), known)
+    assert known["found"]["x"] == {"y": "a"} and known["found"]["old"]["porn"] == "unsafe"
+    exec(cell("07_compare_detectors", "space = "), five := known | {"class_names": [*known["five"]], "mappings": {}})
+    assert five["found"]["old"] is None, "its labels are the classes"
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_explains_more_than_it_computes(notebook):
     code, prose = sources(notebook), sources(notebook, "markdown")

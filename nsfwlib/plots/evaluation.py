@@ -309,7 +309,8 @@ def plot_score_histogram(score: pd.Series, *, points: pd.DataFrame | None = None
     if points is not None:
         looks = itertools.cycle(["-", "--", ":", "-."])
         for (threshold, rows), look in zip(points.groupby("threshold"), looks, strict=False):
-            label = f"{threshold:.3g}: {', '.join(rows['wish'].unique())}"
+            wishes = rows["wish"] + np.where(rows.get("note", "") == "", "", " (no promise)")
+            label = f"{threshold:.3g}: {', '.join(wishes.unique())}"
             ax.axvline(threshold, color=ACCENT, lw=1.5, ls=look, label=label)
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, title="threshold")
     return ax

@@ -110,6 +110,10 @@ def test_the_histogram_counts_every_score_and_marks_every_threshold(score):
     assert sum(patch.get_height() for patch in ax.patches) == 4
     assert [line.get_xdata()[0] for line in ax.lines] == [0.5, 0.9]
     assert "4 files" in ax.get_title(loc="left")
+    unsure = evaluation.plot_score_histogram(
+        score, points=points.assign(note="Cannot be promised"), ax=plt.subplots()[1]
+    )
+    assert all("(no promise)" in text.get_text() for text in unsure.get_legend().get_texts())
     empty = evaluation.plot_score_histogram(score[:0], ax=plt.subplots()[1])
     assert "no file was scored" in [text.get_text() for text in empty.texts]
 
