@@ -9,7 +9,10 @@ import pytest
 
 matplotlib.use("agg")  # not by the environment: kernels that the tests start are to show their figures
 SLOW = {"export", "model", "train", "test_notebooks.py", "test_own_data.py", "test_cluster.py"}  # of large networks
-LONG = ("test_own_data.py", "test_export.py", "test_browser.py", "test_stages.py", "test_cluster.py", "test_folders.py")
+LONG = (
+    "test_own_data.py", "test_export.py", "test_browser.py", "test_stages.py", "test_cluster.py", "test_folders.py",
+    "test_head.py",  # else the very last, alone
+)  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)

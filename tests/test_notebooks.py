@@ -77,7 +77,7 @@ def test_the_audited_accuracy_of_the_executed_run_is_near_the_planted_one(execut
 def test_the_raw_folder_is_as_01_found_it(executed):
     folder, table = executed / "data" / "demo", pd.read_parquet(executed / "runs" / "demo" / "images.parquet")
     hashed = table[table["sha256"].ne("")].set_index("path")["sha256"]
-    assert len(hashed) > 800 and hashed.eq([file_hash(folder / path) for path in hashed.index]).all()
+    assert len(hashed) > 700 and hashed.eq([file_hash(folder / path) for path in hashed.index]).all()
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == set(table["path"])
 
 
