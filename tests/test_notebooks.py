@@ -190,6 +190,21 @@ def test_another_backbone_needs_no_other_blocks_and_a_slip_of_a_block_stays_an_e
     assert "typo" in here["classifier"] and here["fine_tune_from"] == "middle", "with_head names those there are"
 
 
+def test_a_second_network_judges_beside_the_first_where_it_is_asked_for():
+    model = Namespace(build_classifier=lambda *_, **__: "first", published_model=lambda name: name)
+    model.find_blocks = lambda network: [f"{network} {end}" for end in ("early", "middle", "late", "last")]
+    model.block_features = lambda network, *_, blocks, **__: dict.fromkeys(blocks, network)
+    run = Namespace(read_table=lambda *_, **__: pd.DataFrame({"problem": [""], "split": ["train"]}))
+    data = Namespace(check_usable=lambda *_: ["a", "b"], check_there=lambda *_: None)
+    known = dict.fromkeys(["run_dir", "data_dir", "cache_dir", "weights", "seed"]) | {"model": model, "runs": run}
+    ends = [f"{{}} {end}" for end in ("middle", "late", "last")]
+    for blocks, own in ((["x"], ["x"]), ([], [end.format("first") for end in ends])):
+        for second in ([], ["MobileNetV2"]):
+            exec(cell("03_cleanse_labels", "find_blocks"), here := known | {"data": data, "blocks": blocks + second})
+            others = [end.format("MobileNetV2") for end in ends] if second else []
+            assert here["features"] == dict.fromkeys(own, "first") | dict.fromkeys(others, "MobileNetV2")
+
+
 def test_labels_that_a_person_has_confirmed_are_not_among_those_that_seem_wrong():
     asked, figure = [], Namespace(write_figure=lambda *_: None)
     noise = Namespace(noise_matrix=lambda rows, *_, **__: asked.append(rows))
