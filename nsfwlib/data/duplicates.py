@@ -20,6 +20,9 @@ _FREEDOM = 0.02  # aligned strangers correlate that much better than strangers l
 _HOPELESS = 0.35  # correlation below which aligning two thumbnails is not tried
 _BLOCK = 2000  # pairs that are compared at once
 _MAX_ALIGNED = 200_000  # pairs, the likeliest first: about a millisecond each
+# A large group in which few are alike is a chain of lookalikes, such as written digits: it is cut where links are weak.
+_MANY, _SPARSE = 10, 0.2  # different hashes, and the share of their pairs that are alike
+_STRICTER = (0.8, 0.85, 0.9, 0.95)  # likenesses in detail, in place of MIN_DETAIL
 _PLAIN = 0.02  # contrast (standard deviation, 0–1) below which a picture is blank: its hash is noise
 Thumbs = Callable[[np.ndarray], np.ndarray]  # positions (P,) → grey thumbnails (P, 32, 32)
 
@@ -108,7 +111,7 @@ def group_near_duplicates(
     Perceptual hashes percolate: one false neighbour per image glues everything together. So where only the
     hashes are known, `max_distance` is lowered to the largest distance at which an image of this table has at
     most 0.01 false neighbours (`safe_distance`). With `thumbs`, every pair needs a second look at the pictures
-    (`confirmed_pairs`), and `max_distance` is lowered only to bound the work.
+    (`confirmed_pairs`), and `max_distance` is lowered only to bound the work; chains of lookalikes are cut.
 
     Args:
         hashes: uint64 (N,), perceptual hashes.
@@ -145,10 +148,21 @@ def group_near_duplicates(
     if blank is not None:
         keep &= ~(blank[left] | blank[right])
     left, right, flipped = left[keep], right[keep], flipped[keep]
-    if thumbs is not None:
-        alike = confirmed_pairs(left, right, thumbs, flipped=flipped)
-        left, right = left[alike], right[alike]
-    return joined_pairs(left, right, len(hashes))
+    if thumbs is None:
+        return joined_pairs(left, right, len(hashes))
+    detail = _details(left, right, thumbs, flipped)
+    kept, apart = detail >= MIN_DETAIL, hashes[left] != hashes[right]
+    for stricter in _STRICTER:
+        groups = joined_pairs(left[kept], right[kept], len(hashes))
+        ends = np.sort([left[kept & apart], right[kept & apart]], axis=0)
+        links = groups[np.unique(ends[0] * np.int64(len(hashes)) + ends[1]) // max(len(hashes), 1)]
+        n = groups.max(initial=-1) + 1
+        size, links = np.bincount(groups[first], minlength=n), np.bincount(links, minlength=n)
+        chain = (size > _MANY) & (links < _SPARSE * size * (size - 1) / 2)
+        if not chain.any():
+            break
+        kept &= ~chain[groups[left]] | ~apart | (detail >= stricter)
+    return joined_pairs(left[kept], right[kept], len(hashes))
 
 
 def joined_pairs(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
@@ -165,7 +179,11 @@ def confirmed_pairs(
 
     `flipped` says where right is to be mirrored first: bool (P,).
     """
-    flipped = np.zeros(len(left), dtype=bool) if flipped is None else flipped
+    return _details(left, right, thumbs, np.zeros(len(left), dtype=bool) if flipped is None else flipped) >= MIN_DETAIL
+
+
+def _details(left: np.ndarray, right: np.ndarray, thumbs: Thumbs, flipped: np.ndarray) -> np.ndarray:
+    """How alike pairs of positions are in their details → float32 (P,); 0 where they are not alike as a whole."""
     positions, inverse = np.unique(np.concatenate([left, right]), return_inverse=True)
     pictures = thumbs(positions) if len(positions) else np.empty((0, 32, 32), dtype=np.uint8)
     of_left, of_right = inverse[: len(left)], inverse[len(left) :]
@@ -182,11 +200,9 @@ def confirmed_pairs(
     doubtful = doubtful[np.argsort(-alike[doubtful], kind="stable")][:_MAX_ALIGNED]
     compare(doubtful, aligned_likeness)
     alike[doubtful] -= _FREEDOM
-    likely = np.flatnonzero(alike >= MIN_CORRELATION)
-    compare(likely, detail_likeness)
-    same = np.zeros(len(left), dtype=bool)
-    same[likely] = alike[likely] >= MIN_DETAIL
-    return same
+    likely = alike >= MIN_CORRELATION
+    compare(np.flatnonzero(likely), detail_likeness)
+    return np.where(likely, alike, 0)
 
 
 def is_blank(images: pd.DataFrame) -> np.ndarray:

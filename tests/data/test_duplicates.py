@@ -211,6 +211,19 @@ def test_graphics_of_one_layout_are_no_copies_of_one_another(drawn):
     assert len(np.unique(groups)) >= 11
 
 
+def test_lookalikes_make_no_chain_of_digits_and_frames_of_a_film_stay_together():
+    from skimage import data
+    from sklearn.datasets import load_digits
+
+    digits, film = load_digits(), Image.fromarray(data.astronaut())
+    pictures = [Image.fromarray((image * 15.9).astype(np.uint8)).resize((96, 96)) for image in digits.images[:400]]
+    frames = [film.crop((3 * i, i, 3 * i + 300, i + 300)) for i in range(60)]
+    groups = grouped([*(picture.convert("RGB") for picture in pictures), *frames])
+    assert len(set(groups[400:])) == 1, "each frame is like the next, the last not like the first"
+    assert np.bincount(groups[:400]).max() <= 40
+    assert max(len(set(digits.target[:400][groups[:400] == group])) for group in set(groups[:400])) <= 2
+
+
 def test_likeness_is_one_for_copies_and_low_for_strangers(rng):
     thumbs = np.stack([np.frombuffer(inspection.measure(p)["thumb"], np.uint8).reshape(32, 32) for p in photographs()])
     np.testing.assert_allclose(likeness.quick_likeness(thumbs, thumbs), 1, atol=1e-4)
