@@ -43,8 +43,8 @@ def train_head(
 
     Each block gets two heads (`labels.fit_head`), a logistic one, its strength chosen by out-of-fold log-loss, and
     clouds such as judge labels in 03. The model answers the sum of their log-odds, each times the share that is best
-    out of fold by group. Without clouds .587 of clip art are right for .609, .982 of digits for .990. `val` is only
-    measured.
+    out of fold by group. Without clouds .587 of clip art are right for .609, .982 of digits for .990, near-duplicates
+    grouped by hash alone. `val` is only measured.
 
     Args:
         model: a classifier with head="logistic".
