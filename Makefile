@@ -18,8 +18,9 @@ override SCORES := $(patsubst ~/%,$(HOME)/%,$(SCORES))
 # What the page asks of anybody but this machine is refused by the browser: its template names a font on a CDN.
 HERE_ONLY := default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws:
 
-# One thread of linear algebra for each worker: two workers with two each wait for one another three times as long.
-PYTEST := NSFWLIB_HEADLESS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One thread of computing for each worker: two workers with two each wait for one another, in linear algebra three times
+# as long.
+PYTEST := NSFWLIB_HEADLESS=1 OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 -p no:cacheprovider
 
 .DEFAULT_GOAL := help

@@ -43,7 +43,7 @@ def training_cost(
     if fine_tune_epochs:
         steps += [("fine-tuning", fine_tune_epochs * train, decode + whole + 2 * upper)]
         steps += [("validation", val, decode + whole + (fine_tune_epochs + 1) * upper)]
-    steps += [("predictions", len(usable) - train, max(whole, decode))]
+        steps += [("predictions, where it helps", len(usable) - train, max(whole, decode))]
     plan = pd.DataFrame(steps, columns=["step", "images", "seconds_per_image"])
     return plan.assign(minutes=plan["images"] * plan["seconds_per_image"] / 60)
 

@@ -6,12 +6,12 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from tiny import awakened, bright_and_dark, lopsided
+from tiny import awakened, bright_and_dark, lopsided, staged_classifier
 
 from nsfwlib.data import images
 from nsfwlib.labels import fit_head, heads
 from nsfwlib.model import build, features
-from nsfwlib.model.classifier import feature_model, head_model, save_model, with_head
+from nsfwlib.model.classifier import feature_model, head_blocks, head_model, save_model, with_head
 from nsfwlib.model.features import bottleneck_features, row_positions
 from nsfwlib.model.stream import stream_answers
 from nsfwlib.train import head, stages
@@ -229,6 +229,22 @@ def test_predictions_come_in_the_order_of_the_table_with_nan_for_what_cannot_be_
     pixels = np.stack([images.load_image(folder / p, size=SIZE) for p in asked["path"][:-1]])
     assert np.allclose(found[:-1], classifier.predict(pixels, verbose=0), atol=1e-5)
     assert np.isnan(found[-1]).all()
+
+
+def test_predictions_open_no_picture_whose_features_are_known_and_all_of_a_backbone_that_has_changed(data, tmp_path):
+    table, folder = data
+    classifier = staged_classifier(["bright", "dark"], size=SIZE)
+    expected = head.predict(classifier, table, folder, progress=False)
+    blocks = {"blocks": head_blocks(classifier), "cache_dir": tmp_path}
+    bottleneck_features(classifier, table.head(20), folder, progress=False, **blocks)
+    nowhere = [head.predict(classifier, table, tmp_path, cache_dir=tmp_path, progress=False)]
+    bottleneck_features(classifier, table, folder, progress=False, **blocks)
+    known = head.predict(classifier, table[::-1], tmp_path, cache_dir=tmp_path, progress=False)
+    assert np.allclose(known[::-1], expected, atol=1e-3) and np.ptp(expected[:, 0]) > 0.01
+    layer = classifier.get_layer("conv_4")
+    layer.set_weights([1.1 * kernel for kernel in layer.get_weights()])
+    nowhere += [head.predict(classifier, table, tmp_path, cache_dir=tmp_path, progress=False)]
+    assert all(np.isnan(found).all() for found in nowhere)
 
 
 def test_a_class_called_like_a_column_of_the_predictions_is_refused():

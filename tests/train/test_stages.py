@@ -321,11 +321,13 @@ def test_the_forecast_counts_pictures_and_passes(data, tmp_path):
         "features of the frozen backbone": 24,
         "fine-tuning": 48,
         "validation": 4,
-        "predictions": 8,
+        "predictions, where it helps": 8,
     }
     assert (plan["minutes"] >= 0).all() and plan.loc["fine-tuning", "minutes"] > 0
     features.bottleneck_features(classifier, table, folder, cache_dir=tmp_path, blocks=TOP, progress=False)
     assert forecast.training_cost(classifier, table, folder, **options)["images"][0] == 0
+    plan = forecast.training_cost(classifier, table, folder, **options | {"fine_tune_epochs": 0})
+    assert plan["images"].tolist() == [0], "the head's answers to known features cost nothing"
 
 
 def test_the_forecast_counts_a_backward_pass_twice_and_frozen_layers_once_for_validation(data, tmp_path, monkeypatch):
