@@ -292,6 +292,17 @@ def test_the_picture_in_focus_and_its_buttons_stay_in_view_of_a_long_page(lab, w
         lab.page.set_viewport_size({"width": 1360, "height": 1000})
 
 
+def test_keys_typed_after_the_last_picture_do_not_overwrite_it_but_escalate_does(grid):
+    names = grid.page.locator(".nsfw-class .nsfw-word").all_inner_texts()
+    press(grid, "End", "1", "2", "3", "k")
+    assert decisions(grid) == [names[0]]
+    assert "Enter goes on" in grid.page.locator(".nsfw-status").inner_text()
+    press(grid, "u", "2", "3")
+    assert decisions(grid) == [names[1]]
+    press(grid, "End", "3", "e", "d")
+    assert decisions(grid) == ["escalate"]
+
+
 def test_a_picture_is_sharp_only_while_one_stays_on_it(grid):
     press(grid, " ")
     grid.page.wait_for_selector(".nsfw-cell.nsfw-revealed")
@@ -339,7 +350,7 @@ def test_an_escalated_picture_is_gone_before_the_kernel_answers(grid):
 
 
 def test_fast_typing_loses_no_key(grid):
-    keys = list("k1d2?3kk2d13k")  # 12 pictures; the last one is decided twice
+    keys = list("k1d2?3kk2d13")  # 12 pictures
     start = time.monotonic()
     press(grid, *keys, "u", delay=5)
     assert time.monotonic() - start < 5

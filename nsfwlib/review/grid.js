@@ -73,7 +73,7 @@ function render({ model, el }) {
   const pending = new Map(); // path, or "" for the page -> [number of its last message, when]
   const later = []; // keys typed while an undo is on its way
   const refused = new Map(); // path -> why a decision on it was not taken, until that is dismissed or another one is
-  let page = null, cells = [], heads = [], cur = 0, anchor = 0, held = false, seq = 0, waiting = false, wanted = null, since = performance.now(), unbroken = 0;
+  let page = null, cells = [], heads = [], cur = 0, anchor = 0, held = false, seq = 0, waiting = false, atEnd = false, wanted = null, since = performance.now(), unbroken = 0;
 
   // --- the parts ---
   const root = make("div", "nsfw-review");
@@ -288,6 +288,7 @@ function render({ model, el }) {
       remarkBox.value = "";
     }
     cur = i;
+    atEnd = false;
     if (!extend) anchor = i;
     const all = new Set(chosen());
     cells.forEach((cell, j) => {
@@ -331,6 +332,7 @@ function render({ model, el }) {
   // --- deciding ---
   const decide = (decision) => {
     if (!row() || waiting) return;
+    if (atEnd && decision !== "escalate") return say(`That was the last picture here: Enter goes on, u takes back ${row().decision}.`);
     const some = chosen(), last = some.at(-1), [path, ...also] = some.map((i) => page.rows[i].path);
     if (notice.dataset.kind !== "refused") alarm("");
     if (some.filter((i) => refused.delete(page.rows[i].path)).length) tellRefused();
@@ -343,6 +345,7 @@ function render({ model, el }) {
     paintHead();
     say(`${also.length ? `${some.length} pictures` : `Picture ${last + 1}`}: ${decision}`);
     select(Math.min(last + 1, cells.length - 1));
+    atEnd = last + 1 === cells.length; // else the next key, meant for a next picture, would overwrite this one
   };
   const acceptPage = (chosenSection) => {
     if (!row() || waiting) return;
@@ -623,7 +626,7 @@ function render({ model, el }) {
   const onMessage = (message, buffers) => {
     if (message.t === "page") build(message, buffers);
     else if (message.t === "problem") {
-      waiting = false;
+      waiting = atEnd = false; // whoever was refused may say it once more
       message.paths.forEach((path) => refused.set(path, message.text));
       if (message.paths.length) tellRefused();
       else alarm(message.text);
