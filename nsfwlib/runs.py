@@ -165,7 +165,7 @@ def check_data(run_dir: Path, data_dir: Path | None = None, journal: Path | None
         known, now = was.get("journal", ""), _spelled({"at": Path(journal).absolute()})["at"]
         if known and (not Path(journal).exists() or (known != now and Path(known).expanduser().exists())):
             way_out = "Put the decisions there, name theirs as journal_file, or choose another run_dir"
-            slip = "; where the first was a slip, take its line out of run.json"
+            slip = '; where the first was a slip, put "" in its place in run.json'
             raise _of_other_data(run_dir, "the journal", known, now, way_out + slip)
         if known != now and Path(journal).exists():
             was = {**was, "journal": now}

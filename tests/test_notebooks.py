@@ -10,7 +10,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from nsfwlib import labels, pipeline, runs
+from nsfwlib import evaluate, labels, pipeline, runs
 from nsfwlib.demo import dataset
 from nsfwlib.files import file_hash
 from nsfwlib.model import build
@@ -173,6 +173,19 @@ def test_a_class_called_unsafe_is_not_taken_for_the_unsafe_side_of_the_traffic()
     measured = cell("08_plan_deployment", "measured = ").splitlines()[0]
     exec(measured, known | {"shares": shares}, found := {})
     assert found["measured"]["value"] == 3
+
+
+def test_04_says_how_many_pictures_02_could_not_read_and_nothing_where_it_read_all(capsys):
+    table = pd.DataFrame({"path": list("abcd"), "group": range(4), "given_label": "x"})
+    scored = pd.DataFrame({"path": list("abcd"), "x": 0.6, "y": 0.4, "split": ["test", "test", "val", "val"]})
+    for lost, said in ((["b", "c"], " 2 pictures that 02 could not read are missing"), ([], "")):
+        predictions = scored.set_index("path")
+        predictions.loc[lost, ["x", "y"]] = float("nan")
+        tables = {"images": table, "predictions": predictions.reset_index(), "labels": table}
+        read = Namespace(read_run=lambda _: {}, read_table=lambda _, name, tables=tables, **__: tables[Path(name).stem])
+        exec(cell("04_analyse_errors", "unread"), here := {"runs": read, "run_dir": None, "evaluate": evaluate})
+        assert capsys.readouterr().out == f"{here['worth']}{said}{' from all that follows.' * bool(said)}\n"
+        assert [*here["test"].index, *here["validation"].index] == [path for path in "abcd" if path not in lost]
 
 
 def test_another_backbone_needs_no_other_blocks_and_a_slip_of_a_block_stays_an_error():

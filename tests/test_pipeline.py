@@ -1,10 +1,11 @@
 import errno
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 
-from nsfwlib import pipeline
+from nsfwlib import pipeline, runs
 
 HEADER = "a: int = 1  # a number\nrun_dir: str = '.'  # where to write\n"
 
@@ -138,6 +139,18 @@ def test_the_closing_table_holds_no_numbers_of_an_earlier_call(tmp_path, capsys)
     source = notebook(tmp_path / "x.ipynb", HEADER)
     assert pipeline.main(["--notebooks", str(source), "--run-dir", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_the_call_to_review_counts_the_suspects_that_review_shows(tmp_path):
+    data, run, splits = tmp_path / "my photos", tmp_path / "run", ["train", "val", "test", "train"]
+    issues = pd.DataFrame({"path": list("abcd"), "is_issue": [True, True, True, False], "split": splits})
+    runs.write_table(issues, runs.open_run(run) / "label_issues.parquet")
+    call = pipeline._next(run, data)
+    assert call.startswith("\n2 labels are suspected"), "test is no part of the queue"
+    assert f"make review DATA='{data}' RUN={run} REVIEWER=your-name" in call
+    assert pipeline._next(run, None) == "", "the demo has no reviewer"
+    runs.write_table(issues[issues["split"].eq("test")], run / "label_issues.parquet")
+    assert pipeline._next(run, data) == "", "nobody is called to an empty queue"
 
 
 def test_an_option_that_is_no_value_of_its_kind_is_a_sentence(capsys):

@@ -89,6 +89,21 @@ def test_a_notebook_with_other_data_or_another_journal_says_what_differs_and_wha
         runs.check_data(run, place, tmp_path / "none.csv")
 
 
+def test_a_journal_named_by_mistake_is_left_by_what_the_error_says(photos, tmp_path):
+    _, place, run, journal = photos
+    slip, record = tmp_path / "another.csv", run / "run.json"
+    slip.touch()
+    runs.check_data(run, place, slip)
+    before = record.read_text()
+    with pytest.raises(ValueError, match=r'another\.csv\. Received: .* a slip, put "" in its place in run\.json'):
+        runs.check_data(run, place, journal)
+    assert record.read_text() == before
+    record.write_text(before.replace(json.dumps(str(slip)), '""'))
+    assert runs.check_data(run, place, journal)["journal"] == str(journal) == runs.read_run(run)["about"]["journal"]
+    with pytest.raises(ValueError, match="the journal"):
+        runs.check_data(run, place, slip)
+
+
 def test_a_run_of_before_there_was_a_record_of_its_data_is_taken_as_it_is(tmp_path):
     assert runs.check_data(tmp_path, tmp_path / "photos", tmp_path / "j.csv") == {}
 

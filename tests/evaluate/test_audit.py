@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from honest_audit import NAMES, WORLDS, K, World
 
-from nsfwlib.evaluate import intervals
+from nsfwlib.evaluate import audit as audits, intervals
 from nsfwlib.evaluate.audit import (
     audit_costs,
     audited_accuracy,
@@ -204,6 +204,19 @@ def test_the_plan_foretells_the_width_that_comes(name, monkeypatch):
 def test_a_plan_has_one_line_a_size_and_narrower_intervals_for_more_looks():
     plan = audit_costs({"test": drawn(World(rows=150))[2]}, budgets=(50, 100, 200, 400))
     assert plan["pictures"].round(-1).tolist() == [50, 100, 150] and plan["width"].is_monotonic_decreasing
+
+
+def test_a_plan_never_says_that_more_looks_buy_a_wider_interval(monkeypatch):
+    found = {"val": {10: 0.4, 20: 0.1, 40: 0.3, 100: 0.2}, "test": {10: 0.9, 20: 0.8, 40: 0.85, 100: 0.7}}
+    monkeypatch.setattr(audits, "audited_share", lambda _, audit, **__: {
+        "low": 0, "high": found[audit.attrs["of"]][round(int(audit["picked"].sum()), -1)]
+    })  # fmt: skip
+    frozen = {split: drawn(World(rows=100))[2] for split in found}
+    for split, audit in frozen.items():
+        audit.attrs["of"] = split
+    plan = audit_costs(frozen, budgets=(10, 20, 40, 100))
+    widths = {split: some.round().tolist() for split, some in plan.groupby(level="split")["width"]}
+    assert widths == {"val": [40, 30, 30, 20], "test": [90, 85, 85, 70]}, "each split by itself"
 
 
 def test_rows_that_the_judge_stands_for_are_a_sample_too():
