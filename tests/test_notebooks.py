@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace as Namespace
 
+import ipywidgets
 import nbformat
+import numpy as np
 import pandas as pd
 import papermill
 import pytest
@@ -186,6 +188,19 @@ def test_04_says_how_many_pictures_02_could_not_read_and_nothing_where_it_read_a
         exec(cell("04_analyse_errors", "unread"), here := {"runs": read, "run_dir": None, "evaluate": evaluate})
         assert capsys.readouterr().out == f"{here['worth']}{said}{' from all that follows.' * bool(said)}\n"
         assert [*here["test"].index, *here["validation"].index] == [path for path in "abcd" if path not in lost]
+
+
+def test_the_sliders_of_08_show_a_figure_once_and_begin_at_the_share_that_the_plan_has():
+    shown, drawn, asked = [], [], {}
+    widgets = Namespace(IntSlider=ipywidgets.IntSlider, FloatSlider=ipywidgets.FloatSlider, VBox=lambda parts: parts)
+    widgets.interactive_output = lambda draw, sliders: draw(**{name: one.value for name, one in sliders.items()})
+    known = {"ipywidgets": widgets, "display": shown.append, "runs": Namespace(is_interactive=lambda: True)}
+    known |= {"plots": Namespace(plot_week=lambda week: drawn.append(week) or Namespace(figure="a figure"))}
+    known |= {"to_person": 0.4, "uploads_an_hour": 9.0, "of_queue": {}}
+    known["evaluate"] = Namespace(review_week=lambda *_, **queue: asked.update(queue))
+    exec(cell("08_plan_deployment", "interactive_output"), known | {"np": np, "staff": np.ones(24, int)})
+    assert len(drawn) == 1 and len(shown) == 1, "interactive_output shows by itself what was drawn"
+    assert asked["to_person"] == pytest.approx(0.4) and all(one.description for one in shown[0][:2])
 
 
 def test_another_backbone_needs_no_other_blocks_and_a_slip_of_a_block_stays_an_error():

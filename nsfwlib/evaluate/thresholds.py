@@ -27,23 +27,24 @@ class Judged(NamedTuple):
 def unsafe_side(asked: Sequence[str], class_names: Sequence[str], *, run_dir: Path) -> list[str]:
     """The classes to be flagged: `asked`; where those are the five's and none of these, what 04 was told of this run.
 
-    Empty where that is nothing.
+    Of that the classes that are there; empty where 04 was told nothing, a ValueError where all it was told of are gone.
     """
-    if asked and set(asked) <= set(DEFAULT_CLASSES) - set(class_names):
-        record = Path(run_dir) / "metrics.json"
-        return list(runs.read_json(record).get("unsafe_classes", [])) if record.exists() else []
-    return list(asked)
+    if not asked or set(asked) - set(DEFAULT_CLASSES) or set(asked) & set(class_names):
+        return list(asked)
+    record = Path(run_dir) / "metrics.json"
+    told = runs.read_json(record).get("unsafe_classes", []) if record.exists() else []
+    if told and not set(told) & set(class_names):
+        raise ValueError(f"Expected any of {told}, which {record} flags. Received: {class_names}. Set unsafe_classes.")
+    return [name for name in told if name in class_names]
 
 
 def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:
     """(N,) probability of being unsafe: the sum over the unsafe classes."""
-    strange = sorted(set(unsafe_classes) - set(class_names))
-    if strange or not 0 < len(set(unsafe_classes)) < len(class_names):
+    if not set() < set(unsafe_classes) < set(class_names):
         raise ValueError(
             f"Expected unsafe_classes to be some, not all, of {list(class_names)}. Received: {list(unsafe_classes)}."
         )
-    chosen = np.isin(np.asarray(class_names), list(unsafe_classes))
-    return np.asarray(pred_probs, dtype=float)[:, chosen].sum(axis=1)
+    return np.asarray(pred_probs, dtype=float)[:, np.isin(class_names, list(unsafe_classes))].sum(axis=1)
 
 
 def checked(rows: Judged) -> Judged:
@@ -138,8 +139,7 @@ def at_threshold(
         raise ValueError(f"Expected prevalence as a share in [0, 1]. Received: {prevalence.tolist()}.")
     unsafe, score, weight, members = checked(Judged(unsafe, score, weights, groups))
     low = threshold if review_from is None else min(review_from, threshold)
-    stopped, flagged = score >= low, score >= threshold
-    sides = (unsafe, ~unsafe)
+    stopped, flagged, sides = score >= low, score >= threshold, (unsafe, ~unsafe)
     held, alarm = (share_interval(some, members, among=sides, weights=weight) for some in (stopped, flagged))
     certain = share_interval(flagged, members, among=[side & stopped for side in sides], weights=weight)
     rng = np.random.default_rng(seed)

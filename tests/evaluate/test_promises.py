@@ -175,3 +175,14 @@ def test_which_of_my_classes_are_unsafe_is_said_once_for_a_run(tmp_path):
     assert evaluate.unsafe_side(["gor"], mine, run_dir=tmp_path) == ["gor"], "a slip is for the error that follows"
     assert evaluate.unsafe_side(default, ["neutral", "porn"], run_dir=tmp_path) == default
     assert evaluate.unsafe_side([], mine, run_dir=tmp_path) == []
+
+
+def test_a_class_whose_folder_is_gone_is_flagged_no_more_and_if_it_was_the_only_one_somebody_has_to_say(tmp_path):
+    default = ["hentai", "porn", "sexy"]
+    runs.write_json({"unsafe_classes": ["gore", "nudity"]}, tmp_path / "metrics.json")
+    assert evaluate.unsafe_side(default, ["fine", "nudity", "other"], run_dir=tmp_path) == ["nudity"]
+    with pytest.raises(
+        ValueError, match=r"\['gore', 'nudity'\], which .*metrics\.json flags.*'other'\]\. Set unsafe_cl"
+    ):
+        evaluate.unsafe_side(default, ["fine", "other"], run_dir=tmp_path)
+    assert evaluate.unsafe_side(["other"], ["fine", "other"], run_dir=tmp_path) == ["other"]
