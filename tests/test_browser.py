@@ -283,6 +283,9 @@ def test_the_picture_in_focus_and_its_buttons_stay_in_view_of_a_long_page(lab, w
             box = grid.page.locator(part).first.bounding_box()
             assert 0 <= box["y"] <= box["y"] + box["height"] <= height / scale, part
             assert 0 <= box["x"] <= box["x"] + box["width"] <= width / scale, part
+        if height / scale > 600:  # then there is room for what it says of the keys, too
+            foot, area = (grid.page.locator(part).bounding_box() for part in (".nsfw-foot", ".jp-WindowedPanel-outer"))
+            assert foot["y"] + foot["height"] <= area["y"] + area["height"] + 1
         press(grid, " ")
         grid.page.wait_for_selector(".nsfw-large.nsfw-revealed")
         assert grid.page.locator(".nsfw-large").bounding_box()["width"] >= min(380, width / scale / 2), (

@@ -124,6 +124,7 @@ function render({ model, el }) {
     notice.hidden = !text;
     notice.firstChild.textContent = text;
     notice.dataset.kind = kind;
+    keepInView(); // it moves what is below
   };
   const tellRefused = () => {
     const reasons = [...refused.values()];
@@ -279,6 +280,9 @@ function render({ model, el }) {
     if (img && blurred) img.src = blurred;
     paintSide();
   };
+  const keepInView = () => { // of what is too high for the window, the last
+    if (grid.contains(document.activeElement)) [root, body, cells[cur]].forEach((node) => node?.scrollIntoView({ block: "nearest" }));
+  };
   const chosen = () => cells.map((_, i) => i).filter((i) => (i - anchor) * (i - cur) <= 0); // from the anchor to here
   const select = (i, extend = false) => {
     if (!page || i < 0 || i >= cells.length) return;
@@ -296,7 +300,7 @@ function render({ model, el }) {
       cell.classList.toggle("nsfw-current", j === cur);
     });
     grid.setAttribute("aria-activedescendant", cells[cur].id);
-    if (grid.contains(document.activeElement)) [body, cells[cur]].forEach((node) => node.scrollIntoView({ block: "nearest" }));
+    keepInView();
     paintSide();
     paintHead();
   };
