@@ -86,7 +86,7 @@ class PictureFinder(ipywidgets.VBox):
         self.menus = {}
         for name, some in values.items():
             options_of = [
-                (f"{name}: any", None),
+                (f"{name}: any", ...),  # not None: a menu is blank then
                 (f"{name}: none", ""),
                 *((each, each) for each in sorted({*some} - {""})),
             ]
@@ -101,7 +101,7 @@ class PictureFinder(ipywidgets.VBox):
             control.observe(lambda _: self._draw(), "value")
         self.everything.on_click(lambda _: self.show(np.arange(len(self.left))))
         self.bar = ipywidgets.HBox([*filters, self.everything, self.said], layout={"flex_flow": "wrap"})
-        super().__init__()
+        super().__init__(_dom_classes=["nsfw-finder"])
         self._draw()
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ class PictureFinder(ipywidgets.VBox):
         inside = known["path"].str.contains(self.path.value, case=False, regex=False)
         inside &= known["score"].between(*self.score.value) | (self.score.value == (self.score.min, self.score.max))
         for name, menu in self.menus.items():
-            inside &= known[name].eq(menu.value) | (menu.value is None)
+            inside &= known[name].eq(menu.value) if menu.index else True
         self.left = known[inside].reset_index(drop=True)
         self.said.value = f"{len(self.left):,} of {len(known):,}. Click a cell or a bar, or draw a lasso."
         traces, self._rows_of = zip(*_marks(self.left, self.view.value), strict=True)

@@ -82,6 +82,14 @@ def test_the_filter_counts_and_shows_what_it_lets_through(tmp_path):
     assert finder.left["score"].between(0.5, 0.9).all() and len(finder.left) < 5
 
 
+def test_a_menu_says_so_where_it_lets_everything_through_as_it_did_at_first(tmp_path):
+    finder, table = make(tmp_path)
+    menu = finder.menus["source"]
+    for index in (2, 0):
+        menu.index = index
+    assert menu.index == 0 and menu.label == "source: any" and len(finder.left) == len(table)
+
+
 @pytest.mark.parametrize("title", VIEWS)
 def test_a_filter_that_lets_nothing_through_leaves_an_empty_figure(tmp_path, title):
     finder, _ = make(tmp_path)
