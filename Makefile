@@ -81,7 +81,7 @@ art: demo $(VENV)/dev  ## redraw the figures that the README shows from the demo
 lint: $(VENV)/dev  ## style, types and stripped notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy -n 2
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 clean:  ## remove what was made here, not the data or the runs
