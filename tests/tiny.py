@@ -25,13 +25,13 @@ def lively_classifier(class_names, *, size, seed=0):
     return classifier
 
 
-def staged_classifier(class_names, *, size, seed=0):
+def staged_classifier(class_names, *, size, seed=0, widths=(16, 32, 48, 64)):
     """Four stages of one convolution with BatchNorm each, `conv_1` to `stage_4`; it compiles in a second."""
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((size, size, 3), name="rgb")
     x = keras.layers.Rescaling(1 / 127.5, -1.0, name="rescaling")(inputs)
-    for stage in range(1, 5):
-        x = keras.layers.Conv2D(16 * stage, 3, 2, padding="same", use_bias=False, name=f"conv_{stage}")(x)
+    for stage, width in enumerate(widths, start=1):
+        x = keras.layers.Conv2D(width, 3, 2, padding="same", use_bias=False, name=f"conv_{stage}")(x)
         x = keras.layers.BatchNormalization(name=f"conv_{stage}_BN")(x)
         x = keras.layers.ReLU(name=f"stage_{stage}")(x)
     return awakened(with_head(keras.Model(inputs, x), class_names))

@@ -258,8 +258,7 @@ def baseline_answers(
         return None
     if baseline == "published":
         classifier = model.published_model()
-        found = model.bottleneck_features(classifier, rows, data_dir, cache_dir=cache_dir)
-        probs = model.head_model(classifier).predict(np.asarray(found, np.float32), verbose=0)
+        probs = model.head_answers(classifier, rows, data_dir, cache_dir=cache_dir)
         return pd.Series(np.array(class_names)[probs.argmax(axis=1)], index=pd.Index(rows["path"]))
     table = runs.read_table(Path(baseline), "predictions.parquet", made_by="02_fine_tune").set_index("path")
     theirs = [name for name in table.columns if name != "split"]

@@ -26,6 +26,7 @@ from .cluster import (
 from .features import (
     block_features as block_features,
     bottleneck_features as bottleneck_features,
+    head_answers as head_answers,
     missing_rows as missing_rows,
 )
 from .forward import (

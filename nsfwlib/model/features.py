@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from nsfwlib._tensorflow import keras
 from nsfwlib.data import MAX_PIXELS
 from nsfwlib.files import saving, writable_folder
-from nsfwlib.model.classifier import block_output, image_size
+from nsfwlib.model.classifier import block_output, head_blocks, head_model, image_size
 from nsfwlib.model.cluster import cluster_answers
 from nsfwlib.model.forward import forward_pass, model_identity
 from nsfwlib.model.runtime import has_bfloat16, openvino_usable
@@ -24,6 +24,7 @@ from nsfwlib.model.stream import Answer, Files, first_frame, stream_answers
 
 STORE_SECONDS = 10  # what a kill may cost
 _KEY = 32  # bytes of a sha256
+_AT_ONCE = 4096  # rows of features that become float32: all at once, Keras takes seven times their memory
 
 
 def bottleneck_features(
@@ -92,6 +93,14 @@ def block_features(
             _keep(found, missing, dict(zip((folder for folder, _ in folders.values()), absent, strict=True)), bar)
     places = {block: (folder, row_positions(folder, table["sha256"], n), n) for block, (folder, n) in folders.items()}
     return {block: read_rows(*place) for block, place in places.items()}
+
+
+def head_answers(model: keras.Model, table: pd.DataFrame, data_dir: Path, *, cache_dir: Path) -> np.ndarray:
+    """Probabilities float32 (N, K) by the features of `block_features`, whose errors these are; NaN where those are."""
+    seen = bottleneck_features(model, table, data_dir, cache_dir=cache_dir, blocks=head_blocks(model))
+    head, starts = head_model(model), range(0, len(seen), _AT_ONCE)
+    parts = [head.predict_on_batch(seen[i : i + _AT_ONCE].astype(np.float32)) for i in starts]
+    return np.concatenate([np.empty((0, model.output_shape[-1]), np.float32), *parts])
 
 
 def missing_rows(

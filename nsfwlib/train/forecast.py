@@ -35,8 +35,8 @@ def training_cost(
     started = time.perf_counter()
     ((_, pixels, _),) = decoded_batches(paths, size=image_size(model), batch_size=sample)
     decode = (time.perf_counter() - started) / len(paths)
-    whole = _seconds(forward_pass(model, [blocks[-1]]), pixels)
     missing = len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks))
+    whole = _seconds(forward_pass(model, [blocks[-1]]), pixels) if missing or fine_tune_epochs else 0.0
     train, val = (usable["split"].eq(split).sum() for split in ("train", "val"))
     upper = whole * _share_above(model, fine_tune_from)
     steps = [("features of the frozen backbone", missing, max(whole, decode))]
@@ -59,8 +59,8 @@ def _share_above(model: keras.Model, block: str) -> float:
 
 
 def _seconds(forward: Forward, pixels: np.ndarray) -> float:
-    """Seconds a picture of the second pass: the first one compiles."""
-    forward(pixels)
+    """Seconds a picture of the second pass: the first one, of one picture, compiles."""
+    forward(pixels[:1])
     started = time.perf_counter()
     forward(pixels)
     return (time.perf_counter() - started) / len(pixels)

@@ -16,11 +16,10 @@ from nsfwlib.labels import fit_head, group_codes
 from nsfwlib.model import (
     Files,
     block_output,
-    bottleneck_features,
     class_names as names_of,
     forward_pass,
+    head_answers,
     head_blocks,
-    head_model,
     image_size,
     missing_rows,
     set_logistic_head,
@@ -28,7 +27,6 @@ from nsfwlib.model import (
 )
 
 KINDS = ("logistic", "clouds")
-AT_ONCE = 4096  # rows of features as float32
 SAMPLE = 20_000  # rows that mean and spread of the features are taken from
 
 
@@ -188,14 +186,10 @@ def predict(
     again: so it is where stage 2 was left out or gained nothing. They are float16: probabilities move by less
     than a thousandth.
     """
+    known = {"cache_dir": cache_dir, "blocks": head_blocks(model)}
+    if cache_dir is not None and not len(missing_rows(model, table, **known)):
+        return head_answers(model, table, data_dir, cache_dir=cache_dir)
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
-    blocks = {"cache_dir": cache_dir, "blocks": head_blocks(model)}
-    if cache_dir is not None and not len(missing_rows(model, table, **blocks)):
-        seen, head = bottleneck_features(model, table, data_dir, **blocks), head_model(model)
-        for start in range(0, len(found), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            found[part] = head.predict_on_batch(seen[part].astype(np.float32))
-        return found
     options = {"size": image_size(model), "batch_size": batch_size}
     files = Files(str(data_dir), max_pixels=table.attrs.get("max_pixels", MAX_PIXELS))  # that of the scan
     batches = stream_answers(enumerate(table["path"]), files, forward_pass(model), **options)
