@@ -227,6 +227,10 @@ def test_a_refused_keep_stays_on_its_picture_and_says_why_until_dismissed(lab):
     assert refused.count() == 2 and refused.nth(0).locator(".nsfw-remark").inner_text() == "not taken"
     assert "2 not taken. Exact copies" in notice.inner_text()
     refused.nth(0).click()
+    press(grid, "k")
+    settle(grid)
+    assert grid.page.locator(".nsfw-status").inner_text() == "not taken"
+    refused.nth(0).click()
     press(grid, "d")
     settle(grid)
     assert refused.count() == 1 and "Exact copies" in notice.inner_text()

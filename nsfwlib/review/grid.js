@@ -634,6 +634,7 @@ function render({ model, el }) {
       message.paths.forEach((path) => refused.set(path, message.text));
       if (message.paths.length) tellRefused();
       else alarm(message.text);
+      say(message.paths.length ? "not taken" : "");
       later.length = 0;
     } else if (!page) return;
     else if (message.t === "state") settle(message);
