@@ -5,6 +5,8 @@ import json
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from nsfwlib.model import build, published
 from nsfwlib.model.classifier import class_names, save_model
@@ -150,10 +152,6 @@ def test_a_saved_model_folder_says_how_to_convert(tmp_path):
 
 
 def test_the_published_mobilenet_knows_a_photograph(published_mobilenet):
-    from sklearn.datasets import load_sample_images
-
-    from PIL import Image
-
     for photograph in load_sample_images().images:
         small = np.asarray(Image.fromarray(photograph).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
         probs = published_mobilenet(small[None], training=False).numpy()[0]
