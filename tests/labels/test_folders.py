@@ -749,7 +749,7 @@ def kill_again_and_again(root, count, kills):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize(("count", "kills"), [(500, 25), pytest.param(2000, 100, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("count", "kills"), [(300, 25), pytest.param(2000, 100, marks=pytest.mark.full)])
 def test_kills_at_random_moments_lose_and_double_nothing_of_many_files(tmp_path, count, kills):
     call = f"t.kill_again_and_again(pathlib.Path(sys.argv[1]), {count}, {kills})"
     script = f"import sys, pathlib, test_folders as t; {call}"
