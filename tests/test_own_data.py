@@ -9,9 +9,11 @@ import pandas as pd
 import pytest
 import real_input
 import second_round
+from tiny import staged_classifier
 
 from nsfwlib import pipeline
 from nsfwlib.demo import dataset
+from nsfwlib.model import save_model
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
@@ -19,15 +21,17 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory):
-    """The same on real photographs and drawings, one file broken and one without a label, with executed copies."""
+    """01–04 on real photographs and drawings, one file broken and one without a label, by a network of four layers."""
     folder = tmp_path_factory.mktemp("shipped")
     data = real_input.make_folder(folder / "shipped")
     (data / "graphics" / "broken.jpg").write_bytes(b"<html>404</html>")
     (data / "unlabelled").mkdir()
     (data / "photographs" / "coins-PNG.png").rename(data / "unlabelled" / "new.png")
+    save_model(staged_classifier(["a", "b"], size=96), folder / "network.keras")
     pipeline.run_notebooks(
         pipeline.STEPS, folder / "run", progress=False, data_dir=data, cache_dir=folder / "cache",
-        fine_tune_epochs=0, blocks=["mixed4", "mixed10"], robustness_pictures=0, heat_map_pictures=0,
+        weights=folder / "network.keras", blocks=["stage_2", "stage_4"],
+        fine_tune_epochs=0, robustness_pictures=0, heat_map_pictures=0,
     )  # fmt: skip
     return folder
 
@@ -127,6 +131,16 @@ def bad_folder(kind, folder):
     return folder / "data"
 
 
+def run_cells(name, **parameters):
+    """The cells of a notebook in this process, with these parameters, up to the first that fails."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
+    cells = [cell.source for cell in cells if cell.cell_type == "code"]
+    names = {}
+    for i, source in enumerate(cells):
+        exec(source, names)
+        names |= parameters if i == 0 else {}
+
+
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
@@ -137,13 +151,20 @@ def bad_folder(kind, folder):
         ("one class", "Only one class"),
     ],
 )
-def test_bad_input_is_one_sentence_and_a_way_out(tmp_path, capsys, kind, sentence):
+def test_bad_input_is_one_sentence_and_a_way_out(tmp_path, kind, sentence):
     data = bad_folder(kind, tmp_path)
+    with pytest.raises((OSError, ValueError)) as error, pd.option_context("display.max_colwidth", 50):  # as it was
+        run_cells("01_explore_data", data_dir=data, run_dir=tmp_path / "run", cache_dir=tmp_path / "cache")
+    assert sentence in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+def test_bad_input_ends_notebook_and_shell_with_its_sentence_alone(tmp_path, capsys):
+    data = bad_folder("one class", tmp_path)
     code = pipeline.main(
         ["--notebooks", "01_explore_data", "--data-dir", str(data), "--run-dir", str(tmp_path / "run")]
     )
     message = capsys.readouterr().err.strip().splitlines()
     copy = nbformat.read(tmp_path / "run" / "notebooks" / "01_explore_data.ipynb", 4)
     errors = [o for cell in copy.cells for o in cell.get("outputs", []) if o["output_type"] == "error"]
-    assert code == 1 and any(sentence in line for line in message), message
+    assert code == 1 and any("Only one class" in line for line in message), message
     assert [len(error["traceback"]) for error in errors] == [1]

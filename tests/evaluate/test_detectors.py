@@ -24,9 +24,7 @@ def world(n, skills, *, seed=0, noise=0.1):
     for name, skill in skills.items():
         logits = rng.normal(size=(n, 3)) + skill * (true[:, None] == names)
         probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        found[name] = evaluate.read_detector(
-            pd.DataFrame(probs, columns=NAMES).assign(path=images["path"]), images, **SPACE
-        )
+        found[name] = pd.DataFrame(probs, images["path"], NAMES).assign(unsafe_score=probs[:, 2])  # as it would be read
     return true, images, found
 
 
@@ -50,6 +48,12 @@ def test_a_table_of_another_label_space_is_read_by_content_or_path_and_from_any_
         )
         assert list(found) == ["unsafe_score"] and list(found.index) == list(images["path"])
         assert np.allclose(found["unsafe_score"], np.linspace(1, 0, 6)), end
+
+
+def test_a_table_of_all_classes_is_read_as_it_is_with_the_score_of_the_unsafe_ones():
+    _, images, found = world(6, {"a": 2.0})
+    table = found["a"][NAMES].reset_index()
+    pd.testing.assert_frame_equal(evaluate.read_detector(table[::-1], images, **SPACE), found["a"])
 
 
 def test_scores_that_do_not_sum_to_one_count_by_their_worst_label_and_maxima_over_frames_count():

@@ -714,11 +714,11 @@ def test_killed_before_any_change_to_the_disk_an_export_can_be_finished(tmp_path
     assert every_crash(tmp_path, lambda root: None, export, check) > 12
 
 
-def kill_again_and_again(root, kills):
-    """Apply decisions to 2,000 files and roll back, under kill -9; run in a process without threads, as it forks."""
+def kill_again_and_again(root, count, kills):
+    """Apply decisions to `count` files and roll back, under kill -9; run in a process without threads, as it forks."""
     chance = random.Random(0)
     labels = ["porn", "sexy", "neutral", "drawings", "drop"]
-    names = {f"{labels[i % 4]}/{i % 7}/{i // 2}.jpg": chance.choice(labels) for i in range(2000)}
+    names = {f"{labels[i % 4]}/{i % 7}/{i // 2}.jpg": chance.choice(labels) for i in range(count)}
     table, decided = make(root, names)
     before, log = state(root), root / "data_moves.jsonl"
     calls = itertools.cycle([lambda: apply(root, table, decided), lambda: roll_back(root)])
@@ -749,9 +749,10 @@ def kill_again_and_again(root, kills):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.parametrize("kills", [25, pytest.param(100, marks=pytest.mark.full)])
-def test_kills_at_random_moments_lose_and_double_nothing_of_2000_files(tmp_path, kills):
-    script = f"import sys, pathlib, test_folders as t; t.kill_again_and_again(pathlib.Path(sys.argv[1]), {kills})"
+@pytest.mark.parametrize(("count", "kills"), [(300, 25), pytest.param(2000, 100, marks=pytest.mark.full)])
+def test_kills_at_random_moments_lose_and_double_nothing_of_many_files(tmp_path, count, kills):
+    call = f"t.kill_again_and_again(pathlib.Path(sys.argv[1]), {count}, {kills})"
+    script = f"import sys, pathlib, test_folders as t; {call}"
     command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,8 @@ import json
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from nsfwlib.model import build, published
 from nsfwlib.model.classifier import class_names, save_model
@@ -43,30 +45,43 @@ def small_file(mobilenet, tmp_path_factory):
     return write_keras_2(tmp_path_factory.mktemp("h5") / "nsfw_mobilenet2.224x224.h5", *mobilenet)
 
 
+@pytest.fixture(scope="module")
+def loaded(small_file):
+    return build.load_model(small_file)
+
+
+@pytest.fixture(scope="module")
+def published_mobilenet():
+    return build.published_model("MobileNetV2")
+
+
 def pictures(rng, size, n=2):
     return rng.integers(0, 256, (n, size, size, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("backbone", "size"), [("InceptionV3", 299), ("MobileNetV2", 224)])
-def test_a_file_of_2019_gives_the_published_answers_on_raw_pixels(tmp_path, rng, backbone, size):
-    topology, weights = published.read_layers_model(published.fetch_package(), published.MODELS[backbone])
-    loaded = build.load_model(write_keras_2(tmp_path / "nsfw.h5", topology, weights))
+def test_a_file_of_2019_gives_the_published_answers_on_raw_pixels(tmp_path, rng):
+    topology, weights = published.read_layers_model(published.fetch_package(), published.MODELS["InceptionV3"])
+    loaded, x = build.load_model(write_keras_2(tmp_path / "nsfw.h5", topology, weights)), pictures(rng, 299)
+    assert class_names(loaded) == list(published.CLASS_NAMES)
+    assert np.abs(loaded(x, training=False) - build.published_model()(x, training=False)).max() < 1e-5
+
+
+def test_the_smaller_file_of_2019_gives_the_published_answers_on_raw_pixels(loaded, published_mobilenet, rng):
+    x = pictures(rng, 224)
     assert class_names(loaded) == ["drawings", "hentai", "neutral", "porn", "sexy"]
-    x = pictures(rng, size)
-    expected = build.published_model(backbone)(x, training=False)
-    assert np.abs(loaded(x, training=False) - expected).max() < 1e-5
+    assert np.abs(loaded(x, training=False) - published_mobilenet(x, training=False)).max() < 1e-5
 
 
-def test_the_wrapped_model_is_what_plain_keras_says_of_pixels_over_255(small_file, rng):
+def test_the_wrapped_model_is_what_plain_keras_says_of_pixels_over_255(small_file, loaded, rng):
     import keras
 
     x = pictures(rng, 224)
     plain = keras.models.load_model(small_file, compile=False)(x / 255, training=False)
-    assert np.abs(build.load_model(small_file)(x, training=False) - plain).max() < 1e-5
+    assert np.abs(loaded(x, training=False) - plain).max() < 1e-5
 
 
-def test_a_wrapped_model_is_saved_and_loaded_like_any_other(small_file, tmp_path, rng):
-    save_model(build.load_model(small_file), tmp_path / "model.keras")
+def test_a_wrapped_model_is_saved_and_loaded_like_any_other(loaded, tmp_path, rng):
+    save_model(loaded, tmp_path / "model.keras")
     again = build.load_model(tmp_path / "model.keras")
     assert class_names(again) == list(published.CLASS_NAMES)
 
@@ -136,13 +151,8 @@ def test_a_saved_model_folder_says_how_to_convert(tmp_path):
         build.load_model(tmp_path)
 
 
-def test_the_published_mobilenet_knows_a_photograph():
-    from sklearn.datasets import load_sample_images
-
-    classifier = build.published_model("MobileNetV2")
-    from PIL import Image
-
+def test_the_published_mobilenet_knows_a_photograph(published_mobilenet):
     for photograph in load_sample_images().images:
         small = np.asarray(Image.fromarray(photograph).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
-        probs = classifier(small[None], training=False).numpy()[0]
+        probs = published_mobilenet(small[None], training=False).numpy()[0]
         assert published.CLASS_NAMES[probs.argmax()] == "neutral"

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from tiny import bright_and_dark, lopsided, staged_classifier
 
 from nsfwlib.model import features, with_head
@@ -26,6 +27,14 @@ def data(tmp_path_factory):
     """(images table, folder)"""
     folder = tmp_path_factory.mktemp("data")
     return bright_and_dark(folder), folder
+
+
+@pytest.fixture(autouse=True)
+def _no_graphs():
+    """Tracing takes longer than training here; what runs in processes of its own is traced, as users' runs are."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def build():
