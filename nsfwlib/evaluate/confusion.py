@@ -25,20 +25,16 @@ def confusion_intervals(
 
     A class's images count as so many as right and wrong answers on its near-duplicates are worth.
     """
-    rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
-    among = [rows == k for k in range(len(class_names))]
-    matrix = confusion_matrix(labels, predicted, class_names=class_names)
-    worth = share_interval(rows == columns, groups, among=among).worth[:, None]  # type: ignore[index]
+    labels, matrix = np.asarray(labels), confusion_matrix(labels, predicted, class_names=class_names)
+    among = [labels == name for name in class_names]
+    worth = share_interval(labels == np.asarray(predicted), groups, among=among).worth[:, None]  # type: ignore[index]
     return np.stack(jeffreys(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) * worth, worth), axis=-1)
 
 
-def confused_pairs(
-    matrix: np.ndarray, *, class_names: Sequence[str], intervals: np.ndarray, top: int = 5
-) -> pd.DataFrame:
-    """The most frequent confusions, as shares of the label's images, each also as a sentence.
+def confused_pairs(matrix: np.ndarray, *, class_names: Sequence[str], intervals: np.ndarray) -> pd.DataFrame:
+    """The five most frequent confusions, as shares of the label's images, each also as a sentence.
 
-    Returns:
-        One row a pair: `label`, `predicted`, `count`, `share`, `low`, `high`, `sentence`.
+    One row a pair: `label`, `predicted`, `count`, `share`, `low`, `high`, `sentence`.
     """
     support, rows = matrix.sum(axis=1), []
     for i, j in np.argwhere(matrix * ~np.eye(len(matrix), dtype=bool)):
@@ -47,7 +43,7 @@ def confused_pairs(
         sentence = f"{counts} ({share:.1%}, interval {low:.1%} to {high:.1%}) are taken for {b}."
         rows.append((a, b, matrix[i, j], share, low, high, sentence))
     table = pd.DataFrame(rows, columns=["label", "predicted", "count", "share", "low", "high", "sentence"])
-    return table.sort_values("share", ascending=False, kind="stable", ignore_index=True).head(top)
+    return table.sort_values("share", ascending=False, kind="stable", ignore_index=True).head(5)
 
 
 def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:

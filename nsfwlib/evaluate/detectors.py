@@ -34,9 +34,8 @@ def read_detector(
             its labels are our classes. Where any label says no more than safe or unsafe, so does the detector.
 
     Returns:
-        Indexed by path, in the order of `images`: a probability a class, where classes map; `unsafe_score`, how unsafe
-        it is, in [0, 1]: the sum of its unsafe labels where scores sum to 1, else the highest. NaN where it has no
-        score.
+        By path, in the order of `images`: a probability a class, where classes map; `unsafe_score`, how unsafe it is,
+        in [0, 1]: the sum of its unsafe labels where scores sum to 1, else the highest. NaN where it has no score.
 
     Raises:
         ValueError: no unsafe class, labels unknown or unmapped, scores outside [0, 1], neither `path` nor `sha256`, or
@@ -44,8 +43,8 @@ def read_detector(
     """
     if not {*unsafe_classes} & {*class_names}:
         raise ValueError(f"Expected unsafe_classes to be some of {[*class_names]}. Received: {[*unsafe_classes]}.")
-    table = source if isinstance(source, pd.DataFrame) else _read(Path(source))
-    named = "the table" if isinstance(source, pd.DataFrame) else os.fspath(source)
+    is_table = isinstance(source, pd.DataFrame)
+    table, named = (source, "the table") if is_table else (_read(Path(source)), os.fspath(source))
     targets = {name: name for name in class_names} if mapping is None else dict(mapping)
     scores = _of_pictures(table, _label_scores(table, targets, [*class_names, *SIDES, ""], named), images, named)
     used = [name for name, target in targets.items() if target]
@@ -85,13 +84,8 @@ def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequen
     maxima = [f"{name}_max" for name in columns if f"{name}_max" in table]
     numbers = table.drop(columns=["path", "sha256", *(set(NO_LABELS) - set(targets))], errors="ignore")
     numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
-    other = [
-        name
-        for name in numbers
-        if name.removesuffix("_max") not in set(numbers) - {name}  # else it goes with a label
-        and numbers[name].notna().any()
-        and numbers[name].dropna().between(0, 1).all()
-    ]
+    shares = numbers.loc[:, numbers.notna().any() & ((numbers >= 0) & (numbers <= 1) | numbers.isna()).all()]
+    other = [name for name in shares if name.removesuffix("_max") not in {*numbers} - {name}]  # else it is a label's
     missing, unmapped = sorted(set(targets) - set(table)), sorted(set(other) - set(targets))
     if missing or unmapped or not any(targets.values()):
         raise ValueError(
@@ -130,13 +124,10 @@ def is_wrong(
     threshold: float = 0.5,
     sides: bool = False,
 ) -> pd.Series:
-    """Whether a detector says another class than the label, or another side where that is all it tells; bool (N,).
+    """Whether a detector says another class than the `labels`, by path, or another side where that is all it tells.
 
-    Args:
-        detector: as from `read_detector`; what it has not scored is not wrong.
-        labels: labels by path; only these rows are returned.
-        threshold: from here on a picture is flagged.
-        sides: ask for the side in any case.
+    bool (N,) of these rows; what it has not scored is not wrong. A picture is flagged from `threshold` on; `sides` asks
+    for the side in any case.
     """
     rows = detector.loc[labels.index]
     if has_classes(detector) and not sides:

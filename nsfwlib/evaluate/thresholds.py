@@ -76,16 +76,9 @@ def threshold_curve(
 ) -> pd.DataFrame:
     """What each threshold does, for precision-recall and ROC curves; an image is flagged at `score >= threshold`.
 
-    Args:
-        unsafe: bool (N,), the truth.
-        score: (N,), higher is more unsafe.
-        weights: (N,) what each audited row stands for, NaN or 0 elsewhere; by default all rows count equally.
-        most: rows of the result at most, evenly picked among the distinct scores.
-
-    Returns:
-        `threshold` (falling), and `recall`, `fpr`, `precision`, each with `_low` and `_high`, which hold for each
-        threshold by itself. Precision is at the prevalence of these rows. Columns are NaN with intervals [0, 1] where
-        a side has no image.
+    Arguments are those of `Judged`. Up to `most` rows come, evenly picked among the distinct scores: `threshold`
+    (falling), and `recall`, `fpr`, `precision`, each with `_low` and `_high`, which hold for each threshold by itself.
+    Precision is at the prevalence of these rows. Columns are NaN with intervals [0, 1] where a side has no image.
     """
     rows = checked(Judged(unsafe, score, weights, groups))
     threshold, hits, alarms = counts_by_threshold(rows)
@@ -96,8 +89,7 @@ def threshold_curve(
     worths = share_interval(rows.score, rows.groups, among=among, weights=rows.weights).worth
     for (name, (part, side)), worth in zip(sides.items(), worths, strict=True):
         total = rows.weights[side].sum()
-        trials = hits + alarms if name == "precision" else np.full(len(few), total)
-        each = worth / max(total, 1e-12)
+        trials, each = hits + alarms if name == "precision" else np.full(len(few), total), worth / max(total, 1e-12)
         low, high = jeffreys(part * each, trials * each)
         table |= {name: part / np.where(trials > 0, trials, np.nan), f"{name}_low": low, f"{name}_high": high}
     return pd.DataFrame(table)
@@ -123,16 +115,14 @@ def at_threshold(
     unsafe uploads there to be like those measured.
 
     Args, others as in `threshold_curve`:
-        threshold: from here on a picture is flagged.
         prevalence: shares of unsafe uploads, in [0, 1].
         review_from: from here on up to `threshold` a person looks; by default nobody does.
         costs: of a missed, a wrongly flagged and a reviewed picture.
-        draws: of the distributions, from `seed`.
+        draws: of the distributions.
 
-    Returns:
-        `prevalence`, `threshold`, `review_from`; `recall` (share of unsafe pictures that do not pass), `fpr` (share
-        of safe ones flagged), `precision` (of those flagged); numbers of pictures `flagged`, `false_alarms`,
-        `missed`, `reviewed`; `cost`.
+    Columns: `prevalence`, `threshold`, `review_from`; `recall` (share of unsafe pictures that do not pass), `fpr`
+    (share of safe ones flagged), `precision` (of those flagged); numbers of pictures `flagged`, `false_alarms`,
+    `missed`, `reviewed`; `cost`.
     """
     prevalence = np.atleast_1d(np.asarray(prevalence, dtype=float))
     if not ((prevalence >= 0) & (prevalence <= 1)).all():
@@ -167,9 +157,8 @@ def _expected(
     that are flagged without a person.
     """
     held = UPLOADS * np.stack([prevalence, 1 - prevalence], axis=-1) * stopped
-    found = held * certain
+    found, missed = held * certain, UPLOADS * prevalence - held[..., 0]
     alarms, flagged, reviewed = found[..., 1], found.sum(axis=-1), (held - found).sum(axis=-1)
-    missed = UPLOADS * prevalence - held[..., 0]
     return {
         "precision": found[..., 0] / np.where(flagged > 0, flagged, np.nan), "flagged": flagged,
         "false_alarms": alarms, "missed": missed, "reviewed": reviewed,

@@ -1,5 +1,6 @@
 """Who is taken for whom? Confusion matrices, alone and in pairs."""
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -30,8 +31,7 @@ def plot_confusion(
         intervals: (K, K, 2) low and high share of each cell, written under it.
         title: accuracy and number of images by default.
     """
-    matrix = np.asarray(matrix)
-    k = len(class_names)
+    matrix, k = np.asarray(matrix), len(class_names)
     if matrix.shape != (k, k):
         raise ValueError(f"Expected a matrix of {k} × {k}, one row a class name. Received: shape {matrix.shape}.")
     counted, support = np.issubdtype(matrix.dtype, np.integer), matrix.sum(axis=1)
@@ -73,30 +73,23 @@ def plot_confusion_pair(
 
 
 def _confusion_title(matrix: np.ndarray) -> str:
-    total = matrix.sum()
-    if not total:
+    if not matrix.any():
         return "No images"
     if not np.issubdtype(matrix.dtype, np.integer):
         return f"Mean recall {np.diag(matrix).mean():.1%}"
-    return f"Accuracy {np.trace(matrix) / total:.1%} of {int(total):,} images"
+    return f"Accuracy {np.trace(matrix) / matrix.sum():.1%} of {matrix.sum():,} images"
 
 
 def _cell_texts(matrix: np.ndarray, shares: np.ndarray, normalise: bool, intervals: np.ndarray | None) -> np.ndarray:
-    """(K, K) texts: percentages or counts, the interval on a second line."""
+    """(K, K) texts: counts, or 90 %, 0.4 %, · for nothing (digits where they matter), its interval on a second line."""
     if not normalise:
         return np.array([[f"{n:,}" if n else "·" for n in row] for row in matrix.tolist()], dtype=object)
-    empty = matrix.sum(axis=1) == 0
-    texts = np.array([[_percent(p) for p in row] for row in shares], dtype=object)
-    if intervals is not None:
-        for i, j in np.ndindex(*shares.shape):
+    texts = np.full(shares.shape, "–", dtype=object)
+    for i, j in itertools.product(np.flatnonzero(matrix.sum(axis=1)), range(len(matrix))):
+        share = shares[i, j]
+        digits = 0 if share >= 0.0995 or round(share, 4) * 100 % 1 == 0 else 1
+        texts[i, j] = f"{share:.{digits}%}" if share else "·"
+        if intervals is not None:
             low, high = 100 * np.asarray(intervals)[i, j]
             texts[i, j] += f"\n{low:.0f}–{high:.0f}" if high >= 9.5 else f"\n{low:.1f}–{high:.1f}"
-    texts[empty] = "–"
     return texts
-
-
-def _percent(share: float) -> str:
-    """90 %, 0.4 %, · for nothing: digits where they matter."""
-    if share == 0:
-        return "·"
-    return f"{share:.0%}" if share >= 0.0995 or round(share, 4) * 100 % 1 == 0 else f"{share:.1%}"

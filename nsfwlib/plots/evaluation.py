@@ -29,21 +29,19 @@ def plot_history(history: pd.DataFrame) -> Figure:
 
     `history` has a row an epoch in order, as from `train.train_head` and `train.fine_tune`.
     """
-    epochs, stages = np.arange(1, len(history) + 1), history["stage"].reset_index(drop=True)
-    stages = stages[stages.ne(stages.shift())]  # where each begins
+    history = history.set_axis(np.arange(1, len(history) + 1))
+    stages = history["stage"][history["stage"].ne(history["stage"].shift())]  # where each begins
     fig, axes = plt.subplots(1, 3, figsize=(12, 3.4), width_ratios=(4, 4, 2.5))
-    best = int(np.nanargmin(history["val_loss"])) if history["val_loss"].notna().any() else None
+    best = history.dropna(subset="val_loss").nsmallest(1, "val_loss")
     for ax, name in zip(axes, ("loss", "accuracy"), strict=False):
-        ax.plot(epochs, history[name], "--s", color=MID, ms=4, label="training")
-        ax.plot(epochs, history[f"val_{name}"], "-o", color=DARK, ms=4, label="validation")
-        if best is not None:
-            value = history[f"val_{name}"].iloc[best]
-            look = {"ms": 10, "mfc": "none", "mec": ACCENT, "mew": 1.5}
-            shown = f"lowest val. loss: {value:.3f}" if name == "loss" else f"there: {value:.1%}"
-            ax.plot(best + 1, value, "o", label=shown, **look)
+        ax.plot(history[name], "--s", color=MID, ms=4, label="training")
+        ax.plot(history[f"val_{name}"], "-o", color=DARK, ms=4, label="validation")
+        for epoch, value in best[f"val_{name}"].items():
+            text = f"lowest val. loss: {value:.3f}" if name == "loss" else f"there: {value:.1%}"
+            ax.plot(epoch, value, "o", label=text, ms=10, mfc="none", mec=ACCENT, mew=1.5)
         ax.margins(y=0.15)
-    rates = history["learning_rate"].where(history["learning_rate"] > 0)
-    axes[2].plot(epochs, rates, color=DARK, marker="o", ms=4)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize="small")  # off the lines
+    axes[2].plot(history["learning_rate"].where(history["learning_rate"] > 0), color=DARK, marker="o", ms=4)
     axes[2].set(yscale="log", ylabel="learning rate halfway", title="Learning rate\n")
     axes[2].yaxis.set_major_formatter("{x:.2g}")
     axes[2].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
@@ -51,14 +49,12 @@ def plot_history(history: pd.DataFrame) -> Figure:
     for ax in axes:
         ax.set(xlabel="epoch (all stages)", xlim=(0.5, len(history) + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        for i, name in stages.items():
-            ax.axvline(i + 0.5, color=INK, lw=0.8, ls=":")
-            ax.text(i + 0.6, 1.01, name, transform=ax.get_xaxis_transform(), fontsize=8, va="bottom")
+        for epoch, name in stages.items():
+            ax.axvline(epoch - 0.5, color=INK, lw=0.8, ls=":")
+            ax.text(epoch - 0.4, 1.01, name, transform=ax.get_xaxis_transform(), fontsize=8, va="bottom")
     axes[0].set(ylabel="loss (cross-entropy, nats)", title="Loss\n")
     axes[1].set(ylabel="share of images right", title="Accuracy\n")
     percent(axes[1].yaxis)
-    for ax in axes[:2]:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize="small")  # off the lines
     return fig
 
 
@@ -96,22 +92,17 @@ def plot_learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_intervals(
-    table: pd.DataFrame, *, xlabel: str = "share of images", title: str | None = None, ax: Axes | None = None
+    table: pd.DataFrame, *, xlabel: str = "share of images", title: str = "", write: bool = True, ax: Axes | None = None
 ) -> Axes:
-    """Estimates with their intervals below one another, the first on top.
+    """Estimates with their intervals below one another, the first on top; rows without a value stay empty.
 
-    `table` has `name`, `value`, `low`, `high`, all shares; `xlabel` says what is shared.
+    `table` has `name`, `value`, `low`, `high`, all shares; `xlabel` says of what. `write` the values beside them.
     """
-    ax = _rows(table, xlabel=xlabel, title=title or "", ax=ax)
-    for i, (value, high) in enumerate(zip(table["value"], table["high"], strict=True)):
-        text, end = ("unknown", 0.5) if np.isnan(value) else (f"{value:.1%}", np.fmax(value, high))
-        ax.annotate(text, (end, i), (6, 0), textcoords="offset points", va="center", fontsize=9)
-    return ax
-
-
-def _rows(table: pd.DataFrame, *, xlabel: str, title: str, ax: Axes | None) -> Axes:
-    """Dots with their whiskers below one another; rows without a value stay empty."""
     ax, places = new_axes(ax, (6.5, 1.1 + 0.42 * len(table))), np.arange(len(table))
+    for i, value, high in zip(places, table["value"], table["high"], strict=True):
+        text, end = ("unknown", 0.5) if np.isnan(value) else (f"{value:.1%}", np.fmax(value, high))
+        if write:
+            ax.annotate(text, (end, i), (6, 0), textcoords="offset points", va="center", fontsize=9)
     ax.hlines(places, table["low"].where(table["value"].notna()), table["high"], color=DARK, lw=2)
     ax.plot(table["value"], places, "o", color=DARK, ms=6)
     ax.set_yticks(places, table["name"].map(shown))
@@ -126,11 +117,9 @@ def _rows(table: pd.DataFrame, *, xlabel: str, title: str, ax: Axes | None) -> A
 @styled
 def plot_class_scores(scores: pd.DataFrame) -> Figure:
     """Precision, recall, F1 and average precision of each class of `evaluate.scores` with intervals, a panel each."""
-    which = ("precision", "recall", "f1", "average precision")
     support = scores[scores["score"].eq("recall")].set_index("class")["support"]
-    size = (2.7 * len(which) + 1, 1.2 + 0.4 * len(support))
-    fig, axes = plt.subplots(1, len(which), figsize=size, sharey=True)
-    for ax, score in zip(axes, which, strict=True):
+    fig, axes = plt.subplots(1, 4, figsize=(11.8, 1.2 + 0.4 * len(support)), sharey=True)
+    for ax, score in zip(axes, ("precision", "recall", "f1", "average precision"), strict=True):
         table = scores[scores["score"].eq(score)].set_index("class").reindex(support.index)
         table["name"] = [f"{name}  ({n:,})" for name, n in support.items()]
         plot_intervals(table, xlabel="share", title=score.capitalize(), ax=ax)
@@ -182,8 +171,7 @@ def _draw_curve(curve: pd.DataFrame, x: str, y: str, title: str, ax: Axes | None
     percent(ax.xaxis, ax.yaxis)
     known = curve.dropna(subset=[x, y])
     if known.empty:
-        ax.text(0.5, 0.5, "needs safe and unsafe images", transform=ax.transAxes, ha="center")
-        return ax
+        return note(ax, "needs safe and unsafe images")
     ax.fill_between(known[x], known[f"{y}_low"], known[f"{y}_high"], color=LIGHT, lw=0, label="95% interval")
     ax.plot(known[x], known[y], color=DARK, lw=1.8)
     ax.legend(loc="lower left" if x == "recall" else "lower right", fontsize="small")
@@ -224,8 +212,7 @@ def plot_week(week: pd.DataFrame, *, title: str | None = None, ax: Axes | None =
 def plot_threshold(curve: pd.DataFrame, point: pd.Series) -> Figure:
     """One threshold, or two with a person between them, at one prevalence: where on the curves, and what it does.
 
-    Of the `curve` of `evaluate.threshold_curve` the two rates are drawn that do not depend on prevalence; `point` is a
-    row of `evaluate.at_threshold`.
+    Drawn are the two rates of a `threshold_curve` that no prevalence changes; `point` is a row of `at_threshold`.
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     for name, label, colour, dash in (("recall", "unsafe flagged", DARK, "-"), ("fpr", "safe flagged", ACCENT, "--")):
@@ -239,13 +226,17 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series) -> Figure:
     percent(left.yaxis)
     left.set_title(f"Threshold {point['threshold']:.3f}" + (f", a person from {low:.3f}" if low < high else ""))
     left.legend(loc="center", fontsize="small")
-    bars = {"flagged": DARK, "reviewed": MID, "missed": LIGHT, "false_alarms": ACCENT}
-    if low >= high:
-        del bars["reviewed"]
-    names = {"reviewed": "to a person", "missed": "unsafe, missed", "false_alarms": "safe, flagged"}
-    for column, colour in bars.items():
+    names = {
+        "flagged": "flagged",
+        "reviewed": "to a person",
+        "missed": "unsafe, missed",
+        "false_alarms": "safe, flagged",
+    }
+    for (column, name), colour in zip(names.items(), (DARK, MID, LIGHT, ACCENT), strict=True):
+        if column == "reviewed" and low >= high:
+            continue
         value, *ends = (point[f"{column}{end}"] for end in ("", "_low", "_high"))
-        place = right.barh(names.get(column, column), value, height=0.6, color=colour)[0].get_y() + 0.3
+        place = right.barh(name, value, height=0.6, color=colour)[0].get_y() + 0.3
         right.hlines(place, *ends, color=INK, lw=1.5)
         text = "–" if np.isnan(value) else " {:,.0f} ({:,.0f}–{:,.0f})".format(value, *ends)
         right.text(np.fmax(value, ends[1]), place, text, va="center")
@@ -264,8 +255,9 @@ def plot_slices(slices: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """The 15 worst of `evaluate.accuracy_by_slice` with intervals; filled where chance is unlikely (`q` ≤ 0.05)."""
     table = slices[slices["p"].notna()].head(15)
     names = [f"{row.attribute}: {row.value}  ({row.images:,})" for row in table.itertuples()]
-    table, title = table.assign(name=names, value=table["accuracy"]), f"{len(table)} worst of {len(slices)} slices"
-    ax = _rows(table, xlabel="share of images right", title=title, ax=new_axes(ax, (7.5, 1.6 + 0.34 * len(table))))
+    table, ax = table.assign(name=names, value=table["accuracy"]), new_axes(ax, (7.5, 1.6 + 0.34 * len(table)))
+    title = f"{len(table)} worst of {len(slices)} slices"
+    plot_intervals(table, xlabel="share of images right", title=title, write=False, ax=ax)
     if table.empty:
         return note(ax, "no slice has enough images")
     places, sure = np.arange(len(table)), table["q"].le(0.05).to_numpy()
