@@ -122,7 +122,7 @@ def load_audit(run_dir: Path, split: str, *, about: str | None = None) -> pd.Dat
             f"model: give the new one a new run_dir, or give this one up for good: delete {table.name} and {file.name}."
         )
     audit = pd.read_parquet(table)
-    if audit.filter(regex=JUDGE).empty:
+    if audit.filter(regex=JUDGE).columns.empty:
         names = sorted({*audit["label"], *audit["predicted"]})
         audit[[f"P({name})" for name in names]] = 1 / len(names)
     return audit

@@ -22,7 +22,7 @@ from nsfwlib.labels import group_codes
 
 AGREEMENT = "agreement of all"
 TRUST = 0.9  # in a label, where it serves as the judge of `audited_share`; how much it is worth is fitted there
-PICTURES = ("path", "sha256", "group", "split", "label")
+PICTURES = ["path", "sha256", "group", "split", "label"]
 DRAWS = 500  # of the bootstrap
 FLIPS = 2000  # of signs, of the test
 LEVEL = 0.05  # at which a lead is named
@@ -63,8 +63,8 @@ def shared_audit(
                 "once: compare on the same pictures, use a new run_dir, or give it up for good by deleting the file."
             )
     else:
-        audit = images[list(PICTURES)].reset_index(drop=True)
-        audit = audit.assign(predicted=audit["label"], stratum=AGREEMENT, picked=False)
+        audit = images[PICTURES].assign(predicted=images["label"], stratum=AGREEMENT, picked=False)
+        audit = audit.reset_index(drop=True)
         audit["draw"] = np.random.default_rng([seed, int(about, 16)]).random(len(audit))
         for name in class_names:
             audit[f"P({name})"] = np.where(audit["label"].eq(name), TRUST, (1 - TRUST) / max(len(class_names) - 1, 1))
@@ -83,12 +83,10 @@ def _enlarged(audit: pd.DataFrame, detectors: Detectors, *, unsafe_classes: Sequ
     fresh = np.any(disputed, axis=0) & audit["stratum"].eq(AGREEMENT)
     audit = audit.assign(stratum=audit["stratum"].mask(fresh, f"disagreement {audit['stratum'].nunique()}"))
     audit["order"] = audit.groupby("stratum")["draw"].rank().astype(int) - 1
-    size, had = audit["stratum"].value_counts(), audit.groupby("stratum")["picked"].sum()
-    apart = size.drop(AGREEMENT, errors="ignore")
+    apart = audit["stratum"].value_counts().drop(AGREEMENT, errors="ignore")
     quota = np.minimum(apart, np.ceil(budget * 2 / 3 * apart / max(apart.sum(), 1)))
-    quota[AGREEMENT] = min(size.get(AGREEMENT, 0), max(budget - quota.sum(), 0))
-    quota = np.maximum(quota, had.reindex(quota.index).fillna(0))
-    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)))
+    quota[AGREEMENT] = max(budget - quota.sum(), 0)
+    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)) | audit["picked"])
 
 
 def comparable_rows(
@@ -150,10 +148,8 @@ def compare_detectors(
 def _is_unsafe(answered: pd.DataFrame, unsafe_classes: Sequence[str]) -> np.ndarray:
     unsafe = answered["label"].isin(list(unsafe_classes)).to_numpy()
     if not 0 < unsafe.sum() < len(unsafe):
-        raise ValueError(
-            f"Expected safe and unsafe pictures among those answered. Received: {unsafe.sum():,} unsafe of "
-            f"{len(unsafe):,}. Answer more of the audit, or check unsafe_classes."
-        )
+        received = f"Received: {unsafe.sum():,} unsafe of {len(unsafe):,}. Answer more, or check unsafe_classes."
+        raise ValueError(f"Expected safe and unsafe pictures among those answered. {received}")
     return unsafe
 
 
@@ -209,10 +205,8 @@ def differences_to_best(
     """
     names = [name for name, some in detectors.items() if measure == "AUROC" or has_classes(some)]
     if measure not in ("AUROC", "accuracy", "balanced accuracy") or not names:
-        raise ValueError(
-            "Expected AUROC, or accuracy or balanced accuracy of detectors that tell classes. Received: "
-            f"{measure!r} of {len(names)} such."
-        )
+        expected = "Expected AUROC, or accuracy or balanced accuracy of detectors that tell classes."
+        raise ValueError(f"{expected} Received: {measure!r} of {len(names)} such.")
     answered = rows[rows["weight"].gt(0)]
     unsafe, members = _is_unsafe(answered, unsafe_classes), group_codes(answered["group"], len(answered))
     parts = np.array([_parts(detectors[name].loc[answered.index], answered, unsafe, measure) for name in names])

@@ -80,8 +80,6 @@ def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequen
     strange = {name: target for name, target in targets.items() if target not in known}
     if strange:
         raise ValueError(f"Labels are mapped to one of {[*known[:-1]]}, or '' to ignore one. Received: {strange}.")
-    columns = [name for name in targets if name in table]
-    maxima = [f"{name}_max" for name in columns if f"{name}_max" in table]
     numbers = table.drop(columns=["path", "sha256", *(set(NO_LABELS) - set(targets))], errors="ignore")
     numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
     shares = numbers.loc[:, numbers.notna().any() & ((numbers >= 0) & (numbers <= 1) | numbers.isna()).all()]
@@ -92,7 +90,7 @@ def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequen
             f"The mapping of {named} must name each of its labels: to a class, 'safe', 'unsafe', or '' to ignore it. "
             f"Not in the table: {missing}. Not in the mapping: {unmapped}."
         )
-    return numbers[[*columns, *maxima]]
+    return numbers.filter(items=[*targets, *(f"{name}_max" for name in targets)])
 
 
 def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame, named: str) -> pd.DataFrame:
@@ -100,8 +98,7 @@ def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame
     keys = [key for key in ("path", "sha256") if key in table]
     if not keys:
         raise ValueError(f"Expected a column path or sha256 in {named}. Received: {[*map(str, table.columns)]}.")
-    key = max(keys, key=lambda name: images[name].isin(table[name]).sum())
-    there = images[key].isin(table[key]).sum()
+    there, key = max(((images[key].isin(table[key]).sum(), key) for key in keys), key=lambda pair: pair[0])
     if there < len(images) / 2:
         raise ValueError(
             f"{named} is about other pictures: it has {there:,} of {len(images):,} by {' or '.join(keys)}. Expected "

@@ -156,7 +156,7 @@ def fit_temperature(
 
     search = {"bounds": np.log([0.05, 20]), "method": "bounded"}
     found = [minimize_scalar(lambda log_t, m=m: weight @ losses(log_t, m), **search).x for m in mixings]
-    chosen = found[0] if noise is None else np.clip(0.0, min(found), max(found))
+    chosen = np.clip(0.0, min(found), max(found))
     rows = {"groups": groups, "weights": weight}
     gains = [compare(-losses(chosen, mixing), -losses(0.0, mixing), **rows)["low"] for mixing in mixings]
     return float(np.exp(chosen)) if min(gains) > 0 else 1.0

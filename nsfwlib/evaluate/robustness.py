@@ -105,7 +105,7 @@ def accuracy_by_slice(
     right = np.asarray(right, dtype=bool)
     if len(attributes) != len(right):
         raise ValueError(f"Expected one answer a row: {len(attributes)}. Received: {len(right)}.")
-    values = attributes.apply(_slice_values)
+    values = pd.DataFrame({name: _slice_values(attributes[name]) for name in attributes})
     slices = {(name, value): values[name].eq(value) for name in values for value in values[name].unique()}
     slices = {key: inside.to_numpy() for key, inside in slices.items() if not inside.all()}
     weight = np.ones(len(right)) if weights is None else np.asarray(weights, dtype=float)
@@ -127,8 +127,7 @@ def accuracy_by_slice(
         cells *= found.worth.reshape(-1, 2, 1, 1) / np.where(mass > 0, mass, 1)
         table.loc[tested, "p"] = [_cochran_mantel_haenszel(*pair) for pair in cells[tested]]
         table.loc[tested, "q"] = false_discovery_control(table.loc[tested, "p"])
-    few = table.assign(few=~tested).sort_values(["few", "accuracy", "q"], kind="stable", ignore_index=True)
-    return few.drop(columns="few")
+    return table.sort_values(["note", "accuracy", "q"], kind="stable", ignore_index=True)  # those without one first
 
 
 def _standardised(inside: np.ndarray, outside: np.ndarray) -> float:

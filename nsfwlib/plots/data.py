@@ -122,8 +122,7 @@ def plot_contact_sheet(
     tallest = min(1.0, max((t.shape[0] / t.shape[1] for t in thumbnails), default=1.0))  # a strip stays in a square
     height = rows * (cell * tallest + (0.25 if titles is not None else 0.05)) + (0.35 if title else 0)
     fig, axes = plt.subplots(rows, columns, figsize=(columns * cell, height), squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
+    plt.setp(axes, frame_on=False, xticks=[], yticks=[])
     for ax, thumbnail, text in zip(axes.flat, thumbnails, [""] * n if titles is None else titles, strict=False):
         ax.imshow(thumbnail, interpolation="nearest")
         ax.set_title(shown(text), fontsize=7, fontweight="normal", loc="center", pad=2)

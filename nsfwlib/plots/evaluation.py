@@ -9,10 +9,10 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from nsfwlib.plots.data import class_looks
-from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, percent, plain_log_ticks, shown, styled
+from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, PER_CENT, new_axes, note, plain_log_ticks, shown, styled
 
 _RATES = {
     "recall": "recall (share of unsafe images flagged)",
@@ -54,7 +54,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
             ax.text(epoch - 0.4, 1.01, name, transform=ax.get_xaxis_transform(), fontsize=8, va="bottom")
     axes[0].set(ylabel="loss (cross-entropy, nats)", title="Loss\n")
     axes[1].set(ylabel="share of images right", title="Accuracy\n")
-    percent(axes[1].yaxis)
+    axes[1].yaxis.set_major_formatter(PER_CENT)
     return fig
 
 
@@ -82,10 +82,9 @@ def plot_learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.plot(near["images"], near["accuracy"], "-o", color=DARK, ms=5, label="mean")
     ax.set(xscale="log", xlabel="training images (log scale)", ylabel="validation images right")
     ax.set_title("What more images gain: a logistic head on frozen features")
-    ax.xaxis.set_major_locator(FixedLocator(near["images"].round()))
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.xaxis.set_minor_locator(NullLocator())
-    percent(ax.yaxis)
+    ax.set_xticks(near["images"].round(), near["images"].map("{:,.0f}".format))
+    ax.minorticks_off()
+    ax.yaxis.set_major_formatter(PER_CENT)
     ax.legend(fontsize="small")
     return ax
 
@@ -138,15 +137,15 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
     looks = ((ACCENT, "s", -0.004), (DARK, "o", 0.004), (MID, "D", 0.0))
     for (name, table), (colour, marker, shift) in zip(tables.items(), looks, strict=False):
         table = table.dropna(subset="accuracy")
-        x = table["confidence"] + shift
+        x, sizes = table["confidence"] + shift, 12 + 120 * table["count"] / max(table["count"].max(), 1)
         ax.vlines(x, table["low"], table["high"], color=colour, lw=1)
-        sizes = 12 + 120 * table["count"] / max(table["count"].max(), 1)
         ax.scatter(x, table["accuracy"], s=sizes, color=colour, marker=marker, label=shown(name), zorder=3)
     ax.set(
         xlabel="confidence (probability of the predicted class)", ylabel="share of images right",
         xlim=(0, 1.02), ylim=(0, 1.02), title="Calibration (larger marks: more images)",
     )  # fmt: skip
-    percent(ax.xaxis, ax.yaxis)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PER_CENT)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -168,7 +167,8 @@ def plot_roc(curve: pd.DataFrame, *, title: str | None = None, ax: Axes | None =
 def _draw_curve(curve: pd.DataFrame, x: str, y: str, title: str, ax: Axes | None) -> Axes:
     ax = new_axes(ax, (5.2, 4.4))
     ax.set(xlabel=_RATES[x], ylabel=_RATES[y], title=title, xlim=(-0.01, 1.01), ylim=(0, 1.02))
-    percent(ax.xaxis, ax.yaxis)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PER_CENT)
     known = curve.dropna(subset=[x, y])
     if known.empty:
         return note(ax, "needs safe and unsafe images")
@@ -190,7 +190,7 @@ def plot_detectors(curves: Mapping[str, pd.DataFrame], *, title: str | None = No
     ax.set(xscale="log", xlim=(_LEAST, 1), ylim=(0, 1.02), title=title or "ROC")
     ax.set(xlabel=_RATES["fpr"], ylabel=_RATES["recall"])
     ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-    percent(ax.yaxis)
+    ax.yaxis.set_major_formatter(PER_CENT)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", title="with 95% band")
     return ax
 
@@ -223,16 +223,12 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series) -> Figure:
     left.axvline(high, color=INK, lw=1.5)
     left.axvspan(low, high, facecolor=MID, alpha=0.25, label="to a person" if low < high else None)
     left.set(xlabel="threshold (probability of unsafe)", ylabel="share of images flagged", xlim=(0, 1), ylim=(0, 1.02))
-    percent(left.yaxis)
+    left.yaxis.set_major_formatter(PER_CENT)
     left.set_title(f"Threshold {point['threshold']:.3f}" + (f", a person from {low:.3f}" if low < high else ""))
     left.legend(loc="center", fontsize="small")
-    names = {
-        "flagged": "flagged",
-        "reviewed": "to a person",
-        "missed": "unsafe, missed",
-        "false_alarms": "safe, flagged",
-    }
-    for (column, name), colour in zip(names.items(), (DARK, MID, LIGHT, ACCENT), strict=True):
+    columns = ("flagged", "reviewed", "missed", "false_alarms")
+    names = ("flagged", "to a person", "unsafe, missed", "safe, flagged")
+    for column, name, colour in zip(columns, names, (DARK, MID, LIGHT, ACCENT), strict=True):
         if column == "reviewed" and low >= high:
             continue
         value, *ends = (point[f"{column}{end}"] for end in ("", "_low", "_high"))
@@ -264,7 +260,7 @@ def plot_slices(slices: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.plot(table["value"][sure], places[sure], "o", color=ACCENT, label="differs (q ≤ 0.05)")
     ax.plot(table["value"][~sure], places[~sure], "o", color=DARK, mfc="white", label="may be chance")
     ax.plot(table["rest"], places, "|", color=INK, ms=12, label="all other images")
-    percent(ax.xaxis)
+    ax.xaxis.set_major_formatter(PER_CENT)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return ax
 
@@ -273,8 +269,7 @@ def plot_slices(slices: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def plot_robustness(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Accuracy under changes of the picture below one another, that of untouched pictures as a dotted line.
 
-    `table` has `change`, `level` (text or number, in drawing order), `value`, `low`, `high`; the change "none" is the
-    reference.
+    `table` has `change` ("none" is the reference), `level` (text or number, in drawing order), `value`, `low`, `high`.
     """
     changed, names = table["change"].ne("none"), (table["change"] + " " + table["level"].astype(str)).str.strip()
     if not changed.any():
