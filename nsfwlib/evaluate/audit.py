@@ -137,8 +137,7 @@ def audit_costs(
 def _foreseen(audit: pd.DataFrame) -> np.ndarray:
     """(N,) chance that a prediction is right, as `judged`; where a label contradicts it the model is a witness, too.
 
-    The share of predictions right there is fitted (EM) as if judge and model were independent. They see the same
-    picture and err alike: the odds are half-way to that.
+    How often it is right there is fitted (EM) as if both were independent. They err alike: half-way to those odds.
     """
     right, label = (np.clip(judged(audit, audit[name]), 1e-6, 1 - 1e-6) for name in ("predicted", "label"))
     wrong, others = np.clip(1 - label.mean(), 1e-3, 0.5), max(audit.filter(regex=JUDGE).shape[1] - 1, 1)

@@ -154,10 +154,7 @@ def _is_unsafe(answered: pd.DataFrame, unsafe_classes: Sequence[str]) -> np.ndar
 
 
 def _weighings(rows: pd.DataFrame, unsafe: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
-    """Sides and weights (n, .) of the answered rows: as they are, and draws with half a row more of each side.
-
-    The third is how the added rows, one unsafe and one safe, are ranked: not at all, wrongly (-1) or rightly (1).
-    """
+    """Sides and weights (n, .) of the answered, and draws with half a row more a side, ranked wrongly (-1), rightly."""
     weight, known = rows["weight"].to_numpy(), rows["weight"].gt(0).to_numpy()
     members, strata = pd.factorize(group_codes(rows["group"], len(rows))[known])[0], pd.factorize(rows["stratum"])[0]
     size, at, rng = np.bincount(strata), strata[known], np.random.default_rng(seed)

@@ -12,8 +12,7 @@ import pandas as pd
 from nsfwlib.files import read_text_table
 
 SIDES = ("safe", "unsafe")
-# Columns of our own tables that hold numbers and are no label.
-NO_LABELS = ("frames", "width", "height", "bytes", "group", "seconds")
+NO_LABELS = ("frames", "width", "height", "bytes", "group", "seconds")  # numbers in tables of our own
 
 
 def read_detector(

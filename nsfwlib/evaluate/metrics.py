@@ -69,11 +69,7 @@ def _ranking_scores(
 
 
 def _calibration_error(right: np.ndarray, probs: np.ndarray, **options: Any) -> dict[str, Any]:
-    """The calibration error and its interval.
-
-    Chance only ever raises the error. Its low end is therefore that of the smallest multiple of the gaps from which
-    chance could have raised it to what is seen; the bootstrap's own quantile is high enough for the high end.
-    """
+    """The calibration error; chance only raises it: low is of the smallest gaps that it could have raised to those."""
     confidence, which = confidence_bins(probs)
     found = weigh(np.eye(BINS)[which] * (right - confidence)[:, None], bounds=(-1, 1), **options)
     gap, error, shrunk = found.mean[:, None], np.abs(found.mean).sum(), np.linspace(0, 1, 41)

@@ -26,10 +26,7 @@ TIMES = 1.1 ** np.arange(1, 175)  # how many times as many pictures are thought 
 
 
 def independent_units(rows: Judged, *, seed: int = 0) -> Judged:
-    """Rows in which a near-duplicate group counts as one picture, `groups` telling which rows belong together.
-
-    Where all count equally, one row of each group is drawn; otherwise the rows of a group share its weight.
-    """
+    """Rows of which those of a near-duplicate group share its weight, or one is drawn where all rows count equally."""
     codes = group_codes(rows.groups, len(rows.score))
     if rows.weights is None or len(set(np.nan_to_num(np.asarray(rows.weights, dtype=float)))) == 1:
         order = np.random.default_rng(seed).permutation(len(codes))
@@ -73,8 +70,8 @@ def promised_threshold(
 ) -> tuple[float, str]:
     """The most useful threshold that keeps a wish in all but a share `risk` of such samples, or NaN, and a sentence.
 
-    Most useful is the one that flags most unsafe pictures for precision and false-positive rate, fewest safe ones for
-    recall. With `risk=None` the wish need only hold on these rows.
+    It flags most unsafe pictures for precision and false-positive rate, fewest safe ones for recall. With `risk=None`
+    the wish need only hold on these rows.
     """
     sides = int(units.unsafe.sum()), int((~units.unsafe).sum())
     if not all(sides):

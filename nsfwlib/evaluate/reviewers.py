@@ -85,11 +85,7 @@ def without_slips(found: Weighed, slips: Slips) -> Weighed:
 
     A wrong answer falls on any other class, so that a prediction agrees with it by chance: see `reviewer_accuracies`.
     """
-    drawn = np.resize(slips.draws, found.plain.shape[1])
-
-    def true(share: np.ndarray, right: np.ndarray | float) -> np.ndarray:
-        chance = (1 - right) / max(slips.classes - 1, 1)
-        return np.clip((share - chance) / np.maximum(right - chance, 1e-3), 0, 1)
-
-    value, mean, *ends = found
-    return Weighed(true(value, slips.right), true(mean, slips.right), *(true(end, drawn) for end in ends))
+    rates = [slips.right] * 2 + [np.resize(slips.draws, found.plain.shape[1])] * 3
+    chances = [(1 - right) / max(slips.classes - 1, 1) for right in rates]
+    parts = zip(found, rates, chances, strict=True)
+    return Weighed(*(np.clip((share - by) / np.maximum(right - by, 1e-3), 0, 1) for share, right, by in parts))

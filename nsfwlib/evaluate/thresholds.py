@@ -89,7 +89,8 @@ def threshold_curve(
     worths = share_interval(rows.score, rows.groups, among=among, weights=rows.weights).worth
     for (name, (part, side)), worth in zip(sides.items(), worths, strict=True):
         total = rows.weights[side].sum()
-        trials, each = hits + alarms if name == "precision" else np.full(len(few), total), worth / max(total, 1e-12)
+        trials = hits + alarms if name == "precision" else np.full(len(few), total)
+        each = worth / max(total, 1e-12)
         low, high = jeffreys(part * each, trials * each)
         table |= {name: part / np.where(trials > 0, trials, np.nan), f"{name}_low": low, f"{name}_high": high}
     return pd.DataFrame(table)
@@ -151,11 +152,7 @@ def at_threshold(
 def _expected(
     stopped: np.ndarray, certain: np.ndarray, *, prevalence: np.ndarray, costs: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """What to expect of uploads at each prevalence (P,), by Bayes' rule: the numbers (…, P) of `at_threshold`.
-
-    `stopped` are the shares (…, 2) of the unsafe and of the safe pictures that do not pass, `certain` those of them
-    that are flagged without a person.
-    """
+    """The numbers (…, P) of `at_threshold` by shares (…, 2) of unsafe and safe pictures stopped, and flagged."""
     held = UPLOADS * np.stack([prevalence, 1 - prevalence], axis=-1) * stopped
     found, missed = held * certain, UPLOADS * prevalence - held[..., 0]
     alarms, flagged, reviewed = found[..., 1], found.sum(axis=-1), (held - found).sum(axis=-1)

@@ -49,7 +49,9 @@ def plot_confusion(
     ax.set_xticks(np.arange(k) + 0.5, names, rotation=0 if k <= 6 else 45)
     ax.tick_params(length=0)
     ax.set(xlabel="predicted label", ylabel="label (number of images)" if counted else "label (share of its images)")
-    ax.set_title(title if title is not None else _confusion_title(matrix))
+    said = f"Accuracy {np.trace(matrix) / max(matrix.sum(), 1):.1%} of {matrix.sum():,} images"
+    said = said if counted else f"Mean recall {np.diag(matrix).mean():.1%}"
+    ax.set_title(title if title is not None else said if matrix.any() else "No images")
     return ax
 
 
@@ -66,18 +68,10 @@ def plot_confusion_pair(
     size = 1.4 + (1.0 if intervals[0] is not None else 0.85) * len(class_names)
     fig, axes = plt.subplots(1, 2, figsize=(2 * size + 1, size))
     for ax, matrix, name, bounds in zip(axes, (before, after), titles, intervals, strict=True):
-        title = f"{name}\n{_confusion_title(np.asarray(matrix))}"
-        plot_confusion(matrix, class_names=class_names, intervals=bounds, title=title, ax=ax)
+        plot_confusion(matrix, class_names=class_names, intervals=bounds, ax=ax)
+        ax.set_title(f"{name}\n{ax.get_title(loc='left')}")
     axes[1].set_ylabel("")
     return fig
-
-
-def _confusion_title(matrix: np.ndarray) -> str:
-    if not matrix.any():
-        return "No images"
-    if not np.issubdtype(matrix.dtype, np.integer):
-        return f"Mean recall {np.diag(matrix).mean():.1%}"
-    return f"Accuracy {np.trace(matrix) / matrix.sum():.1%} of {matrix.sum():,} images"
 
 
 def _cell_texts(matrix: np.ndarray, shares: np.ndarray, normalise: bool, intervals: np.ndarray | None) -> np.ndarray:
