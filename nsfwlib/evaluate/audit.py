@@ -50,10 +50,9 @@ def draw_audit(
             must allow for each heavy row being wrong, so that looks spent on disagreements, or near the threshold, keep
             fewer wishes (`benchmarks/honest_thresholds.py`, 400 looks).
 
-    Returns:
-        In input order: `label`, `predicted`, `stratum` (one of STRATA, or ALL), `order` (random place within it, from
-        0), `picked`, and `P(<class>)`, the judge's probabilities with the label as one witness more. Review picked rows
-        in the order of `order`: where a person stops early, those seen are still a random sample.
+    In input order come `label`, `predicted`, `stratum` (one of STRATA, or ALL), `order` (random place within it, from
+    0), `picked`, and `P(<class>)`, the judge's probabilities with the label as one witness more. Review picked rows in
+    the order of `order`: where a person stops early, those seen are still a random sample.
     """
     columns = [f"P({name})" for name in class_names]
     audit = pd.DataFrame({"label": np.asarray(labels, object), "predicted": np.asarray(predicted, object)})
@@ -135,16 +134,14 @@ def audit_costs(
 
 
 def _foreseen(audit: pd.DataFrame) -> np.ndarray:
-    """(N,) chance that a prediction is right, as `judged`; where a label contradicts it the model is a witness, too.
-
-    How often it is right there is fitted (EM) as if both were independent. They err alike: half-way to those odds.
-    """
+    """(N,) chance that a prediction is right, as `judged`; where a label contradicts it the model is a witness, too."""
     right, label = (np.clip(judged(audit, audit[name]), 1e-6, 1 - 1e-6) for name in ("predicted", "label"))
     wrong, others = np.clip(1 - label.mean(), 1e-3, 0.5), max(audit.filter(regex=JUDGE).shape[1] - 1, 1)
     apart, share = audit["label"].ne(audit["predicted"]).to_numpy(), 0.5
     lead = np.log(right / label * others * (1 - wrong) / wrong)  # by the judge alone: the label is no witness
     for _ in range(30 if apart.any() else 0):
         share = np.clip(expit(logit(share) + lead[apart]).mean(), 0.005, 0.995)
+    # half-way to the fitted odds, which take judge and model for independent: they err alike
     return np.where(apart, expit((logit(right) + logit(share) + lead) / 2), right)
 
 
@@ -171,9 +168,8 @@ def audited_share(
         among: (N,) rows that the share is about, by something known of all rows, such as their predicted label.
         slips: as from `second_looks`, where wrong answers are to be taken out.
 
-    Returns:
-        `value`, `low`, `high`; `worst_low` and `worst_high`, whatever the unsure rows are; `audited` and `images`
-        (rows), `note`, a sentence where the audit is incomplete.
+    Keys: `value`, `low`, `high`; `worst_low` and `worst_high`, whatever the unsure rows are; `audited` and `images`
+    (rows), `note`, a sentence where the audit is incomplete.
     """
     y = np.asarray(outcome, dtype=float)
     if len(y) != len(audit):

@@ -39,15 +39,13 @@ def draw_audits(
     """The frozen audits of these splits, drawn if they are not there; without `predictions.parquet` only `train`.
 
     Args:
-        run_dir: of the model.
         sizes: split → how many pictures to look at. "test" and "val" are about the model, "train" about its labels.
             `val`, which chooses thresholds, is drawn evenly.
         table: the images table; usable rows. Those without a label or a prediction are left out.
         current: labels in force, in its order, like `pred_probs` (N, K), those of the judge.
         journal: the decisions journal, as it is before anyone looks at the sample.
 
-    Raises:
-        ValueError: an audit of other predictions is in the run, or there is no such split.
+    A ValueError where an audit of other predictions is in the run, or there is no such split.
     """
     if unknown := sorted(set(sizes) - set(SPLITS)):
         raise ValueError(f"Audits are of {', '.join(SPLITS)}. Received: {', '.join(unknown)}.")
@@ -187,10 +185,7 @@ def audit_truth(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str
 
 
 def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> Slips | None:
-    """How often the answers of an audit are right, from blind second looks by others; None before there is one.
-
-    Each reviewer's accuracy, as from `reviewer_accuracies`, counts as often as the audit has answers of theirs.
-    """
+    """How often an audit's answers are right, by second looks of others; a reviewer's rate counts once an answer."""
     first = blind_answers(journal, class_names)
     first = first[first.index.isin(audit.loc[audit["picked"], "sha256"])]
     looks = standing(read_journal(journal), "second")

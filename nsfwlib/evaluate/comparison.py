@@ -15,7 +15,7 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.evaluate.audit import audited_rows, audited_scores
-from nsfwlib.evaluate.detectors import has_classes, is_wrong
+from nsfwlib.evaluate.detectors import is_wrong
 from nsfwlib.evaluate.intervals import TAILS, bootstrap_weights
 from nsfwlib.evaluate.thresholds import Judged, counts_by_threshold
 from nsfwlib.labels import group_codes
@@ -50,9 +50,9 @@ def shared_audit(
     and is still a random part of where it is, whatever was answered. A later detector adds to the `budget` of looks, a
     smaller budget never shrinks an audit. A ValueError where the one in the run is of other pictures.
 
-    Of the N `images` it takes `PICTURES`, `label` being the one in force. `audit_detectors.parquet` in `run_dir`, whose
-    attributes say what was drawn when, has them for `audit_queue` and `audit_truth`, with `draw`, `stratum`, `order`,
-    `picked`, `predicted`, the label again, and `P(<class>)`, a judge that believes it.
+    `audit_detectors.parquet` in `run_dir`, whose attributes say what was drawn when, has `PICTURES` of the N `images`
+    (their `label` in force) for `audit_queue` and `audit_truth`, with `draw`, `stratum`, `order`, `picked`,
+    `predicted`, the label again, and `P(<class>)`, a judge that believes it.
     """
     table, about = Path(run_dir) / "audit_detectors.parquet", runs.fingerprint(images, images["path"])
     if table.exists():
@@ -131,7 +131,7 @@ def compare_detectors(
     drawn = _weighings(rows, _is_unsafe(answered, unsafe_classes), seed)
     for name, detector in detectors.items():
         found = {}
-        if has_classes(detector):
+        if len(detector.columns) > 1:  # it tells classes apart
             probs = detector.drop(columns="unsafe_score").loc[rows.index]
             scores = audited_scores(rows["label"], probs.to_numpy(), rows, class_names=list(probs), seed=seed)
             found["class accuracy"], found["balanced accuracy"] = scores[["value", "low", "high"]].head(2).to_numpy()
@@ -200,7 +200,7 @@ def differences_to_best(
     no classes have AUROC alone. The best comes first: `detector`, `value`, `difference` with `low` and `high` (of 95 %,
     for all of them at once), `p`, `sentence`.
     """
-    names = [name for name, some in detectors.items() if measure == "AUROC" or has_classes(some)]
+    names = [name for name, some in detectors.items() if measure == "AUROC" or len(some.columns) > 1]
     if measure not in ("AUROC", "accuracy", "balanced accuracy") or not names:
         expected = "Expected AUROC, or accuracy or balanced accuracy of detectors that tell classes."
         raise ValueError(f"{expected} Received: {measure!r} of {len(names)} such.")

@@ -21,10 +21,7 @@ def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], *, class_n
 def confusion_intervals(
     labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str], groups: Groups = None
 ) -> np.ndarray:
-    """Jeffreys interval of each share of the row-normalised confusion matrix by itself: float (K, K, 2).
-
-    A class's images count as so many as right and wrong answers on its near-duplicates are worth.
-    """
+    """Jeffreys interval (K, K, 2) of each row share of the confusion matrix by itself, on effective counts."""
     labels, matrix = np.asarray(labels), confusion_matrix(labels, predicted, class_names=class_names)
     among = [labels == name for name in class_names]
     worth = share_interval(labels == np.asarray(predicted), groups, among=among).worth[:, None]  # type: ignore[index]
@@ -32,10 +29,7 @@ def confusion_intervals(
 
 
 def confused_pairs(matrix: np.ndarray, *, class_names: Sequence[str], intervals: np.ndarray) -> pd.DataFrame:
-    """The five most frequent confusions, as shares of the label's images, each also as a sentence.
-
-    One row a pair: `label`, `predicted`, `count`, `share`, `low`, `high`, `sentence`.
-    """
+    """The five worst confusions: `label`, `predicted`, `count`, `share` of the label, `low`, `high`, `sentence`."""
     support, rows = matrix.sum(axis=1), []
     for i, j in np.argwhere(matrix * ~np.eye(len(matrix), dtype=bool)):
         share, (a, b), (low, high) = matrix[i, j] / support[i], (class_names[i], class_names[j]), intervals[i, j]

@@ -23,18 +23,16 @@ def read_detector(
     unsafe_classes: Sequence[str],
     mapping: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """What a detector says of these pictures, in our labels.
+    """What a detector says of these `images`, by their `path` or `sha256`, in our labels.
 
     Args:
         source: a table, or a .parquet, .csv or .jsonl file, with `path` or `sha256` and one column a label, scores in
             [0, 1]; `<label>_max`, the highest over frames, counts for the unsafe side where it is there.
-        images: `path` and `sha256` of the N pictures.
         mapping: the detector's label → one of our classes, "safe", "unsafe", or "" for a label to ignore. By default
             its labels are our classes. Where any label says no more than safe or unsafe, so does the detector.
 
-    Returns:
-        By path, in the order of `images`: a probability a class, where classes map; `unsafe_score`, how unsafe it is,
-        in [0, 1]: the sum of its unsafe labels where scores sum to 1, else the highest. NaN where it has no score.
+    By path, in the order of `images`, come a probability a class, where classes map, and `unsafe_score`, in [0, 1]: the
+    sum of its unsafe labels where scores sum to 1, else the highest. NaN where it has no score.
 
     Raises:
         ValueError: no unsafe class, labels unknown or unmapped, scores outside [0, 1], neither `path` nor `sha256`, or
@@ -107,11 +105,6 @@ def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame
     return scores.reindex(images[key]).set_axis(pd.Index(images["path"]))
 
 
-def has_classes(detector: pd.DataFrame) -> bool:
-    """Whether a detector tells classes apart, or safe from unsafe only."""
-    return detector.shape[1] > 1
-
-
 def is_wrong(
     detector: pd.DataFrame,
     labels: pd.Series,
@@ -126,7 +119,7 @@ def is_wrong(
     for the side in any case.
     """
     rows = detector.loc[labels.index]
-    if has_classes(detector) and not sides:
+    if len(rows.columns) > 1 and not sides:  # it tells classes apart
         wrong = rows.drop(columns="unsafe_score").fillna(-1).idxmax(axis=1).ne(labels)
     else:
         wrong = rows["unsafe_score"].ge(threshold).ne(labels.isin(list(unsafe_classes)))

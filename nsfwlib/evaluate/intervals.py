@@ -83,10 +83,7 @@ def share_interval(
 
 
 def group_correlation(outcomes: np.ndarray, groups: Groups) -> float:
-    """Correlation in [0, 1] of numbers (N,) within near-duplicate groups, by one-way analysis of variance.
-
-    1 where fewer than 10 groups have several rows or nothing varies: too little to believe anything milder.
-    """
+    """Correlation in [0, 1] of numbers (N,) within groups, by analysis of variance; 1 with few of several rows."""
     y, codes = np.asarray(outcomes, dtype=float), group_codes(groups, len(outcomes))
     size = np.bincount(codes)
     n, g = len(y), len(size)
@@ -100,10 +97,7 @@ def group_correlation(outcomes: np.ndarray, groups: Groups) -> float:
 
 
 def effective_count(groups: Groups, n: int, *, correlation: float = 1.0, weights: Weights = None) -> float:
-    """How many independent rows n rows of these weights are worth: (Σw)² / ((1 − ρ)·Σw² + ρ·Σ(weight of a group)²).
-
-    Source: Kish, Survey Sampling, 1965. With equal weights it is n / (1 + (m − 1)·ρ), m the mean group size of a row.
-    """
+    """Independent rows that n make (Kish, Survey Sampling, 1965): (Σw)² / ((1 − ρ)·Σw² + ρ·Σ(weight of group)²)."""
     weight = np.ones(n) if weights is None else np.asarray(weights)
     together = np.bincount(group_codes(groups, n), weights=weight)
     spread = (1 - correlation) * (weight**2).sum() + correlation * (together**2).sum()
@@ -111,10 +105,7 @@ def effective_count(groups: Groups, n: int, *, correlation: float = 1.0, weights
 
 
 def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Blocks (N, B) of positive row weights, one exponential draw a group; B sums to draws.
-
-    Source: Rubin, The Bayesian Bootstrap, 1981. No resample ever loses a class.
-    """
+    """Blocks (N, B) of positive row weights, one exponential draw a group; B sums to draws. None ever loses a class."""
     block = int(np.clip(4_000_000 // len(members), 1, draws))
     for start in range(0, draws, block):
         weight = rng.standard_exponential((members.max() + 1, min(block, draws - start)), dtype=np.float32)
@@ -156,7 +147,6 @@ def weigh(
         expected: (N, M) what the judge expects of each row, or (N, 2M) of outcome and `per`; by default nothing.
         per: (N, M) 1 where a row counts, 0 where not, known where the outcome is: shares of what counts are asked for.
         bounds: the least and the greatest that an outcome can be, or (M, 1) of each.
-        draws: of the bootstrap, DRAWS by default.
     """
     m, y = outcome.shape[1], outcome if per is None else np.concatenate([outcome, per], axis=1)
     known, members = np.isfinite(y).all(axis=1), group_codes(groups, len(y))
@@ -253,10 +243,8 @@ def at_any_time(width: float, seen: int, planned: int) -> float:
     return width * np.sqrt(2 * (shape + 1) / shape * np.log(np.sqrt(shape + 1) / alpha)) / ndtri(1 - alpha / 2)
 
 
-def mean_scores(
-    truth: np.ndarray, probs: np.ndarray, *, judge: np.ndarray | None = None, **options: Any
-) -> pd.DataFrame:
-    """Scores that are means of rows or of classes: `score`, `value`, `low`, `high`; `options` are those of `weigh`.
+def mean_scores(truth: np.ndarray, probs: np.ndarray, *, judge: np.ndarray | None = None, **how: Any) -> pd.DataFrame:
+    """Scores that are means of rows or of classes: `score`, `value`, `low`, `high`; `how` is as for `weigh`.
 
     `truth` (N, K) has 1 in the column of the true class, rows of 0 where that is no class, of NaN where it is unknown;
     `judge` (N, K) are probabilities of it, where not all is known.
@@ -268,9 +256,9 @@ def mean_scores(
     if judge is not None:
         judge = np.c_[(judge[:, None] * losses).sum(axis=2), judge.sum(axis=1), judge.sum(axis=1)]
     found = [
-        mean_of(weigh(truth * answer, per=truth, **options)),
-        mean_of(weigh(truth * answer, per=(truth + answer) / 2, **options)),
-        weigh((truth[:, None] * losses).sum(axis=2), per=per, expected=judge, bounds=(least, most), **options),
+        mean_of(weigh(truth * answer, per=truth, **how)),
+        mean_of(weigh(truth * answer, per=(truth + answer) / 2, **how)),
+        weigh((truth[:, None] * losses).sum(axis=2), per=per, expected=judge, bounds=(least, most), **how),
     ]
     rows = np.concatenate([np.transpose([some.value, *some.interval()]) for some in found])
     names = ["balanced accuracy", "macro F1", "log-loss", "Brier score"]

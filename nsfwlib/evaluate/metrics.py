@@ -53,12 +53,10 @@ def scores(
     return table[["score", "class", "value", "low", "high", "support", "note"]]
 
 
-def _ranking_scores(
-    codes: np.ndarray, probs: np.ndarray, class_names: Sequence[str], members: np.ndarray
-) -> pd.DataFrame:
+def _ranking_scores(codes: np.ndarray, probs: np.ndarray, names: Sequence[str], members: np.ndarray) -> pd.DataFrame:
     """Average precision and AUROC of each class, with Jeffreys intervals on the effective counts of its sides."""
     rows = []
-    for k, name in enumerate(class_names):
+    for k, name in enumerate(names):
         worth = share_interval(probs[:, k], members, among=(codes == k, codes != k)).worth
         ranks = ("average precision", average_precision_score, worth[0]), ("AUROC", roc_auc_score, min(worth))
         for score, rank, n in ranks:
@@ -69,7 +67,7 @@ def _ranking_scores(
 
 
 def _calibration_error(right: np.ndarray, probs: np.ndarray, **options: Any) -> dict[str, Any]:
-    """The calibration error; chance only raises it: low is of the smallest gaps that it could have raised to those."""
+    """The calibration error, which chance can only raise: `low` is of the least multiple of the gaps that could give it."""
     confidence, which = confidence_bins(probs)
     found = weigh(np.eye(BINS)[which] * (right - confidence)[:, None], bounds=(-1, 1), **options)
     gap, error, shrunk = found.mean[:, None], np.abs(found.mean).sum(), np.linspace(0, 1, 41)
@@ -128,8 +126,7 @@ def fit_temperature(
     Wrong labels ask for doubt that the truth does not. With `noise` they are explained by it (forward correction:
     Patrini et al., Making Deep Neural Networks Robust to Label Noise, 2017); since it is itself estimated, and the
     model's own errors pass for noise, T is that nearest to 1 between the fits with and without it.
-
-    T is between 0.05 and 20; above 1 the model was over-confident. It is 1 where the interval of what it gains in
+    It is between 0.05 and 20; above 1 the model was over-confident; 1 where the interval of what it gains in
     log-loss does not lie above 0, with the noise and without.
 
     Args, `groups` and `weights` as in `share_interval`:

@@ -199,11 +199,10 @@ def operating_points(
         else:
             high, note = promised_threshold(units, kind, wish, **asked)
         options = {"groups": groups, "weights": weights, "seed": seed, "costs": wish if kind == "cost" else (0, 0, 0)}
-        row = at_threshold(unsafe, scores, high, prevalence=share, review_from=low, **options).assign(note=note)
-        row.insert(0, "wish", name)
+        row = at_threshold(unsafe, scores, high, prevalence=share, review_from=low, **options)
         if np.isnan(high):
-            row.iloc[:, 3:-1] = np.nan
-        rows.append(row)
+            row.loc[:, row.columns[2:]] = np.nan
+        rows.append(pd.concat([pd.DataFrame({"wish": [name]}), row.assign(note=note)], axis=1))
     return pd.concat(rows, ignore_index=True)
 
 

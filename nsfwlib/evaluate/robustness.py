@@ -85,7 +85,7 @@ def accuracy_by_slice(
     groups: Groups = None,
     minimum: int = 30,
 ) -> pd.DataFrame:
-    """Share of right answers in each slice against all other rows, worst slice first.
+    """Share of `right` answers (N,) in each slice against all other rows, worst slice first.
 
     Slices differ in their mix of classes: they are compared within each class, by the test of Cochran, Mantel and
     Haenszel on effective counts (Mantel and Haenszel, Statistical Aspects of the Analysis of Data from Retrospective
@@ -94,7 +94,6 @@ def accuracy_by_slice(
 
     Args, `groups` and `weights` as in `share_interval`:
         attributes: one row an image; columns of many numbers are cut at their quartiles.
-        right: (N,) whether the answer was right.
         classes: (N,) true class of each row where audited, else its label, which differs in noise between slices, too.
         minimum: smaller slices are listed last, without a test.
 
@@ -162,11 +161,10 @@ def changed(picture: np.ndarray, change: str, level: int | str, *, size: int) ->
     input; everything else happens to the picture as it is.
     """
     image = Image.fromarray(picture)
+    method = str(level).upper() if change == "resize method" else "BILINEAR"
     if change == "JPEG quality":
         image.save(buffer := io.BytesIO(), "JPEG", quality=int(level))
         image = Image.open(buffer)
-    elif change == "resize method":
-        return np.asarray(image.resize((size, size), Image.Resampling[str(level).upper()]))
     elif change == "crop (% a side)":
         x, y = image.width * int(level) / 100, image.height * int(level) / 100
         image = image.crop((round(x), round(y), round(image.width - x), round(image.height - y)))
@@ -174,7 +172,7 @@ def changed(picture: np.ndarray, change: str, level: int | str, *, size: int) ->
         image = image.convert("L").convert("RGB")
     elif change == "mirror":
         image = ImageOps.mirror(image)
-    image = image.resize((size, size), Image.Resampling.BILINEAR)
+    image = image.resize((size, size), Image.Resampling[method])
     return np.asarray(image.filter(ImageFilter.GaussianBlur(int(level))) if change == "blur (px)" else image)
 
 
@@ -222,8 +220,7 @@ def heat_maps(classifier: Any, pixels: np.ndarray, classes: Sequence[int], *, ba
         pooled = tf.concat([tf.reduce_mean(each, axis=(1, 2)) for each in maps], axis=1)
         with tf.GradientTape() as tape:
             tape.watch(pooled)
-            probs = head(pooled, training=False)
-            chosen = tf.gather(probs, tf.constant(classes[part], tf.int32), axis=1, batch_dims=1)
+            chosen = tf.gather(head(pooled, training=False), tf.constant(classes[part], tf.int32), axis=1, batch_dims=1)
             evidence = tf.math.log(chosen + 1e-7)
         weights = tf.split(tape.gradient(evidence, pooled), [each.shape[-1] for each in maps], axis=1)
         shares = [tf.einsum("bhwc,bc->bhw", each, weight) for each, weight in zip(maps, weights, strict=True)]

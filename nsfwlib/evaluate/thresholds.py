@@ -41,9 +41,7 @@ def unsafe_side(asked: Sequence[str], class_names: Sequence[str], *, run_dir: Pa
 def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:
     """(N,) probability of being unsafe: the sum over the unsafe classes."""
     if not set() < set(unsafe_classes) < set(class_names):
-        raise ValueError(
-            f"Expected unsafe_classes to be some, not all, of {list(class_names)}. Received: {list(unsafe_classes)}."
-        )
+        raise ValueError(f"Expected unsafe_classes: some, not all, of {[*class_names]}. Received: {[*unsafe_classes]}.")
     return np.asarray(pred_probs, dtype=float)[:, np.isin(class_names, list(unsafe_classes))].sum(axis=1)
 
 
@@ -111,15 +109,14 @@ def at_threshold(
 ) -> pd.DataFrame:
     """One row a prevalence: rates and counts in 100,000 uploads where pictures are flagged from a threshold on.
 
-    Every number has `_low` and `_high`, from Beta distributions of each side's shares on effective counts, and lies
-    between them. Recall and false-positive rate are taken to hold at the deployment's prevalence, that is, safe and
+    Every number has `_low` and `_high`, from `draws` of each side's shares, Beta on effective counts, and lies between
+    them. Recall and false-positive rate are taken to hold at the deployment's prevalence, that is, safe and
     unsafe uploads there to be like those measured.
 
     Args, others as in `threshold_curve`:
         prevalence: shares of unsafe uploads, in [0, 1].
         review_from: from here on up to `threshold` a person looks; by default nobody does.
         costs: of a missed, a wrongly flagged and a reviewed picture.
-        draws: of the distributions.
 
     Columns: `prevalence`, `threshold`, `review_from`; `recall` (share of unsafe pictures that do not pass), `fpr`
     (share of safe ones flagged), `precision` (of those flagged); numbers of pictures `flagged`, `false_alarms`,

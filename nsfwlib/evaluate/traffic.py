@@ -20,8 +20,7 @@ def draw_traffic(table: pd.DataFrame, score: Sequence[float], *, budget: int = 2
     The same scores and seed give the same draw, and a larger `budget` of looks adds to it: it is frozen by itself.
 
     `table` has `path`, `sha256`, and `group` where known, of N uploads without a label, `score` (N,) says how unsafe a
-    detector finds them; rows of NaN are left out. For `audit_queue` and `audit_truth` `stratum`, `order`, `picked` come
-    in addition.
+    detector finds them; NaN is left out. For `audit_queue` and `audit_truth` come `stratum`, `order`, `picked`.
     """
     scored = table.assign(score=np.asarray(score, float), label="", predicted="")
     audit = scored.dropna(subset="score", ignore_index=True)
@@ -64,20 +63,14 @@ def traffic_shares(
 def traffic_at(
     audit: pd.DataFrame, verdict: pd.Series, thresholds: Sequence[float], *, unsafe_classes: Sequence[str]
 ) -> pd.DataFrame:
-    """What each threshold does to this traffic: `flagged`, known of all; `precision`, `recall`, and `missed`.
-
-    All are shares, `missed` of all uploads, with `_low` and `_high`, of 95 %; other arguments as in `traffic_shares`.
-    """
+    """Shares by threshold: `flagged`; `precision`, `recall`, `missed` (of all) with intervals; see `traffic_shares`."""
     unsafe = _known(unsafe_classes, audit, verdict)[:, None]
     flag = audit["score"].to_numpy()[:, None] >= np.asarray(thresholds, float)
-    found = {
-        "precision": _weighed(audit, unsafe * flag, flag + 0 * unsafe),
-        "recall": _weighed(audit, unsafe * flag, unsafe + 0 * flag),
-        "missed": _weighed(audit, unsafe * ~flag),
-    }
+    pairs = {"precision": (unsafe * flag, flag + 0 * unsafe), "recall": (unsafe * flag, unsafe + 0 * flag)}
     table = pd.DataFrame({"threshold": thresholds, "flagged": flag.mean(axis=0)})
-    for name, some in found.items():
-        table[name], (table[f"{name}_low"], table[f"{name}_high"]) = some.value, some.interval()
+    for name, (outcome, per) in (pairs | {"missed": (unsafe * ~flag, None)}).items():
+        found = _weighed(audit, outcome, per)
+        table[name], (table[f"{name}_low"], table[f"{name}_high"]) = found.value, found.interval()
     return table
 
 

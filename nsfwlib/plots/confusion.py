@@ -23,13 +23,10 @@ def plot_confusion(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Confusion matrix: rows are the labels, columns the predictions, in the order of `class_names`.
+    """Confusion matrix (K, K): rows are the labels, columns the predictions, in the order of `class_names`.
 
-    Args:
-        matrix: (K, K) counts, or shares of each row where no counts are known.
-        normalise: show shares of the row (empty rows stay empty) instead of counts.
-        intervals: (K, K, 2) low and high share of each cell, written under it.
-        title: accuracy and number of images by default.
+    Of counts, or of shares of each row where none are known; `normalise` shows shares (empty rows stay empty), each
+    with its `intervals` (K, K, 2), low and high. By default the title is accuracy and number of images.
     """
     matrix, k = np.asarray(matrix), len(class_names)
     if matrix.shape != (k, k):

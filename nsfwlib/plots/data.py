@@ -72,10 +72,7 @@ def _count_table(images: pd.DataFrame, column: str, title: str, ax: Axes | None)
 
 @styled
 def plot_sizes(images: pd.DataFrame, *, input_size: int = 299, most: int = 5000) -> Figure:
-    """Width against height, and aspect ratio by class, of the images whose size is known: two panels.
-
-    The model's `input_size` in pixels is dotted. The box plot uses all, at most `most` points are drawn, evenly picked.
-    """
+    """Width against height, `most` of them evenly picked, with the model's `input_size`; aspect ratio by class."""
     sized = images[images["width"].fillna(0).gt(0) & images["height"].fillna(0).gt(0)]
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     left.set_title(f"Size of {len(sized):,} images")
@@ -136,10 +133,7 @@ def plot_contact_sheet(
 
 @styled
 def plot_heat_maps(thumbnails: Pictures, heat: Sequence[np.ndarray], *, titles: Sequence[str] | None = None) -> Figure:
-    """Where the model looked: heat over thumbnails, which are to be blurred first; see `plot_contact_sheet`.
-
-    `heat` is one array (h, w) of numbers from 0 a thumbnail; the most of each becomes opaque.
-    """
+    """Where the model looked: heat (h, w) from 0, the most opaque, over each thumbnail; blur them first."""
     fig = plot_contact_sheet(thumbnails, titles=titles, columns=6)
     for ax, values in zip(fig.axes, heat, strict=False):
         share = np.asarray(values, dtype=float) / max(float(np.max(values)), 1e-9)
@@ -150,10 +144,7 @@ def plot_heat_maps(thumbnails: Pictures, heat: Sequence[np.ndarray], *, titles: 
 
 @styled
 def plot_feature_map(xy: np.ndarray, labels: Sequence[str], *, ax: Axes | None = None) -> Axes:
-    """Two-dimensional map of the features, one point an image: coordinates (N, 2) and N classes.
-
-    Distances mean little, neighbourhoods something.
-    """
+    """Map (N, 2) of the features of N images with labels; distances mean little, neighbourhoods something."""
     xy, labels = np.asarray(xy), np.asarray(labels).astype(str)
     ax = new_axes(ax, (6.4, 5))
     size = float(np.clip(9000 / max(len(xy), 1), 3, 28))
@@ -168,10 +159,7 @@ def plot_feature_map(xy: np.ndarray, labels: Sequence[str], *, ax: Axes | None =
 
 @styled
 def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Which label was given to which class: estimated numbers of images, wrong ones shaded.
-
-    `noise` is a square table, rows the given labels, columns the classes believed true.
-    """
+    """Estimated numbers of images by given label (rows) and class believed true (columns), wrong ones shaded."""
     values, k = noise.to_numpy(dtype=float), len(noise)
     ax = new_axes(ax, (2.5 + 0.85 * k, 1.7 + 0.72 * k))
     texts = noise.map(lambda v: f"{v:,.0f}" if v >= 0.5 else "·")

@@ -25,10 +25,7 @@ _LEAST = 1e-3  # and that of false-positive rates
 
 @styled
 def plot_history(history: pd.DataFrame) -> Figure:
-    """Loss, accuracy and learning rate of all stages of training along one axis of epochs.
-
-    `history` has a row an epoch in order, as from `train.train_head` and `train.fine_tune`.
-    """
+    """Loss, accuracy and learning rate along one axis, a row an epoch of all stages, as from `train.fine_tune`."""
     history = history.set_axis(np.arange(1, len(history) + 1))
     stages = history["stage"][history["stage"].ne(history["stage"].shift())]  # where each begins
     fig, axes = plt.subplots(1, 3, figsize=(12, 3.4), width_ratios=(4, 4, 2.5))
@@ -59,10 +56,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
 
 
 def live_history(before: pd.DataFrame) -> Callable[[pd.DataFrame], None]:
-    """The curves below the running cell, drawn anew with the rows so far: `on_epoch` of `train.fine_tune`.
-
-    `before` has the rows of the stages before, as for `plot_history`.
-    """
+    """`on_epoch` of `train.fine_tune`: `plot_history` below the running cell, of the rows `before` and those so far."""
     place = display({"text/plain": "The curves follow after the first epoch."}, raw=True, display_id=True)
 
     def redraw(rows: pd.DataFrame) -> None:
@@ -93,10 +87,7 @@ def plot_learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 def plot_intervals(
     table: pd.DataFrame, *, xlabel: str = "share of images", title: str = "", write: bool = True, ax: Axes | None = None
 ) -> Axes:
-    """Estimates with their intervals below one another, the first on top; rows without a value stay empty.
-
-    `table` has `name`, `value`, `low`, `high`, all shares; `xlabel` says of what. `write` the values beside them.
-    """
+    """Estimates (`name`, `value`, `low`, `high`; shares of `xlabel`) below one another; `write` their numbers."""
     ax, places = new_axes(ax, (6.5, 1.1 + 0.42 * len(table))), np.arange(len(table))
     for i, value, high in zip(places, table["value"], table["high"], strict=True):
         text, end = ("unknown", 0.5) if np.isnan(value) else (f"{value:.1%}", np.fmax(value, high))
@@ -128,10 +119,7 @@ def plot_class_scores(scores: pd.DataFrame) -> Figure:
 
 @styled
 def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axes:
-    """Reliability: accuracy against confidence, the diagonal is honest, below it the model boasts.
-
-    `tables` are those of `evaluate.calibration_table`, by name, such as "before temperature" and "after".
-    """
+    """Reliability by name, of `evaluate.calibration_table`: the diagonal is honest, below it the model boasts."""
     ax = new_axes(ax, (5.2, 4.8))
     ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
     looks = ((ACCENT, "s", -0.004), (DARK, "o", 0.004), (MID, "D", 0.0))
@@ -210,10 +198,7 @@ def plot_week(week: pd.DataFrame, *, title: str | None = None, ax: Axes | None =
 
 @styled
 def plot_threshold(curve: pd.DataFrame, point: pd.Series) -> Figure:
-    """One threshold, or two with a person between them, at one prevalence: where on the curves, and what it does.
-
-    Drawn are the two rates of a `threshold_curve` that no prevalence changes; `point` is a row of `at_threshold`.
-    """
+    """A row of `at_threshold`: where it lies on the rates of `threshold_curve`, and what it does at its prevalence."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     for name, label, colour, dash in (("recall", "unsafe flagged", DARK, "-"), ("fpr", "safe flagged", ACCENT, "--")):
         band = curve[f"{name}_low"], curve[f"{name}_high"]
@@ -267,10 +252,7 @@ def plot_slices(slices: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 @styled
 def plot_robustness(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Accuracy under changes of the picture below one another, that of untouched pictures as a dotted line.
-
-    `table` has `change` ("none" is the reference), `level` (text or number, in drawing order), `value`, `low`, `high`.
-    """
+    """Accuracy (`value`, `low`, `high`) by `change` and `level`, in their order; that of "none" as a dotted line."""
     changed, names = table["change"].ne("none"), (table["change"] + " " + table["level"].astype(str)).str.strip()
     if not changed.any():
         raise ValueError("Expected at least one change besides 'none'. Received: none; measure some first.")
@@ -290,8 +272,7 @@ def plot_score_histogram(score: pd.Series, *, points: pd.DataFrame | None = None
     if not len(scored):
         return note(ax, "no file was scored")
     ax.hist(scored, bins=np.linspace(0, 1, 41), color=MID, edgecolor="white", lw=0.5)
-    ax.set_yscale("log")
-    ax.set_ylim(bottom=0.7)
+    ax.set(yscale="log", ylim=(0.7, None))
     plain_log_ticks(ax.yaxis)
     if points is not None:
         looks = itertools.cycle(["-", "--", ":", "-."])
