@@ -20,8 +20,10 @@ from nsfwlib.labels import group_codes
 JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
 STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement", "reviewed disagreement")
 ALL = "all"  # the one stratum of an audit whose rows all have the same chance
-# Standard deviation of the answers in a stratum: no judge is trusted to be surer than that.
-LEAST_SPREAD = dict.fromkeys((*STRATA, ALL), 0.1) | {STRATA[1]: 0.3, STRATA[4]: 0.3}
+LEAST_SPREAD = dict.fromkeys((*STRATA, ALL), 0.1) | {
+    STRATA[1]: 0.3,
+    STRATA[4]: 0.3,
+}  # of answers, whatever a judge says
 Truth = Sequence[str | None]  # (N,) class that a reviewer gave; None or NaN where nobody looked or could tell
 
 

@@ -150,9 +150,8 @@ def _predictions(run_dir: Path, split: str) -> tuple[pd.Series, str | None]:
 def audit_queue(audit: pd.DataFrame) -> pd.DataFrame:
     """The picked rows as the queue of a `review.ReviewSession` in mode "audit", strata mixed evenly.
 
-    Each stratum comes in the random order of the draw, so that whoever stops early has seen a random sample of all. The
-    stratum does not go along; the session shows neither label nor prediction, and knows them only so that whoever hides
-    a class is spared its pictures.
+    Each in the random order of the draw: whoever stops early has seen a random sample of all. The session shows neither
+    label nor prediction, and knows them only so that whoever hides a class is spared its pictures.
     """
     rows = audit[audit["picked"]].rename(columns={"label": "given", "predicted": "suggested"}).assign(score=np.nan)
     rows["place"] = (rows["order"] + 0.5) / rows.groupby("stratum")["order"].transform("max").add(1)

@@ -27,7 +27,6 @@ DRAWS = 500  # of the bootstrap
 FLIPS = 2000  # of signs, of the test
 LEVEL = 0.05  # at which a lead is named
 RATES = {"recall at FPR 1 %": 0.01, "recall at FPR 0.1 %": 0.001}
-ENDS = ("", "_low", "_high")
 Detectors = Mapping[str, pd.DataFrame]
 
 
@@ -140,7 +139,7 @@ def compare_detectors(
         for measure, (value,) in point.items():
             ends = np.nanquantile([some[measure] for some in others], TAILS, axis=1)  # wrongly ranked, a rate rises
             found[measure] = value, min(ends[0].min(), value), max(ends[1].max(), value)
-        columns = {f"{measure}{end}": v for measure, vs in found.items() for end, v in zip(ENDS, vs, strict=True)}
+        columns = {f"{m}{end}": v for m, vs in found.items() for end, v in zip(("", "_low", "_high"), vs, strict=True)}
         table.append({"detector": name} | columns)
     return pd.DataFrame(table).sort_values("AUROC", ascending=False, kind="stable", ignore_index=True)
 
@@ -245,6 +244,5 @@ def _verdict(row: Any, best: str, measure: str) -> str:
     if row.detector == best:
         return f"{best} has the highest {measure}: {row.value:.3f}."
     one, other = ("", "leads") if row.p <= LEVEL else ("no difference shown between ", "and")
-    lead = f"{one}{best} {other} {row.detector}"
     points = f"{100 * row.difference:+.1f} points of {measure} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
-    return f"{lead}: {points}, p = {row.p:.3g}."
+    return f"{one}{best} {other} {row.detector}: {points}, p = {row.p:.3g}."

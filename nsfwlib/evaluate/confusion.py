@@ -54,8 +54,6 @@ def class_codes(labels: Sequence[str], class_names: Sequence[str], what: str = "
     codes = pd.Index(list(class_names)).get_indexer(values)
     if (codes < 0).any():
         strange = sorted({str(v) for v in values[codes < 0]})[:5]
-        raise ValueError(
-            f"Expected {what} among {list(class_names)}. Received also: {strange} "
-            f"({(codes < 0).sum():,} rows). Evaluate with the classes that the model was trained on."
-        )
+        received = f"Received also: {strange} ({(codes < 0).sum():,} rows)."
+        raise ValueError(f"Expected {what} among {[*class_names]}. {received} Evaluate with the classes of the model.")
     return codes

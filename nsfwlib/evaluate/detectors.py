@@ -1,7 +1,4 @@
-"""Which detectors can be compared? Any table with one row a picture and one column a label, in one label space.
-
-What a run, `score.score`, a pipeline of others, an API or a vendor says of the same pictures, and what of it differs.
-"""
+"""Which detectors can be compared? Any table with one row a picture and one column a label, in one label space."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +8,6 @@ import pandas as pd
 
 from nsfwlib.files import read_text_table
 
-SIDES = ("safe", "unsafe")
 NO_LABELS = ("frames", "width", "height", "bytes", "group", "seconds")  # numbers in tables of our own
 
 
@@ -34,16 +30,17 @@ def read_detector(
     By path, in the order of `images`, come a probability a class, where classes map, and `unsafe_score`, in [0, 1]: the
     sum of its unsafe labels where scores sum to 1, else the highest. NaN where it has no score.
 
-    Raises:
-        ValueError: no unsafe class, labels unknown or unmapped, scores outside [0, 1], neither `path` nor `sha256`, or
-            less than half of the pictures are in the table.
+    A ValueError where no class is unsafe, labels are unknown or unmapped, scores outside [0, 1], there is no `path` or
+    `sha256`, or less than half of the pictures are in the table.
     """
     if not {*unsafe_classes} & {*class_names}:
         raise ValueError(f"Expected unsafe_classes to be some of {[*class_names]}. Received: {[*unsafe_classes]}.")
     is_table = isinstance(source, pd.DataFrame)
     table, named = (source, "the table") if is_table else (_read(Path(source)), os.fspath(source))
     targets = {name: name for name in class_names} if mapping is None else dict(mapping)
-    scores = _of_pictures(table, _label_scores(table, targets, [*class_names, *SIDES, ""], named), images, named)
+    scores = _of_pictures(
+        table, _label_scores(table, targets, [*class_names, "safe", "unsafe", ""], named), images, named
+    )
     used = [name for name, target in targets.items() if target]
     values = scores[used]
     outside = ((values < 0) | (values > 1)).any(axis=1)

@@ -67,7 +67,7 @@ def _ranking_scores(codes: np.ndarray, probs: np.ndarray, names: Sequence[str], 
 
 
 def _calibration_error(right: np.ndarray, probs: np.ndarray, **options: Any) -> dict[str, Any]:
-    """The calibration error, which chance can only raise: `low` is of the least multiple of the gaps that could give it."""
+    """The calibration error, which chance only raises: `low` is of the least multiple of gaps that could give it."""
     confidence, which = confidence_bins(probs)
     found = weigh(np.eye(BINS)[which] * (right - confidence)[:, None], bounds=(-1, 1), **options)
     gap, error, shrunk = found.mean[:, None], np.abs(found.mean).sum(), np.linspace(0, 1, 41)
@@ -171,7 +171,7 @@ def compare(
     equal, each near-duplicate group's difference could as well have the other sign; p is the exact share of such sign
     flips whose sum is as far from 0 (of single images, McNemar's test).
 
-    `right` is (N,) bool, or numbers of which higher is better, such as −`log_losses`; these have no p. They come as
+    `right` is (N,) bool, or numbers of which higher is better, such as −`log_losses`; these have no p. Keys:
     `accuracy`, `baseline`, `difference`, `low`, `high`, `better` and `worse` (groups), `p`, `images`, `sentence`.
     """
     counted = np.asarray(right).dtype == bool

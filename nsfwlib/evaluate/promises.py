@@ -70,8 +70,7 @@ def promised_threshold(
 ) -> tuple[float, str]:
     """The most useful threshold that keeps a wish in all but a share `risk` of such samples, or NaN, and a sentence.
 
-    It flags most unsafe pictures for precision and false-positive rate, fewest safe ones for recall. With `risk=None`
-    the wish need only hold on these rows.
+    It flags most unsafe pictures for precision and FPR, fewest safe ones for recall. `risk=None`: on these rows alone.
     """
     sides = int(units.unsafe.sum()), int((~units.unsafe).sum())
     if not all(sides):

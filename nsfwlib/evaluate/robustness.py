@@ -23,7 +23,6 @@ CHANGES: dict[str, tuple[int | str, ...]] = {
     "JPEG quality": (90, 70, 50, 30, 10), "blur (px)": (1, 2, 4), "resize method": ("nearest", "bicubic", "lanczos"),
     "crop (% a side)": (2, 5, 10), "greyscale": ("yes",), "mirror": ("yes",),
 }  # fmt: skip
-TAKEN = ("source", "format", "brightness", "sharpness", "transparent")  # columns of the images table, as they are
 UNKNOWN = ("", "na", "n/a", "nan", "none", "null")  # how tables say that a number is not known
 MOST_VALUES = 50  # of one attribute; rarer ones are sliced together
 
@@ -38,7 +37,7 @@ def slice_attributes(images: pd.DataFrame, metadata: pd.DataFrame | None = None)
             or repeats a path (the first row counts).
     """
     images = images.reset_index(drop=True)
-    table = images[[name for name in images if name in TAKEN]].copy()
+    table = images.loc[:, images.columns.isin(["source", "format", "brightness", "sharpness", "transparent"])].copy()
     if {"width", "height"} <= set(images):
         names = ["≤ 150 px", "151–300", "301–600", "601–1200", "> 1200 px"]
         side = pd.cut(images[["width", "height"]].min(axis=1), [0, 150, 300, 600, 1200, np.inf], labels=names)

@@ -50,10 +50,8 @@ def checked(rows: Judged) -> Judged:
     unsafe, score = np.asarray(rows.unsafe), np.asarray(rows.score, dtype=float)
     weight = np.ones(len(score)) if rows.weights is None else np.nan_to_num(np.asarray(rows.weights, dtype=float))
     if unsafe.dtype != bool or not unsafe.shape == score.shape == weight.shape:
-        raise ValueError(
-            f"Expected unsafe as bool, score and weights as numbers of one length. Received: {unsafe.dtype} "
-            f"{unsafe.shape}, {score.shape} and {weight.shape}."
-        )
+        received = f"Received: {unsafe.dtype} {unsafe.shape}, {score.shape} and {weight.shape}."
+        raise ValueError(f"Expected unsafe as bool, score and weights as numbers of one length. {received}")
     for name, bad in (("NaN or infinite scores", ~np.isfinite(score)), ("negative weights", weight < 0)):
         if bad.any():
             raise ValueError(f"Expected finite scores, no weight below 0. Received: {bad.sum():,} {name}.")
@@ -83,9 +81,8 @@ def threshold_curve(
     few = np.unique(np.linspace(0, len(threshold) - 1, min(most, len(threshold))).astype(int))
     hits, alarms, table = hits[few], alarms[few], {"threshold": threshold[few]}
     sides = {"recall": (hits, rows.unsafe), "fpr": (alarms, ~rows.unsafe), "precision": (hits, rows.unsafe | True)}
-    among = [side for _, side in sides.values()]
-    worths = share_interval(rows.score, rows.groups, among=among, weights=rows.weights).worth
-    for (name, (part, side)), worth in zip(sides.items(), worths, strict=True):
+    found = share_interval(rows.score, rows.groups, among=[side for _, side in sides.values()], weights=rows.weights)
+    for (name, (part, side)), worth in zip(sides.items(), found.worth, strict=True):
         total = rows.weights[side].sum()
         trials = hits + alarms if name == "precision" else np.full(len(few), total)
         each = worth / max(total, 1e-12)

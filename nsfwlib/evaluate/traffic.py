@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import ks_2samp
 
 from nsfwlib.evaluate.audit import allocated
-from nsfwlib.evaluate.intervals import TAILS, Weighed, weigh
+from nsfwlib.evaluate.intervals import TAILS, weigh
 
 EDGES = (0.5, 0.8, 0.95, 0.99)  # shares of the traffic, by score, between which strata lie
 MINUTES = 60
@@ -53,10 +53,11 @@ def traffic_shares(
     outcome = np.stack([_known(classes, audit, verdict) for classes in kinds.values()], axis=1)
     tables = []
     for part, inside in parts.groupby(parts).indices.items():
-        found, looks = _weighed(audit.iloc[inside], outcome[inside]), np.isfinite(outcome[inside]).sum(axis=0)
+        some = audit.iloc[inside]
+        found = weigh(outcome[inside], some["stratum"].to_numpy(), groups=some["group"])
         table = pd.DataFrame({"name": list(kinds), "part": part, "value": found.value})
         table["low"], table["high"] = found.interval()
-        tables.append(table.assign(looks=looks, uploads=len(inside)))
+        tables.append(table.assign(looks=np.isfinite(outcome[inside]).sum(axis=0), uploads=len(inside)))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -69,17 +70,13 @@ def traffic_at(
     pairs = {"precision": (unsafe * flag, flag + 0 * unsafe), "recall": (unsafe * flag, unsafe + 0 * flag)}
     table = pd.DataFrame({"threshold": thresholds, "flagged": flag.mean(axis=0)})
     for name, (outcome, per) in (pairs | {"missed": (unsafe * ~flag, None)}).items():
-        found = _weighed(audit, outcome, per)
+        found = weigh(outcome, audit["stratum"].to_numpy(), per=per, groups=audit["group"])
         table[name], (table[f"{name}_low"], table[f"{name}_high"]) = found.value, found.interval()
     return table
 
 
 def _known(classes: Sequence[str], audit: pd.DataFrame, verdict: pd.Series) -> np.ndarray:
     return verdict.isin(list(classes)).astype(float).where(audit["picked"] & verdict.notna()).to_numpy()
-
-
-def _weighed(audit: pd.DataFrame, outcome: np.ndarray, per: np.ndarray | None = None) -> Weighed:
-    return weigh(outcome, audit["stratum"].to_numpy(), per=per, groups=audit["group"])
 
 
 def score_shift(
@@ -98,7 +95,7 @@ def score_shift(
     after = pd.Series(after, dtype=float).dropna().to_numpy()
     score, unsafe = before["score"].to_numpy()[:, None], _known(unsafe_classes, before, verdict)[:, None]
     test, sides = ks_2samp(score[:, 0], after), np.c_[unsafe, 1 - unsafe]
-    means = _weighed(before, score * sides, sides)
+    means = weigh(score * sides, before["stratum"].to_numpy(), per=sides, groups=before["group"])
     error = after.std() / np.sqrt(len(after)) * np.random.default_rng(seed).normal(size=means.plain.shape[1])
     (high, low), new = np.c_[means.value, means.plain], after.mean() + np.r_[0, error]
     share = np.where(high > low, np.clip((new - low) / np.where(high > low, high - low, 1), 0, 1), np.nan)
@@ -128,9 +125,9 @@ def review_week(
     were seen (infinite where that is not within these hours), `exposure`, minutes that people look at unsafe ones.
     """
     if len(uploads) != len(reviewers) or not 0 <= to_person <= 1 or seconds <= 0:
+        received = f"Received: {len(uploads)} and {len(reviewers)} hours, {to_person}, {seconds}."
         raise ValueError(
-            f"Expected uploads and reviewers of the same hours, to_person in [0, 1], seconds above 0. Received: "
-            f"{len(uploads)} and {len(reviewers)} hours, {to_person}, {seconds}."
+            f"Expected uploads and reviewers of the same hours, to_person in [0, 1], seconds > 0. {received}"
         )
     uploads, staff = (np.repeat(np.asarray(some, float), MINUTES) for some in (uploads, reviewers))
     arrived = np.random.default_rng(seed).poisson(uploads / MINUTES * to_person)

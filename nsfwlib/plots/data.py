@@ -164,10 +164,9 @@ def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = new_axes(ax, (2.5 + 0.85 * k, 1.7 + 0.72 * k))
     texts = noise.map(lambda v: f"{v:,.0f}" if v >= 0.5 else "·")
     shade, total = np.where(np.eye(k), 0.0, values), values.sum()
-    names = {"xticklabels": noise.columns.map(shown), "yticklabels": noise.index.map(shown)}
     sns.heatmap(
-        shade, annot=texts, fmt="", cmap="Oranges", vmin=0, vmax=max(shade.max(initial=0) * 1.25, 1),
-        cbar=False, linewidths=1.5, square=True, ax=ax, **names,
+        shade, annot=texts, fmt="", cmap="Oranges", vmin=0, vmax=max(shade.max(initial=0) * 1.25, 1), cbar=False, ax=ax,
+        linewidths=1.5, square=True, xticklabels=noise.columns.map(shown), yticklabels=noise.index.map(shown),
     )  # fmt: skip
     ax.tick_params(length=0, rotation=0)
     share = f" ({shade.sum() / total:.1%})" if total else ""

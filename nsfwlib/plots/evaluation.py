@@ -9,7 +9,7 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nsfwlib.plots.data import class_looks
 from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, PER_CENT, new_axes, note, plain_log_ticks, shown, styled
@@ -40,9 +40,7 @@ def plot_history(history: pd.DataFrame) -> Figure:
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize="small")  # off the lines
     axes[2].plot(history["learning_rate"].where(history["learning_rate"] > 0), color=DARK, marker="o", ms=4)
     axes[2].set(yscale="log", ylabel="learning rate halfway", title="Learning rate\n")
-    axes[2].yaxis.set_major_formatter("{x:.2g}")
-    axes[2].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    axes[2].yaxis.set_minor_formatter("{x:.2g}")
+    plain_log_ticks(axes[2].yaxis)
     for ax in axes:
         ax.set(xlabel="epoch (all stages)", xlim=(0.5, len(history) + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -278,8 +276,7 @@ def plot_score_histogram(score: pd.Series, *, points: pd.DataFrame | None = None
         looks = itertools.cycle(["-", "--", ":", "-."])
         for (threshold, rows), look in zip(points.groupby("threshold"), looks, strict=False):
             wishes = rows["wish"] + np.where(rows.get("note", "") == "", "", " (no promise)")
-            label = f"{threshold:.3g}: {', '.join(wishes.unique())}"
-            ax.axvline(threshold, color=ACCENT, lw=1.5, ls=look, label=label)
+            ax.axvline(threshold, color=ACCENT, lw=1.5, ls=look, label=f"{threshold:.3g}: {', '.join(wishes.unique())}")
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, title="threshold")
     return ax
 
