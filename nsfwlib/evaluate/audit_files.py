@@ -107,8 +107,7 @@ def freeze_audit(
 def load_audit(run_dir: Path, split: str, *, about: str | None = None) -> pd.DataFrame | None:
     """The frozen audit of a split; None where none was drawn; a ValueError if it is about something else than `about`.
 
-    Audits of earlier versions have no judge and get one that knows nothing; what was reviewed before is not asked for
-    in them until they are enlarged.
+    Audits of earlier versions get a judge that knows nothing; what was reviewed before is asked for once they grow.
     """
     table, file = _files(run_dir, split)
     if not table.exists() or not file.exists():

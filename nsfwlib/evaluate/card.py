@@ -57,9 +57,8 @@ def write_card(
     """Write the `MODEL_CARD.md` of a model from the tables of a run, replaced whole; nothing in it is typed by hand.
 
     Args, with `scores`, and `slices` of `accuracy_by_slice`:
-        run: the content of `run.json` (`settings`, `class_names`, `versions`, `finished`).
+        run, cleansing: those of `run.json` (`settings`, `class_names`, `versions`, `finished`), `cleansing.json`.
         counts: images by class (rows) and split (columns).
-        cleansing: the content of `cleansing.json`.
         points: as from `operating_points`; a column may say which labels are believed.
         audit: what was done about the labels of `split`, as from `audit_progress`; empty: nothing.
         errors: share of wrong labels in `split`, its `value`, `low` and `high`, as that audit has it.

@@ -112,8 +112,7 @@ def is_wrong(
 ) -> pd.Series:
     """Whether a detector says another class than the `labels`, by path, or another side where that is all it tells.
 
-    bool (N,) of these rows; what it has not scored is not wrong. A picture is flagged from `threshold` on; `sides` asks
-    for the side in any case.
+    bool (N,) of these rows, False without a score. Flagged is from `threshold` on; `sides` asks for those in any case.
     """
     rows = detector.loc[labels.index]
     if len(rows.columns) > 1 and not sides:  # it tells classes apart

@@ -127,9 +127,8 @@ def review_band(
     """From which score a person looks, from which nobody need, and a sentence; infinite where that is never.
 
     A number "reviewed" of 100,000 uploads is kept, like the share of safe pictures `wrongly_blocked` unseen, in all but
-    a share `risk` of such samples; None takes rates as they are on these `independent_units`. A "cost" is that of a
-    missed, a wrongly blocked and a reviewed picture: the pair is taken that costs least if what is missed and wrongly
-    blocked were at their bounds.
+    a share `risk` of such samples; None takes rates as they are on these `independent_units`. A "cost", of a missed, a
+    wrongly blocked and a reviewed picture, is least if what is missed and wrongly blocked were at its bounds.
     """
     unsafe, score, steps = units.unsafe, units.score, np.unique(units.score)[::-1]
     sides = ((prevalence, unsafe), (1 - prevalence, ~unsafe))

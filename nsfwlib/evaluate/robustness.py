@@ -233,9 +233,8 @@ def baseline_answers(
 ) -> pd.Series | None:
     """Predicted classes of a baseline on `rows` of the images table, indexed by path; None where there is no baseline.
 
-    `baseline` is a run folder, "published" (the model of 2019, on features cached in `cache_dir`; only where its
-    classes are those of the run at hand, `class_names`), or "". A FileNotFoundError where a run has no predictions, a
-    ValueError where it has other classes, or did not predict these pictures.
+    `baseline` is a run folder (a ValueError where it has other classes or pictures), "published" (the model of 2019, on
+    features cached in `cache_dir`; only where its classes are those of the run at hand, `class_names`), or "".
     """
     if not baseline or (baseline == "published" and list(class_names) != list(model.CLASS_NAMES)):
         return None
