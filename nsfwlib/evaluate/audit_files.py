@@ -74,10 +74,9 @@ def freeze_audit(
 ) -> pd.DataFrame:
     """Draw the audit of a split and keep it in the run; if it is there already, return that one, enlarged if need be.
 
-    One that was drawn for something else than `about`, such as a fingerprint of predictions, is replaced, with a
-    warning, only if nobody has looked at any of its pictures; else it is a ValueError. A smaller `budget` never shrinks
-    an audit. `rows`, to draw from, have the first six of `AUDIT_COLUMNS`, whether they were `reviewed` before, or
-    `answered` blind, and the judge's probabilities, `P(<class>)`.
+    One of something else than `about` is replaced, with a warning, only if nobody has looked at any of its pictures;
+    else it is a ValueError. A smaller `budget` never shrinks an audit. `rows`, to draw from, have the first six of
+    `AUDIT_COLUMNS`, whether they were `reviewed`, or `answered` blind, and the judge's probabilities, `P(<class>)`.
     """
     (table, record), audit, facts = _files(run_dir, split), load_audit(run_dir, split), None
     if audit is not None and runs.read_json(record)["about"] != about:

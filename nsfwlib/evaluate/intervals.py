@@ -36,8 +36,7 @@ def jeffreys(hits: np.ndarray, trials: np.ndarray, *, level: float = 0.95) -> tu
     Source: Brown, Cai, DasGupta, Interval Estimation for a Binomial Proportion, 2001.
     """
     hits, trials = np.broadcast_arrays(np.asarray(hits, dtype=float), np.asarray(trials, dtype=float))
-    tail = (1 - level) / 2
-    misses = np.maximum(trials - hits, 0)
+    tail, misses = (1 - level) / 2, np.maximum(trials - hits, 0)
     low = np.where(hits > 0, betaincinv(hits + 0.5, misses + 0.5, tail), 0.0)
     high = np.where(misses > 0, betaincinv(hits + 0.5, misses + 0.5, 1 - tail), 1.0)
     return low, high

@@ -126,9 +126,7 @@ def review_week(
     """
     if len(uploads) != len(reviewers) or not 0 <= to_person <= 1 or seconds <= 0:
         received = f"Received: {len(uploads)} and {len(reviewers)} hours, {to_person}, {seconds}."
-        raise ValueError(
-            f"Expected uploads and reviewers of the same hours, to_person in [0, 1], seconds > 0. {received}"
-        )
+        raise ValueError(f"Expected uploads, reviewers of the same hours, to_person in [0, 1], seconds > 0. {received}")
     uploads, staff = (np.repeat(np.asarray(some, float), MINUTES) for some in (uploads, reviewers))
     arrived = np.random.default_rng(seed).poisson(uploads / MINUTES * to_person)
     surplus = np.cumsum(arrived - staff * 60 / seconds)
@@ -138,9 +136,9 @@ def review_week(
     until = np.searchsorted(np.maximum.accumulate(seen), came - 1e-9)
     wait = np.where(until < len(came), until - minute, np.inf)
     done, count = (np.bincount(minute // MINUTES, some) for some in (np.diff(seen, prepend=0), arrived))
-    with np.errstate(invalid="ignore"):
-        waits = np.where(arrived > 0, wait * arrived, 0)
-    waiting = np.bincount(minute // MINUTES, waits) / np.where(count > 0, count, np.nan)
+    waiting = np.bincount(minute // MINUTES, np.where(arrived > 0, wait, 0) * arrived) / np.where(
+        count > 0, count, np.nan
+    )
     table = {"arrived": count, "reviewed": done, "backlog": backlog[MINUTES - 1 :: MINUTES], "waiting": waiting}
     return pd.DataFrame(table | {"exposure": done * seconds / 60 * unsafe})
 
