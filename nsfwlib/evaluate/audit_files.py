@@ -182,7 +182,7 @@ def audit_truth(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str
 
 
 def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> Slips | None:
-    """How often an audit's answers are right, by second looks of others; a reviewer's rate counts once an answer."""
+    """How often an audit's answers are right, by second looks of others, each weighed by answers; None before one."""
     first = blind_answers(journal, class_names)
     first = first[first.index.isin(audit.loc[audit["picked"], "sha256"])]
     looks = standing(read_journal(journal), "second")

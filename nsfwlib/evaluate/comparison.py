@@ -153,7 +153,7 @@ def _is_unsafe(answered: pd.DataFrame, unsafe_classes: Sequence[str]) -> np.ndar
 
 
 def _weighings(rows: pd.DataFrame, unsafe: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
-    """Sides and weights (n, .) of the answered, and draws with half a row more a side, ranked wrongly (-1), rightly."""
+    """Sides and weights (n, .) of the answered; draws with half a row more a side, ranked wrongly (-1) or right (1)."""
     weight, known = rows["weight"].to_numpy(), rows["weight"].gt(0).to_numpy()
     members, strata = pd.factorize(group_codes(rows["group"], len(rows))[known])[0], pd.factorize(rows["stratum"])[0]
     size, at, rng = np.bincount(strata), strata[known], np.random.default_rng(seed)

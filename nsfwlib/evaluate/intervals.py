@@ -82,7 +82,7 @@ def share_interval(
 
 
 def group_correlation(outcomes: np.ndarray, groups: Groups) -> float:
-    """Correlation in [0, 1] of numbers (N,) within groups, by analysis of variance; 1 with few of several rows."""
+    """Correlation in [0, 1] of numbers (N,) within groups (analysis of variance); 1 with few groups of several rows."""
     y, codes = np.asarray(outcomes, dtype=float), group_codes(groups, len(outcomes))
     size = np.bincount(codes)
     n, g = len(y), len(size)

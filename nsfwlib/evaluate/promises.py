@@ -26,7 +26,7 @@ TIMES = 1.1 ** np.arange(1, 175)  # how many times as many pictures are thought 
 
 
 def independent_units(rows: Judged, *, seed: int = 0) -> Judged:
-    """Rows of which those of a near-duplicate group share its weight, or one is drawn where all rows count equally."""
+    """Rows whose near-duplicate groups are units: one row drawn each, or all sharing its weight where these differ."""
     codes = group_codes(rows.groups, len(rows.score))
     if rows.weights is None or len(set(np.nan_to_num(np.asarray(rows.weights, dtype=float)))) == 1:
         order = np.random.default_rng(seed).permutation(len(codes))

@@ -81,7 +81,7 @@ def reviewer_accuracies(answers: pd.DataFrame, *, classes: int, seed: int = 0) -
 
 
 def without_slips(found: Weighed, slips: Slips) -> Weighed:
-    """Shares of agreement with the truth, from those with reviewers, whose slips agree by chance, too."""
+    """Shares of agreement with the truth, from those with reviewers, whose slips a prediction may share by chance."""
     rates = [slips.right] * 2 + [np.resize(slips.draws, found.plain.shape[1])] * 3
     chances = [(1 - right) / max(slips.classes - 1, 1) for right in rates]
     parts = zip(found, rates, chances, strict=True)
