@@ -20,8 +20,10 @@ from nsfwlib.labels import group_codes
 JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
 STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement", "reviewed disagreement")
 ALL = "all"  # the one stratum of an audit whose rows all have the same chance
-# Standard deviation of the answers in a stratum: no judge is trusted to be surer than that.
-LEAST_SPREAD = dict.fromkeys((*STRATA, ALL), 0.1) | {STRATA[1]: 0.3, STRATA[4]: 0.3}
+LEAST_SPREAD = dict.fromkeys((*STRATA, ALL), 0.1) | {
+    STRATA[1]: 0.3,
+    STRATA[4]: 0.3,
+}  # of answers, whatever a judge says
 Truth = Sequence[str | None]  # (N,) class that a reviewer gave; None or NaN where nobody looked or could tell
 
 
@@ -39,24 +41,20 @@ def draw_audit(
     """Which rows a person has to look at so that accuracy can be estimated without bias.
 
     Strata are what was reviewed before, by whether label and prediction disagree, and of the rest disagreements, the
-    most suspicious fifth of the agreements and the others. Each gets its part of the budget by its size and how open
-    its answers are: where looks are many, that is all disagreements. Draw once per model, before anyone looks;
-    `enlarge_audit` adds to it.
+    most suspicious fifth of the agreements and the others. Each gets its part of the `budget` of looks by its size and
+    how open its answers are: where looks are many, that is all disagreements. Draw once per model, before anyone looks.
 
     Args:
-        labels: (N,) labels as they are.
-        predicted: (N,) predicted labels.
+        labels: (N,) as they are, like the `predicted` ones.
         pred_probs: (N, K) of a judge that saw none of these labels; kept as the control of the estimates.
-        budget: how many rows to look at.
         reviewed: (N,) rows that somebody decided before, not blind.
         even: give every row the same chance, in one stratum ALL. Thresholds that are to be promised want that: a bound
             must allow for each heavy row being wrong, so that looks spent on disagreements, or near the threshold, keep
             fewer wishes (`benchmarks/honest_thresholds.py`, 400 looks).
 
-    Returns:
-        In input order: `label`, `predicted`, `stratum` (one of STRATA, or ALL), `order` (random place within it, from
-        0), `picked`, and `P(<class>)`, the judge's probabilities with the label as one witness more. Review picked rows
-        in the order of `order`: where a person stops early, those seen are still a random sample.
+    In input order come `label`, `predicted`, `stratum` (one of STRATA, or ALL), `order` (random place within it, from
+    0), `picked`, and `P(<class>)`, the judge's probabilities with the label as one witness more. Review picked rows in
+    the order of `order`: where a person stops early, those seen are still a random sample.
     """
     columns = [f"P({name})" for name in class_names]
     audit = pd.DataFrame({"label": np.asarray(labels, object), "predicted": np.asarray(predicted, object)})
@@ -64,21 +62,16 @@ def draw_audit(
     audit[columns] = _with_label(probs, codes)
     known = np.zeros(len(audit), bool) if reviewed is None else np.asarray(reviewed, dtype=bool)
     apart = audit["label"].ne(audit["predicted"]).to_numpy()
-    agree, stratum = np.flatnonzero(~apart & ~known), np.full(len(audit), ALL if even else STRATA[3], dtype=object)
-    worst = agree[np.argsort(judged(audit, audit["label"])[agree], kind="stable")][: round(len(agree) / 5)]
-    if not even:
-        stratum[worst], stratum[apart] = STRATA[2], STRATA[1]
-        stratum[known] = np.where(apart[known], STRATA[4], STRATA[0])  # one for both hides how unlike they are
-    audit["stratum"], audit["order"] = stratum, np.random.default_rng(seed).permutation(len(audit))
-    audit["order"] = audit.groupby("stratum")["order"].rank().astype(int) - 1
-    return enlarge_audit(audit, budget=budget)
+    stratum = np.select([known & apart, known, apart], [STRATA[4], STRATA[0], STRATA[1]], STRATA[3]).astype(object)
+    agree = np.flatnonzero(~apart & ~known)
+    stratum[agree[np.argsort(judged(audit, audit["label"])[agree], kind="stable")][: round(len(agree) / 5)]] = STRATA[2]
+    audit["stratum"] = np.full(len(audit), ALL, dtype=object) if even else stratum
+    order = pd.Series(np.random.default_rng(seed).permutation(len(audit)))
+    return enlarge_audit(audit.assign(order=order.groupby(audit["stratum"]).rank().astype(int) - 1), budget=budget)
 
 
 def _with_label(probs: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """(N, K) probabilities of each class where a judge (N, K) saw no label and labels are wrong at some one rate.
-
-    The rate is the one at which as many labels are wrong as are then expected to be: expectation maximisation.
-    """
+    """(N, K) probabilities by a judge (N, K) that saw no label and by labels wrong at one rate, fitted to both (EM)."""
     k, rate, joint = probs.shape[1], 0.1, probs
     given = np.eye(k + 1)[codes, :k]
     for _ in range(8 if len(probs) else 0):
@@ -130,12 +123,11 @@ def audit_costs(
     """
     rows = {}
     for split, audit in ((split, audit) for split, audit in frozen.items() if split != "train"):
-        members = group_codes(audit.get("group"), len(audit))
-        dice = np.random.default_rng(seed).random((5, members.max(initial=-1) + 1))[:, members]
+        members, chance = group_codes(audit.get("group"), len(audit)), judged(audit, audit["predicted"])
+        dice = np.random.default_rng(seed).random((5, members.max(initial=-1) + 1))[:, members] < _foreseen(audit)
         for budget in budgets:
-            larger = enlarge_audit(audit.drop(columns="picked", errors="ignore"), budget=budget)
-            chance = judged(larger, larger["predicted"])
-            answers = [np.where(larger["picked"], die < _foreseen(larger), np.nan) for die in dice]
+            larger = enlarge_audit(audit.assign(picked=False), budget=budget)
+            answers = np.where(larger["picked"], dice, np.nan)
             drawn = [audited_share(one, larger, expected=chance, seed=seed) for one in answers]
             rows[split, int(larger["picked"].sum())] = 100 * np.mean([found["high"] - found["low"] for found in drawn])
     costs = pd.DataFrame([(*row, width) for row, width in rows.items()], columns=["split", "pictures", "width"])
@@ -144,17 +136,14 @@ def audit_costs(
 
 
 def _foreseen(audit: pd.DataFrame) -> np.ndarray:
-    """(N,) chance that a prediction is right, as `judged`; where a label contradicts it the model is a witness, too.
-
-    There the judge says which of the two is right, their shares being fitted (expectation maximisation), which takes
-    judge and model for independent. They see the same picture and err alike: the odds are half-way to that.
-    """
+    """(N,) chance that a prediction is right, as `judged`; where a label contradicts it the model is a witness, too."""
     right, label = (np.clip(judged(audit, audit[name]), 1e-6, 1 - 1e-6) for name in ("predicted", "label"))
     wrong, others = np.clip(1 - label.mean(), 1e-3, 0.5), max(audit.filter(regex=JUDGE).shape[1] - 1, 1)
     apart, share = audit["label"].ne(audit["predicted"]).to_numpy(), 0.5
     lead = np.log(right / label * others * (1 - wrong) / wrong)  # by the judge alone: the label is no witness
     for _ in range(30 if apart.any() else 0):
         share = np.clip(expit(logit(share) + lead[apart]).mean(), 0.005, 0.995)
+    # half-way to the fitted odds, which take judge and model for independent: they err alike
     return np.where(apart, expit((logit(right) + logit(share) + lead) / 2), right)
 
 
@@ -176,14 +165,13 @@ def audited_share(
 
     Args:
         outcome: (N,) 1 or 0 where known, NaN where not.
-        audit: as from `draw_audit`, in the same order; with a column `group` near-duplicates count as what they are.
+        audit: as from `draw_audit`; with a column `group` near-duplicates count as what they are.
         expected: (N,) probability of the outcome, as the judge has it.
         among: (N,) rows that the share is about, by something known of all rows, such as their predicted label.
-        slips: how often the answers are right, as from `second_looks`, if wrong ones are to be taken out.
+        slips: as from `second_looks`, where wrong answers are to be taken out.
 
-    Returns:
-        `value`, `low`, `high`; `worst_low` and `worst_high`, whatever the unsure rows are; `audited` and `images`
-        (rows), `note`, a sentence where the audit is incomplete.
+    Keys: `value`, `low`, `high`; `worst_low` and `worst_high`, whatever the unsure rows are; `audited` and `images`
+    (rows), `note`, a sentence where the audit is incomplete.
     """
     y = np.asarray(outcome, dtype=float)
     if len(y) != len(audit):
@@ -201,14 +189,13 @@ def audited_share(
         return float(found.value[0]), *(float(end[0]) for end in found.interval())
 
     value, low, high = bounds(y)
-    worst = (bounds(np.where(unsure, 0.0, y))[1], bounds(np.where(unsure, 1.0, y))[2]) if unsure.any() else (low, high)
-    waiting = int((due & np.isnan(y) & ~unsure).sum())
+    worst, waiting = (low, high), (due & np.isnan(y) & ~unsure).sum()
     blind = sorted(set(stratum) - set(stratum[np.isfinite(y[among])]))
     notes = [f"{waiting:,} picked images have no verdict yet."] if waiting else []
     if unsure.any():
-        span = f"{worst[0]:.1%} to {worst[1]:.1%}"
+        worst = bounds(np.where(unsure, 0.0, y))[1], bounds(np.where(unsure, 1.0, y))[2]
         why = "passed over (unsure, escalated, hidden, or not shown yet where an earlier audit answered the others)"
-        notes.append(f"{unsure.sum():,} were {why}: whatever they are, it is {span}.")
+        notes.append(f"{unsure.sum():,} were {why}: whatever they are, it is {worst[0]:.1%} to {worst[1]:.1%}.")
     notes += [f"No image was audited in: {', '.join(blind)}. Answer more, or raise audit_sizes."] if blind else []
     return {
         "value": np.nan if blind or not among.any() else value, "low": low, "high": high, "worst_low": worst[0],
@@ -220,12 +207,10 @@ def audited_share(
 def audited_accuracy(
     truth: Truth, predicted: Sequence[str], audit: pd.DataFrame, *, slips: Slips | None = None, seed: int = 0
 ) -> dict[str, Any]:
-    """Accuracy against the truth, from an audited sample of noisily labelled rows.
+    """Accuracy of labels `predicted` (N,) against the truth, from an audited sample; the rest is as in `audited_share`.
 
-    Args, others and result as in `audited_share`:
-        truth: (N,) class that a reviewer gave; None or NaN where nobody looked or could tell. Anything that is no
-            class, such as "drop", is a verdict, too: no prediction is right there.
-        predicted: (N,) predicted labels.
+    `truth` (N,) is the class that a reviewer gave; None or NaN where nobody looked or could tell. Anything that is no
+    class, such as "drop", is a verdict, too: no prediction is right there.
     """
     truth = np.asarray(truth, dtype=object)
     same = np.where(pd.isna(truth), np.nan, truth == np.asarray(predicted, dtype=object))
@@ -238,12 +223,11 @@ def audited_confusion(
     """Estimated confusion matrix against the truth: (K, K) numbers of images, and (K, K, 2) intervals of row shares.
 
     Images whose truth is no class are not in it: the sum is the estimated number of those that have one. Without the
-    judge: fitted to the one or two answers of a rare cell it would be believed too much. Arguments as in
-    `audited_accuracy`.
+    judge: fitted to the one or two answers of a rare cell it would be believed too much. Arguments: `audited_accuracy`.
     """
-    k, columns = len(class_names), class_codes(predicted, class_names, "predictions")
-    is_true = _one_hot(truth, audit, class_names)
-    cells = (is_true[:, :, None] * np.eye(k)[columns][:, None, :]).reshape(-1, k * k)
+    k, is_true = len(class_names), _one_hot(truth, audit, class_names)
+    columns = np.eye(k)[class_codes(predicted, class_names, "predictions")]
+    cells = (is_true[:, :, None] * columns[:, None]).reshape(-1, k * k)
     stratum, cell = audit["stratum"], audit["stratum"] + " " + np.asarray(predicted, dtype=object)
     empty = pd.Series(np.isnan(is_true).all(axis=1), audit.index).groupby(cell).transform("all")
     strata = cell.mask(empty.groupby(stratum).transform("any"), stratum)  # by prediction, too, where all were looked at
@@ -256,10 +240,9 @@ def audited_confusion(
 def audited_scores(
     truth: Truth, pred_probs: np.ndarray, audit: pd.DataFrame, *, class_names: Sequence[str], seed: int = 0
 ) -> pd.DataFrame:
-    """Scores against the truth, from an audited sample: `score`, `value`, `low`, `high`.
+    """Scores against the truth, from an audited sample: `score`, `value`, `low`, `high`; see `audited_accuracy`.
 
-    Accuracy, balanced accuracy and macro F1 (of the classes seen), Brier score and log-loss (of rows whose truth is a
-    class). `pred_probs` (N, K) are the model's; other arguments as in `audited_accuracy`.
+    Accuracy, balanced accuracy, macro F1 (of classes seen), Brier score, log-loss (of rows whose truth is a class).
     """
     probs, names = np.asarray(pred_probs, float), np.asarray(class_names, object)
     accuracy = audited_accuracy(truth, names[probs.argmax(axis=1)], audit, seed=seed)
@@ -281,34 +264,30 @@ def audit_accuracies(
     """Accuracy as the labels have it, as the audit has it, and where it is known the true one: for `plot_intervals`.
 
     Args:
-        audit: as from `load_audit`.
-        verdict: as from `audit_truth`.
+        audit: as from `load_audit`, its `verdict` from `audit_truth`.
         labels: (N,) given labels; those at the time of the draw by default.
         planted: (N,) true class of every row, known for the demo alone; counted, so without an interval.
         slips: as from `second_looks`: a line more, with the reviewers' own slips taken out.
 
-    Returns:
-        `name`, `value`, `low`, `high`, `pictures` (looked at), `note`. Where pictures were unsure, escalated or hidden,
-        a line has the interval that holds whatever they are.
+    Columns: `name`, `value`, `low`, `high`, `pictures` (looked at), `note`. Where pictures were unsure, escalated or
+    hidden, a line has the interval that holds whatever they are.
     """
     predicted = audit["predicted"].to_numpy(object)
     given = np.asarray(audit["label"] if labels is None else labels, dtype=object)
     found = audited_accuracy(verdict, predicted, audit, seed=seed)
-    believed = share_interval(given == predicted, audit["group"])._asdict()
-    rows = [believed | {"name": "believing the labels"}, found | {"name": "audited"}]
+    rows = {"believing the labels": share_interval(given == predicted, audit["group"])._asdict(), "audited": found}
     if found["worst_low"] < found["low"] or found["worst_high"] > found["high"]:
         worst = {"low": found["worst_low"], "high": found["worst_high"], "note": "whatever the unsure pictures are"}
-        rows.append(found | {"name": "audited, at worst and at best"} | worst)
+        rows["audited, at worst and at best"] = found | worst
     if slips is not None:
-        cleared = audited_accuracy(verdict, predicted, audit, slips=slips, seed=seed)
-        note = f"if reviewers' slips are independent; {slips.pictures:,} second looks"
-        rows.append(cleared | {"name": "audited, slips taken out", "note": note})
+        note = {"note": f"if reviewers' slips are independent; {slips.pictures:,} second looks"}
+        rows["audited, slips taken out"] = audited_accuracy(verdict, predicted, audit, slips=slips, seed=seed) | note
     if planted is not None:
         value = float((np.asarray(planted, dtype=object) == predicted).mean())
-        rows.append({"name": "planted truth"} | dict.fromkeys(("value", "low", "high"), value))
-    table = pd.DataFrame(rows).rename(columns={"audited": "pictures"})
-    table = table[["name", "value", "low", "high", "pictures", "note"]]
-    return table.fillna({"note": "", "pictures": 0}).astype({"pictures": int})
+        rows["planted truth"] = dict.fromkeys(("value", "low", "high"), value)
+    table = pd.DataFrame(rows.values()).assign(name=list(rows)).rename(columns={"audited": "pictures"})
+    table = table.fillna({"note": "", "pictures": 0}).astype({"pictures": int})
+    return table[["name", "value", "low", "high", "pictures", "note"]]
 
 
 def judged(audit: pd.DataFrame, names: Sequence[str]) -> np.ndarray:

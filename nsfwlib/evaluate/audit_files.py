@@ -38,19 +38,14 @@ def draw_audits(
 ) -> dict[str, pd.DataFrame]:
     """The frozen audits of these splits, drawn if they are not there; without `predictions.parquet` only `train`.
 
-    Rows without a label or a prediction are left out.
-
     Args:
-        run_dir: of the model.
         sizes: split → how many pictures to look at. "test" and "val" are about the model, "train" about its labels.
             `val`, which chooses thresholds, is drawn evenly.
-        table: the images table; usable rows.
-        current: labels in force, in its order.
-        pred_probs: (N, K) of the judge, in its order.
+        table: the images table; usable rows. Those without a label or a prediction are left out.
+        current: labels in force, in its order, like `pred_probs` (N, K), those of the judge.
         journal: the decisions journal, as it is before anyone looks at the sample.
 
-    Raises:
-        ValueError: an audit of other predictions is in the run, or there is no such split.
+    A ValueError where an audit of other predictions is in the run, or there is no such split.
     """
     if unknown := sorted(set(sizes) - set(SPLITS)):
         raise ValueError(f"Audits are of {', '.join(SPLITS)}. Received: {', '.join(unknown)}.")
@@ -63,15 +58,14 @@ def draw_audits(
     frozen = {}
     for split, budget in sizes.items():
         part = rows[rows["split"].eq(split)]
-        predicted, about = _predictions(run_dir, split)
         if split == "train":
             about = f"labels {runs.fingerprint(part, table['given_label'][part.index])}"
-        elif predicted is None:
-            continue
         else:
+            predicted, about = _predictions(run_dir, split)
             part = part.assign(predicted=part["path"].map(predicted))
-        part = part[part["label"].isin(list(class_names)) & part["predicted"].notna()].reset_index(drop=True)
-        frozen[split] = freeze_audit(run_dir, split, part, about=about, budget=budget, seed=seed)
+        if about is not None:
+            part = part[part["label"].isin(list(class_names)) & part["predicted"].notna()].reset_index(drop=True)
+            frozen[split] = freeze_audit(run_dir, split, part, about=about, budget=budget, seed=seed)
     return frozen
 
 
@@ -80,12 +74,11 @@ def freeze_audit(
 ) -> pd.DataFrame:
     """Draw the audit of a split and keep it in the run; if it is there already, return that one, enlarged if need be.
 
-    One that was drawn for something else than `about`, such as a fingerprint of predictions, is replaced, with a
-    warning, only if nobody has looked at any of its pictures; else it is a ValueError. A smaller `budget` never shrinks
-    an audit. Of the pictures to draw from, `rows` have the first six of `AUDIT_COLUMNS`, whether they were `reviewed`
-    before, or `answered` blind, and the judge's probabilities, `P(<class>)`.
+    One of something else than `about` is replaced, with a warning, only if nobody has looked at any of its pictures;
+    else it is a ValueError. A smaller `budget` never shrinks an audit. `rows`, to draw from, have the first six of
+    `AUDIT_COLUMNS`, whether they were `reviewed`, or `answered` blind, and the judge's probabilities, `P(<class>)`.
     """
-    audit, record = load_audit(run_dir, split), _files(run_dir, split)[1]
+    (table, record), audit, facts = _files(run_dir, split), load_audit(run_dir, split), None
     if audit is not None and runs.read_json(record)["about"] != about:
         begun = audit.loc[audit["picked"], "sha256"].isin(rows.loc[rows["answered"], "sha256"])
         audit = load_audit(run_dir, split, about=about) if begun.any() else None
@@ -99,29 +92,21 @@ def freeze_audit(
             rows["label"], rows["predicted"], judge, class_names=[name[2:-1] for name in judge],
             reviewed=rows["reviewed"], even=split == "val", budget=budget, seed=int.from_bytes(digest[:8], "big"),
         )  # fmt: skip
-        audit = rows[list(AUDIT_COLUMNS[:4])].join(drawn)
-        _write(audit, run_dir, split, {"about": about, "seed": seed, "drawn": now})
+        audit, facts = rows[list(AUDIT_COLUMNS[:4])].join(drawn), {"about": about, "seed": seed, "drawn": now}
     larger = enlarge_audit(audit, budget=budget)
     if larger["picked"].sum() > audit["picked"].sum():
-        _write(larger, run_dir, split, runs.read_json(record) | {"enlarged": now})
+        facts = runs.read_json(record) | {"enlarged": now}
+    if facts:
+        counts = {"strata": larger["stratum"], "picked": larger.loc[larger["picked"], "stratum"]}
+        runs.write_table(larger, table)
+        runs.write_json(facts | {name: some.value_counts().to_dict() for name, some in counts.items()}, record)
     return larger
 
 
-def _write(audit: pd.DataFrame, run_dir: Path, split: str, facts: dict[str, Any]) -> None:
-    table, file = _files(run_dir, split)
-    counts = {"strata": audit["stratum"], "picked": audit.loc[audit["picked"], "stratum"]}
-    runs.write_table(audit, table)
-    runs.write_json(facts | {name: some.value_counts().to_dict() for name, some in counts.items()}, file)
-
-
 def load_audit(run_dir: Path, split: str, *, about: str | None = None) -> pd.DataFrame | None:
-    """The frozen audit of a split; None where none was drawn.
+    """The frozen audit of a split; None where none was drawn; a ValueError if it is about something else than `about`.
 
-    Audits of earlier versions have no judge and get one that knows nothing; what was reviewed before is not asked for
-    in them until they are enlarged.
-
-    Raises:
-        ValueError: it is about something else than `about`, such as an older model's predictions.
+    Audits of earlier versions get a judge that knows nothing; what was reviewed before is asked for once they grow.
     """
     table, file = _files(run_dir, split)
     if not table.exists() or not file.exists():
@@ -133,7 +118,7 @@ def load_audit(run_dir: Path, split: str, *, about: str | None = None) -> pd.Dat
             f"model: give the new one a new run_dir, or give this one up for good: delete {table.name} and {file.name}."
         )
     audit = pd.read_parquet(table)
-    if audit.filter(regex=JUDGE).empty:
+    if audit.filter(regex=JUDGE).columns.empty:
         names = sorted({*audit["label"], *audit["predicted"]})
         audit[[f"P({name})" for name in names]] = 1 / len(names)
     return audit
@@ -148,13 +133,13 @@ def audits_of_run(run_dir: Path, split: str) -> pd.DataFrame | None:
     return load_audit(run_dir, split, about=_predictions(run_dir, split)[1])
 
 
-def _predictions(run_dir: Path, split: str) -> tuple[pd.Series | None, str | None]:
-    """The model's answers on a split, by path, and 16 hex digits that change with any probability; None before 02."""
+def _predictions(run_dir: Path, split: str) -> tuple[pd.Series, str | None]:
+    """The model's answers on a split, by path, and 16 hex digits that change with any probability; none before 02."""
     file = Path(run_dir) / "predictions.parquet"
     table = pd.read_parquet(file).set_index("path").dropna() if file.exists() else pd.DataFrame({"split": []})
     probs = table[table["split"].eq(split)].drop(columns="split").sort_index()
     if probs.empty:
-        return None, None
+        return pd.Series(dtype=object), None
     digest = hashlib.sha256("\n".join([*probs.index, *probs.columns]).encode())
     digest.update(np.ascontiguousarray(probs.to_numpy(np.float32)).tobytes())
     return probs.idxmax(axis=1), f"predictions {digest.hexdigest()[:16]}"
@@ -163,22 +148,20 @@ def _predictions(run_dir: Path, split: str) -> tuple[pd.Series | None, str | Non
 def audit_queue(audit: pd.DataFrame) -> pd.DataFrame:
     """The picked rows as the queue of a `review.ReviewSession` in mode "audit", strata mixed evenly.
 
-    Within each stratum the order is the random one of the draw, so that whoever stops early has seen a random sample
-    of all of them. The stratum does not go along; the session shows neither label nor prediction, and knows them only
-    so that whoever hides a class is spared its pictures.
+    Each in the random order of the draw: whoever stops early has seen a random sample of all. The session shows neither
+    label nor prediction, and knows them only so that whoever hides a class is spared its pictures.
     """
-    picked = audit[audit["picked"]]
-    place = (picked["order"] + 0.5) / picked.groupby("stratum")["order"].transform("max").add(1)
-    rows = picked.assign(place=place, score=np.nan).sort_values(["place", "sha256"], ignore_index=True)
-    rows = rows.rename(columns={"label": "given", "predicted": "suggested"})
+    rows = audit[audit["picked"]].rename(columns={"label": "given", "predicted": "suggested"}).assign(score=np.nan)
+    rows["place"] = (rows["order"] + 0.5) / rows.groupby("stratum")["order"].transform("max").add(1)
+    rows = rows.sort_values(["place", "sha256"], ignore_index=True)
     return rows[["path", "sha256", "given", "suggested", "score", "group", "split"]]
 
 
 def verdicts(lines: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
     """The last line of each picture that says a class, or "drop", in `answer`; unsure and escalated ones have none."""
-    last = lines.drop_duplicates("sha256", keep="last")
-    last = last.assign(answer=last["decision"].mask(last["decision"].eq("keep"), last["given_label"]))
-    return last[last["answer"].isin([*class_names, "drop"])].set_index("sha256")
+    last = lines.drop_duplicates("sha256", keep="last").set_index("sha256")
+    last["answer"] = last["decision"].mask(last["decision"].eq("keep"), last["given_label"])
+    return last[last["answer"].isin([*class_names, "drop"])]
 
 
 def blind_answers(journal: Path, class_names: Sequence[str]) -> pd.DataFrame:
@@ -199,10 +182,7 @@ def audit_truth(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str
 
 
 def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> Slips | None:
-    """How often the answers of an audit are right, from blind second looks by others; None before there is one.
-
-    Each reviewer's accuracy, as from `reviewer_accuracies`, counts as often as the audit has answers of theirs.
-    """
+    """How often an audit's answers are right, by second looks of others, each weighed by answers; None before one."""
     first = blind_answers(journal, class_names)
     first = first[first.index.isin(audit.loc[audit["picked"], "sha256"])]
     looks = standing(read_journal(journal), "second")
@@ -213,8 +193,8 @@ def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[st
     both["group"] = both["sha256"].map(audit.drop_duplicates("sha256").set_index("sha256")["group"])
     found = reviewer_accuracies(both, classes=len(class_names))
     theirs = first["reviewer"].value_counts().reindex(found.index, fill_value=0)
-    right = np.average(found, axis=0, weights=theirs)
-    return Slips(float(right[0]), right[1:], len(class_names), found.attrs["pictures"])
+    right, *draws = np.average(found, axis=0, weights=theirs)
+    return Slips(float(right), np.array(draws), len(class_names), found.attrs["pictures"])
 
 
 def audit_progress(audit: pd.DataFrame | None, verdict: pd.Series | None) -> str:
@@ -239,24 +219,21 @@ def audit_width(
         verdict = audit_truth(audit, journal, class_names=class_names)
         found = audited_accuracy(verdict, audit["label" if split == "train" else "predicted"], audit)
         seen, due = found["audited"], audit["picked"].sum()
-        if not seen:
-            said.append(f"{split}: {due:,} pictures to look at; wish ±{wish:g} points")
-            continue
-        half = 50 * at_any_time(found["high"] - found["low"], seen, due)
-        more = int(np.ceil(seen * ((half / wish) ** 2 - 1)))
-        rest = f"about {more:,} more" if more > 0 else "done"
-        said.append(f"{split}: ±{half:.1f} points after {seen:,} looks; wish ±{wish:g}: {rest}")
+        text = f"{due:,} pictures to look at; wish ±{wish:g} points"
+        if seen:
+            half = 50 * at_any_time(found["high"] - found["low"], seen, due)
+            more = np.ceil(seen * ((half / wish) ** 2 - 1))
+            rest = f"about {more:,.0f} more" if more > 0 else "done"
+            text = f"±{half:.1f} points after {seen:,} looks; wish ±{wish:g}: {rest}"
+        said.append(f"{split}: {text}")
     return " · ".join(said)
 
 
 def label_errors(audit: pd.DataFrame, given: pd.Series, journal: Path, *, class_names: Sequence[str]) -> pd.DataFrame:
     """Share of wrong labels, over all, by class and by pair, as an audit has it: for `plots.plot_intervals`.
 
-    `given` are the labels to judge, by path; the journal holds the verdicts.
-
-    Returns:
-        One row a share: `name`, `label` ("" for all), `truth` ("" for any other class, "drop" for none), and the
-        columns of `evaluate.audited_share`. Pairs are those seen in the sample.
+    `given` are the labels to judge, by path. One row a share: `name`, `label` ("" for all), `truth` ("" for any other
+    class, "drop" for none), and what `audited_share` gives. Pairs are those seen in the sample.
     """
     verdict = audit_truth(audit, journal, class_names=class_names)
     labels = audit["path"].map(given)
@@ -264,11 +241,10 @@ def label_errors(audit: pd.DataFrame, given: pd.Series, journal: Path, *, class_
     pairs = sorted(set(zip(labels[seen], verdict[seen], strict=True)))
     rows = []
     for label, truth in [("", ""), *((name, "") for name in class_names), *pairs]:
-        outcome = verdict.eq(truth) if truth else verdict.ne(labels)
+        outcome = (verdict.eq(truth) if truth else verdict.ne(labels)).astype(float).where(known)
         expected = judged(audit, [truth] * len(audit)) if truth else 1 - judged(audit, labels)
-        among = labels.eq(label) if label else None
+        found = audited_share(outcome, audit, expected=expected, among=labels.eq(label) if label else None)
         name = f"{label} → {truth}" if truth else label or "all labels"
-        found = audited_share(outcome.astype(float).where(known), audit, expected=expected, among=among)
         rows.append({"name": name, "label": label, "truth": truth} | found)
     return pd.DataFrame(rows)
 
@@ -284,12 +260,11 @@ def errors_left(
     unknown = {"value": np.nan, "sentence": "label errors left: unknown before the audit of train is answered"}
     if audit is None:
         return unknown
-    given = table.set_index("path")["given_label"][audit["path"]]
+    labels = table.assign(current=current_labels(table, journal).fillna("")).set_index("path").loc[audit["path"]]
+    given, corrected = labels["given_label"], int(labels["current"].ne(labels["given_label"]).sum())
     held = audited_accuracy(audit_truth(audit, journal, class_names=class_names), given, audit)
     if np.isnan(held["value"]):
         return unknown
-    current = current_labels(table, journal).set_axis(table["path"])[audit["path"]]
-    corrected = int(current.fillna("").ne(given).sum())
     ends = {"value": "value", "low": "high", "high": "low"}  # of errors, by that of right labels
     left = {name: max(0, round((1 - held[end]) * len(audit)) - corrected) for name, end in ends.items()}
     said = f"label errors left in {audit['split'].iloc[0]}: {left['value']:,} ({left['low']:,}–{left['high']:,})"

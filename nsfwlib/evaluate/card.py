@@ -56,27 +56,23 @@ def write_card(
 ) -> Path:
     """Write the `MODEL_CARD.md` of a model from the tables of a run, replaced whole; nothing in it is typed by hand.
 
-    Args:
-        run: the content of `run.json` (`settings`, `class_names`, `versions`, `finished`).
+    Args, with `scores`, and `slices` of `accuracy_by_slice`:
+        run, cleansing: those of `run.json` (`settings`, `class_names`, `versions`, `finished`), `cleansing.json`.
         counts: images by class (rows) and split (columns).
-        cleansing: the content of `cleansing.json`.
-        scores: as from `evaluate.scores`.
-        points: as from `evaluate.operating_points`; a column may say which labels are believed.
-        slices: as from `evaluate.accuracy_by_slice`.
-        audit: what was done about the labels of `split`, as from `evaluate.audit_progress`; empty: nothing.
+        points: as from `operating_points`; a column may say which labels are believed.
+        audit: what was done about the labels of `split`, as from `audit_progress`; empty: nothing.
         errors: share of wrong labels in `split`, its `value`, `low` and `high`, as that audit has it.
-        split: what scores, points and slices were measured on, as from `held_out`.
+        split: what all was measured on, as from `held_out`.
     """
-    settings = run["settings"]
-    facts = pd.Series({k: v for k, v in settings.items() if not isinstance(v, dict | list)}, name="value")
+    facts = pd.Series({k: v for k, v in run["settings"].items() if not isinstance(v, dict | list)}, name="value")
     parts = [
         _FRONT.format(name=json.dumps(name, ensure_ascii=False)),  # a JSON string is a YAML string
         f"# {_text(name)}",
         f"InceptionV3 with a head for {', '.join(map(_text, run['class_names']))}. Raw RGB 0–255 in, probabilities "
         f"out; rescaling, temperature and class names are inside. Trained until {run['finished']}.",
         "## Intended use and limits", _LIMITS,
-        "## Data", f"Fingerprint `{settings['data']}`: it changes with any image, label or split.",
-        _table(counts, index=True),
+        "## Data", f"Fingerprint `{facts['data']}`: it changes with any image, label or split.",
+        _table(counts.reset_index()),
         "## Labels",
         f"Label errors found in review: {_text(cleansing['found'])}. Labels changed: {cleansing['changed']}. "
         + ("The reviewer was simulated from the planted truth of the demo. " if cleansing["simulated"] else "")
@@ -90,7 +86,7 @@ def write_card(
         "threshold is the one that just grants it on validation, elsewhere a coin toss.",
         _table(with_intervals(points)),
         "## Worst slices", _table(with_intervals(slices.head(10))),
-        "## Training", _table(facts.to_frame(), index=True),
+        "## Training", _table(facts.reset_index()),
         "## Versions", ", ".join(f"{package} {version}" for package, version in run["versions"].items()),
     ]  # fmt: skip
     with write_whole(path) as draft:
@@ -110,11 +106,10 @@ def with_intervals(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def _table(frame: pd.DataFrame, *, index: bool = False) -> str:
+def _table(frame: pd.DataFrame) -> str:
     """A Markdown table; numbers to three digits, nothing for NaN."""
     if frame.empty:
         return "None."
-    frame = frame.reset_index() if index else frame
     lines = ["| " + " | ".join(map(_text, frame.columns)) + " |", "|" + "---|" * frame.shape[1]]
     lines += ["| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.itertuples(index=False)]
     return "\n".join(lines)

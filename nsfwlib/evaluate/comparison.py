@@ -15,14 +15,14 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.evaluate.audit import audited_rows, audited_scores
-from nsfwlib.evaluate.detectors import has_classes, is_wrong
+from nsfwlib.evaluate.detectors import is_wrong
 from nsfwlib.evaluate.intervals import TAILS, bootstrap_weights
 from nsfwlib.evaluate.thresholds import Judged, counts_by_threshold
 from nsfwlib.labels import group_codes
 
 AGREEMENT = "agreement of all"
 TRUST = 0.9  # in a label, where it serves as the judge of `audited_share`; how much it is worth is fitted there
-PICTURES = ("path", "sha256", "group", "split", "label")
+PICTURES = ["path", "sha256", "group", "split", "label"]
 DRAWS = 500  # of the bootstrap
 FLIPS = 2000  # of signs, of the test
 LEVEL = 0.05  # at which a lead is named
@@ -46,19 +46,12 @@ def shared_audit(
     enough and never less than it has, and a sample of what none does. Each picture keeps one random number for good,
     and of each stratum those with the lowest are looked at (permanent random numbers: Ohlsson, Coordination of Samples,
     1995). A later detector only moves pictures from *agreement* to a stratum of its own: what was picked stays picked,
-    and is still a random part of where it is, whatever was answered.
+    and is still a random part of where it is, whatever was answered. A later detector adds to the `budget` of looks, a
+    smaller budget never shrinks an audit. A ValueError where the one in the run is of other pictures.
 
-    Args:
-        run_dir: holds `audit_detectors.parquet`, whose attributes say what was drawn when.
-        images: `PICTURES` of N pictures, `label` the one in force.
-        budget: pictures to look at; a later detector adds to it, a smaller number never shrinks an audit.
-
-    Returns:
-        One row a picture, for `audit_queue` and `audit_truth`: `PICTURES`, `draw`, `stratum`, `order`, `picked`, and
-        `predicted`, the label again, and `P(<class>)`, a judge that believes it.
-
-    Raises:
-        ValueError: the audit in the run is of other pictures.
+    `audit_detectors.parquet` in `run_dir`, whose attributes say what was drawn when, has `PICTURES` of the N `images`
+    (their `label` in force) for `audit_queue` and `audit_truth`, with `draw`, `stratum`, `order`, `picked`,
+    `predicted`, the label again, and `P(<class>)`, a judge that believes it.
     """
     table, about = Path(run_dir) / "audit_detectors.parquet", runs.fingerprint(images, images["path"])
     if table.exists():
@@ -69,8 +62,8 @@ def shared_audit(
                 "once: compare on the same pictures, use a new run_dir, or give it up for good by deleting the file."
             )
     else:
-        audit = images[list(PICTURES)].reset_index(drop=True)
-        audit = audit.assign(predicted=audit["label"], stratum=AGREEMENT, picked=False)
+        audit = images[PICTURES].assign(predicted=images["label"], stratum=AGREEMENT, picked=False)
+        audit = audit.reset_index(drop=True)
         audit["draw"] = np.random.default_rng([seed, int(about, 16)]).random(len(audit))
         for name in class_names:
             audit[f"P({name})"] = np.where(audit["label"].eq(name), TRUST, (1 - TRUST) / max(len(class_names) - 1, 1))
@@ -89,12 +82,10 @@ def _enlarged(audit: pd.DataFrame, detectors: Detectors, *, unsafe_classes: Sequ
     fresh = np.any(disputed, axis=0) & audit["stratum"].eq(AGREEMENT)
     audit = audit.assign(stratum=audit["stratum"].mask(fresh, f"disagreement {audit['stratum'].nunique()}"))
     audit["order"] = audit.groupby("stratum")["draw"].rank().astype(int) - 1
-    size, had = audit["stratum"].value_counts(), audit.groupby("stratum")["picked"].sum()
-    apart = size.drop(AGREEMENT, errors="ignore")
+    apart = audit["stratum"].value_counts().drop(AGREEMENT, errors="ignore")
     quota = np.minimum(apart, np.ceil(budget * 2 / 3 * apart / max(apart.sum(), 1)))
-    quota[AGREEMENT] = min(size.get(AGREEMENT, 0), max(budget - quota.sum(), 0))
-    quota = np.maximum(quota, had.reindex(quota.index).fillna(0))
-    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)))
+    quota[AGREEMENT] = max(budget - quota.sum(), 0)
+    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)) | audit["picked"])
 
 
 def comparable_rows(
@@ -127,55 +118,42 @@ def compare_detectors(
     """One row a detector, the best AUROC first; each number with `_low` and `_high`, of 95 %.
 
     Args:
-        rows: as from `comparable_rows`.
+        rows: as from `comparable_rows`; a ValueError where they are all safe, or all unsafe.
         prevalence: share of unsafe uploads where it will run; the precision is that of Bayes' rule there.
         thresholds: from which each flags, by name; ½ by default.
 
-    Returns:
-        `detector`; `class accuracy` and `balanced accuracy` where classes map; `AUROC`, `AP` (average precision, at the
-        share of unsafe among these pictures), `recall at FPR 1 %` and `0.1 %`; `recall`, `FPR` and `precision` at the
-        threshold; no precision where nothing is flagged.
-
-    Raises:
-        ValueError: the answers know safe or unsafe pictures only.
+    Columns: `detector`; `class accuracy` and `balanced accuracy` where classes map; `AUROC`, `AP` (average precision,
+    at the share of unsafe among these pictures), `recall at FPR 1 %` and `0.1 %`; `recall`, `FPR` and `precision` at
+    the threshold; no precision where nothing is flagged.
     """
     answered, table = rows[rows["weight"].gt(0)], []
     drawn = _weighings(rows, _is_unsafe(answered, unsafe_classes), seed)
     for name, detector in detectors.items():
-        found: dict[str, Any] = {"detector": name}
-        if has_classes(detector):
+        found = {}
+        if len(detector.columns) > 1:  # it tells classes apart
             probs = detector.drop(columns="unsafe_score").loc[rows.index]
             scores = audited_scores(rows["label"], probs.to_numpy(), rows, class_names=list(probs), seed=seed)
-            for measure, *values in scores[["score", "value", "low", "high"]].head(2).itertuples(index=False):
-                found |= _with_ends({"accuracy": "class accuracy"}.get(measure, measure), *values)
+            found["class accuracy"], found["balanced accuracy"] = scores[["value", "low", "high"]].head(2).to_numpy()
         score, cut = detector.loc[answered.index, "unsafe_score"].to_numpy(), (thresholds or {}).get(name, 0.5)
         point, *others = [_rankings(score, *end, cut=cut, prevalence=prevalence) for end in drawn]
         for measure, (value,) in point.items():
             ends = np.nanquantile([some[measure] for some in others], TAILS, axis=1)  # wrongly ranked, a rate rises
-            found |= _with_ends(measure, value, min(ends[0].min(), value), max(ends[1].max(), value))
-        table.append(found)
-    return pd.DataFrame(table).sort_values("AUROC", ascending=False, kind="stable").reset_index(drop=True)
-
-
-def _with_ends(measure: str, value: float, low: float, high: float) -> dict[str, float]:
-    return {measure: value, f"{measure}_low": low, f"{measure}_high": high}
+            found[measure] = value, min(ends[0].min(), value), max(ends[1].max(), value)
+        columns = {f"{m}{end}": v for m, vs in found.items() for end, v in zip(("", "_low", "_high"), vs, strict=True)}
+        table.append({"detector": name} | columns)
+    return pd.DataFrame(table).sort_values("AUROC", ascending=False, kind="stable", ignore_index=True)
 
 
 def _is_unsafe(answered: pd.DataFrame, unsafe_classes: Sequence[str]) -> np.ndarray:
     unsafe = answered["label"].isin(list(unsafe_classes)).to_numpy()
     if not 0 < unsafe.sum() < len(unsafe):
-        raise ValueError(
-            f"Expected safe and unsafe pictures among those answered. Received: {unsafe.sum():,} unsafe of "
-            f"{len(unsafe):,}. Answer more of the audit, or check unsafe_classes."
-        )
+        received = f"Received: {unsafe.sum():,} unsafe of {len(unsafe):,}. Answer more, or check unsafe_classes."
+        raise ValueError(f"Expected safe and unsafe pictures among those answered. {received}")
     return unsafe
 
 
 def _weighings(rows: pd.DataFrame, unsafe: np.ndarray, seed: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
-    """Sides and weights (n, .) of the answered rows: as they are, and draws with half a row more of each side.
-
-    The third is how the added rows, one unsafe and one safe, are ranked: not at all, wrongly (-1) or rightly (1).
-    """
+    """Sides and weights (n, .) of the answered; draws with half a row more a side, ranked wrongly (-1) or right (1)."""
     weight, known = rows["weight"].to_numpy(), rows["weight"].gt(0).to_numpy()
     members, strata = pd.factorize(group_codes(rows["group"], len(rows))[known])[0], pd.factorize(rows["stratum"])[0]
     size, at, rng = np.bincount(strata), strata[known], np.random.default_rng(seed)
@@ -197,14 +175,13 @@ def _rankings(
     steps, *counts = counts_by_threshold(Judged(unsafe, score, weights))
     hits, alarms = (np.concatenate([0 * part[:1], part]) for part in counts)
     recall, fpr = hits / hits[-1], alarms / alarms[-1]
-    step = np.diff(recall, axis=0)
-    found = {"AUROC": (np.diff(fpr, axis=0) * (recall[1:] + recall[:-1]) / 2).sum(axis=0)}
-    found["AP"] = (step * hits[1:] / np.maximum(hits[1:] + alarms[1:], 1e-12)).sum(axis=0)
-    found |= {name: np.where(fpr <= rate + 1e-12, recall, 0).max(axis=0) for name, rate in RATES.items()}
-    at = np.searchsorted(-steps, -cut, side="right")
-    found |= {"recall": recall[at], "FPR": fpr[at]}
+    flagged, at = np.maximum(hits[1:] + alarms[1:], 1e-12), np.searchsorted(-steps, -cut, side="right")
     right, wrong = prevalence * recall[at], (1 - prevalence) * fpr[at]
-    return found | {"precision": right / np.where(right + wrong > 0, right + wrong, np.nan)}
+    return {
+        "AUROC": np.trapezoid(recall, fpr, axis=0), "AP": (np.diff(recall, axis=0) * hits[1:] / flagged).sum(axis=0),
+        **{name: np.where(fpr <= rate + 1e-12, recall, 0).max(axis=0) for name, rate in RATES.items()},
+        "recall": recall[at], "FPR": fpr[at], "precision": right / np.where(right + wrong > 0, right + wrong, np.nan),
+    }  # fmt: skip
 
 
 def differences_to_best(
@@ -218,39 +195,31 @@ def differences_to_best(
     an accuracy are the pictures (McNemar); those of AUROC each picture's rank among the other side (DeLong, DeLong and
     Clarke-Pearson, Comparing the Areas under Two or More Correlated ROC Curves, 1988). A rate at a threshold has no p.
 
-    Args:
-        rows: as from `comparable_rows`.
-        measure: "AUROC", "accuracy" or "balanced accuracy"; detectors that tell no classes have AUROC alone.
-
-    Returns:
-        The best first: `detector`, `value`, `difference` with `low` and `high` (of 95 %, for all of them at once),
-        `p`, `sentence`.
+    `rows` are those of `comparable_rows`, `measure` is "AUROC", "accuracy" or "balanced accuracy"; detectors that tell
+    no classes have AUROC alone. The best comes first: `detector`, `value`, `difference` with `low` and `high` (of 95 %,
+    for all of them at once), `p`, `sentence`.
     """
-    names = [name for name, some in detectors.items() if measure == "AUROC" or has_classes(some)]
+    names = [name for name, some in detectors.items() if measure == "AUROC" or len(some.columns) > 1]
     if measure not in ("AUROC", "accuracy", "balanced accuracy") or not names:
-        raise ValueError(
-            "Expected AUROC, or accuracy or balanced accuracy of detectors that tell classes. Received: "
-            f"{measure!r} of {len(names)} such."
-        )
+        expected = "Expected AUROC, or accuracy or balanced accuracy of detectors that tell classes."
+        raise ValueError(f"{expected} Received: {measure!r} of {len(names)} such.")
     answered = rows[rows["weight"].gt(0)]
     unsafe, members = _is_unsafe(answered, unsafe_classes), group_codes(answered["group"], len(answered))
     parts = np.array([_parts(detectors[name].loc[answered.index], answered, unsafe, measure) for name in names])
-    value = parts.sum(axis=1) / (2 if measure == "AUROC" else 1)
-    order = np.argsort(-value, kind="stable")
-    value, names = value[order], [names[i] for i in order]
-    of_group = np.stack([np.bincount(members, part) for part in parts[order]], axis=1)  # (groups, detectors)
+    table = pd.DataFrame({"detector": names, "value": parts.sum(axis=1) / (2 if measure == "AUROC" else 1)})
+    table = table.sort_values("value", ascending=False, kind="stable")
+    of_group = np.stack([np.bincount(members, parts[i]) for i in table.index], axis=1)  # (groups, detectors)
     signs = np.random.default_rng(seed).choice(np.array([-1, 1], np.float32), (FLIPS, len(of_group)))
     flipped, most, error = signs @ of_group, np.zeros(FLIPS), np.zeros((len(names), len(names)))
     for i, j in itertools.combinations(range(len(names)), 2):
         error[i, j] = np.linalg.norm(of_group[:, i] - of_group[:, j])
         most = np.maximum(most, np.abs(flipped[:, i] - flipped[:, j]) / max(error[i, j], 1e-12))
-    table = pd.DataFrame({"detector": names, "value": value, "difference": value - value[0]})
+    table = table.reset_index(drop=True).assign(difference=table["value"].to_numpy() - table["value"].iloc[0])
     half = np.quantile(most, 1 - LEVEL) * error[0]
-    table["low"], table["high"] = (table["difference"] + sign * half for sign in (-1, 1))
-    table[["low", "high"]] = table[["low", "high"]].clip(-1, 1)
+    table["low"], table["high"] = ((table["difference"] + sign * half).clip(-1, 1) for sign in (-1, 1))
     size = np.abs(table["difference"]) / np.maximum(error[0], 1e-12)
     table["p"] = [(1 + (most >= some - 1e-9).sum()) / (1 + FLIPS) if i else np.nan for i, some in enumerate(size)]
-    table["sentence"] = [_verdict(row, names[0], measure) for row in table.itertuples()]
+    table["sentence"] = [_verdict(row, table["detector"][0], measure) for row in table.itertuples()]
     return table
 
 
@@ -275,6 +244,5 @@ def _verdict(row: Any, best: str, measure: str) -> str:
     if row.detector == best:
         return f"{best} has the highest {measure}: {row.value:.3f}."
     one, other = ("", "leads") if row.p <= LEVEL else ("no difference shown between ", "and")
-    lead = f"{one}{best} {other} {row.detector}"
     points = f"{100 * row.difference:+.1f} points of {measure} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
-    return f"{lead}: {points}, p = {row.p:.3g}."
+    return f"{one}{best} {other} {row.detector}: {points}, p = {row.p:.3g}."

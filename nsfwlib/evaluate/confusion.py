@@ -21,25 +21,15 @@ def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], *, class_n
 def confusion_intervals(
     labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str], groups: Groups = None
 ) -> np.ndarray:
-    """Jeffreys interval of each share of the row-normalised confusion matrix by itself: float (K, K, 2).
-
-    A class's images count as so many as right and wrong answers on its near-duplicates are worth.
-    """
-    rows, columns = class_codes(labels, class_names), class_codes(predicted, class_names, "predictions")
-    among = [rows == k for k in range(len(class_names))]
-    matrix = confusion_matrix(labels, predicted, class_names=class_names)
-    worth = share_interval(rows == columns, groups, among=among).worth[:, None]  # type: ignore[index]
+    """Jeffreys interval (K, K, 2) of each row share of the confusion matrix by itself, on effective counts."""
+    labels, matrix = np.asarray(labels), confusion_matrix(labels, predicted, class_names=class_names)
+    among = [labels == name for name in class_names]
+    worth = share_interval(labels == np.asarray(predicted), groups, among=among).worth[:, None]  # type: ignore[index]
     return np.stack(jeffreys(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) * worth, worth), axis=-1)
 
 
-def confused_pairs(
-    matrix: np.ndarray, *, class_names: Sequence[str], intervals: np.ndarray, top: int = 5
-) -> pd.DataFrame:
-    """The most frequent confusions, as shares of the label's images, each also as a sentence.
-
-    Returns:
-        One row a pair: `label`, `predicted`, `count`, `share`, `low`, `high`, `sentence`.
-    """
+def confused_pairs(matrix: np.ndarray, *, class_names: Sequence[str], intervals: np.ndarray) -> pd.DataFrame:
+    """The five worst confusions: `label`, `predicted`, `count`, `share` of the label, `low`, `high`, `sentence`."""
     support, rows = matrix.sum(axis=1), []
     for i, j in np.argwhere(matrix * ~np.eye(len(matrix), dtype=bool)):
         share, (a, b), (low, high) = matrix[i, j] / support[i], (class_names[i], class_names[j]), intervals[i, j]
@@ -47,7 +37,7 @@ def confused_pairs(
         sentence = f"{counts} ({share:.1%}, interval {low:.1%} to {high:.1%}) are taken for {b}."
         rows.append((a, b, matrix[i, j], share, low, high, sentence))
     table = pd.DataFrame(rows, columns=["label", "predicted", "count", "share", "low", "high", "sentence"])
-    return table.sort_values("share", ascending=False, kind="stable", ignore_index=True).head(top)
+    return table.sort_values("share", ascending=False, kind="stable", ignore_index=True).head(5)
 
 
 def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -64,8 +54,6 @@ def class_codes(labels: Sequence[str], class_names: Sequence[str], what: str = "
     codes = pd.Index(list(class_names)).get_indexer(values)
     if (codes < 0).any():
         strange = sorted({str(v) for v in values[codes < 0]})[:5]
-        raise ValueError(
-            f"Expected {what} among {list(class_names)}. Received also: {strange} "
-            f"({(codes < 0).sum():,} rows). Evaluate with the classes that the model was trained on."
-        )
+        received = f"Received also: {strange} ({(codes < 0).sum():,} rows)."
+        raise ValueError(f"Expected {what} among {[*class_names]}. {received} Evaluate with the classes of the model.")
     return codes

@@ -1,7 +1,4 @@
-"""Which detectors can be compared? Any table with one row a picture and one column a label, in one label space.
-
-What a run, `score.score`, a pipeline of others, an API or a vendor says of the same pictures, and what of it differs.
-"""
+"""Which detectors can be compared? Any table with one row a picture and one column a label, in one label space."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,9 +8,7 @@ import pandas as pd
 
 from nsfwlib.files import read_text_table
 
-SIDES = ("safe", "unsafe")
-# Columns of our own tables that hold numbers and are no label.
-NO_LABELS = ("frames", "width", "height", "bytes", "group", "seconds")
+NO_LABELS = ("frames", "width", "height", "bytes", "group", "seconds")  # numbers in tables of our own
 
 
 def read_detector(
@@ -24,30 +19,28 @@ def read_detector(
     unsafe_classes: Sequence[str],
     mapping: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """What a detector says of these pictures, in our labels.
+    """What a detector says of these `images`, by their `path` or `sha256`, in our labels.
 
     Args:
         source: a table, or a .parquet, .csv or .jsonl file, with `path` or `sha256` and one column a label, scores in
             [0, 1]; `<label>_max`, the highest over frames, counts for the unsafe side where it is there.
-        images: `path` and `sha256` of the N pictures.
         mapping: the detector's label → one of our classes, "safe", "unsafe", or "" for a label to ignore. By default
             its labels are our classes. Where any label says no more than safe or unsafe, so does the detector.
 
-    Returns:
-        Indexed by path, in the order of `images`: a probability a class, where classes map; `unsafe_score`, how unsafe
-        it is, in [0, 1]: the sum of its unsafe labels where scores sum to 1, else the highest. NaN where it has no
-        score.
+    By path, in the order of `images`, come a probability a class, where classes map, and `unsafe_score`, in [0, 1]: the
+    sum of its unsafe labels where scores sum to 1, else the highest. NaN where it has no score.
 
-    Raises:
-        ValueError: no unsafe class, labels unknown or unmapped, scores outside [0, 1], neither `path` nor `sha256`, or
-            less than half of the pictures are in the table.
+    A ValueError where no class is unsafe, labels are unknown or unmapped, scores outside [0, 1], there is no `path` or
+    `sha256`, or less than half of the pictures are in the table.
     """
     if not {*unsafe_classes} & {*class_names}:
         raise ValueError(f"Expected unsafe_classes to be some of {[*class_names]}. Received: {[*unsafe_classes]}.")
-    table = source if isinstance(source, pd.DataFrame) else _read(Path(source))
-    named = "the table" if isinstance(source, pd.DataFrame) else os.fspath(source)
+    is_table = isinstance(source, pd.DataFrame)
+    table, named = (source, "the table") if is_table else (_read(Path(source)), os.fspath(source))
     targets = {name: name for name in class_names} if mapping is None else dict(mapping)
-    scores = _of_pictures(table, _label_scores(table, targets, [*class_names, *SIDES, ""], named), images, named)
+    scores = _of_pictures(
+        table, _label_scores(table, targets, [*class_names, "safe", "unsafe", ""], named), images, named
+    )
     used = [name for name, target in targets.items() if target]
     values = scores[used]
     outside = ((values < 0) | (values > 1)).any(axis=1)
@@ -81,24 +74,17 @@ def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequen
     strange = {name: target for name, target in targets.items() if target not in known}
     if strange:
         raise ValueError(f"Labels are mapped to one of {[*known[:-1]]}, or '' to ignore one. Received: {strange}.")
-    columns = [name for name in targets if name in table]
-    maxima = [f"{name}_max" for name in columns if f"{name}_max" in table]
     numbers = table.drop(columns=["path", "sha256", *(set(NO_LABELS) - set(targets))], errors="ignore")
     numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
-    other = [
-        name
-        for name in numbers
-        if name.removesuffix("_max") not in set(numbers) - {name}  # else it goes with a label
-        and numbers[name].notna().any()
-        and numbers[name].dropna().between(0, 1).all()
-    ]
+    shares = numbers.loc[:, numbers.notna().any() & ((numbers >= 0) & (numbers <= 1) | numbers.isna()).all()]
+    other = [name for name in shares if name.removesuffix("_max") not in {*numbers} - {name}]  # else it is a label's
     missing, unmapped = sorted(set(targets) - set(table)), sorted(set(other) - set(targets))
     if missing or unmapped or not any(targets.values()):
         raise ValueError(
             f"The mapping of {named} must name each of its labels: to a class, 'safe', 'unsafe', or '' to ignore it. "
             f"Not in the table: {missing}. Not in the mapping: {unmapped}."
         )
-    return numbers[[*columns, *maxima]]
+    return numbers.filter(items=[*targets, *(f"{name}_max" for name in targets)])
 
 
 def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame, named: str) -> pd.DataFrame:
@@ -106,8 +92,7 @@ def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame
     keys = [key for key in ("path", "sha256") if key in table]
     if not keys:
         raise ValueError(f"Expected a column path or sha256 in {named}. Received: {[*map(str, table.columns)]}.")
-    key = max(keys, key=lambda name: images[name].isin(table[name]).sum())
-    there = images[key].isin(table[key]).sum()
+    there, key = max(((images[key].isin(table[key]).sum(), key) for key in keys), key=lambda pair: pair[0])
     if there < len(images) / 2:
         raise ValueError(
             f"{named} is about other pictures: it has {there:,} of {len(images):,} by {' or '.join(keys)}. Expected "
@@ -115,11 +100,6 @@ def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame
         )
     scores = scores.set_axis(table[key]).loc[~table[key].duplicated().to_numpy()]
     return scores.reindex(images[key]).set_axis(pd.Index(images["path"]))
-
-
-def has_classes(detector: pd.DataFrame) -> bool:
-    """Whether a detector tells classes apart, or safe from unsafe only."""
-    return detector.shape[1] > 1
 
 
 def is_wrong(
@@ -130,16 +110,12 @@ def is_wrong(
     threshold: float = 0.5,
     sides: bool = False,
 ) -> pd.Series:
-    """Whether a detector says another class than the label, or another side where that is all it tells; bool (N,).
+    """Whether a detector says another class than the `labels`, by path, or another side where that is all it tells.
 
-    Args:
-        detector: as from `read_detector`; what it has not scored is not wrong.
-        labels: labels by path; only these rows are returned.
-        threshold: from here on a picture is flagged.
-        sides: ask for the side in any case.
+    bool (N,) of these rows, False without a score. Flagged is from `threshold` on; `sides` asks for those in any case.
     """
     rows = detector.loc[labels.index]
-    if has_classes(detector) and not sides:
+    if len(rows.columns) > 1 and not sides:  # it tells classes apart
         wrong = rows.drop(columns="unsafe_score").fillna(-1).idxmax(axis=1).ne(labels)
     else:
         wrong = rows["unsafe_score"].ge(threshold).ne(labels.isin(list(unsafe_classes)))

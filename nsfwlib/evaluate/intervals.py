@@ -36,8 +36,7 @@ def jeffreys(hits: np.ndarray, trials: np.ndarray, *, level: float = 0.95) -> tu
     Source: Brown, Cai, DasGupta, Interval Estimation for a Binomial Proportion, 2001.
     """
     hits, trials = np.broadcast_arrays(np.asarray(hits, dtype=float), np.asarray(trials, dtype=float))
-    tail = (1 - level) / 2
-    misses = np.maximum(trials - hits, 0)
+    tail, misses = (1 - level) / 2, np.maximum(trials - hits, 0)
     low = np.where(hits > 0, betaincinv(hits + 0.5, misses + 0.5, tail), 0.0)
     high = np.where(misses > 0, betaincinv(hits + 0.5, misses + 0.5, 1 - tail), 1.0)
     return low, high
@@ -66,12 +65,9 @@ def share_interval(
     Args:
         outcome: (N,) bool, or 1 and 0; of other numbers what the rows are worth.
         groups: (N,) near-duplicate group of each row; how far members agree is measured over all N.
-        among: M masks (N,), one for each part whose share is asked for; all rows by default.
+        among: M masks (N,), one for each part whose share is asked for: then arrays (M,) are returned, else numbers. A
+            part without a row has the value NaN and the interval [0, 1].
         weights: (N,) above 0, how many rows each stands for; equal by default.
-        level: of the interval.
-
-    Returns:
-        Arrays (M,), or numbers where `among` is None. A part without a row has the value NaN and the interval [0, 1].
     """
     outcome = np.asarray(outcome, dtype=float)
     members = group_codes(groups, len(outcome))
@@ -86,13 +82,8 @@ def share_interval(
 
 
 def group_correlation(outcomes: np.ndarray, groups: Groups) -> float:
-    """Correlation in [0, 1] of an outcome within near-duplicate groups, by one-way analysis of variance.
-
-    1 where fewer than 10 groups have several rows or nothing varies: too little to believe anything milder. `outcomes`
-    are (N,) numbers, such as 0 and 1 for wrong and right.
-    """
-    y = np.asarray(outcomes, dtype=float)
-    codes = group_codes(groups, len(y))
+    """Correlation in [0, 1] of numbers (N,) within groups (analysis of variance); 1 with few groups of several rows."""
+    y, codes = np.asarray(outcomes, dtype=float), group_codes(groups, len(outcomes))
     size = np.bincount(codes)
     n, g = len(y), len(size)
     if (size > 1).sum() < FEW_GROUPS or np.ptp(y) == 0:
@@ -105,10 +96,7 @@ def group_correlation(outcomes: np.ndarray, groups: Groups) -> float:
 
 
 def effective_count(groups: Groups, n: int, *, correlation: float = 1.0, weights: Weights = None) -> float:
-    """How many independent rows n rows of these weights are worth: (Σw)² / ((1 − ρ)·Σw² + ρ·Σ(weight of a group)²).
-
-    Source: Kish, Survey Sampling, 1965. With equal weights it is n / (1 + (m − 1)·ρ), m the mean group size of a row.
-    """
+    """Independent rows that n make (Kish, Survey Sampling, 1965): (Σw)² / ((1 − ρ)·Σw² + ρ·Σ(weight of group)²)."""
     weight = np.ones(n) if weights is None else np.asarray(weights)
     together = np.bincount(group_codes(groups, n), weights=weight)
     spread = (1 - correlation) * (weight**2).sum() + correlation * (together**2).sum()
@@ -116,10 +104,7 @@ def effective_count(groups: Groups, n: int, *, correlation: float = 1.0, weights
 
 
 def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Blocks (N, B) of positive row weights, one exponential draw a group; B sums to draws.
-
-    Source: Rubin, The Bayesian Bootstrap, 1981. No resample ever loses a class.
-    """
+    """Blocks (N, B) of positive row weights, one exponential draw a group; B sums to draws. None ever loses a class."""
     block = int(np.clip(4_000_000 // len(members), 1, draws))
     for start in range(0, draws, block):
         weight = rng.standard_exponential((members.max() + 1, min(block, draws - start)), dtype=np.float32)
@@ -127,13 +112,13 @@ def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator)
 
 
 class Weighed(NamedTuple):
-    """M numbers and their draws: as they are, and with half a row more at the low and at the high end."""
+    """M numbers and their draws (M, D): as they are, and with half a row more at the low and at the high end."""
 
     value: np.ndarray  # (M,) means, or shares of what is counted
     mean: np.ndarray  # (M,) means over all rows, counted or not
-    plain: np.ndarray  # (M, draws)
-    low: np.ndarray  # (M, draws)
-    high: np.ndarray  # (M, draws)
+    plain: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
         """Low and high (M,) of 95 %; the value is never outside."""
@@ -152,17 +137,15 @@ def weigh(
     draws: int | None = None,
     seed: int = 0,
 ) -> Weighed:
-    """Means over all rows of outcomes that are known of a random sample of each stratum.
+    """Means over all rows of outcomes that are known of a random sample of each of the `strata` (N,).
 
     A stratum without a known row adds nothing to the value, and all that it could be to the interval.
 
-    Args, `groups` as in `share_interval`:
+    Args:
         outcome: (N, M) numbers, rows of NaN where unknown.
-        strata: (N,) stratum of each row.
         expected: (N, M) what the judge expects of each row, or (N, 2M) of outcome and `per`; by default nothing.
         per: (N, M) 1 where a row counts, 0 where not, known where the outcome is: shares of what counts are asked for.
         bounds: the least and the greatest that an outcome can be, or (M, 1) of each.
-        draws: of the bootstrap, DRAWS by default, from `seed`.
     """
     m, y = outcome.shape[1], outcome if per is None else np.concatenate([outcome, per], axis=1)
     known, members = np.isfinite(y).all(axis=1), group_codes(groups, len(y))
@@ -173,14 +156,13 @@ def weigh(
     size, seen = (np.bincount(rows, minlength=len(names)) for rows in (codes, codes[known]))
     y, at, part = y[known], codes[known], size / len(codes)
     weight = (part / np.maximum(seen, 1))[at]
-    rest = np.zeros((0 if expected is None else len(codes) - len(at), y.shape[1]))
     if expected is not None:
         y, rest = _against_the_judge(y, expected, codes, known, weight)
     rng, draws = np.random.default_rng(seed), draws or DRAWS
     parts = rng.dirichlet(size * effective_count(members, len(members)) / len(members), draws).T
     total = _bootstrap(y, at, parts, pd.factorize(members[known])[0], rng)
     mean = weight @ y
-    if len(rest):
+    if expected is not None and not known.all():
         mean += part @ _stratum_means(rest, codes[~known], len(names))
         total += _of_the_rest(rest, codes[~known], parts, members[~known], rng)
     heft = np.bincount(members[known], weight)
@@ -197,11 +179,10 @@ def _against_the_judge(
     y: np.ndarray, expected: np.ndarray, codes: np.ndarray, known: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Outcomes less what the judge expected of them, and what it adds for each row without an answer."""
-    n, at = codes.max() + 1, codes[known]
+    n, at, weight = codes.max() + 1, codes[known], weight[:, None] ** 2
     open_share = np.bincount(codes[~known], minlength=n) / np.bincount(codes, minlength=n)
     control = open_share[at][:, None] * expected[known]
     apart_y, apart = (x - _stratum_means(x, at, n)[at] for x in (y, control))
-    weight = weight[:, None] ** 2
     spread = np.maximum(np.sum(weight * apart**2, axis=0), 1e-12)
     beta = np.clip(np.sum(weight * apart_y * apart, axis=0) / spread, 0, 1)  # 0 where all answers are alike
     return y - beta * control, beta * open_share[codes[~known], None] * expected[~known]
@@ -245,9 +226,8 @@ def mean_of(found: Weighed) -> Weighed:
     if not seen.any():
         return Weighed(*(part[:1] for part in found))
     value, mean, plain, low, high = (part[seen] for part in found)
-    down, up = (low - plain).min(axis=0) / len(plain), (high - plain).max(axis=0) / len(plain)
-    centre = plain.mean(axis=0, keepdims=True)
-    return Weighed(value.mean(keepdims=True), mean[:1], centre, centre + down, centre + up)
+    down, up, centre = (low - plain).min(axis=0), (high - plain).max(axis=0), plain.mean(axis=0, keepdims=True)
+    return Weighed(value.mean(keepdims=True), mean[:1], centre, centre + down / len(plain), centre + up / len(plain))
 
 
 def at_any_time(width: float, seen: int, planned: int) -> float:
@@ -262,10 +242,8 @@ def at_any_time(width: float, seen: int, planned: int) -> float:
     return width * np.sqrt(2 * (shape + 1) / shape * np.log(np.sqrt(shape + 1) / alpha)) / ndtri(1 - alpha / 2)
 
 
-def mean_scores(
-    truth: np.ndarray, probs: np.ndarray, *, judge: np.ndarray | None = None, **options: Any
-) -> pd.DataFrame:
-    """Scores that are means of rows or of classes: `score`, `value`, `low`, `high`; `options` are those of `weigh`.
+def mean_scores(truth: np.ndarray, probs: np.ndarray, *, judge: np.ndarray | None = None, **how: Any) -> pd.DataFrame:
+    """Scores that are means of rows or of classes: `score`, `value`, `low`, `high`; `how` is as for `weigh`.
 
     `truth` (N, K) has 1 in the column of the true class, rows of 0 where that is no class, of NaN where it is unknown;
     `judge` (N, K) are probabilities of it, where not all is known.
@@ -277,9 +255,9 @@ def mean_scores(
     if judge is not None:
         judge = np.c_[(judge[:, None] * losses).sum(axis=2), judge.sum(axis=1), judge.sum(axis=1)]
     found = [
-        mean_of(weigh(truth * answer, per=truth, **options)),
-        mean_of(weigh(truth * answer, per=(truth + answer) / 2, **options)),
-        weigh((truth[:, None] * losses).sum(axis=2), per=per, expected=judge, bounds=(least, most), **options),
+        mean_of(weigh(truth * answer, per=truth, **how)),
+        mean_of(weigh(truth * answer, per=(truth + answer) / 2, **how)),
+        weigh((truth[:, None] * losses).sum(axis=2), per=per, expected=judge, bounds=(least, most), **how),
     ]
     rows = np.concatenate([np.transpose([some.value, *some.interval()]) for some in found])
     names = ["balanced accuracy", "macro F1", "log-loss", "Brier score"]

@@ -31,57 +31,46 @@ def scores(
     Networks, 2017) err upwards on few images.
 
     `labels` are the class of each row (N,), `pred_probs` its probabilities (N, K), columns those of `class_names`.
-
-    Returns:
-        One row a score: `score`, `class` ("" for all), `value`, `low`, `high`, `support` (images), `note`.
+    One row a score comes: `score`, `class` ("" for all), `value`, `low`, `high`, `support` (images), `note`.
     """
     codes = class_codes(labels, class_names)
     probs = check_probs(pred_probs, len(codes), len(class_names))
-    members = group_codes(groups, len(codes))
+    top, members = probs.argmax(axis=1), group_codes(groups, len(codes))
     options = {"strata": np.zeros(len(codes)), "groups": members, "draws": 1000, "seed": seed}
-    top = probs.argmax(axis=1)
-    parts = [("accuracy", "", np.ones(len(codes), bool))]
+    parts = {("accuracy", ""): np.ones(len(codes), bool)}
     for k, name in enumerate(class_names):
         label, guess = codes == k, top == k
-        parts += [("recall", name, label), ("precision", name, guess), ("f1", name, label | guess)]
-    found = share_interval(codes == top, members, among=[among for *_, among in parts])
-    shares = pd.DataFrame([part[:2] for part in parts], columns=["score", "class"]).assign(support=found.rows)
+        parts |= {("recall", name): label, ("precision", name): guess, ("f1", name): label | guess}
+    found = share_interval(codes == top, members, among=parts.values())
+    shares = pd.DataFrame(list(parts), columns=["score", "class"]).assign(support=found.rows)
     values = np.stack(found[:3], axis=1)
     shares[["value", "low", "high"]] = np.where(shares[["score"]].eq("f1"), 2 * values / (1 + values), values)
     means = mean_scores(np.eye(len(class_names))[codes], probs, **options)
     error = pd.DataFrame([_calibration_error(codes == top, probs, **options)])
     of_all = pd.concat([means, error]).assign(**{"class": "", "support": len(codes)})
-    rankings = _ranking_scores(codes, probs, class_names, members)
-    table = pd.concat([shares, of_all, rankings], ignore_index=True)
+    table = pd.concat([shares, of_all, _ranking_scores(codes, probs, class_names, members)], ignore_index=True)
     table["note"] = np.where(table["value"].isna(), "no image to measure it on", "")
     return table[["score", "class", "value", "low", "high", "support", "note"]]
 
 
-def _ranking_scores(
-    codes: np.ndarray, probs: np.ndarray, class_names: Sequence[str], members: np.ndarray
-) -> pd.DataFrame:
+def _ranking_scores(codes: np.ndarray, probs: np.ndarray, names: Sequence[str], members: np.ndarray) -> pd.DataFrame:
     """Average precision and AUROC of each class, with Jeffreys intervals on the effective counts of its sides."""
     rows = []
-    for k, name in enumerate(class_names):
+    for k, name in enumerate(names):
         worth = share_interval(probs[:, k], members, among=(codes == k, codes != k)).worth
         ranks = ("average precision", average_precision_score, worth[0]), ("AUROC", roc_auc_score, min(worth))
         for score, rank, n in ranks:
             value = rank(codes == k, probs[:, k]) if min(worth) else np.nan
-            low, high = jeffreys(np.nan_to_num(value) * n, n) if min(worth) else (0.0, 1.0)
-            rows.append((score, name, value, low, high, (codes == k).sum()))
+            ends = jeffreys(value * n, n) if min(worth) else (0.0, 1.0)
+            rows.append((score, name, value, *ends, (codes == k).sum()))
     return pd.DataFrame(rows, columns=["score", "class", "value", "low", "high", "support"])
 
 
 def _calibration_error(right: np.ndarray, probs: np.ndarray, **options: Any) -> dict[str, Any]:
-    """The calibration error and its interval.
-
-    Chance only ever raises the error. Its low end is therefore that of the smallest multiple of the gaps from which
-    chance could have raised it to what is seen; the bootstrap's own quantile is high enough for the high end.
-    """
+    """The calibration error, which chance only raises: `low` is of the least multiple of gaps that could give it."""
     confidence, which = confidence_bins(probs)
     found = weigh(np.eye(BINS)[which] * (right - confidence)[:, None], bounds=(-1, 1), **options)
-    gap, error = found.mean[:, None], np.abs(found.mean).sum()
-    shrunk = np.linspace(0, 1, 41)
+    gap, error, shrunk = found.mean[:, None], np.abs(found.mean).sum(), np.linspace(0, 1, 41)
     reach = [np.quantile(np.abs(found.plain - (1 - part) * gap).sum(axis=0), TAILS[1]) for part in shrunk]
     low, high = error * shrunk[np.argmax(np.array(reach) >= error)], max(reach[-1], error)
     return {"score": "calibration error", "value": error, "low": low, "high": high}
@@ -109,17 +98,14 @@ def calibration_table(
 ) -> pd.DataFrame:
     """Confidence against accuracy, one row for each of 15 bins; `groups` and `weights` as in `share_interval`.
 
-    Returns:
-        `low_edge`, `high_edge`, `count`, `confidence`, `accuracy` (NaN in bins without an image), and `low` and
-        `high` of the accuracy.
+    Columns: `low_edge`, `high_edge`, `count`, `confidence`, `accuracy` with `low` and `high`; NaN without an image.
     """
     codes = class_codes(labels, class_names)
     probs = check_probs(pred_probs, len(codes), len(class_names))
     confidence, which = confidence_bins(probs)
-    right = probs.argmax(axis=1) == codes
+    among, edges = [which == b for b in range(BINS)], np.linspace(0, 1, BINS + 1)
     weight = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=float)
-    found = share_interval(right, groups, among=[which == b for b in range(BINS)], weights=weight)
-    edges = np.linspace(0, 1, BINS + 1)
+    found = share_interval(probs.argmax(axis=1) == codes, groups, among=among, weights=weight)
     table = pd.DataFrame({"low_edge": edges[:-1], "high_edge": edges[1:], "count": found.rows})
     total, whole = (np.bincount(which, weights=part, minlength=BINS) for part in (weight * confidence, weight))
     table["confidence"] = total / np.where(whole > 0, whole, np.nan)
@@ -140,15 +126,13 @@ def fit_temperature(
     Wrong labels ask for doubt that the truth does not. With `noise` they are explained by it (forward correction:
     Patrini et al., Making Deep Neural Networks Robust to Label Noise, 2017); since it is itself estimated, and the
     model's own errors pass for noise, T is that nearest to 1 between the fits with and without it.
+    It is between 0.05 and 20; above 1 the model was over-confident; 1 where the interval of what it gains in
+    log-loss does not lie above 0, with the noise and without.
 
     Args, `groups` and `weights` as in `share_interval`:
         labels: (N,) class of each row: audited where there are enough, else as they are.
         log_probs: (N, K) logits, or logarithms of probabilities: softmax does not see the difference.
         noise: (K, K) how many rows of each label (rows) truly belong to each class, as from `labels.noise_matrix`.
-
-    Returns:
-        T, between 0.05 and 20; above 1 the model was over-confident. Dividing never changes the top class. It is 1
-        where the interval of what it gains in log-loss does not lie above 0, with the noise and without.
     """
     logs = log_softmax(check_probs(log_probs, len(labels), len(class_names)), axis=1)
     if not len(labels):
@@ -165,7 +149,7 @@ def fit_temperature(
 
     search = {"bounds": np.log([0.05, 20]), "method": "bounded"}
     found = [minimize_scalar(lambda log_t, m=m: weight @ losses(log_t, m), **search).x for m in mixings]
-    chosen = found[0] if noise is None else np.clip(0.0, min(found), max(found))
+    chosen = np.clip(0.0, min(found), max(found))
     rows = {"groups": groups, "weights": weight}
     gains = [compare(-losses(chosen, mixing), -losses(0.0, mixing), **rows)["low"] for mixing in mixings]
     return float(np.exp(chosen)) if min(gains) > 0 else 1.0
@@ -187,12 +171,8 @@ def compare(
     equal, each near-duplicate group's difference could as well have the other sign; p is the exact share of such sign
     flips whose sum is as far from 0 (of single images, McNemar's test).
 
-    Args, `groups` and `weights` as in `share_interval`:
-        right: (N,) bool, or numbers of which higher is better, such as −`log_losses`; these have no p.
-        baseline_right: the same of the other model.
-
-    Returns:
-        `accuracy`, `baseline`, `difference`, `low`, `high`, `better` and `worse` (groups), `p`, `images`, `sentence`.
+    `right` is (N,) bool, or numbers of which higher is better, such as −`log_losses`; these have no p. Keys:
+    `accuracy`, `baseline`, `difference`, `low`, `high`, `better` and `worse` (groups), `p`, `images`, `sentence`.
     """
     counted = np.asarray(right).dtype == bool
     right, other = np.asarray(right, dtype=float), np.asarray(baseline_right, dtype=float)

@@ -26,10 +26,7 @@ TIMES = 1.1 ** np.arange(1, 175)  # how many times as many pictures are thought 
 
 
 def independent_units(rows: Judged, *, seed: int = 0) -> Judged:
-    """Rows in which a near-duplicate group counts as one picture, `groups` telling which rows belong together.
-
-    Where all count equally, one row of each group is drawn; otherwise the rows of a group share its weight.
-    """
+    """Rows whose near-duplicate groups are units: one row drawn each, or all sharing its weight where these differ."""
     codes = group_codes(rows.groups, len(rows.score))
     if rows.weights is None or len(set(np.nan_to_num(np.asarray(rows.weights, dtype=float)))) == 1:
         order = np.random.default_rng(seed).permutation(len(codes))
@@ -41,18 +38,15 @@ def independent_units(rows: Judged, *, seed: int = 0) -> Judged:
 
 
 def rate_bound(bad: np.ndarray, among: np.ndarray, units: Judged, *, risk: float | None, times: float = 1.0) -> float:
-    """Upper bound of a share of units, which fails with probability `risk` at most; without a unit it is 1.
+    """Upper bound of the share that is `bad` (N,) `among` (N,) bool the units, failing with probability `risk` at most.
 
     Exact binomial where units count equally (Clopper and Pearson, 1934). Where they do not, by betting against the
     bound at a fixed mixture of stakes: Waudby-Smith and Ramdas, Estimating Means of Bounded Random Variables by
-    Betting, 2024, the bets being bounded by the heaviest unit.
-
-    `bad` (N,) says whether a row of the `independent_units` counts towards the share, `among` (N,) bool is the side
-    that it is of. A risk of None gives the share itself, `times` the bound if there were so many times as many units.
+    Betting, 2024, the bets being bounded by the heaviest unit. Without a unit it is 1. A risk of None gives the share
+    itself, `times` the bound if there were so many times as many units.
     """
-    mass = np.bincount(units.groups, units.weights * among)
-    hit = np.bincount(units.groups, units.weights * (among & bad))[mass > 0]
-    mass = mass[mass > 0]
+    mass, hit = (np.bincount(units.groups, units.weights * part) for part in (among, among & bad))
+    mass, hit = mass[mass > 0], hit[mass > 0]
     if not len(mass) or hit.sum() >= mass.sum() * (1 - 1e-12):
         return 1.0
     if risk is None:
@@ -76,8 +70,7 @@ def promised_threshold(
 ) -> tuple[float, str]:
     """The most useful threshold that keeps a wish in all but a share `risk` of such samples, or NaN, and a sentence.
 
-    Most useful is the one that flags most unsafe pictures for precision and false-positive rate, fewest safe ones for
-    recall. With `risk=None` the wish need only hold on these rows.
+    It flags most unsafe pictures for precision and FPR, fewest safe ones for recall. `risk=None`: on these rows alone.
     """
     sides = int(units.unsafe.sum()), int((~units.unsafe).sum())
     if not all(sides):
@@ -107,7 +100,7 @@ def promised_threshold(
         kept = bisect.bisect_left(here, True, key=lambda step: not granted(step))
     if kept:
         return steps[here[kept - 1]], ""
-    return np.nan, _needed(lambda times: granted(here[0], times), kind, sides)
+    return np.nan, _needed(lambda times: granted(here[0], times), kind, units)
 
 
 def _keeps(kind: str, wish: float, recall: np.ndarray, fpr: np.ndarray, prevalence: float) -> np.ndarray:
@@ -117,12 +110,12 @@ def _keeps(kind: str, wish: float, recall: np.ndarray, fpr: np.ndarray, prevalen
     return recall >= wish if kind == "recall" else fpr <= wish
 
 
-def _needed(granted: Callable[[float], bool], kind: str, sides: tuple[int, int]) -> str:
+def _needed(granted: Callable[[float], bool], kind: str, units: Judged) -> str:
     """How many more pictures it would take to grant a wish, to a tenth, in a sentence."""
     found = bisect.bisect_left(TIMES, True, key=granted)
     if found == len(TIMES):
         return "Cannot be promised: validation shows no margin, and more pictures like these would not."
-    more = [f"{float(f'{(TIMES[found] - 1) * n:.2g}'):,.0f} more" for n in sides]
+    more = [f"{float(f'{(TIMES[found] - 1) * side.sum():.2g}'):,.0f} more" for side in (units.unsafe, ~units.unsafe)]
     unsafe, safe = f"{more[0]} unsafe", f"{more[1]} safe"
     more = {"recall": unsafe, "fpr": safe}.get(kind, f"{safe} and {unsafe}")
     return f"Cannot be promised: about {more} pictures are needed."
@@ -134,13 +127,11 @@ def review_band(
     """From which score a person looks, from which nobody need, and a sentence; infinite where that is never.
 
     A number "reviewed" of 100,000 uploads is kept, like the share of safe pictures `wrongly_blocked` unseen, in all but
-    a share `risk` of such samples; None takes rates as they are on these `independent_units`. A "cost" is that of a
-    missed, a wrongly blocked and a reviewed picture: the pair is taken that costs least if what is missed and wrongly
-    blocked were at their bounds.
+    a share `risk` of such samples; None takes rates as they are on these `independent_units`. A "cost", of a missed, a
+    wrongly blocked and a reviewed picture, is least if what is missed and wrongly blocked were at its bounds.
     """
-    unsafe, score = units.unsafe, units.score
+    unsafe, score, steps = units.unsafe, units.score, np.unique(units.score)[::-1]
     sides = ((prevalence, unsafe), (1 - prevalence, ~unsafe))
-    steps = np.unique(score)[::-1]
     if kind == "cost":
         steps = np.r_[np.inf, steps]
         steps = steps[np.unique(np.linspace(0, len(steps) - 1, FEW).astype(int))]
@@ -152,9 +143,10 @@ def review_band(
         total = np.where(np.tri(len(steps), dtype=bool), seen[:, None] + blocked, np.inf)
         low, high = np.unravel_index(total.argmin(), total.shape)
         return steps[low], steps[high], "" if risk else "Least cost on validation."
-    half = None if risk is None else risk / 2
+    half = risk and risk / 2
     high, note = promised_threshold(units, "fpr", wrongly_blocked, prevalence=prevalence, risk=half)
-    high, note = (np.inf, f"Nothing is blocked unseen. {note}") if np.isnan(high) else (high, note)
+    if np.isnan(high):
+        high, note = np.inf, f"Nothing is blocked unseen. {note}"
     steps = steps[steps < high]
 
     def fits(threshold: float, times: float = 1.0) -> bool:
@@ -164,8 +156,7 @@ def review_band(
     reached = bisect.bisect_left(steps, True, key=lambda threshold: not fits(threshold))
     if reached or risk is None:
         return (steps[reached - 1] if reached else high), high, note
-    sizes = int(unsafe.sum()), int((~unsafe).sum())
-    return np.nan, np.nan, _needed(lambda times: len(steps) > 0 and fits(steps[0], times), "reviewed", sizes)
+    return np.nan, np.nan, _needed(lambda times: len(steps) > 0 and fits(steps[0], times), "reviewed", units)
 
 
 def operating_points(
@@ -193,16 +184,14 @@ def operating_points(
             that just grants it on validation, which elsewhere is a coin toss.
         wrongly_blocked: share of safe pictures that may be blocked where people review; if that cannot be promised,
             nothing is blocked unseen: `threshold` is infinite.
-        seed: of the draws behind intervals, and of the picture drawn from each near-duplicate group of validation.
 
-    Returns:
-        One row a wish and prevalence: `wish`, the columns of `at_threshold`, and `note`, a sentence where no
-        threshold can be promised and how many more validation pictures it would take (then the numbers are NaN).
+    One row comes a wish and prevalence: `wish`, the columns of `at_threshold`, and `note`, a sentence where no
+    threshold can be promised and how many more validation pictures it would take (then the numbers are NaN).
     """
     units, rows = independent_units(Judged(*validation), seed=seed), []
-    risk = None if promise is None else 1 - promise
     for (kind, wish), share in itertools.product(wishes, prevalence):
-        name, low, asked = _wish_name(kind, wish), None, {"prevalence": share, "risk": risk}
+        name, low = _wish_name(kind, wish), None
+        asked = {"prevalence": share, "risk": None if promise is None else 1 - promise}
         if kind in ("reviewed", "cost"):
             low, high, note = review_band(units, kind, wish, wrongly_blocked=wrongly_blocked, **asked)
         else:

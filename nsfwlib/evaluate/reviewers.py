@@ -23,9 +23,7 @@ class Slips(NamedTuple):
     pictures: int  # independent ones, looked at twice
 
 
-def cohens_kappa(
-    one: Sequence[str], other: Sequence[str], *, groups: Groups = None, draws: int = 4000, seed: int = 0
-) -> dict[str, float]:
+def cohens_kappa(one: Sequence[str], other: Sequence[str], *, groups: Groups = None, seed: int = 0) -> dict[str, float]:
     """Agreement beyond chance of two lists of answers: `kappa`, `kappa_low`, `kappa_high`, -1 … 1; NaN where undefined.
 
     (p − e) / (1 − e) with p the share on which both agree and e the one that their habits alone would give: Cohen, A
@@ -33,18 +31,18 @@ def cohens_kappa(
     counts, with half a picture more of agreement and of disagreement: full agreement on few pictures is no certainty.
     """
     names, codes = np.unique(np.concatenate([np.asarray(one, str), np.asarray(other, str)]), return_inverse=True)
-    n, k = len(one), len(names)
+    n, k, keys = len(one), len(names), ("kappa", "kappa_low", "kappa_high")
     if k < 2:  # no answer, or always the same
-        return {"kappa": np.nan, "kappa_low": np.nan, "kappa_high": np.nan}
+        return dict.fromkeys(keys, np.nan)
     cells, same = np.bincount(codes[:n] * k + codes[n:], minlength=k * k), np.eye(k).ravel()
     worth = share_interval(codes[:n] == codes[n:], groups).worth
     more = np.where(same, 0.5 / k, 0.5 / (k * (k - 1)))
-    drawn = np.random.default_rng(seed).dirichlet(cells / n * worth + more, draws)
+    drawn = np.random.default_rng(seed).dirichlet(cells / n * worth + more, 4000)
     table = np.concatenate([cells[None] / n, drawn]).reshape(-1, k, k)
     chance = (table.sum(axis=1) * table.sum(axis=2)).sum(axis=1)
     kappa = np.maximum((np.trace(table, axis1=1, axis2=2) - chance) / np.maximum(1 - chance, 1e-12), -1)
     low, high = np.quantile(kappa[1:], TAILS)
-    return {"kappa": float(kappa[0]), "kappa_low": float(min(low, kappa[0])), "kappa_high": float(max(high, kappa[0]))}
+    return dict(zip(keys, map(float, (kappa[0], min(low, kappa[0]), max(high, kappa[0]))), strict=True))
 
 
 def reviewer_accuracies(answers: pd.DataFrame, *, classes: int, seed: int = 0) -> pd.DataFrame:
@@ -56,13 +54,9 @@ def reviewer_accuracies(answers: pd.DataFrame, *, classes: int, seed: int = 0) -
     Bayesian bootstrap by near-duplicate group, with half a picture more that all have right, and half a one that they
     have wrong, as heavy as groups are: full agreement on few pictures is no certainty.
 
-    Args:
-        answers: one row an answer: `sha256`, `reviewer`, `answer`, `group`; one a picture and reviewer.
-        classes: how many there are.
-
-    Returns:
-        One row a reviewer who shares a picture with another one: column 0 the accuracy, then DRAWS draws of it.
-        `attrs["pictures"]` counts the independent pictures, `attrs["of"]` all those of each reviewer.
+    `answers` have one row a picture and reviewer: `sha256`, `reviewer`, `answer`, `group`; `classes` is their number.
+    One row comes a reviewer who shares a picture with another one: column 0 the accuracy, then DRAWS draws of it.
+    `attrs["pictures"]` counts the independent pictures, `attrs["of"]` all those of each reviewer.
     """
     # crowd-kit has this method, but no interval, and brings torch and transformers; cleanlab's scores are no rates
     shared = answers[answers.groupby("sha256")["reviewer"].transform("size") > 1]
@@ -87,15 +81,8 @@ def reviewer_accuracies(answers: pd.DataFrame, *, classes: int, seed: int = 0) -
 
 
 def without_slips(found: Weighed, slips: Slips) -> Weighed:
-    """Shares of agreement with the truth, from shares of agreement with reviewers who err.
-
-    A wrong answer falls on any other class, so that a prediction agrees with it by chance: see `reviewer_accuracies`.
-    """
-    drawn = np.resize(slips.draws, found.plain.shape[1])
-
-    def true(share: np.ndarray, right: np.ndarray | float) -> np.ndarray:
-        chance = (1 - right) / max(slips.classes - 1, 1)
-        return np.clip((share - chance) / np.maximum(right - chance, 1e-3), 0, 1)
-
-    value, mean, *ends = found
-    return Weighed(true(value, slips.right), true(mean, slips.right), *(true(end, drawn) for end in ends))
+    """Shares of agreement with the truth, from those with reviewers, whose slips a prediction may share by chance."""
+    rates = [slips.right] * 2 + [np.resize(slips.draws, found.plain.shape[1])] * 3
+    chances = [(1 - right) / max(slips.classes - 1, 1) for right in rates]
+    parts = zip(found, rates, chances, strict=True)
+    return Weighed(*(np.clip((share - by) / np.maximum(right - by, 1e-3), 0, 1) for share, right, by in parts))

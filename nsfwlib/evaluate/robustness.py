@@ -33,25 +33,21 @@ def slice_attributes(images: pd.DataFrame, metadata: pd.DataFrame | None = None)
     Args:
         images: rows of the images table; columns that it lacks give no attribute.
         metadata: a table of the user's own with a `path` column; all its other columns are taken, those of text that
-            writes numbers as numbers (but codes such as 007 as text).
-
-    Warns:
-        UserWarning: images that the metadata does not know, or paths that it repeats (the first row counts).
+            writes numbers as numbers (but codes such as 007 as text). A UserWarning where it does not know all images,
+            or repeats a path (the first row counts).
     """
     images = images.reset_index(drop=True)
-    known, more = ("source", "format", "brightness", "sharpness", "transparent"), {}
-    table = images[[name for name in images if name in known]]
+    table = images.loc[:, images.columns.isin(["source", "format", "brightness", "sharpness", "transparent"])].copy()
     if {"width", "height"} <= set(images):
         names = ["≤ 150 px", "151–300", "301–600", "601–1200", "> 1200 px"]
         side = pd.cut(images[["width", "height"]].min(axis=1), [0, 150, 300, 600, 1200, np.inf], labels=names)
-        more["shorter side"] = side.astype(object)
+        table["shorter side"] = side.astype(object)
     if "grey" in images:
-        more["colour"] = np.where(images["grey"].eq(True), "greyscale", "colour")
+        table["colour"] = np.where(images["grey"].eq(True), "greyscale", "colour")
     if "frames" in images:
-        more["animation"] = np.where(images["frames"] > 1, "animated", "still")
+        table["animation"] = np.where(images["frames"] > 1, "animated", "still")
     if "group" in images:
-        more["near-duplicates"] = np.where(images["group"].duplicated(keep=False), "has some", "alone")
-    table = table.assign(**more)
+        table["near-duplicates"] = np.where(images["group"].duplicated(keep=False), "has some", "alone")
     if metadata is None:
         return table
     if "path" not in metadata:
@@ -60,12 +56,12 @@ def slice_attributes(images: pd.DataFrame, metadata: pd.DataFrame | None = None)
     path, repeats = images["path"], metadata["path"].duplicated().sum()
     known = path.isin(metadata["path"])
     if not known.all() or repeats:
-        warnings.warn(
+        said = (
             f"Metadata knows {known.sum():,} of {len(path):,} images, first unknown: {path[~known].head(1).tolist()}, "
             f"its own first path: {metadata['path'].head(1).tolist()}; {repeats:,} of its rows repeat a path. "
-            "Paths are relative to data_dir, with '/'.",
-            stacklevel=2,
+            "Paths are relative to data_dir, with '/'."
         )
+        warnings.warn(said, stacklevel=2)
     own = metadata.drop_duplicates("path").set_index("path").apply(_typed).reindex(path).reset_index(drop=True)
     return pd.concat([table, own.rename(columns={name: f"{name} (metadata)" for name in table})], axis=1)
 
@@ -88,7 +84,7 @@ def accuracy_by_slice(
     groups: Groups = None,
     minimum: int = 30,
 ) -> pd.DataFrame:
-    """Share of right answers in each slice against all other rows, worst slice first.
+    """Share of `right` answers (N,) in each slice against all other rows, worst slice first.
 
     Slices differ in their mix of classes: they are compared within each class, by the test of Cochran, Mantel and
     Haenszel on effective counts (Mantel and Haenszel, Statistical Aspects of the Analysis of Data from Retrospective
@@ -97,21 +93,19 @@ def accuracy_by_slice(
 
     Args, `groups` and `weights` as in `share_interval`:
         attributes: one row an image; columns of many numbers are cut at their quartiles.
-        right: (N,) whether the answer was right.
         classes: (N,) true class of each row where audited, else its label, which differs in noise between slices, too.
         minimum: smaller slices are listed last, without a test.
 
-    Returns:
-        One row a slice: `attribute`, `value`, `images`, `accuracy`, `low` and `high` (of 95 % for all tested slices
-        together, so that the worst may be picked: Bonferroni), `rest` (accuracy of all others, had they this slice's
-        classes), `p`, `q` (p corrected), `note`.
+    Columns: `attribute`, `value`, `images`, `accuracy`, `low` and `high` (of 95 % for all tested slices together, so
+    that the worst may be picked: Bonferroni), `rest` (accuracy of all others, had they this slice's classes), `p`, `q`
+    (p corrected), `note`.
     """
     right = np.asarray(right, dtype=bool)
     if len(attributes) != len(right):
         raise ValueError(f"Expected one answer a row: {len(attributes)}. Received: {len(right)}.")
-    values = {name: _slice_values(attributes[name]) for name in attributes}
-    slices = {(name, value): column == value for name, column in values.items() for value in pd.unique(column)}
-    slices = {key: inside for key, inside in slices.items() if not inside.all()}
+    values = pd.DataFrame({name: _slice_values(attributes[name]) for name in attributes})
+    slices = {(name, value): values[name].eq(value) for name in values for value in values[name].unique()}
+    slices = {key: inside.to_numpy() for key, inside in slices.items() if not inside.all()}
     weight = np.ones(len(right)) if weights is None else np.asarray(weights, dtype=float)
     tested = np.array([minimum <= inside.sum() <= len(right) - minimum for inside in slices.values()], dtype=bool)
     among = [part for inside in slices.values() for part in (inside, ~inside)]
@@ -121,18 +115,17 @@ def accuracy_by_slice(
     cells = np.array(
         [[np.bincount(kinds[part], some[part], minlength=k) for some in (weight * right, weight)] for part in among]
     ).reshape(-1, 2, 2, k)  # slice, inside and outside, right and all, class
-    mass = cells[:, :, 1].sum(axis=-1).ravel()
+    mass = cells[:, :, 1].sum(axis=-1, keepdims=True)[..., None]
     table = pd.DataFrame(list(slices), columns=["attribute", "value"]).assign(
         images=found.rows[::2], accuracy=found.value[::2], low=found.low[::2], high=found.high[::2],
         rest=[_standardised(inside, outside) for inside, outside in cells], p=np.nan, q=np.nan,
+        note=np.where(tested, "", f"fewer than {minimum} images here or elsewhere: no conclusion"),
     )  # fmt: skip
     if tested.any():
-        cells *= (found.worth / np.where(mass > 0, mass, 1)).reshape(-1, 2, 1, 1)
+        cells *= found.worth.reshape(-1, 2, 1, 1) / np.where(mass > 0, mass, 1)
         table.loc[tested, "p"] = [_cochran_mantel_haenszel(*pair) for pair in cells[tested]]
         table.loc[tested, "q"] = false_discovery_control(table.loc[tested, "p"])
-    table["note"] = np.where(tested, "", f"fewer than {minimum} images here or elsewhere: no conclusion")
-    order = table.assign(few=~tested).sort_values(["few", "accuracy", "q"], kind="stable").index
-    return table.loc[order].reset_index(drop=True)
+    return table.sort_values(["note", "accuracy", "q"], kind="stable", ignore_index=True)  # those without one first
 
 
 def _standardised(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -151,15 +144,13 @@ def _cochran_mantel_haenszel(inside: np.ndarray, outside: np.ndarray) -> float:
     return float(chi2.sf(off**2 / spread, 1)) if spread > 0 else 1.0
 
 
-def _slice_values(column: pd.Series) -> np.ndarray:
+def _slice_values(column: pd.Series) -> pd.Series:
     """Text value of each row; numbers with many values become quartile ranges, rare texts one value of their own."""
     if pd.api.types.is_numeric_dtype(column) and column.nunique() > 8:
         quarter, edges = pd.qcut(column, 4, duplicates="drop", labels=False, retbins=True)
-        names = [f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(edges)]
-        column = quarter.map(dict(enumerate(names)))
+        column = quarter.map(dict(enumerate(f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(edges))))
     values = column.astype(object).where(column.notna(), "unknown").astype(str)
-    frequent = values.value_counts().index[:MOST_VALUES]
-    return values.where(values.isin(frequent), "any other").to_numpy()
+    return values.where(values.isin(values.value_counts().index[:MOST_VALUES]), "any other")
 
 
 def changed(picture: np.ndarray, change: str, level: int | str, *, size: int) -> np.ndarray:
@@ -169,11 +160,10 @@ def changed(picture: np.ndarray, change: str, level: int | str, *, size: int) ->
     input; everything else happens to the picture as it is.
     """
     image = Image.fromarray(picture)
+    method = str(level).upper() if change == "resize method" else "BILINEAR"
     if change == "JPEG quality":
         image.save(buffer := io.BytesIO(), "JPEG", quality=int(level))
         image = Image.open(buffer)
-    elif change == "resize method":
-        return np.asarray(image.resize((size, size), Image.Resampling[str(level).upper()]))
     elif change == "crop (% a side)":
         x, y = image.width * int(level) / 100, image.height * int(level) / 100
         image = image.crop((round(x), round(y), round(image.width - x), round(image.height - y)))
@@ -181,7 +171,7 @@ def changed(picture: np.ndarray, change: str, level: int | str, *, size: int) ->
         image = image.convert("L").convert("RGB")
     elif change == "mirror":
         image = ImageOps.mirror(image)
-    image = image.resize((size, size), Image.Resampling.BILINEAR)
+    image = image.resize((size, size), Image.Resampling[method])
     return np.asarray(image.filter(ImageFilter.GaussianBlur(int(level))) if change == "blur (px)" else image)
 
 
@@ -197,18 +187,16 @@ def measure_robustness(
     """Accuracy under each change; every row costs one prediction of all the pictures, so pass a sample.
 
     `pictures` are N of uint8 (H, W, 3), of any size, `labels` (N,) their classes among the K `class_names`; `predict`
-    takes uint8 (N, size, size, 3) and gives probabilities (N, K).
-
-    Returns:
-        One row a change and level, the untouched pictures ("none") first: `change`, `level`, `value` (accuracy) with
-        its 95 % interval `low`, `high`, `same` (share of pictures whose predicted class stays), `images`.
+    takes uint8 (N, size, size, 3) and gives probabilities (N, K). One row comes a change and level, the untouched
+    pictures ("none") first: `change`, `level`, `value` (accuracy) with its 95 % interval `low`, `high`, `same` (share
+    of pictures whose predicted class stays), `images`.
     """
-    codes, answers, rows = class_codes(labels, class_names), [], []
+    codes, plain, rows = class_codes(labels, class_names), None, []
     for change, step in [("none", ""), *((name, step) for name, steps in CHANGES.items() for step in steps)]:
-        pixels = np.stack([changed(picture, change, step, size=size) for picture in pictures])
-        answers.append(np.asarray(predict(pixels)).argmax(axis=1))
-        right, same = share_interval(answers[-1] == codes, groups), (answers[-1] == answers[0]).mean()
-        rows.append((change, step, *right[:3], same, len(codes)))
+        answers = predict(np.stack([changed(picture, change, step, size=size) for picture in pictures])).argmax(axis=1)
+        plain = answers if plain is None else plain
+        found = *share_interval(answers == codes, groups)[:3], (answers == plain).mean(), len(codes)
+        rows.append((change, str(step), *found))
     return pd.DataFrame(rows, columns=["change", "level", "value", "low", "high", "same", "images"])
 
 
@@ -217,8 +205,7 @@ def heat_maps(classifier: Any, pixels: np.ndarray, classes: Sequence[int], *, ba
 
     Gradient of the class's log-probability by the pooled feature maps weighs their channels (Selvaraju et al.,
     Grad-CAM, 2017); the maps of all blocks that feed the head are summed on the grid of the finest. It shows where
-    evidence lies, not why it counts. `pixels` are RGB 0–255 (N, S, S, 3), `classes` (N,) positions of the class to
-    explain, such as a wrong answer.
+    evidence lies, not why it counts. `pixels` are RGB 0–255 (N, S, S, 3), `classes` (N,) the positions of the classes.
     """
     from nsfwlib._tensorflow import keras, tf
 
@@ -232,8 +219,7 @@ def heat_maps(classifier: Any, pixels: np.ndarray, classes: Sequence[int], *, ba
         pooled = tf.concat([tf.reduce_mean(each, axis=(1, 2)) for each in maps], axis=1)
         with tf.GradientTape() as tape:
             tape.watch(pooled)
-            probs = head(pooled, training=False)
-            chosen = tf.gather(probs, tf.constant(classes[part], tf.int32), axis=1, batch_dims=1)
+            chosen = tf.gather(head(pooled, training=False), tf.constant(classes[part], tf.int32), axis=1, batch_dims=1)
             evidence = tf.math.log(chosen + 1e-7)
         weights = tf.split(tape.gradient(evidence, pooled), [each.shape[-1] for each in maps], axis=1)
         shares = [tf.einsum("bhwc,bc->bhw", each, weight) for each, weight in zip(maps, weights, strict=True)]
@@ -247,18 +233,13 @@ def baseline_answers(
 ) -> pd.Series | None:
     """Predicted classes of a baseline on `rows` of the images table, indexed by path; None where there is no baseline.
 
-    `baseline` is a run folder with `predictions.parquet`, "published" (the model of 2019, on features cached in
-    `cache_dir`; only where its classes are those of the run at hand, `class_names`), or "".
-
-    Raises:
-        FileNotFoundError: the run has no predictions.
-        ValueError: the run has other classes, or did not predict these pictures.
+    `baseline` is a run folder (a ValueError where it has other classes or pictures), "published" (the model of 2019, on
+    features cached in `cache_dir`; only where its classes are those of the run at hand, `class_names`), or "".
     """
     if not baseline or (baseline == "published" and list(class_names) != list(model.CLASS_NAMES)):
         return None
     if baseline == "published":
-        classifier = model.published_model()
-        probs = model.head_answers(classifier, rows, data_dir, cache_dir=cache_dir)
+        probs = model.head_answers(model.published_model(), rows, data_dir, cache_dir=cache_dir)
         return pd.Series(np.array(class_names)[probs.argmax(axis=1)], index=pd.Index(rows["path"]))
     table = runs.read_table(Path(baseline), "predictions.parquet", made_by="02_fine_tune").set_index("path")
     theirs = [name for name in table.columns if name != "split"]
@@ -287,7 +268,6 @@ def cached_robustness(
         predict = partial(classifier.predict, batch_size=16, verbose=0)
         known = {"class_names": model.class_names(classifier), "size": model.image_size(classifier), "groups": groups}
         table = measure_robustness([load_image(file) for file in files], settings["labels"], predict, **known)
-        table["level"] = table["level"].astype(str)
         runs.write_json({"settings": settings, "table": table.to_dict("list")}, kept)
     return pd.DataFrame(runs.read_json(kept)["table"])
 

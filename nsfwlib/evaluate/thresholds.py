@@ -41,9 +41,7 @@ def unsafe_side(asked: Sequence[str], class_names: Sequence[str], *, run_dir: Pa
 def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:
     """(N,) probability of being unsafe: the sum over the unsafe classes."""
     if not set() < set(unsafe_classes) < set(class_names):
-        raise ValueError(
-            f"Expected unsafe_classes to be some, not all, of {list(class_names)}. Received: {list(unsafe_classes)}."
-        )
+        raise ValueError(f"Expected unsafe_classes: some, not all, of {[*class_names]}. Received: {[*unsafe_classes]}.")
     return np.asarray(pred_probs, dtype=float)[:, np.isin(class_names, list(unsafe_classes))].sum(axis=1)
 
 
@@ -52,10 +50,8 @@ def checked(rows: Judged) -> Judged:
     unsafe, score = np.asarray(rows.unsafe), np.asarray(rows.score, dtype=float)
     weight = np.ones(len(score)) if rows.weights is None else np.nan_to_num(np.asarray(rows.weights, dtype=float))
     if unsafe.dtype != bool or not unsafe.shape == score.shape == weight.shape:
-        raise ValueError(
-            f"Expected unsafe as bool, score and weights as numbers of one length. Received: {unsafe.dtype} "
-            f"{unsafe.shape}, {score.shape} and {weight.shape}."
-        )
+        received = f"Received: {unsafe.dtype} {unsafe.shape}, {score.shape} and {weight.shape}."
+        raise ValueError(f"Expected unsafe as bool, score and weights as numbers of one length. {received}")
     for name, bad in (("NaN or infinite scores", ~np.isfinite(score)), ("negative weights", weight < 0)):
         if bad.any():
             raise ValueError(f"Expected finite scores, no weight below 0. Received: {bad.sum():,} {name}.")
@@ -76,25 +72,17 @@ def threshold_curve(
 ) -> pd.DataFrame:
     """What each threshold does, for precision-recall and ROC curves; an image is flagged at `score >= threshold`.
 
-    Args:
-        unsafe: bool (N,), the truth.
-        score: (N,), higher is more unsafe.
-        weights: (N,) what each audited row stands for, NaN or 0 elsewhere; by default all rows count equally.
-        most: rows of the result at most, evenly picked among the distinct scores.
-
-    Returns:
-        `threshold` (falling), and `recall`, `fpr`, `precision`, each with `_low` and `_high`, which hold for each
-        threshold by itself. Precision is at the prevalence of these rows. Columns are NaN with intervals [0, 1] where
-        a side has no image.
+    Arguments are those of `Judged`. Up to `most` rows come, evenly picked among the distinct scores: `threshold`
+    (falling), and `recall`, `fpr`, `precision`, each with `_low` and `_high`, which hold for each threshold by itself.
+    Precision is at the prevalence of these rows. Columns are NaN with intervals [0, 1] where a side has no image.
     """
     rows = checked(Judged(unsafe, score, weights, groups))
     threshold, hits, alarms = counts_by_threshold(rows)
     few = np.unique(np.linspace(0, len(threshold) - 1, min(most, len(threshold))).astype(int))
     hits, alarms, table = hits[few], alarms[few], {"threshold": threshold[few]}
     sides = {"recall": (hits, rows.unsafe), "fpr": (alarms, ~rows.unsafe), "precision": (hits, rows.unsafe | True)}
-    among = [side for _, side in sides.values()]
-    worths = share_interval(rows.score, rows.groups, among=among, weights=rows.weights).worth
-    for (name, (part, side)), worth in zip(sides.items(), worths, strict=True):
+    found = share_interval(rows.score, rows.groups, among=[side for _, side in sides.values()], weights=rows.weights)
+    for (name, (part, side)), worth in zip(sides.items(), found.worth, strict=True):
         total = rows.weights[side].sum()
         trials = hits + alarms if name == "precision" else np.full(len(few), total)
         each = worth / max(total, 1e-12)
@@ -118,21 +106,18 @@ def at_threshold(
 ) -> pd.DataFrame:
     """One row a prevalence: rates and counts in 100,000 uploads where pictures are flagged from a threshold on.
 
-    Every number has `_low` and `_high`, from Beta distributions of each side's shares on effective counts, and lies
-    between them. Recall and false-positive rate are taken to hold at the deployment's prevalence, that is, safe and
+    Every number has `_low` and `_high`, from `draws` of each side's shares, Beta on effective counts, and lies between
+    them. Recall and false-positive rate are taken to hold at the deployment's prevalence, that is, safe and
     unsafe uploads there to be like those measured.
 
     Args, others as in `threshold_curve`:
-        threshold: from here on a picture is flagged.
         prevalence: shares of unsafe uploads, in [0, 1].
         review_from: from here on up to `threshold` a person looks; by default nobody does.
         costs: of a missed, a wrongly flagged and a reviewed picture.
-        draws: of the distributions, from `seed`.
 
-    Returns:
-        `prevalence`, `threshold`, `review_from`; `recall` (share of unsafe pictures that do not pass), `fpr` (share
-        of safe ones flagged), `precision` (of those flagged); numbers of pictures `flagged`, `false_alarms`,
-        `missed`, `reviewed`; `cost`.
+    Columns: `prevalence`, `threshold`, `review_from`; `recall` (share of unsafe pictures that do not pass), `fpr`
+    (share of safe ones flagged), `precision` (of those flagged); numbers of pictures `flagged`, `false_alarms`,
+    `missed`, `reviewed`; `cost`.
     """
     prevalence = np.atleast_1d(np.asarray(prevalence, dtype=float))
     if not ((prevalence >= 0) & (prevalence <= 1)).all():
@@ -161,15 +146,10 @@ def at_threshold(
 def _expected(
     stopped: np.ndarray, certain: np.ndarray, *, prevalence: np.ndarray, costs: Sequence[float]
 ) -> dict[str, np.ndarray]:
-    """What to expect of uploads at each prevalence (P,), by Bayes' rule: the numbers (…, P) of `at_threshold`.
-
-    `stopped` are the shares (…, 2) of the unsafe and of the safe pictures that do not pass, `certain` those of them
-    that are flagged without a person.
-    """
+    """The numbers (…, P) of `at_threshold` by shares (…, 2) of unsafe and safe pictures stopped, and flagged."""
     held = UPLOADS * np.stack([prevalence, 1 - prevalence], axis=-1) * stopped
-    found = held * certain
+    found, missed = held * certain, UPLOADS * prevalence - held[..., 0]
     alarms, flagged, reviewed = found[..., 1], found.sum(axis=-1), (held - found).sum(axis=-1)
-    missed = UPLOADS * prevalence - held[..., 0]
     return {
         "precision": found[..., 0] / np.where(flagged > 0, flagged, np.nan), "flagged": flagged,
         "false_alarms": alarms, "missed": missed, "reviewed": reviewed,

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import ks_2samp
 
 from nsfwlib.evaluate.audit import allocated
-from nsfwlib.evaluate.intervals import TAILS, Weighed, weigh
+from nsfwlib.evaluate.intervals import TAILS, weigh
 
 EDGES = (0.5, 0.8, 0.95, 0.99)  # shares of the traffic, by score, between which strata lie
 MINUTES = 60
@@ -17,20 +17,16 @@ LEAST_SPREAD = 0.05  # of answers in a stratum, whatever the scores say
 def draw_traffic(table: pd.DataFrame, score: Sequence[float], *, budget: int = 200, seed: int = 0) -> pd.DataFrame:
     """Which of these uploads does a person look at? Those that score high more often, each with a known chance.
 
-    The same scores and seed give the same draw, and a larger budget adds to it: as an audit it is frozen by itself.
+    The same scores and seed give the same draw, and a larger `budget` of looks adds to it: it is frozen by itself.
 
-    Args:
-        table: `path`, `sha256`, and `group` where known, of N uploads without a label.
-        score: (N,) how unsafe a detector finds them; rows of NaN are left out.
-        budget: how many to look at.
-
-    Returns:
-        For `audit_queue` and `audit_truth`: `table` with `score`, `stratum`, `order`, `picked`.
+    `table` has `path`, `sha256`, and `group` where known, of N uploads without a label, `score` (N,) says how unsafe a
+    detector finds them; NaN is left out. For `audit_queue` and `audit_truth` come `stratum`, `order`, `picked`.
     """
-    audit = table.assign(score=np.asarray(score, float), label="", predicted="").dropna(subset="score")
+    scored = table.assign(score=np.asarray(score, float), label="", predicted="")
+    audit = scored.dropna(subset="score", ignore_index=True)
     if audit.empty:
         raise ValueError(f"Expected uploads with a score. Received: {len(table):,} rows, none with one.")
-    audit = audit.assign(group=audit.get("group", pd.Series(np.arange(len(audit)), audit.index))).reset_index(drop=True)
+    audit["group"] = audit.get("group", audit.index)
     draw = pd.Series(np.random.default_rng([seed, len(audit)]).permutation(len(audit)))
     place = (audit["score"].rank(method="first") - 0.5) / len(audit)
     audit["stratum"] = "part " + pd.Series(np.searchsorted(EDGES, place) + 1).astype(str)
@@ -46,50 +42,41 @@ def traffic_shares(
 ) -> pd.DataFrame:
     """Share of each kind in the traffic, one row a kind and value of `by`: for `plots.plot_intervals`.
 
-    Args:
-        audit: as from `draw_traffic`.
+    Args, `audit` being that of `draw_traffic`:
         verdict: as from `audit_truth`; what has no answer is left out, what belongs to no class is none of the kinds.
         kinds: name → the classes it is made of, such as {"unsafe": ["porn", "hentai"]}.
         by: (N,) source, format, day, or whatever else is known of every upload.
 
-    Returns:
-        `name`, `part` (of `by`), `value`, `low`, `high` (of 95 %), `looks`, `uploads`.
+    Columns: `name`, `part` (of `by`), `value`, `low`, `high` (of 95 %), `looks`, `uploads`.
     """
     parts = pd.Series("all" if by is None else np.asarray(by, object), audit.index)
-    outcome = np.stack([_known(verdict.isin(list(classes)), audit, verdict) for classes in kinds.values()], axis=1)
+    outcome = np.stack([_known(classes, audit, verdict) for classes in kinds.values()], axis=1)
     tables = []
     for part, inside in parts.groupby(parts).indices.items():
-        found, seen = _weighed(audit.iloc[inside], outcome[inside]), np.isfinite(outcome[inside])
-        numbers = dict(zip(("value", "low", "high"), (found.value, *found.interval()), strict=True))
-        counts = {"looks": seen.sum(axis=0), "uploads": len(inside)}
-        tables.append(pd.DataFrame({"name": list(kinds), "part": part, **numbers, **counts}))
+        some = audit.iloc[inside]
+        found = weigh(outcome[inside], some["stratum"].to_numpy(), groups=some["group"])
+        table = pd.DataFrame({"name": list(kinds), "part": part, "value": found.value})
+        table["low"], table["high"] = found.interval()
+        tables.append(table.assign(looks=np.isfinite(outcome[inside]).sum(axis=0), uploads=len(inside)))
     return pd.concat(tables, ignore_index=True)
 
 
 def traffic_at(
     audit: pd.DataFrame, verdict: pd.Series, thresholds: Sequence[float], *, unsafe_classes: Sequence[str]
 ) -> pd.DataFrame:
-    """What each threshold does to this traffic: `flagged`, known of all; `precision`, `recall`, and `missed`.
-
-    All are shares, `missed` of all uploads, with `_low` and `_high`, of 95 %; other arguments as in `traffic_shares`.
-    """
-    unsafe = _known(verdict.isin(list(unsafe_classes)), audit, verdict)[:, None]
+    """Shares by threshold: `flagged`; `precision`, `recall`, `missed` (of all) with intervals; see `traffic_shares`."""
+    unsafe = _known(unsafe_classes, audit, verdict)[:, None]
     flag = audit["score"].to_numpy()[:, None] >= np.asarray(thresholds, float)
     pairs = {"precision": (unsafe * flag, flag + 0 * unsafe), "recall": (unsafe * flag, unsafe + 0 * flag)}
-    pairs["missed"] = (unsafe * ~flag, None)
     table = pd.DataFrame({"threshold": thresholds, "flagged": flag.mean(axis=0)})
-    for name, (outcome, per) in pairs.items():
-        found = _weighed(audit, outcome, per)
+    for name, (outcome, per) in (pairs | {"missed": (unsafe * ~flag, None)}).items():
+        found = weigh(outcome, audit["stratum"].to_numpy(), per=per, groups=audit["group"])
         table[name], (table[f"{name}_low"], table[f"{name}_high"]) = found.value, found.interval()
     return table
 
 
-def _known(outcome: pd.Series, audit: pd.DataFrame, verdict: pd.Series) -> np.ndarray:
-    return outcome.astype(float).where(audit["picked"] & verdict.notna()).to_numpy()
-
-
-def _weighed(audit: pd.DataFrame, outcome: np.ndarray, per: np.ndarray | None = None) -> Weighed:
-    return weigh(outcome, audit["stratum"].to_numpy(), per=per, groups=audit["group"])
+def _known(classes: Sequence[str], audit: pd.DataFrame, verdict: pd.Series) -> np.ndarray:
+    return verdict.isin(list(classes)).astype(float).where(audit["picked"] & verdict.notna()).to_numpy()
 
 
 def score_shift(
@@ -101,28 +88,19 @@ def score_shift(
     with the score as predictor. It holds where unsafe and safe uploads are each as they were and only their mix has
     changed; where it leaves the interval of new looks, they are not.
 
-    Args:
-        before: as from `draw_traffic`, answered.
-        verdict: of `before`.
-        after: (M,) scores of the new traffic.
-
-    Returns:
-        `distance` (Kolmogorov and Smirnov) and its `p`; `value`, `low`, `high` of the new share, NaN where `before` has
-        no unsafe picture, or scores that do not tell it from safe ones.
+    `before` is that of `draw_traffic`, answered by `verdict`, `after` (M,) are scores of the new traffic. What comes is
+    `distance` (Kolmogorov and Smirnov) and its `p`; `value`, `low`, `high` of the new share, NaN where `before` has no
+    unsafe picture, or scores that do not tell it from safe ones.
     """
-    after = np.asarray(after, float)
-    after, score = after[np.isfinite(after)], before["score"].to_numpy()[:, None]
-    unsafe = _known(verdict.isin(list(unsafe_classes)), before, verdict)[:, None]
-    test = ks_2samp(score[:, 0], after)
-    sides = np.c_[unsafe, 1 - unsafe]
-    means = _weighed(before, score * sides, sides)
-    draws = means.plain.shape[1]
-    error = after.std() / np.sqrt(len(after)) * np.random.default_rng(seed).normal(size=draws)
+    after = pd.Series(after, dtype=float).dropna().to_numpy()
+    score, unsafe = before["score"].to_numpy()[:, None], _known(unsafe_classes, before, verdict)[:, None]
+    test, sides = ks_2samp(score[:, 0], after), np.c_[unsafe, 1 - unsafe]
+    means = weigh(score * sides, before["stratum"].to_numpy(), per=sides, groups=before["group"])
+    error = after.std() / np.sqrt(len(after)) * np.random.default_rng(seed).normal(size=means.plain.shape[1])
     (high, low), new = np.c_[means.value, means.plain], after.mean() + np.r_[0, error]
     share = np.where(high > low, np.clip((new - low) / np.where(high > low, high - low, 1), 0, 1), np.nan)
-    ends = np.nanquantile(share, TAILS) if np.isfinite(share[0]) else (0.0, 1.0)
-    found = {"distance": test.statistic, "p": test.pvalue, "value": share[0], "low": ends[0], "high": ends[1]}
-    return pd.Series(found)
+    low, high = np.nanquantile(share, TAILS) if np.isfinite(share[0]) else (0.0, 1.0)
+    return pd.Series({"distance": test.statistic, "p": test.pvalue, "value": share[0], "low": low, "high": high})
 
 
 def review_week(
@@ -143,35 +121,29 @@ def review_week(
         seconds: that a picture takes, such as the journal has them.
         unsafe: share of what people see that is unsafe.
 
-    Returns:
-        `arrived`, `reviewed`, `backlog` at the hour's end, `waiting`, the mean minutes until those that arrived were
-        seen (infinite where that is not within these hours), `exposure`, minutes that people look at unsafe ones.
+    Columns: `arrived`, `reviewed`, `backlog` at the hour's end, `waiting`, the mean minutes until those that arrived
+    were seen (infinite where that is not within these hours), `exposure`, minutes that people look at unsafe ones.
     """
     if len(uploads) != len(reviewers) or not 0 <= to_person <= 1 or seconds <= 0:
-        raise ValueError(
-            f"Expected uploads and reviewers of the same hours, to_person in [0, 1], seconds above 0. Received: "
-            f"{len(uploads)} and {len(reviewers)} hours, {to_person}, {seconds}."
-        )
-    rng, staff = np.random.default_rng(seed), np.repeat(np.asarray(reviewers, float), MINUTES)
-    arrived = rng.poisson(np.repeat(np.asarray(uploads, float) / MINUTES * to_person, MINUTES))
+        received = f"Received: {len(uploads)} and {len(reviewers)} hours, {to_person}, {seconds}."
+        raise ValueError(f"Expected uploads, reviewers of the same hours, to_person in [0, 1], seconds > 0. {received}")
+    uploads, staff = (np.repeat(np.asarray(some, float), MINUTES) for some in (uploads, reviewers))
+    arrived = np.random.default_rng(seed).poisson(uploads / MINUTES * to_person)
     surplus = np.cumsum(arrived - staff * 60 / seconds)
     backlog = surplus - np.minimum(np.minimum.accumulate(surplus), 0)  # Lindley's recursion
-    came = np.cumsum(arrived)
+    came, minute = np.cumsum(arrived), np.arange(len(arrived))
     seen = came - backlog
-    wait = np.searchsorted(np.maximum.accumulate(seen), came - 1e-9) - np.arange(len(came)).astype(float)
-    wait[wait + np.arange(len(came)) >= len(came)] = np.inf
-    hour = np.arange(len(came)) // MINUTES
-    done = np.bincount(hour, np.diff(seen, prepend=0))
-    count = np.bincount(hour, arrived)
-    with np.errstate(invalid="ignore"):
-        waiting = np.bincount(hour, np.where(arrived > 0, wait * arrived, 0)) / np.where(count > 0, count, np.nan)
-    return pd.DataFrame(
-        {"arrived": count, "reviewed": done, "backlog": backlog[MINUTES - 1 :: MINUTES], "waiting": waiting}
-    ).assign(exposure=done * seconds / 60 * unsafe)
+    until = np.searchsorted(np.maximum.accumulate(seen), came - 1e-9)
+    wait = np.where(until < len(came), until - minute, np.inf)
+    done, count = (np.bincount(minute // MINUTES, some) for some in (np.diff(seen, prepend=0), arrived))
+    waiting = np.bincount(minute // MINUTES, np.where(arrived > 0, wait, 0) * arrived) / np.where(
+        count > 0, count, np.nan
+    )
+    table = {"arrived": count, "reviewed": done, "backlog": backlog[MINUTES - 1 :: MINUTES], "waiting": waiting}
+    return pd.DataFrame(table | {"exposure": done * seconds / 60 * unsafe})
 
 
 def clip_scores(frames: pd.DataFrame, k: int) -> pd.Series:
     """Of each `clip` the k-th highest `score` of its frames: at or above t where k frames are; 0 where it has fewer."""
-    ranked = frames.sort_values("score", ascending=False)
-    kth = ranked[ranked.groupby("clip").cumcount().eq(k - 1)].set_index("clip")["score"]
+    kth = frames.set_index("clip")["score"].sort_values(ascending=False).groupby(level=0).nth(k - 1)
     return kth.reindex(frames["clip"].unique()).fillna(0.0)

@@ -1,5 +1,6 @@
 """Who is taken for whom? Confusion matrices, alone and in pairs."""
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -22,16 +23,12 @@ def plot_confusion(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Confusion matrix: rows are the labels, columns the predictions, in the order of `class_names`.
+    """Confusion matrix (K, K): rows are the labels, columns the predictions, in the order of `class_names`.
 
-    Args:
-        matrix: (K, K) counts, or shares of each row where no counts are known.
-        normalise: show shares of the row (empty rows stay empty) instead of counts.
-        intervals: (K, K, 2) low and high share of each cell, written under it.
-        title: accuracy and number of images by default.
+    Of counts, or of shares of each row where none are known; `normalise` shows shares (empty rows stay empty), each
+    with its `intervals` (K, K, 2), low and high. By default the title is accuracy and number of images.
     """
-    matrix = np.asarray(matrix)
-    k = len(class_names)
+    matrix, k = np.asarray(matrix), len(class_names)
     if matrix.shape != (k, k):
         raise ValueError(f"Expected a matrix of {k} × {k}, one row a class name. Received: shape {matrix.shape}.")
     counted, support = np.issubdtype(matrix.dtype, np.integer), matrix.sum(axis=1)
@@ -49,7 +46,9 @@ def plot_confusion(
     ax.set_xticks(np.arange(k) + 0.5, names, rotation=0 if k <= 6 else 45)
     ax.tick_params(length=0)
     ax.set(xlabel="predicted label", ylabel="label (number of images)" if counted else "label (share of its images)")
-    ax.set_title(title if title is not None else _confusion_title(matrix))
+    said = f"Accuracy {np.trace(matrix) / max(matrix.sum(), 1):.1%} of {matrix.sum():,} images"
+    said = said if counted else f"Mean recall {np.diag(matrix).mean():.1%}"
+    ax.set_title(title if title is not None else said if matrix.any() else "No images")
     return ax
 
 
@@ -66,37 +65,22 @@ def plot_confusion_pair(
     size = 1.4 + (1.0 if intervals[0] is not None else 0.85) * len(class_names)
     fig, axes = plt.subplots(1, 2, figsize=(2 * size + 1, size))
     for ax, matrix, name, bounds in zip(axes, (before, after), titles, intervals, strict=True):
-        title = f"{name}\n{_confusion_title(np.asarray(matrix))}"
-        plot_confusion(matrix, class_names=class_names, intervals=bounds, title=title, ax=ax)
+        plot_confusion(matrix, class_names=class_names, intervals=bounds, ax=ax)
+        ax.set_title(f"{name}\n{ax.get_title(loc='left')}")
     axes[1].set_ylabel("")
     return fig
 
 
-def _confusion_title(matrix: np.ndarray) -> str:
-    total = matrix.sum()
-    if not total:
-        return "No images"
-    if not np.issubdtype(matrix.dtype, np.integer):
-        return f"Mean recall {np.diag(matrix).mean():.1%}"
-    return f"Accuracy {np.trace(matrix) / total:.1%} of {int(total):,} images"
-
-
 def _cell_texts(matrix: np.ndarray, shares: np.ndarray, normalise: bool, intervals: np.ndarray | None) -> np.ndarray:
-    """(K, K) texts: percentages or counts, the interval on a second line."""
+    """(K, K) texts: counts, or 90 %, 0.4 %, · for nothing (digits where they matter), its interval on a second line."""
     if not normalise:
         return np.array([[f"{n:,}" if n else "·" for n in row] for row in matrix.tolist()], dtype=object)
-    empty = matrix.sum(axis=1) == 0
-    texts = np.array([[_percent(p) for p in row] for row in shares], dtype=object)
-    if intervals is not None:
-        for i, j in np.ndindex(*shares.shape):
+    texts = np.full(shares.shape, "–", dtype=object)
+    for i, j in itertools.product(np.flatnonzero(matrix.sum(axis=1)), range(len(matrix))):
+        share = shares[i, j]
+        digits = 0 if share >= 0.0995 or round(share, 4) * 100 % 1 == 0 else 1
+        texts[i, j] = f"{share:.{digits}%}" if share else "·"
+        if intervals is not None:
             low, high = 100 * np.asarray(intervals)[i, j]
             texts[i, j] += f"\n{low:.0f}–{high:.0f}" if high >= 9.5 else f"\n{low:.1f}–{high:.1f}"
-    texts[empty] = "–"
     return texts
-
-
-def _percent(share: float) -> str:
-    """90 %, 0.4 %, · for nothing: digits where they matter."""
-    if share == 0:
-        return "·"
-    return f"{share:.0%}" if share >= 0.0995 or round(share, 4) * 100 % 1 == 0 else f"{share:.1%}"

@@ -72,11 +72,7 @@ def _count_table(images: pd.DataFrame, column: str, title: str, ax: Axes | None)
 
 @styled
 def plot_sizes(images: pd.DataFrame, *, input_size: int = 299, most: int = 5000) -> Figure:
-    """Width against height, and aspect ratio by class: two panels.
-
-    Rows of the images table without a size are left out. The model's `input_size` in pixels is drawn for comparison. At
-    most `most` points are drawn, evenly picked; the box plot uses all.
-    """
+    """Width against height, `most` of them evenly picked, with the model's `input_size`; aspect ratio by class."""
     sized = images[images["width"].fillna(0).gt(0) & images["height"].fillna(0).gt(0)]
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     left.set_title(f"Size of {len(sized):,} images")
@@ -93,15 +89,14 @@ def plot_sizes(images: pd.DataFrame, *, input_size: int = 299, most: int = 5000)
     for line in (left.axvline, left.axhline):
         line(input_size, color=INK, lw=0.8, ls=":", zorder=0)
     left.set(xscale="log", yscale="log", xlabel="width (pixels, log)", ylabel="height (pixels, log)")
-    plain_log_ticks(left.xaxis)
-    plain_log_ticks(left.yaxis)
     left.legend(title=f"dotted: input, {input_size} px", title_fontsize="small", fontsize="small",
                 markerscale=1.5, loc="upper left", bbox_to_anchor=(1, 1))  # fmt: skip
-    aspect = pd.DataFrame({"aspect": sized["width"] / sized["height"], "class": sized["given_label"]})
-    sns.boxplot(aspect, x="aspect", y="class", order=names, color=LIGHT, linecolor=INK, fliersize=2, ax=right)
+    aspect, label = sized["width"] / sized["height"], sized["given_label"]
+    sns.boxplot(x=aspect, y=label, order=names, color=LIGHT, linecolor=INK, fliersize=2, ax=right)
     right.set_yticks(range(len(names)), [shown(name) for name in names])
     right.set(xscale="log", xlabel="width / height (log; 1 is square)", ylabel="")
-    plain_log_ticks(right.xaxis)
+    for axis in (left.xaxis, left.yaxis, right.xaxis):
+        plain_log_ticks(axis)
     return fig
 
 
@@ -120,13 +115,11 @@ def plot_contact_sheet(
     n, columns = len(thumbnails), max(1, min(columns, max(len(thumbnails), 1)))
     if titles is not None and len(titles) != n:
         raise ValueError(f"Expected one title a thumbnail: {n}. Received: {len(titles)} titles.")
-    rows = max(1, -(-n // columns))
-    cell = 1.3
+    rows, cell = max(1, -(-n // columns)), 1.3  # inches
     tallest = min(1.0, max((t.shape[0] / t.shape[1] for t in thumbnails), default=1.0))  # a strip stays in a square
     height = rows * (cell * tallest + (0.25 if titles is not None else 0.05)) + (0.35 if title else 0)
     fig, axes = plt.subplots(rows, columns, figsize=(columns * cell, height), squeeze=False)
-    for ax in axes.flat:
-        ax.set_axis_off()
+    plt.setp(axes, frame_on=False, xticks=[], yticks=[])
     for ax, thumbnail, text in zip(axes.flat, thumbnails, [""] * n if titles is None else titles, strict=False):
         ax.imshow(thumbnail, interpolation="nearest")
         ax.set_title(shown(text), fontsize=7, fontweight="normal", loc="center", pad=2)
@@ -139,14 +132,9 @@ def plot_contact_sheet(
 
 
 @styled
-def plot_heat_maps(
-    thumbnails: Pictures, heat: Sequence[np.ndarray], *, titles: Sequence[str] | None = None, columns: int = 6
-) -> Figure:
-    """Where the model looked: heat over thumbnails, which are to be blurred first; see `plot_contact_sheet`.
-
-    `heat` is one array (h, w) of numbers from 0 a thumbnail; the most of each becomes opaque.
-    """
-    fig = plot_contact_sheet(thumbnails, titles=titles, columns=columns)
+def plot_heat_maps(thumbnails: Pictures, heat: Sequence[np.ndarray], *, titles: Sequence[str] | None = None) -> Figure:
+    """Where the model looked: heat (h, w) from 0, the most opaque, over each thumbnail; blur them first."""
+    fig = plot_contact_sheet(thumbnails, titles=titles, columns=6)
     for ax, values in zip(fig.axes, heat, strict=False):
         share = np.asarray(values, dtype=float) / max(float(np.max(values)), 1e-9)
         look = {"cmap": "inferno", "alpha": 0.65 * np.clip(share, 0, 1), "interpolation": "bilinear"}
@@ -156,10 +144,7 @@ def plot_heat_maps(
 
 @styled
 def plot_feature_map(xy: np.ndarray, labels: Sequence[str], *, ax: Axes | None = None) -> Axes:
-    """Two-dimensional map of the features, one point an image: coordinates (N, 2) and N classes.
-
-    Distances mean little, neighbourhoods something.
-    """
+    """Map (N, 2) of the features of N images with labels; distances mean little, neighbourhoods something."""
     xy, labels = np.asarray(xy), np.asarray(labels).astype(str)
     ax = new_axes(ax, (6.4, 5))
     size = float(np.clip(9000 / max(len(xy), 1), 3, 28))
@@ -174,19 +159,14 @@ def plot_feature_map(xy: np.ndarray, labels: Sequence[str], *, ax: Axes | None =
 
 @styled
 def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Which label was given to which class: estimated numbers of images, wrong ones shaded.
-
-    `noise` is a square table, rows the given labels, columns the classes believed true.
-    """
-    values = noise.to_numpy(dtype=float)
-    k, total = len(noise), values.sum()
+    """Estimated numbers of images by given label (rows) and class believed true (columns), wrong ones shaded."""
+    values, k = noise.to_numpy(dtype=float), len(noise)
     ax = new_axes(ax, (2.5 + 0.85 * k, 1.7 + 0.72 * k))
     texts = noise.map(lambda v: f"{v:,.0f}" if v >= 0.5 else "·")
-    shade = np.where(np.eye(k), 0.0, values)
-    names = {"xticklabels": noise.columns.map(shown), "yticklabels": noise.index.map(shown)}
+    shade, total = np.where(np.eye(k), 0.0, values), values.sum()
     sns.heatmap(
-        shade, annot=texts, fmt="", cmap="Oranges", vmin=0, vmax=max(shade.max(initial=0) * 1.25, 1),
-        cbar=False, linewidths=1.5, square=True, ax=ax, **names,
+        shade, annot=texts, fmt="", cmap="Oranges", vmin=0, vmax=max(shade.max(initial=0) * 1.25, 1), cbar=False, ax=ax,
+        linewidths=1.5, square=True, xticklabels=noise.columns.map(shown), yticklabels=noise.index.map(shown),
     )  # fmt: skip
     ax.tick_params(length=0, rotation=0)
     share = f" ({shade.sum() / total:.1%})" if total else ""
@@ -198,8 +178,7 @@ def plot_noise_matrix(noise: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 @styled
 def plot_scores(issues: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Suspicion (`score`) of every label, most suspect first, with the cut (`is_issue`): `labels.find_label_issues`."""
-    score = issues["score"].dropna().sort_values(ascending=False).to_numpy()
-    cut = int(issues["is_issue"].sum())
+    score, cut = issues["score"].dropna().sort_values(ascending=False).to_numpy(), int(issues["is_issue"].sum())
     ax = new_axes(ax, (7, 3.4))
     ax.set(xlabel="rank (images, most suspect first, log)", ylabel="suspicion (no unit)")
     ax.set_title(f"{cut:,} of {len(issues):,} labels suspected")

@@ -9,10 +9,10 @@ import pandas as pd
 from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nsfwlib.plots.data import class_looks
-from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, new_axes, note, percent, plain_log_ticks, shown, styled
+from nsfwlib.plots.style import ACCENT, DARK, INK, LIGHT, MID, PER_CENT, new_axes, note, plain_log_ticks, shown, styled
 
 _RATES = {
     "recall": "recall (share of unsafe images flagged)",
@@ -25,48 +25,36 @@ _LEAST = 1e-3  # and that of false-positive rates
 
 @styled
 def plot_history(history: pd.DataFrame) -> Figure:
-    """Loss, accuracy and learning rate of all stages of training along one axis of epochs.
-
-    `history` has a row an epoch in order, as from `train.train_head` and `train.fine_tune`.
-    """
-    epochs, stages = np.arange(1, len(history) + 1), history["stage"].reset_index(drop=True)
-    stages = stages[stages.ne(stages.shift())]  # where each begins
+    """Loss, accuracy and learning rate along one axis, a row an epoch of all stages, as from `train.fine_tune`."""
+    history = history.set_axis(np.arange(1, len(history) + 1))
+    stages = history["stage"][history["stage"].ne(history["stage"].shift())]  # where each begins
     fig, axes = plt.subplots(1, 3, figsize=(12, 3.4), width_ratios=(4, 4, 2.5))
-    best = int(np.nanargmin(history["val_loss"])) if history["val_loss"].notna().any() else None
+    best = history.dropna(subset="val_loss").nsmallest(1, "val_loss")
     for ax, name in zip(axes, ("loss", "accuracy"), strict=False):
-        ax.plot(epochs, history[name], "--s", color=MID, ms=4, label="training")
-        ax.plot(epochs, history[f"val_{name}"], "-o", color=DARK, ms=4, label="validation")
-        if best is not None:
-            value = history[f"val_{name}"].iloc[best]
-            look = {"ms": 10, "mfc": "none", "mec": ACCENT, "mew": 1.5}
-            shown = f"lowest val. loss: {value:.3f}" if name == "loss" else f"there: {value:.1%}"
-            ax.plot(best + 1, value, "o", label=shown, **look)
+        ax.plot(history[name], "--s", color=MID, ms=4, label="training")
+        ax.plot(history[f"val_{name}"], "-o", color=DARK, ms=4, label="validation")
+        for epoch, value in best[f"val_{name}"].items():
+            text = f"lowest val. loss: {value:.3f}" if name == "loss" else f"there: {value:.1%}"
+            ax.plot(epoch, value, "o", label=text, ms=10, mfc="none", mec=ACCENT, mew=1.5)
         ax.margins(y=0.15)
-    rates = history["learning_rate"].where(history["learning_rate"] > 0)
-    axes[2].plot(epochs, rates, color=DARK, marker="o", ms=4)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize="small")  # off the lines
+    axes[2].plot(history["learning_rate"].where(history["learning_rate"] > 0), color=DARK, marker="o", ms=4)
     axes[2].set(yscale="log", ylabel="learning rate halfway", title="Learning rate\n")
-    axes[2].yaxis.set_major_formatter("{x:.2g}")
-    axes[2].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-    axes[2].yaxis.set_minor_formatter("{x:.2g}")
+    plain_log_ticks(axes[2].yaxis)
     for ax in axes:
         ax.set(xlabel="epoch (all stages)", xlim=(0.5, len(history) + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        for i, name in stages.items():
-            ax.axvline(i + 0.5, color=INK, lw=0.8, ls=":")
-            ax.text(i + 0.6, 1.01, name, transform=ax.get_xaxis_transform(), fontsize=8, va="bottom")
+        for epoch, name in stages.items():
+            ax.axvline(epoch - 0.5, color=INK, lw=0.8, ls=":")
+            ax.text(epoch - 0.4, 1.01, name, transform=ax.get_xaxis_transform(), fontsize=8, va="bottom")
     axes[0].set(ylabel="loss (cross-entropy, nats)", title="Loss\n")
     axes[1].set(ylabel="share of images right", title="Accuracy\n")
-    percent(axes[1].yaxis)
-    for ax in axes[:2]:
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, fontsize="small")  # off the lines
+    axes[1].yaxis.set_major_formatter(PER_CENT)
     return fig
 
 
 def live_history(before: pd.DataFrame) -> Callable[[pd.DataFrame], None]:
-    """The curves below the running cell, drawn anew with the rows so far: `on_epoch` of `train.fine_tune`.
-
-    `before` has the rows of the stages before, as for `plot_history`.
-    """
+    """`on_epoch` of `train.fine_tune`: `plot_history` below the running cell, of the rows `before` and those so far."""
     place = display({"text/plain": "The curves follow after the first epoch."}, raw=True, display_id=True)
 
     def redraw(rows: pd.DataFrame) -> None:
@@ -86,32 +74,23 @@ def plot_learning_curve(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.plot(near["images"], near["accuracy"], "-o", color=DARK, ms=5, label="mean")
     ax.set(xscale="log", xlabel="training images (log scale)", ylabel="validation images right")
     ax.set_title("What more images gain: a logistic head on frozen features")
-    ax.xaxis.set_major_locator(FixedLocator(near["images"].round()))
-    ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.xaxis.set_minor_locator(NullLocator())
-    percent(ax.yaxis)
+    ax.set_xticks(near["images"].round(), near["images"].map("{:,.0f}".format))
+    ax.minorticks_off()
+    ax.yaxis.set_major_formatter(PER_CENT)
     ax.legend(fontsize="small")
     return ax
 
 
 @styled
 def plot_intervals(
-    table: pd.DataFrame, *, xlabel: str = "share of images", title: str | None = None, ax: Axes | None = None
+    table: pd.DataFrame, *, xlabel: str = "share of images", title: str = "", write: bool = True, ax: Axes | None = None
 ) -> Axes:
-    """Estimates with their intervals below one another, the first on top.
-
-    `table` has `name`, `value`, `low`, `high`, all shares; `xlabel` says what is shared.
-    """
-    ax = _rows(table, xlabel=xlabel, title=title or "", ax=ax)
-    for i, (value, high) in enumerate(zip(table["value"], table["high"], strict=True)):
-        text, end = ("unknown", 0.5) if np.isnan(value) else (f"{value:.1%}", np.fmax(value, high))
-        ax.annotate(text, (end, i), (6, 0), textcoords="offset points", va="center", fontsize=9)
-    return ax
-
-
-def _rows(table: pd.DataFrame, *, xlabel: str, title: str, ax: Axes | None) -> Axes:
-    """Dots with their whiskers below one another; rows without a value stay empty."""
+    """Estimates (`name`, `value`, `low`, `high`; shares of `xlabel`) below one another; `write` their numbers."""
     ax, places = new_axes(ax, (6.5, 1.1 + 0.42 * len(table))), np.arange(len(table))
+    for i, value, high in zip(places, table["value"], table["high"], strict=True):
+        text, end = ("unknown", 0.5) if np.isnan(value) else (f"{value:.1%}", np.fmax(value, high))
+        if write:
+            ax.annotate(text, (end, i), (6, 0), textcoords="offset points", va="center", fontsize=9)
     ax.hlines(places, table["low"].where(table["value"].notna()), table["high"], color=DARK, lw=2)
     ax.plot(table["value"], places, "o", color=DARK, ms=6)
     ax.set_yticks(places, table["name"].map(shown))
@@ -126,11 +105,9 @@ def _rows(table: pd.DataFrame, *, xlabel: str, title: str, ax: Axes | None) -> A
 @styled
 def plot_class_scores(scores: pd.DataFrame) -> Figure:
     """Precision, recall, F1 and average precision of each class of `evaluate.scores` with intervals, a panel each."""
-    which = ("precision", "recall", "f1", "average precision")
     support = scores[scores["score"].eq("recall")].set_index("class")["support"]
-    size = (2.7 * len(which) + 1, 1.2 + 0.4 * len(support))
-    fig, axes = plt.subplots(1, len(which), figsize=size, sharey=True)
-    for ax, score in zip(axes, which, strict=True):
+    fig, axes = plt.subplots(1, 4, figsize=(11.8, 1.2 + 0.4 * len(support)), sharey=True)
+    for ax, score in zip(axes, ("precision", "recall", "f1", "average precision"), strict=True):
         table = scores[scores["score"].eq(score)].set_index("class").reindex(support.index)
         table["name"] = [f"{name}  ({n:,})" for name, n in support.items()]
         plot_intervals(table, xlabel="share", title=score.capitalize(), ax=ax)
@@ -140,24 +117,21 @@ def plot_class_scores(scores: pd.DataFrame) -> Figure:
 
 @styled
 def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axes:
-    """Reliability: accuracy against confidence, the diagonal is honest, below it the model boasts.
-
-    `tables` are those of `evaluate.calibration_table`, by name, such as "before temperature" and "after".
-    """
+    """Reliability by name, of `evaluate.calibration_table`: the diagonal is honest, below it the model boasts."""
     ax = new_axes(ax, (5.2, 4.8))
     ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
     looks = ((ACCENT, "s", -0.004), (DARK, "o", 0.004), (MID, "D", 0.0))
     for (name, table), (colour, marker, shift) in zip(tables.items(), looks, strict=False):
         table = table.dropna(subset="accuracy")
-        x = table["confidence"] + shift
+        x, sizes = table["confidence"] + shift, 12 + 120 * table["count"] / max(table["count"].max(), 1)
         ax.vlines(x, table["low"], table["high"], color=colour, lw=1)
-        sizes = 12 + 120 * table["count"] / max(table["count"].max(), 1)
         ax.scatter(x, table["accuracy"], s=sizes, color=colour, marker=marker, label=shown(name), zorder=3)
     ax.set(
         xlabel="confidence (probability of the predicted class)", ylabel="share of images right",
         xlim=(0, 1.02), ylim=(0, 1.02), title="Calibration (larger marks: more images)",
     )  # fmt: skip
-    percent(ax.xaxis, ax.yaxis)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PER_CENT)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -179,11 +153,11 @@ def plot_roc(curve: pd.DataFrame, *, title: str | None = None, ax: Axes | None =
 def _draw_curve(curve: pd.DataFrame, x: str, y: str, title: str, ax: Axes | None) -> Axes:
     ax = new_axes(ax, (5.2, 4.4))
     ax.set(xlabel=_RATES[x], ylabel=_RATES[y], title=title, xlim=(-0.01, 1.01), ylim=(0, 1.02))
-    percent(ax.xaxis, ax.yaxis)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PER_CENT)
     known = curve.dropna(subset=[x, y])
     if known.empty:
-        ax.text(0.5, 0.5, "needs safe and unsafe images", transform=ax.transAxes, ha="center")
-        return ax
+        return note(ax, "needs safe and unsafe images")
     ax.fill_between(known[x], known[f"{y}_low"], known[f"{y}_high"], color=LIGHT, lw=0, label="95% interval")
     ax.plot(known[x], known[y], color=DARK, lw=1.8)
     ax.legend(loc="lower left" if x == "recall" else "lower right", fontsize="small")
@@ -202,7 +176,7 @@ def plot_detectors(curves: Mapping[str, pd.DataFrame], *, title: str | None = No
     ax.set(xscale="log", xlim=(_LEAST, 1), ylim=(0, 1.02), title=title or "ROC")
     ax.set(xlabel=_RATES["fpr"], ylabel=_RATES["recall"])
     ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-    percent(ax.yaxis)
+    ax.yaxis.set_major_formatter(PER_CENT)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small", title="with 95% band")
     return ax
 
@@ -222,11 +196,7 @@ def plot_week(week: pd.DataFrame, *, title: str | None = None, ax: Axes | None =
 
 @styled
 def plot_threshold(curve: pd.DataFrame, point: pd.Series) -> Figure:
-    """One threshold, or two with a person between them, at one prevalence: where on the curves, and what it does.
-
-    Of the `curve` of `evaluate.threshold_curve` the two rates are drawn that do not depend on prevalence; `point` is a
-    row of `evaluate.at_threshold`.
-    """
+    """A row of `at_threshold`: where it lies on the rates of `threshold_curve`, and what it does at its prevalence."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6))
     for name, label, colour, dash in (("recall", "unsafe flagged", DARK, "-"), ("fpr", "safe flagged", ACCENT, "--")):
         band = curve[f"{name}_low"], curve[f"{name}_high"]
@@ -236,16 +206,16 @@ def plot_threshold(curve: pd.DataFrame, point: pd.Series) -> Figure:
     left.axvline(high, color=INK, lw=1.5)
     left.axvspan(low, high, facecolor=MID, alpha=0.25, label="to a person" if low < high else None)
     left.set(xlabel="threshold (probability of unsafe)", ylabel="share of images flagged", xlim=(0, 1), ylim=(0, 1.02))
-    percent(left.yaxis)
+    left.yaxis.set_major_formatter(PER_CENT)
     left.set_title(f"Threshold {point['threshold']:.3f}" + (f", a person from {low:.3f}" if low < high else ""))
     left.legend(loc="center", fontsize="small")
-    bars = {"flagged": DARK, "reviewed": MID, "missed": LIGHT, "false_alarms": ACCENT}
-    if low >= high:
-        del bars["reviewed"]
-    names = {"reviewed": "to a person", "missed": "unsafe, missed", "false_alarms": "safe, flagged"}
-    for column, colour in bars.items():
+    columns = ("flagged", "reviewed", "missed", "false_alarms")
+    names = ("flagged", "to a person", "unsafe, missed", "safe, flagged")
+    for column, name, colour in zip(columns, names, (DARK, MID, LIGHT, ACCENT), strict=True):
+        if column == "reviewed" and low >= high:
+            continue
         value, *ends = (point[f"{column}{end}"] for end in ("", "_low", "_high"))
-        place = right.barh(names.get(column, column), value, height=0.6, color=colour)[0].get_y() + 0.3
+        place = right.barh(name, value, height=0.6, color=colour)[0].get_y() + 0.3
         right.hlines(place, *ends, color=INK, lw=1.5)
         text = "–" if np.isnan(value) else " {:,.0f} ({:,.0f}–{:,.0f})".format(value, *ends)
         right.text(np.fmax(value, ends[1]), place, text, va="center")
@@ -264,26 +234,23 @@ def plot_slices(slices: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """The 15 worst of `evaluate.accuracy_by_slice` with intervals; filled where chance is unlikely (`q` ≤ 0.05)."""
     table = slices[slices["p"].notna()].head(15)
     names = [f"{row.attribute}: {row.value}  ({row.images:,})" for row in table.itertuples()]
-    table, title = table.assign(name=names, value=table["accuracy"]), f"{len(table)} worst of {len(slices)} slices"
-    ax = _rows(table, xlabel="share of images right", title=title, ax=new_axes(ax, (7.5, 1.6 + 0.34 * len(table))))
+    table, ax = table.assign(name=names, value=table["accuracy"]), new_axes(ax, (7.5, 1.6 + 0.34 * len(table)))
+    title = f"{len(table)} worst of {len(slices)} slices"
+    plot_intervals(table, xlabel="share of images right", title=title, write=False, ax=ax)
     if table.empty:
         return note(ax, "no slice has enough images")
     places, sure = np.arange(len(table)), table["q"].le(0.05).to_numpy()
     ax.plot(table["value"][sure], places[sure], "o", color=ACCENT, label="differs (q ≤ 0.05)")
     ax.plot(table["value"][~sure], places[~sure], "o", color=DARK, mfc="white", label="may be chance")
     ax.plot(table["rest"], places, "|", color=INK, ms=12, label="all other images")
-    percent(ax.xaxis)
+    ax.xaxis.set_major_formatter(PER_CENT)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     return ax
 
 
 @styled
 def plot_robustness(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Accuracy under changes of the picture below one another, that of untouched pictures as a dotted line.
-
-    `table` has `change`, `level` (text or number, in drawing order), `value`, `low`, `high`; the change "none" is the
-    reference.
-    """
+    """Accuracy (`value`, `low`, `high`) by `change` and `level`, in their order; that of "none" as a dotted line."""
     changed, names = table["change"].ne("none"), (table["change"] + " " + table["level"].astype(str)).str.strip()
     if not changed.any():
         raise ValueError("Expected at least one change besides 'none'. Received: none; measure some first.")
@@ -303,15 +270,13 @@ def plot_score_histogram(score: pd.Series, *, points: pd.DataFrame | None = None
     if not len(scored):
         return note(ax, "no file was scored")
     ax.hist(scored, bins=np.linspace(0, 1, 41), color=MID, edgecolor="white", lw=0.5)
-    ax.set_yscale("log")
-    ax.set_ylim(bottom=0.7)
+    ax.set(yscale="log", ylim=(0.7, None))
     plain_log_ticks(ax.yaxis)
     if points is not None:
         looks = itertools.cycle(["-", "--", ":", "-."])
         for (threshold, rows), look in zip(points.groupby("threshold"), looks, strict=False):
             wishes = rows["wish"] + np.where(rows.get("note", "") == "", "", " (no promise)")
-            label = f"{threshold:.3g}: {', '.join(wishes.unique())}"
-            ax.axvline(threshold, color=ACCENT, lw=1.5, ls=look, label=label)
+            ax.axvline(threshold, color=ACCENT, lw=1.5, ls=look, label=f"{threshold:.3g}: {', '.join(wishes.unique())}")
         ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, title="threshold")
     return ax
 

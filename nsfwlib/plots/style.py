@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.font_manager import get_font_names
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Artist)
 INK = "#1f2a36"  # text and lines
 DARK, MID, LIGHT = "#15466e", "#4f93c0", "#b9d6ea"  # three lightness steps of one hue
 ACCENT = "#c8500a"  # the one thing to look at
+PER_CENT = "{x:.0%}"  # ticks of shares
 _WIDE = {"Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Malgun Gothic"}
 _INKED = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")
 _LOOK = sns.axes_style("ticks") | dict.fromkeys(_INKED, INK) | {
@@ -61,12 +62,6 @@ def shown(name: str) -> str:
     """A class name as figures write it: without the middle of a long one, a space before `_`, which a legend hides."""
     name = name if len(name) <= 40 else f"{name[:24]}…{name[-15:]}"
     return f" {name}" if name.startswith("_") else name
-
-
-def percent(*axes: Axis) -> None:
-    """Shares as whole per cent."""
-    for axis in axes:
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def plain_log_ticks(axis: Axis, subs: Sequence[float] = (1, 2, 5)) -> None:

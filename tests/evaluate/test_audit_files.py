@@ -126,6 +126,11 @@ def test_an_audit_frozen_without_a_judge_is_still_weighed_and_enlarged(tmp_path)
     assert freeze(tmp_path, rows, budget=300)["picked"].sum() > 290
 
 
+def test_an_audit_of_a_split_without_pictures_can_be_opened_again(tmp_path):
+    empty = freeze(tmp_path, make_split()[0].head(0))
+    pd.testing.assert_frame_equal(audit_files.load_audit(tmp_path, "test"), empty, check_dtype=False)
+
+
 def test_review_that_keeps_wrong_labels_does_not_make_them_right(tmp_path):
     rows, true = make_split(2000, split="train", noise=0.3)
     audit = audit_files.freeze_audit(tmp_path, "train", rows, about="labels", budget=300)

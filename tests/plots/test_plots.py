@@ -350,7 +350,7 @@ def test_robustness_without_a_change_is_refused():
 
 
 def test_heat_lies_over_the_whole_of_each_thumbnail():
-    fig = data.plot_heat_maps([np.zeros((40, 60, 3), np.uint8)] * 2, [np.eye(8), np.zeros((8, 8))], columns=2)
+    fig = data.plot_heat_maps([np.zeros((40, 60, 3), np.uint8)] * 2, [np.eye(8), np.zeros((8, 8))])
     assert [len(ax.images) for ax in fig.axes] == [2, 2]
     for picture in fig.axes[0].images:
         assert list(picture.get_extent()) == [-0.5, 59.5, 39.5, -0.5]
