@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ RARE = 1_000  # and of each class at least so many, or all
 COMPONENT_SAMPLE = 20_000  # rows that the principal components are found on
 LIMIT = 1e15  # larger features overflow when they are squared and summed as float32
 CHUNK = 16_384  # rows at a time where a whole float32 copy would not fit
+_Logistic = partial(LogisticRegression, max_iter=200, tol=1e-3, warm_start=True)
 
 
 class LinearHead(NamedTuple):
@@ -44,12 +46,7 @@ class LinearHead(NamedTuple):
         """Probabilities (N, K), columns in the order of `classes_`; NaN for rows that are not finite."""
         values, valid = np.asarray(X), valid_rows(np.asarray(X))
         answers = _project(values, valid, self.mean, self.kernel.astype(np.float32)) + self.bias
-        answers[~valid] = np.nan
-        return softmax(answers, axis=1)
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """The likeliest class of each row."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return np.where(valid[:, None], softmax(answers, axis=1), np.nan)
 
 
 def fit_head(
@@ -73,6 +70,7 @@ def fit_head(
     valid = valid_rows(values) & (codes != UNLABELLED)
     if not valid.any():
         raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
+    weights = np.ones(len(codes)) if weights is None else np.asarray(weights)
     mean, directions = _directions(values, valid, seed)
     x, group = _project(values, valid, mean, directions), group_codes(groups, len(codes))
     # Clouds are too sure: were that cut off out of fold, their log-odds would get too large a share of a sum.
@@ -81,8 +79,7 @@ def fit_head(
     kernel, bias, present = np.zeros((len(mean), n_classes)), np.full(n_classes, -np.inf), np.unique(codes[valid])
     bias[present] = 0
     if len(present) > 1:
-        counts = np.ones(valid.sum()) if weights is None else np.asarray(weights)[valid]
-        model = (_Clouds if clouds else _logistic)(strength).fit(x[valid], codes[valid], counts)
+        model = (_Clouds if clouds else _Logistic)(C=strength).fit(x[valid], codes[valid], weights[valid])
         halves = [[-0.5], [0.5]] if len(model.coef_) == 1 else [[1.0]]  # scikit-learn keeps one difference of two
         kernel[:, present] = directions @ (model.coef_ * halves).T
         bias[present] = (model.intercept_[:, None] * halves).ravel()
@@ -97,32 +94,25 @@ def out_of_fold_probs(
     groups: np.ndarray,
     seed: int,
     *,
+    weights: np.ndarray,
     strengths: Sequence[float] = STRENGTHS,
-    weights: np.ndarray | None = None,
     clouds: bool = False,
     floor: float = EPS,
 ) -> tuple[np.ndarray, float]:
-    """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss.
-
-    With `clouds`, of a discriminant that takes each class for a Gaussian cloud of one shape, shrunk by `strengths`.
-    Wrong labels shift a mean less than they bend a boundary: as good where they lie anywhere, .63 for .43 AP where a
-    sub-kind is misfiled. Lee et al. 2019, Robust Inference via Generative Classifiers for Handling Noisy Labels.
-    """
-    weights = np.ones(len(x)) if weights is None else np.asarray(weights)
+    """Out-of-fold probabilities (N, K) of a logistic head, or of `_Clouds`, and its C, chosen by their log-loss."""
     usable = valid & (codes != UNLABELLED)
     fold = group_folds(np.where(usable, codes, UNLABELLED), groups, seed)
     rows = np.flatnonzero(usable)
     taught, stands_for = _taught(codes, rows, seed)
     stands_for = stands_for * weights[taught]
-    models = [(_Clouds if clouds else _logistic)(strengths[0]) for _ in range(FOLDS)]
+    models = [(_Clouds if clouds else _Logistic)(C=strengths[0]) for _ in range(FOLDS)]
     best, least, chosen = np.full((len(codes), n_classes), EPS), np.inf, strengths[0]
     for strength in strengths:
         probs = np.full((len(codes), n_classes), EPS)
         for k, model in enumerate(models):  # each starts where it stopped before
             train, test = taught[fold[taught] != k], np.flatnonzero(valid & (fold == k))
             present = np.unique(codes[train])
-            can_tell = len(train) > len(present) > 1
-            if can_tell:
+            if can_tell := len(train) > len(present) > 1:
                 model.C = strength
                 model.fit(x[train].astype(np.float32), codes[train], stands_for[fold[taught] != k])
             for part in (test[block] for block in chunks(len(test))):
@@ -140,16 +130,17 @@ def out_of_fold_probs(
 class _Clouds:
     """Linear discriminant: each class is a Gaussian cloud of one shape, its covariance shrunk by C towards a sphere.
 
-    Rows have weights, which scikit-learn's does not heed.
+    Rows have weights, which scikit-learn's does not heed. Wrong labels shift a mean less than they bend a boundary: as
+    good where they lie anywhere, .63 for .43 AP where a sub-kind is misfiled (Lee et al. 2019, Robust Inference via
+    Generative Classifiers for Handling Noisy Labels).
     """
 
     def __init__(self, C: float) -> None:
         self.C = C
 
     def fit(self, x: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> _Clouds:
-        """On (N, D) features; rows count as often as `counts` (N,) say."""
-        self.classes_, codes = np.unique(codes, return_inverse=True)
-        share = np.eye(len(self.classes_))[codes] * counts[:, None]
+        classes, codes = np.unique(codes, return_inverse=True)
+        share = np.eye(len(classes))[codes] * counts[:, None]
         size = np.maximum(share.sum(axis=0), EPS)
         means = (share / size).T @ x
         spread = (x - means[codes]) * np.sqrt(counts / size.sum())[:, None]
@@ -160,7 +151,6 @@ class _Clouds:
         return self
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
-        """(N, K), columns as `classes_`."""
         return softmax(x @ self.coef_.T + self.intercept_, axis=1)
 
 
@@ -209,10 +199,6 @@ def sub_kinds(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups: np.nd
     return kinds[place]
 
 
-def _logistic(C: float) -> LogisticRegression:
-    return LogisticRegression(C=C, max_iter=200, tol=1e-3, warm_start=True)
-
-
 def principal_features(values: np.ndarray, valid: np.ndarray, seed: int, *, standardise: bool = True) -> np.ndarray:
     """(N, D) features on their principal directions: (N, D') float32; rows that are not valid become zero."""
     return _project(values, valid, *_directions(values, valid, seed, standardise=standardise))
@@ -258,8 +244,7 @@ def valid_rows(values: np.ndarray) -> np.ndarray:
     valid = np.zeros(len(values), bool)
     for rows in chunks(len(values)):
         valid[rows] = np.isfinite(values[rows]).all(axis=1)
-        finite = values[rows][valid[rows]]
-        largest = max(float(finite.max(initial=0)), -float(finite.min(initial=0)))
+        largest = float(np.abs(values[rows]).max(initial=0, where=valid[rows, None]))
         if largest > LIMIT:
             raise ValueError(f"Expected features up to {LIMIT:g}. Received: {largest:g}. Scale them, or fill with NaN.")
     return valid
@@ -270,6 +255,6 @@ def sampled(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
     return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
-def chunks(n: int) -> list[slice]:
-    """0 … n in slices of CHUNK."""
-    return [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
+def chunks(n: int, size: int = CHUNK) -> list[slice]:
+    """0 … n in slices of `size`."""
+    return [slice(start, start + size) for start in range(0, n, size)]

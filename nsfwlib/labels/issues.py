@@ -67,12 +67,8 @@ def find_label_issues(
     if features is not None:
         blocks = _blocks(features) | ({} if probs is None else {"pred_probs": np.log(probs)})
         probs = out_of_sample_probs(labels, blocks, classes=classes, groups=groups, trusted=trusted, seed=seed)
-    table = _judge(codes, probs, group_codes(groups, len(codes)), _flags(trusted, len(codes)), seed)
-    names = np.array([*classes, ""], object)
-    table.insert(0, "given", names[codes])
-    table["suggested"] = names[table["suggested"]]
-    table.index = labels.index if hasattr(labels, "index") and not callable(labels.index) else table.index
-    return table
+    table = _judge(codes, probs, classes, group_codes(groups, len(codes)), _flags(trusted, len(codes)), seed)
+    return table.set_axis(labels.index) if isinstance(labels, pd.Series) else table
 
 
 def out_of_sample_probs(
@@ -167,9 +163,11 @@ def _mix(members: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     return mixed / np.where(total > 0, total, np.nan)
 
 
-def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np.ndarray, seed: int) -> pd.DataFrame:
-    """Suggestion, score, cut and note of each row, classes as codes."""
-    n, k = probs.shape
+def _judge(
+    codes: np.ndarray, probs: np.ndarray, classes: list, groups: np.ndarray, trusted: np.ndarray, seed: int
+) -> pd.DataFrame:
+    """What `find_label_issues` returns."""
+    (n, k), names = probs.shape, np.array([*classes, ""], object)
     rows, labelled, judged = np.arange(n), codes != UNLABELLED, np.isfinite(probs[:, 0])
     size, lonely = np.bincount(codes[labelled], minlength=k), _in_one_group(codes, groups)
     blind = not _says_something(codes, probs, seed)
@@ -191,8 +189,7 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     joint = noise.confident_joint(doubtful, probs)
     contradicted = (probs[eligible].argmax(axis=1) != codes[eligible]).sum()
     expected = 0 if blind else round(max(joint.sum() - np.trace(joint), LEAST_CUT * contradicted))
-    flagged = np.zeros(n, bool)
-    flagged[eligible[np.argsort(-score[eligible])[:expected]]] = True
+    flagged = eligible[np.argsort(-score[eligible])[:expected]]
     reasons = {
         "its class is one near-duplicate group: nothing to compare with": ~judged & lonely,
         "no valid features or probabilities": ~judged,
@@ -204,11 +201,12 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     }
     return pd.DataFrame(
         {
-            "suggested": suggested,
+            "given": names[codes],
+            "suggested": names[suggested],
             "score": score,
             "p_given": np.where(labelled & judged, p[rows, codes], np.nan),
             "p_suggested": np.where(judged, p[rows, suggested], np.nan),
-            "is_issue": flagged,
+            "is_issue": np.isin(rows, flagged),
             "note": np.select(list(reasons.values()), list(reasons), ""),
         }
     )

@@ -46,7 +46,7 @@ def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -
     similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
     found, base = usable[None], unit[usable].T if index is None else None
     step = 1024 if index else max(64, 20_000_000 // len(usable))  # 1024 x 120 candidates x 256 float32 = 126 MB
-    for block in (slice(start, start + step) for start in range(0, len(unit), step)):
+    for block in chunks(len(unit), step):
         if index is None:
             scores = unit[block] @ base
         else:

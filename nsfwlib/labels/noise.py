@@ -72,16 +72,13 @@ def noise_rates(joint: np.ndarray) -> np.ndarray:
     return (joint + PRIOR_ROWS * prior) / np.maximum((joint + PRIOR_ROWS * prior).sum(axis=0), EPS)
 
 
-def posterior(codes: np.ndarray, probs: np.ndarray, noise: np.ndarray, trusted: np.ndarray | None = None) -> np.ndarray:
-    """P(true class | features, given label), (N, K), by Bayes' rule; `trusted` labels are certain."""
-    true = normalised(probs * np.vstack([noise, np.ones(len(noise))])[codes])
-    sure = np.zeros(len(codes), bool) if trusted is None else trusted & (codes != UNLABELLED)
-    true[sure] = np.eye(len(noise))[codes[sure]]
-    return true
+def posterior(codes: np.ndarray, probs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """P(true class | features, given label), (N, K), by Bayes' rule."""
+    return normalised(probs * np.vstack([noise, np.ones(len(noise))])[codes])
 
 
 def calibrated(codes: np.ndarray, probs: np.ndarray, rates: np.ndarray, trusted: np.ndarray, seed: int) -> np.ndarray:
-    """P(true class | features, given label), (N, K), such that 1 - P(given) adds up to the number of wrong labels.
+    """As `posterior`, such that 1 - P(given) adds up to the number of wrong labels; `trusted` labels are certain.
 
     Members that learned from wrong labels doubt too much: the exponent that sharpens them and the rates (from `rates`
     on, by EM) are those that make the given labels likeliest. On the benchmark that expects 1.0 times the errors where
@@ -97,7 +94,9 @@ def calibrated(codes: np.ndarray, probs: np.ndarray, rates: np.ndarray, trusted:
         if likelihood <= best:
             break
         best, chosen = likelihood, (sharpness, noise)
-    return posterior(codes, normalised(probs ** chosen[0]), chosen[1], trusted)
+    true, sure = posterior(codes, normalised(probs ** chosen[0]), chosen[1]), trusted & (codes != UNLABELLED)
+    true[sure] = np.eye(len(rates))[codes[sure]]
+    return true
 
 
 def corrected(codes: np.ndarray, probs: np.ndarray, rates: np.ndarray, groups: np.ndarray) -> np.ndarray:
