@@ -15,7 +15,7 @@ from nsfwlib.data import is_skipped, layout_of, scan
 from nsfwlib.files import file_path, table_path
 from nsfwlib.labels.current import current_labels
 from nsfwlib.labels.journal import decisions_in_force
-from nsfwlib.labels.moves import Log, do_all, opened, read, undoing
+from nsfwlib.labels.moves import Log, do_all, opened, undoing
 
 MODES = ("move", "copy", "link")
 COLUMNS = ("path", "given_label", "decision", "action", "target", "reason", "sha256")
@@ -75,10 +75,19 @@ def apply_decisions(
     log = Path(log) if log is not None else beside.with_name(f"{beside.name}_moves.jsonl")
     decided = _decided(journal, mode)
 
-    with contextlib.nullcontext(read(log)) if dry_run else opened(log) as state:
+    with contextlib.nullcontext(Log(log)) if dry_run else opened(log) as state:
         table = images if images is not None else scan(data_dir, cache_dir=cache_dir, progress=progress)
         plan = _plan(_up_to_date(table, decided, data_dir, state), data_dir, goal, mode, state)
-        return plan if dry_run else _carry_out(plan, data_dir, state, progress)
+        if dry_run:
+            return plan
+        todo = plan[plan["action"] != "unchanged"]
+        steps = todo[["action", "sha256"]].rename(columns={"action": "how"}).replace("drop", "move").to_dict("records")
+        for op, path, target in zip(steps, todo["path"], todo["target"], strict=True):
+            op |= {"src": file_path(data_dir, path), "dst": file_path(data_dir, target)}
+        why = pd.Series(do_all(steps, state, progress, "apply"), todo.index, dtype=object)
+    plan["done"] = plan.index.isin(why.index[why == ""])
+    plan.loc[why.index[why != ""], "reason"] = why[why != ""]
+    return plan
 
 
 def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
@@ -101,21 +110,8 @@ def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
         for folder in state.folders[::-1]:
             with contextlib.suppress(OSError):  # gone already, or somebody uses it
                 folder.rmdir()
-    ends = {"path": [str(op["src"]) for op in steps], "target": [str(op["dst"] or "") for op in steps]}
-    table = pd.DataFrame(ends, dtype=object).map(table_path)
-    return table.assign(done=[not why for why in reasons], reason=reasons)
-
-
-def _carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> pd.DataFrame:
-    """Do what `plan` says → the plan with `done`, and why not in `reason`."""
-    todo = plan[plan["action"] != "unchanged"]
-    steps = todo[["action", "sha256"]].rename(columns={"action": "how"}).replace("drop", "move").to_dict("records")
-    for op, path, target in zip(steps, todo["path"], todo["target"], strict=True):
-        op |= {"src": file_path(data_dir, path), "dst": file_path(data_dir, target)}
-    why = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=object)
-    plan["done"] = plan.index.isin(why.index[why == ""])
-    plan.loc[why.index[why != ""], "reason"] = why[why != ""]
-    return plan
+    paths, targets = ([table_path(str(op[end] or "")) for op in steps] for end in ("src", "dst"))
+    return pd.DataFrame({"path": paths, "target": targets, "done": [not why for why in reasons], "reason": reasons})
 
 
 # --- what should happen

@@ -43,19 +43,17 @@ def train_head(
 ) -> pd.DataFrame:
     """Stage 1: fit the "logistic" head of `model` on pooled features, in place: the one solution there is.
 
-    Each block gets two heads (`labels.fit_head`), a logistic one, its strength chosen by out-of-fold log-loss, and
-    clouds such as judge labels in 03. The model answers the sum of their log-odds, each times the share that is best
-    out of fold by group. Without clouds .587 of clip art are right for .609, .982 of digits for .990, near-duplicates
-    grouped by hash alone. `val` is only measured.
+    Each block gets two heads (`labels.fit_head`), logistic and clouds. The model answers the sum of their log-odds,
+    each times the share that is best out of fold by group. Without clouds .587 of clip art are right for .609, .982 of
+    digits for .990, near-duplicates grouped by hash alone.
 
     Args:
         model: a classifier with head="logistic".
         features: (N, ΣD) pooled outputs of `model.head_blocks` side by side; rows with NaN are left out.
         labels: N class names; missing ones are left out.
-        splits: N of "train", "val", "test"; `test` is not looked at.
+        splits: N of "train", "val", "test"; `val` is only measured, `test` is not looked at.
         groups: N near-duplicate groups; every row for itself by default.
-        weights: N numbers from 0: how much each row counts, in the losses on `val` too, such as the chance that its
-            label is right.
+        weights: N numbers from 0: how much each row counts, on `val` too, such as the chance that its label is right.
         class_weight: "balanced" weighs classes by the inverse of their number, None does not.
         seed: of the folds.
 
@@ -165,10 +163,8 @@ def row_weights(targets: np.ndarray, weights: np.ndarray, kind: str | None = Non
 
 def history_table(history: dict[str, list[float]], stage: str, *, first: int = 1) -> pd.DataFrame:
     """Keras' history, one row an epoch, with `stage` and `epoch`."""
-    table = pd.DataFrame(history)
-    table.insert(0, "epoch", np.arange(first, first + len(table)))
-    table.insert(0, "stage", stage)
-    return table
+    table = pd.DataFrame({"stage": stage, "epoch": first, **history})
+    return table.assign(epoch=first + np.arange(len(table)))
 
 
 def predict(
@@ -182,18 +178,16 @@ def predict(
 ) -> np.ndarray:
     """Probabilities float32 (N, K) of the rows of the images table; NaN where a picture cannot be read.
 
-    Where `cache_dir` holds the features of all rows that the head looks at (`model.block_features`), none is opened
-    again: so it is where stage 2 was left out or gained nothing. They are float16: probabilities move by less
-    than a thousandth.
+    Where `cache_dir` holds the features of all rows (`model.block_features`), as where stage 2 was left out or gained
+    nothing, none is opened again. They are float16: probabilities move by less than a thousandth.
     """
-    known = {"cache_dir": cache_dir, "blocks": head_blocks(model)}
-    if cache_dir is not None and not len(missing_rows(model, table, **known)):
+    blocks = head_blocks(model)
+    if cache_dir is not None and not len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks)):
         return head_answers(model, table, data_dir, cache_dir=cache_dir)
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
-    options = {"size": image_size(model), "batch_size": batch_size}
+    how = {"size": image_size(model), "batch_size": batch_size}
     files = Files(str(data_dir), max_pixels=table.attrs.get("max_pixels", MAX_PIXELS))  # that of the scan
-    batches = stream_answers(enumerate(table["path"]), files, forward_pass(model), **options)
-    answers = itertools.chain.from_iterable(batches)
+    answers = itertools.chain.from_iterable(stream_answers(enumerate(table["path"]), files, forward_pass(model), **how))
     for answer in tqdm(answers, total=len(table), desc="predictions", unit="img", disable=not progress):
         if answer.values is not None:
             found[answer.position] = answer.values[0]
