@@ -24,9 +24,8 @@ def current_labels(
 ) -> pd.Series:
     """Given labels with decisions applied → Series with the table's index; NA where a row is out.
 
-    Out are rows with a problem, without any label, and those dropped or escalated. "keep" and "unsure"
-    leave the given label. A decision belongs to content: it applies to every row of that `sha256`. A warning says so
-    where none of the decisions is on these pictures.
+    Out are rows with a problem, without any label, and those dropped or escalated. "keep" and "unsure" leave the given
+    label. A warning says so where none of the decisions is on these pictures.
 
     Raises:
         ValueError: a decision in force on these pictures is a class that no folder of the table has and `new_classes`
@@ -35,25 +34,21 @@ def current_labels(
     labels = table["given_label"].where((table["problem"] == "") & (table["given_label"] != ""))
     if journal is None:
         return labels.rename("label")
-    lines = journal if isinstance(journal, pd.DataFrame) else decisions_in_force(journal)
-    decided = table["sha256"].map(lines.set_index("sha256")["decision"])
-    decided = decided.where(table["problem"] == "")
+    lines = decisions_in_force(journal)
+    decided = table["sha256"].map(lines.set_index("sha256")["decision"]).where(table["problem"] == "")
     if len(lines) and not decided.notna().any():
-        name = "the journal" if isinstance(journal, pd.DataFrame) else journal
+        name = "the journal" if lines is journal else journal
         warnings.warn(f"{name}: 0 of {len(lines):,} decisions match these files. Is it of other data?", stacklevel=2)
     known = {*ACTIONS, *table["given_label"], *new_classes}
-    unknown = decided[decided.notna() & ~decided.isin(known)]
-    if len(unknown):
+    if len(unknown := decided[decided.notna() & ~decided.isin(known)]):
         refuse_class(journal, table.loc[unknown.index[0], "sha256"], unknown.iloc[0], known - {*ACTIONS, ""})
-    changed = decided.notna() & ~decided.isin(["keep", "unsure"])
-    labels = labels.mask(changed, decided)
+    labels = labels.mask(decided.notna() & ~decided.isin(["keep", "unsure"]), decided)
     return labels.mask(decided.isin(["drop", "escalate"])).rename("label")
 
 
 def what_changed(before: pd.Series, after: pd.Series) -> pd.DataFrame:
     """Numbers of pictures by label before (rows) and after (columns) review, changed ones only."""
-    names = "(left out)"
-    was, now = before.fillna(names), after.fillna(names)
+    was, now = before.fillna("(left out)"), after.fillna("(left out)")
     changed = was.ne(now)
     return pd.crosstab(was[changed], now[changed], rownames=["was"], colnames=["is"])
 

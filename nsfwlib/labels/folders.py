@@ -49,10 +49,9 @@ def apply_decisions(
     class (per split and class where `images` has splits) with usable, labelled files only: what
     `image_dataset_from_directory` reads, and fastai's `from_folder(…, valid="val")`.
 
-    Nothing is ever overwritten: where a name is taken, `a.jpg` from the folder `porn` becomes `a.from-porn.jpg`. A
-    file is touched only if its bytes are those that were decided on, links to files stay, and so does what was
-    escalated, which is not exported either. What could not be done says why in `reason`,
-    and a warning counts it. A call that was killed is finished by the next one.
+    Nothing is ever overwritten: where a name is taken, `a.jpg` from the folder `porn` becomes `a.from-porn.jpg`. A file
+    is touched only if its bytes are those that were decided on, links to files stay, and so does what was escalated,
+    which is not exported either. What could not be done says why in `reason`. A killed call is finished by the next.
 
     Args:
         journal: of decisions, or its decisions in force as a table; None exports the given labels.
@@ -94,12 +93,8 @@ def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
     """Undo all that this log says was done, last step first → one row a step: path, target, done, reason.
 
     Files go back to their old places, names and times; exported copies and links are removed, and so are folders that
-    were made for them. What someone changed since is left alone and says so; call again when that is mended.
-
-    Raises:
-        FileNotFoundError: no such log.
-        ValueError: the file is no move log.
-        TimeoutError: another program is using it.
+    were made for them. What someone changed since is left alone and says so; call again when that is mended. Errors are
+    those of `apply_decisions`; a FileNotFoundError: there is no such log.
     """
     log = Path(log)
     if not log.exists():
@@ -133,8 +128,7 @@ def _decided(journal: Path | pd.DataFrame | None, mode: str) -> pd.Series:
         return pd.Series(dtype=str)
     if journal is None or not (isinstance(journal, pd.DataFrame) or Path(journal).exists()):
         raise FileNotFoundError(f"There is no decisions journal {journal}: there is nothing to apply.")
-    table = journal if isinstance(journal, pd.DataFrame) else decisions_in_force(journal)
-    return table.drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
+    return decisions_in_force(journal).drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
 
 
 def _up_to_date(table: pd.DataFrame, decided: pd.Series, data_dir: Path, state: Log) -> pd.DataFrame:

@@ -42,19 +42,17 @@ def find_label_issues(
     Args:
         labels: N given labels; "" or a missing value means unlabelled. A Series' index is kept.
         pred_probs: (N, K) **out-of-sample** probabilities, columns in the order of `classes`.
-        features: one (N, D) array or several (a list or a dict of them), not fine-tuned on these labels.
-            With `pred_probs` as well, their logarithms are one more.
+        features: one (N, D) array or several (a list or a dict), not fine-tuned on these labels; log `pred_probs` join.
         classes: the K class names in order; by default the sorted given labels.
         groups: N near-duplicate group ids; members never judge one another. Missing: a group of its own.
         trusted: N booleans, rows that a person confirmed: they train the members and are never flagged.
         seed: of the folds, the sampling and the order of ties.
 
     Returns:
-        One row a label, in input order: `given`, `suggested` (the likeliest other class; for an unlabelled
-        row the likeliest, for one that cannot be judged its own), `score` (-1 … 1, higher = more suspect; NaN for
-        unlabelled rows and rows that cannot be judged), `p_given` and `p_suggested` (how likely each is right; see
-        `noise.calibrated`), `is_issue` (as many as the confident joint counts, at least LEAST_CUT of those that the
-        probabilities contradict), `note` (empty, or why it is special).
+        One row a label, in input order: `given`, `suggested` (the likeliest other class; for an unlabelled row the
+        likeliest, for one that cannot be judged its own), `score` (-1 … 1, higher = more suspect; NaN where there is no
+        label or no judge), `p_given` and `p_suggested` (how likely each is right), `is_issue` (as many as the confident
+        joint counts, at least LEAST_CUT of those that the probabilities contradict), `note` (or why it is special).
 
     Raises:
         ValueError: lengths differ, a label is not in `classes`, `trusted` is not boolean, features are no numbers or
@@ -82,9 +80,8 @@ def out_of_sample_probs(
 ) -> np.ndarray:
     """Class probabilities of each row from members that never saw its label: (N, K), rows sum to 1.
 
-    Arguments as in `find_label_issues`, which ranks these just as it ranks the features they come from. NaN are rows
-    without one valid block, and those of a class that is one near-duplicate group. Of rows that are `trusted`, each
-    counts for CONFIRMED.
+    Arguments as in `find_label_issues`, which ranks these as it ranks the features they come from; a `trusted` row
+    counts for CONFIRMED. NaN are rows without a valid block, and those of a class that is one near-duplicate group.
     """
     codes, classes = encode(labels, classes)
     groups, trusted, k = group_codes(groups, len(codes)), _flags(trusted, len(codes)), len(classes)
@@ -231,17 +228,12 @@ def judge_labels(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Suspect labels of the images table as it stands: decisions applied, confirmed rows trusted.
 
-    Labels of `test` judge nothing, corrected or not: its rows are judged by the others, as an audit needs it.
-
-    Args:
-        table: the images table with `path`, `sha256`, `given_label`, `split`, `group`; usable rows.
-        features: block → (N, D) features of a network never trained on these labels.
-        journal: the decisions journal; a missing file is an empty one.
-        class_names: the K classes in order.
+    Labels of `test` judge nothing, corrected or not: its rows are judged by the others, as an audit needs it. `table`
+    has usable rows; `features`, (N, D) a block, are of a network never trained on these labels.
 
     Returns:
-        The label issues beside `path`, `sha256`, `split`, `group`, in the order of `table`, most columns as from
-        `labels.find_label_issues`; and out-of-sample probabilities (N, K).
+        The table of `find_label_issues` behind `path`, `sha256`, `split`, `group`, in the order of `table`; and
+        out-of-sample probabilities (N, K).
     """
     current = current_labels(table, journal, new_classes=class_names)
     decided = decisions_in_force(journal)

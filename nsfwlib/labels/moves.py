@@ -57,8 +57,7 @@ def do_all(steps: list[dict], log: Log, progress: bool, name: str) -> list[str]:
             if error.errno in _ENDS_ALL or log.pending is not None:  # a step that cannot be settled is the last one
                 reasons += [f"not reached: {reasons[-1]}"] * (len(steps) - len(reasons))
                 break
-    failed = [why for why in reasons if why]
-    if failed:
+    if failed := [why for why in reasons if why]:
         message = f"{len(failed)} of {len(steps)} files stay where they are, see `reason`. The first: {failed[0]}"
         warnings.warn(message, stacklevel=3)
     return reasons

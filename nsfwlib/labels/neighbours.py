@@ -39,8 +39,7 @@ def neighbour_votes(x: np.ndarray, given: np.ndarray, valid: np.ndarray, groups:
 def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Similarity and row index (N, k) of the nearest usable rows of other groups, nearest first; -2: there is none.
 
-    Of many rows, an index proposes CANDIDATES, which are compared exactly: a row whose group holds more than
-    CANDIDATES - k rows may be left with fewer votes.
+    Of many rows, an index proposes CANDIDATES: a row whose group holds nearly as many may be left with fewer votes.
     """
     index = _index(unit, usable) if len(usable) > EXACT_ROWS else None
     similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
@@ -82,12 +81,8 @@ def _index(unit: np.ndarray, usable: np.ndarray) -> Any:
 def nearest(features: np.ndarray, images: pd.DataFrame, *, k: int = 8) -> Callable[[str], pd.DataFrame]:
     """Look up which pictures voted on a label: the `k` most similar ones outside its near-duplicate group.
 
-    Args:
-        features: (N, D), rows in the order of `images`.
-        images: columns `path`, `given_label` and, where known, `group`.
-
-    Returns:
-        A function of a path that gives a table with the columns path, given_label, similarity (cosine).
+    Features are (N, D), rows in the order of `images` with `path`, `given_label` and, where known, `group`. What is
+    returned takes a path and gives a table with the columns path, given_label, similarity (cosine).
     """
     positions = pd.Index(images["path"])
     groups = group_codes(images.get("group"), len(images))

@@ -20,8 +20,7 @@ EM_STEPS = 30
 def noise_matrix(labels: Any, pred_probs: np.ndarray, *, classes: Sequence[Hashable] | None = None) -> pd.DataFrame:
     """Confident joint: how many rows of each given label (rows) truly belong to each class (columns).
 
-    Counts after Northcutt et al. 2021 (Confident Learning), scaled so that a row sums to its class size;
-    unlabelled rows and rows whose probabilities are not valid are not counted.
+    Counted and scaled as in `confident_joint`; unlabelled rows and rows without valid probabilities are left out.
     """
     codes, classes = encode(labels, classes)
     joint = confident_joint(codes, distributions(pred_probs, len(codes), len(classes)))
