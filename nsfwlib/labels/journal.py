@@ -116,7 +116,7 @@ def read_journal(path: Path) -> pd.DataFrame:
 
 
 def decisions_in_force(journal: Path | pd.DataFrame) -> pd.DataFrame:
-    """The decisions in force by the rule above, one row a picture (`sha256`): columns `IN_FORCE`; a table of such stays."""
+    """The decisions in force by the rule above, one row a picture (`sha256`): columns `IN_FORCE`. A table stays."""
     return journal if isinstance(journal, pd.DataFrame) else in_force(read_journal(journal))
 
 
