@@ -26,8 +26,8 @@ _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
 def file_path(data_dir: Path, path: str) -> Path:
     r"""The file behind a `path` of the images table; everything that opens a file goes through here.
 
-    Tables hold paths as one printable line of valid Unicode: a backslash, a control or text-direction
-    character is written `\\` or `\u000a`, a byte that is not UTF-8 `\xff`.
+    Tables hold paths as one printable line of valid Unicode: a backslash, a control or text-direction character is
+    written `\\` or `\u000a`, a byte that is not UTF-8 `\xff`.
     """
     return Path(data_dir) / _ESCAPE.sub(_unescape, path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import randomized_svd
 
-from nsfwlib.labels.rows import EPS, UNLABELLED, encode, group_codes, normalised
+from nsfwlib.labels.rows import EPS, UNLABELLED, Classes, encode, group_codes, normalised
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the head's C, from strong to weak regularisation
 BENT_STRENGTHS = (1e-2, 1e-1, 1.0, 10.0)  # likewise, for the head on bent features
@@ -53,7 +53,7 @@ def fit_head(
     features: np.ndarray,
     labels: Any,
     *,
-    classes: Sequence[Hashable] | None = None,
+    classes: Classes = None,
     groups: Any = None,
     weights: np.ndarray | None = None,
     clouds: bool = False,
@@ -61,9 +61,9 @@ def fit_head(
 ) -> LinearHead:
     """Fit the head that judges labels on all valid rows: that of 02's first stage, and of 03's comparison.
 
-    `features` is (N, D) (concatenate blocks); unlabelled rows and rows with NaN are left out; `weights` (N,) say how
-    much each row counts. It is multinomial logistic regression, the strength of its penalty chosen by out-of-fold
-    log-loss, folds by `groups`; or, with `clouds`, a shrunken linear discriminant, whose log-odds are too sure.
+    `features` is (N, D); unlabelled rows and rows with NaN are left out; `weights` (N,) say how much each row counts.
+    It is multinomial logistic regression, its penalty chosen by out-of-fold log-loss, folds by `groups`; or, with
+    `clouds`, a shrunken linear discriminant, whose log-odds are too sure.
     """
     codes, classes = encode(labels, classes)
     values, n_classes = np.asarray(features), len(classes)
@@ -74,7 +74,7 @@ def fit_head(
     mean, directions = _directions(values, valid, seed)
     x, group = _project(values, valid, mean, directions), group_codes(groups, len(codes))
     # Clouds are too sure: were that cut off out of fold, their log-odds would get too large a share of a sum.
-    how = {"strengths": SHRINKAGE, "clouds": True, "floor": FLOOR} if clouds else {"strengths": STRENGTHS}
+    how = {"strengths": SHRINKAGE, "clouds": True, "floor": FLOOR} if clouds else {}
     probs, strength = out_of_fold_probs(x, codes, valid, n_classes, group, seed, weights=weights, **how)
     kernel, bias, present = np.zeros((len(mean), n_classes)), np.full(n_classes, -np.inf), np.unique(codes[valid])
     bias[present] = 0
@@ -163,16 +163,13 @@ def _taught(codes: np.ndarray, rows: np.ndarray, seed: int) -> tuple[np.ndarray,
 
 
 def bent_features(x: np.ndarray, valid: np.ndarray, seed: int) -> np.ndarray:
-    """(N, M) float16 features in which a plane bends: Nystroem's, of a radial kernel as wide as the median distance.
-
-    Centred and scaled by √N / 10, so that one range of C serves every number of rows; M ≤ LANDMARKS.
-    """
+    """(N, M) float16 features in which a plane bends: Nystroem's, of a radial kernel as wide as the median distance."""
     rows = np.flatnonzero(valid)
     drawn = sampled(rows, COMPONENT_SAMPLE, seed)
     width = max(np.median(pdist(x[sampled(rows, 1000, seed)], "sqeuclidean")), EPS) if len(rows) > 1 else 1.0
     landmarks = max(1, min(LANDMARKS, len(drawn) // 2))
     kernel = Nystroem(gamma=1 / width, n_components=landmarks, random_state=seed).fit(x[drawn])
-    mean, scale = kernel.transform(x[drawn]).mean(axis=0), len(rows) ** 0.5 / 10
+    mean, scale = kernel.transform(x[drawn]).mean(axis=0), len(rows) ** 0.5 / 10  # one range of C serves every N
     return np.concatenate([(scale * (kernel.transform(x[part]) - mean)).astype(np.float16) for part in chunks(len(x))])
 
 
@@ -207,10 +204,7 @@ def principal_features(values: np.ndarray, valid: np.ndarray, seed: int, *, stan
 def _directions(
     values: np.ndarray, valid: np.ndarray, seed: int, *, standardise: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and directions (D, D') that standardise, then rotate on at most DIMENSIONS components.
-
-    Neither a logistic head under an L2 penalty nor a cosine notices a rotation, only the truncation.
-    """
+    """Mean (D,) and directions (D, D') that standardise, then rotate on at most DIMENSIONS components."""
     rows = np.flatnonzero(valid)
     if not len(rows):
         raise ValueError(f"Expected features with finite rows. Received {len(values)} rows, none of them finite.")
@@ -221,7 +215,7 @@ def _directions(
         mean, scale = np.zeros_like(mean), np.ones_like(scale)
     if sample.shape[1] <= DIMENSIONS:
         return mean, np.diag(1 / scale)
-    sample = (sample - mean) / scale
+    sample = (sample - mean) / scale  # an L2 penalty and a cosine notice no rotation, only the truncation
     basis = randomized_svd(sample, DIMENSIONS, n_iter=2, power_iteration_normalizer="LU", random_state=seed)[2]
     return mean, (basis / scale).T
 

@@ -8,8 +8,7 @@ The move log has one JSON object a line. A step is in the log, and the log on di
 | `{"done": id}`, `{"failed": id, "why"}` | how it ended |
 | `{"mkdir"}` | a folder is made for it |
 
-One step is under way at a time. Killed on the way, it counts as done if its file has left the old place; if not, the
-same bytes at the new one are removed again. Paths below the log's folder are relative to it.
+One step is under way at a time; `_settle` ends one that was killed. Paths below the log's folder are relative to it.
 """
 
 from __future__ import annotations
@@ -129,13 +128,11 @@ def _rename(src: Path, dst: Path) -> None:
 
 
 def _settle(log: Log, *, why: str) -> bool:
-    """Bring the step that was begun to one of its two ends: done, or as if never begun. Returns which.
-
-    Its new name was free, so the same bytes there are its own; whatever somebody changed since is left where it is.
-    """
+    """Bring the step that was begun to one of its two ends: done, or as if never begun. Returns which."""
     op, src, dst = log.pending, log.pending["src"], log.pending["dst"]
     if os.path.lexists(_part(op)):
         _part(op).unlink()
+    # Its new name was free, so the same bytes there are its own; whatever somebody changed since is left where it is.
     arrived = bool(dst) and dst.is_file() and file_hash(dst) == op["sha256"]
     if op["how"] in ("copy", "link"):
         done = arrived

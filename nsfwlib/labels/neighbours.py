@@ -37,10 +37,8 @@ def neighbour_votes(x: np.ndarray, given: np.ndarray, valid: np.ndarray, groups:
 
 
 def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Similarity and row index (N, k) of the nearest usable rows of other groups, nearest first; -2: there is none.
-
-    Of many rows, an index proposes CANDIDATES: a row whose group holds nearly as many may be left with fewer votes.
-    """
+    """Similarity and row index (N, k) of the nearest usable rows of other groups, nearest first; -2: there is none."""
+    # The index proposes CANDIDATES: a row whose group holds nearly as many may be left with fewer votes.
     index = _index(unit, usable) if len(usable) > EXACT_ROWS else None
     similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
     found, base = usable[None], unit[usable].T if index is None else None
@@ -62,14 +60,12 @@ def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -
 
 
 def _index(unit: np.ndarray, usable: np.ndarray) -> Any:
-    """An inverted-file index that looks into the CELLS cells nearest to a row; wide vectors are 4-bit codes there.
-
-    By distance: of unit vectors it orders as cosine does, but a mean common to all does not eat the codes' precision.
-    """
+    """An inverted-file index that looks into the CELLS cells nearest to a row; wide vectors are 4-bit codes there."""
     import faiss  # 30 MB of library, for large data sets only
 
     n_cells, width = int(2 * len(usable) ** 0.5), unit.shape[1]
     codes = f"PQ{width // 2}x4fs" if width == DIMENSIONS else "Flat"
+    # Distances of unit vectors order as cosines do, but a mean common to all does not eat the codes' precision.
     index = faiss.index_factory(width, f"IVF{n_cells},{codes}", faiss.METRIC_L2)
     index.train(unit[usable[:: max(1, len(usable) // (50 * n_cells))]])
     for block in chunks(len(usable)):

@@ -1,13 +1,12 @@
 """How often is a picture of one class filed under another, and how likely is a given label right?"""
 
-from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nsfwlib.labels.heads import SAMPLE, sampled
-from nsfwlib.labels.rows import EPS, UNLABELLED, check_probs, encode, normalised
+from nsfwlib.labels.rows import EPS, UNLABELLED, Classes, check_probs, encode, normalised
 
 TINY_CLASS = 10  # below so many rows no ranking can be believed
 WITNESS = 0.25  # weight of a divided group's other labels: near-duplicates are no independent witnesses
@@ -17,7 +16,7 @@ SHARPNESS = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # exponents of the probabilitie
 EM_STEPS = 30
 
 
-def noise_matrix(labels: Any, pred_probs: np.ndarray, *, classes: Sequence[Hashable] | None = None) -> pd.DataFrame:
+def noise_matrix(labels: Any, pred_probs: np.ndarray, *, classes: Classes = None) -> pd.DataFrame:
     """Confident joint: how many rows of each given label (rows) truly belong to each class (columns).
 
     Counted and scaled as in `confident_joint`; unlabelled rows and rows without valid probabilities are left out.
@@ -44,10 +43,8 @@ def class_scale(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
 
 def confident_joint(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Counts (K, K) of given against estimated class over the rows that can be judged; rows sum to class sizes.
-
-    Northcutt et al. 2021, Confident Learning, equations 1 and 2.
-    """
+    """Counts (K, K) of given against estimated class over the rows that can be judged; rows sum to class sizes."""
+    # Northcutt et al. 2021, Confident Learning, equations 1 and 2
     n_classes, rows = probs.shape[1], labelled_rows(codes, probs)
     y, p = codes[rows], probs[rows]
     above = p >= class_scale(codes, probs) - EPS
@@ -61,8 +58,8 @@ def confident_joint(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
 def noise_rates(joint: np.ndarray) -> np.ndarray:
     """P(given | true), (K, K) indexed [given, true], from counts of given against true.
 
-    A prior of PRIOR_ROWS rows a class holds where there are few: errors are as frequent as among all, and fall on
-    the other classes by their size. Knowing that errors run from one class to another is worth .16 AP where they do.
+    A prior of PRIOR_ROWS rows a class says that errors are as frequent as among all, and fall on the others by their
+    size. Knowing that errors run from one class to another is worth .16 AP where they do.
     """
     sizes = joint.sum(axis=1, keepdims=True)
     rate = max((joint.sum() - np.trace(joint)) / max(joint.sum(), EPS), LEAST_RATE)

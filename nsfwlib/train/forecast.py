@@ -69,19 +69,12 @@ def _seconds(forward: Forward, pixels: np.ndarray) -> float:
 
 
 def learning_curve(
-    features: np.ndarray,
-    labels: pd.Series,
-    splits: pd.Series,
-    *,
-    groups: pd.Series | None = None,
-    seed: int = 0,
+    features: np.ndarray, labels: pd.Series, splits: pd.Series, *, groups: pd.Series | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """What would more data gain? Validation accuracy of a logistic head on growing shares of the training images.
 
-    Each fit has the regularisation that suits its own number of images. Arguments are as in `train.train_head`.
-
-    Returns:
-        One row a fit: `images` (trained on), `repeat`, `accuracy` and `log_loss` on validation.
+    Each fit has the regularisation that suits its own number of images. Arguments are as in `train.train_head`. One row
+    a fit: `images` (trained on), `repeat`, `accuracy` and `log_loss` on validation.
     """
     labels, splits = labels.reset_index(drop=True), splits.reset_index(drop=True)
     usable = labels.notna() & ~np.isnan(features[:, 0])

@@ -28,6 +28,7 @@ from nsfwlib.model import (
 
 KINDS = ("logistic", "clouds")
 SAMPLE = 20_000  # rows that mean and spread of the features are taken from
+BATCH = 32  # pictures that the network answers at once
 
 
 def train_head(
@@ -103,11 +104,9 @@ def train_head(
 
 
 def _shares(odds: list[np.ndarray], targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """How much each head's log-odds count, 0 or more: what makes their sum explain the labels best.
-
-    Labels are smoothed as by one more row of each class (Platt 1999): a few rows, all right, make nothing certain.
-    """
+    """How much each head's log-odds count, 0 or more: what makes their sum explain the labels best."""
     n, k = targets.shape
+    # Smoothed as by one more row of each class (Platt 1999): a few rows, all right, make nothing certain.
     targets = (n * targets + 1) / (n + k)
 
     def loss(share: np.ndarray) -> float:
@@ -168,13 +167,7 @@ def history_table(history: dict[str, list[float]], stage: str, *, first: int = 1
 
 
 def predict(
-    model: keras.Model,
-    table: pd.DataFrame,
-    data_dir: Path,
-    *,
-    cache_dir: Path | None = None,
-    batch_size: int = 32,
-    progress: bool = True,
+    model: keras.Model, table: pd.DataFrame, data_dir: Path, *, cache_dir: Path | None = None, progress: bool = True
 ) -> np.ndarray:
     """Probabilities float32 (N, K) of the rows of the images table; NaN where a picture cannot be read.
 
@@ -185,7 +178,7 @@ def predict(
     if cache_dir is not None and not len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks)):
         return head_answers(model, table, data_dir, cache_dir=cache_dir)
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
-    how = {"size": image_size(model), "batch_size": batch_size}
+    how = {"size": image_size(model), "batch_size": BATCH}
     files = Files(str(data_dir), max_pixels=table.attrs.get("max_pixels", MAX_PIXELS))  # that of the scan
     answers = itertools.chain.from_iterable(stream_answers(enumerate(table["path"]), files, forward_pass(model), **how))
     for answer in tqdm(answers, total=len(table), desc="predictions", unit="img", disable=not progress):
@@ -195,11 +188,7 @@ def predict(
 
 
 def predictions_table(table: pd.DataFrame, pred_probs: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
-    """`path`, `split`, one column of probabilities a class: what `predictions.parquet` holds.
-
-    Raises:
-        ValueError: a class is called like a column; see `data.check_class_names`.
-    """
+    """What `predictions.parquet` holds: `path`, `split`, one column a class; none may be called like those two."""
     check_class_names(class_names)
     probabilities = pd.DataFrame(pred_probs, columns=list(class_names), index=table.index)
     return pd.concat([table[["path", "split"]], probabilities], axis=1).reset_index(drop=True)

@@ -22,7 +22,7 @@ def resumed(work_dir: Path) -> pd.DataFrame:
     # Behind a damaged epoch nothing is of use: it may be the best.
     whole = list(itertools.takewhile(_is_whole, files)) if log.exists() else []
     epochs = int(whole[-1].name[6:9]) if whole else 0
-    for file in [*files[len(whole) if epochs else 0 :], *[log] * (not epochs)]:
+    for file in files[len(whole) :] if epochs else [*files, log]:
         file.unlink(missing_ok=True)
     return pd.read_csv(log)[:epochs].drop(columns="learning_rate", errors="ignore") if epochs else pd.DataFrame()
 

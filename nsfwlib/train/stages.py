@@ -1,8 +1,7 @@
 """How are the upper blocks trained, without losing what the head knows? Gently, on augmented pictures.
 
-Fine-tuning changes the backbone, so it looks at pixels again, where `train.train_head` needs them once. It starts from
-the fitted head and moves the backbone little (LP-FT, Kumar et al. 2022); the mean of the weights before and after is
-a candidate, too (WiSE-FT, Wortsman et al. 2022).
+It looks at pixels again, starts from the fitted head and moves the backbone little (LP-FT, Kumar et al. 2022); the mean
+of the weights before and after is a candidate, too (WiSE-FT, Wortsman et al. 2022).
 """
 
 import hashlib
@@ -158,11 +157,8 @@ def try_rates(
     """The loss of stage 2 while its rate rises from step to step: the range test of Smith (2017, section 3.3).
 
     A good `learning_rate` lies where the loss falls, well below where it rises again. The model is left as it was.
-    Arguments are as in `fine_tune`. Over `STEPS` the rate grows by one factor through `RATES`; it ends earlier once the
-    loss is four times its least.
-
-    Returns:
-        One row a step, a batch each: `learning_rate`, `loss` (a running mean, as heavy as the last ten steps).
+    Arguments are as in `fine_tune`. Over `STEPS` batches the rate grows by one factor through `RATES`; it ends earlier
+    once the loss is four times its least. One row a step: `learning_rate`, `loss` (a running mean, of about ten steps).
     """
     rows = np.flatnonzero(labels.notna() & table["problem"].eq("") & table["split"].eq("train"))
     targets = one_hot(labels, {"train": rows, "val": rows}, class_names(model))["train"]

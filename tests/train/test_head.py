@@ -225,10 +225,11 @@ def test_augmentation_by_nothing_changes_nothing_but_the_side(rng, monkeypatch):
     assert np.logical_xor(flipped, same).all() and any(flipped) and any(same)
 
 
-def test_predictions_come_in_the_order_of_the_table_with_nan_for_what_cannot_be_read(classifier, data):
+def test_predictions_come_in_the_order_of_the_table_with_nan_for_what_cannot_be_read(classifier, data, monkeypatch):
+    monkeypatch.setattr(head, "BATCH", 2)
     table, folder = data
     asked = pd.concat([table[::-5], table.head(1).assign(path="gone.png")], ignore_index=True)
-    found = head.predict(classifier, asked, folder, batch_size=2, progress=False)
+    found = head.predict(classifier, asked, folder, progress=False)
     pixels = np.stack([images.load_image(folder / p, size=SIZE) for p in asked["path"][:-1]])
     assert np.allclose(found[:-1], classifier.predict(pixels, verbose=0), atol=1e-5)
     assert np.isnan(found[-1]).all()
