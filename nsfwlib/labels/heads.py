@@ -1,11 +1,9 @@
 """What does a head on frozen features say of rows that it never saw? Groups never cross its folds."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -138,7 +136,7 @@ class _Clouds:
     def __init__(self, C: float) -> None:
         self.C = C
 
-    def fit(self, x: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> _Clouds:
+    def fit(self, x: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> Self:
         classes, codes = np.unique(codes, return_inverse=True)
         share = np.eye(len(classes))[codes] * counts[:, None]
         size = np.maximum(share.sum(axis=0), EPS)
@@ -232,9 +230,7 @@ def _project(values: np.ndarray, valid: np.ndarray, mean: np.ndarray, directions
 def valid_rows(values: np.ndarray) -> np.ndarray:
     """Rows (N,) of (N, D) in which everything is finite; an array that nobody can compute with is an error."""
     if values.dtype.kind not in "biuf" or not values.shape[1]:
-        raise ValueError(
-            f"Expected features of numbers, (N, D). Received: {values.dtype}, {values.shape}. Convert them to float32."
-        )
+        raise ValueError(f"Expected features of numbers, (N, D). Received: {values.dtype}, {values.shape}. Use float32.")
     valid = np.zeros(len(values), bool)
     for rows in chunks(len(values)):
         valid[rows] = np.isfinite(values[rows]).all(axis=1)

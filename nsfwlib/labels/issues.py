@@ -84,9 +84,7 @@ def out_of_sample_probs(
     members, apart, leaning = [], [], []
     for name, block in _blocks(features).items():
         if block.ndim != 2 or len(block) != len(codes):
-            raise ValueError(
-                f"Expected features {name} of shape ({len(codes)}, D), a row a label. Received shape {block.shape}."
-            )
+            raise ValueError(f"Expected features {name} of shape ({len(codes)}, D). Received shape {block.shape}.")
         valid = heads.valid_rows(block)
         x, judged = heads.principal_features(block, valid, seed), (codes, valid, k)
         kinds = heads.sub_kinds(x, np.where(trusted, UNLABELLED, codes), valid, groups, seed)

@@ -11,8 +11,6 @@ The move log has one JSON object a line. A step is in the log, and the log on di
 One step is under way at a time; `_settle` ends one that was killed. Paths below the log's folder are relative to it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json
@@ -42,6 +40,61 @@ _SENTENCES = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
 }
+
+
+class Log:
+    """A move log: what its whole lines amount to, nothing if there is no such file, and while it is open, `fd`."""
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes() if path.exists() else b""
+        header = json.dumps(_HEADER).encode() + b"\n"
+        if not data.startswith(header) and not header.startswith(data):
+            raise ValueError(f"{path} should be a move log. Received: {data[:60]!r}. Give another name for the log.")
+        self.folder = path.parent.resolve()  # paths below it are written relative to it: both can be moved together
+        self.size, self.fd = data.rfind(b"\n") + 1, -1  # bytes of its whole lines
+        self.placed: dict[str, dict] = {}  # steps in force by id
+        self.pending: dict | None = None  # the step under way
+        self.folders: list[Path] = []  # made for steps
+        for line in data[len(header) : self.size].splitlines():
+            self._take(json.loads(line))
+
+    def append(self, line: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Write one line, whole or not at all; with `sync` it is on disk when this returns."""
+        text = json.dumps(line, default=lambda path: str(path).removeprefix(f"{self.folder}{os.sep}"))
+        try:
+            append_whole(self.fd, f"{text}\n".encode(), sync=sync)
+        except OSError as error:
+            raise OSError(error.errno, f"The move log cannot be written: {_sentence(error)}") from error
+        self._take(line)
+
+    def _take(self, line: Mapping[str, Any]) -> None:
+        """What one more line changes; logs of earlier versions have other lines, too."""
+        if "how" in line:
+            self.pending = {**line, **{end: self.folder / line[end] for end in ("src", "dst") if line[end]}}
+        elif "mkdir" in line:
+            self.folders.append(self.folder / line["mkdir"])
+        elif "done" in line or "failed" in line:
+            op, self.pending = self.pending, None
+            if "done" in line and "undoes" in op:
+                self.placed.pop(op["undoes"], None)
+            elif "done" in line:
+                self.placed[op["id"]] = op
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Log]:
+    """The log, locked and ready for writing; a step that was under way is settled first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path, LOCK_SECONDS), path.open("ab", buffering=0) as file:
+        log = Log(path)
+        log.fd = file.fileno()
+        os.ftruncate(log.fd, log.size)  # a line that a kill cut short announced nothing that happened
+        if not log.size:
+            log.append(_HEADER, sync=True)
+            fsync_folder(log.folder)
+        if log.pending is not None:
+            _settle(log, why="interrupted")
+        yield log
 
 
 def do_all(steps: list[dict], log: Log, progress: bool, name: str) -> list[str]:
@@ -157,61 +210,3 @@ def _part(op: dict) -> Path:
 
 def _sentence(error: OSError) -> str:
     return _SENTENCES.get(error.errno or 0, error.strerror or str(error))
-
-
-# --- the log
-
-
-class Log:
-    """A move log: what its whole lines amount to, nothing if there is no such file, and while it is open, `fd`."""
-
-    def __init__(self, path: Path) -> None:
-        data = path.read_bytes() if path.exists() else b""
-        header = json.dumps(_HEADER).encode() + b"\n"
-        if not data.startswith(header) and not header.startswith(data):
-            raise ValueError(f"{path} should be a move log. Received: {data[:60]!r}. Give another name for the log.")
-        self.folder = path.parent.resolve()  # paths below it are written relative to it: both can be moved together
-        self.size, self.fd = data.rfind(b"\n") + 1, -1  # bytes of its whole lines
-        self.placed: dict[str, dict] = {}  # steps in force by id
-        self.pending: dict | None = None  # the step under way
-        self.folders: list[Path] = []  # made for steps
-        for line in data[len(header) : self.size].splitlines():
-            self._take(json.loads(line))
-
-    def append(self, line: Mapping[str, Any], *, sync: bool = False) -> None:
-        """Write one line, whole or not at all; with `sync` it is on disk when this returns."""
-        text = json.dumps(line, default=lambda path: str(path).removeprefix(f"{self.folder}{os.sep}"))
-        try:
-            append_whole(self.fd, f"{text}\n".encode(), sync=sync)
-        except OSError as error:
-            raise OSError(error.errno, f"The move log cannot be written: {_sentence(error)}") from error
-        self._take(line)
-
-    def _take(self, line: Mapping[str, Any]) -> None:
-        """What one more line changes; logs of earlier versions have other lines, too."""
-        if "how" in line:
-            self.pending = {**line, **{end: self.folder / line[end] for end in ("src", "dst") if line[end]}}
-        elif "mkdir" in line:
-            self.folders.append(self.folder / line["mkdir"])
-        elif "done" in line or "failed" in line:
-            op, self.pending = self.pending, None
-            if "done" in line and "undoes" in op:
-                self.placed.pop(op["undoes"], None)
-            elif "done" in line:
-                self.placed[op["id"]] = op
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Log]:
-    """The log, locked and ready for writing; a step that was under way is settled first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path, LOCK_SECONDS), path.open("ab", buffering=0) as file:
-        log = Log(path)
-        log.fd = file.fileno()
-        os.ftruncate(log.fd, log.size)  # a line that a kill cut short announced nothing that happened
-        if not log.size:
-            log.append(_HEADER, sync=True)
-            fsync_folder(log.folder)
-        if log.pending is not None:
-            _settle(log, why="interrupted")
-        yield log

@@ -65,11 +65,9 @@ def train_head(
     Raises:
         ValueError: a class without a training image, labels of unknown classes, no validation images, another head.
     """
-    if not len(features) == len(labels) == len(splits):
-        raise ValueError(
-            f"Expected a row of features, a label and a split for each picture. Received: {len(features)} rows of "
-            f"features, {len(labels)} labels, {len(splits)} splits."
-        )
+    lengths = len(features), len(labels), len(splits)
+    if len({*lengths}) > 1:
+        raise ValueError(f"Expected features, a label and a split for each picture. Received: {lengths} of these.")
     names, usable = names_of(model), labels.notna().to_numpy() & ~np.isnan(features[:, 0])
     rows = {split: np.flatnonzero(usable & splits.eq(split).to_numpy()) for split in ("train", "val")}
     targets, train = one_hot(labels, rows, names), rows["train"]
@@ -137,10 +135,8 @@ def one_hot(labels: pd.Series, rows: dict[str, np.ndarray], names: list[str]) ->
         raise ValueError(f"Labels must be classes of the model ({', '.join(names)}). Received: {', '.join(unknown)}.")
     absent = [name for i, name in enumerate(names) if not (codes[rows["train"]] == i).any()]
     if absent:
-        raise ValueError(
-            f"Every class needs training images. Without any: {', '.join(absent)}. Add images, or leave the class out "
-            "with class_map."
-        )
+        way_out = "Add images, or leave the class out with class_map"
+        raise ValueError(f"Every class needs training images. Without any: {', '.join(absent)}. {way_out}.")
     if not len(rows["val"]):
         raise ValueError("There is no validation image. Expected rows with split 'val'; see data.assign_splits.")
     return {split: np.eye(len(names), dtype=np.float32)[codes[some]] for split, some in rows.items()}
