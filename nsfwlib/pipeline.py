@@ -143,8 +143,7 @@ def _next(run_dir: Path, data_dir: Any) -> str:
     """What to do with the suspects of a run on one's own data, as a command; "" for the demo, which has no reviewer."""
     table = run_dir / "label_issues.parquet"
     shown = {"columns": ["path"], "filters": [("is_issue", "==", True), ("split", "!=", "test")]}
-    count = len(pd.read_parquet(table, **shown)) if data_dir and table.exists() else 0
-    if not count:
+    if not data_dir or not table.exists() or not (count := len(pd.read_parquet(table, **shown))):
         return ""
     return (
         f"\n{count:,} labels are suspected, none is changed before a person says so. Look at them:\n"

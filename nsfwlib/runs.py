@@ -65,7 +65,7 @@ def _made(path: Path, made_by: str) -> Path:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
-    """Write a table whole or not at all: as `.parquet` with its `attrs`, or as `.csv` without them and the index."""
+    """Write a table whole or not at all: `.parquet` keeps `attrs`, the home folder `~`; `.csv` neither nor index."""
     table = table.copy(deep=False)
     table.attrs = _spelled(table.attrs)
     with write_whole(path) as draft:

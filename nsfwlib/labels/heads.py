@@ -230,11 +230,12 @@ def _project(values: np.ndarray, valid: np.ndarray, mean: np.ndarray, directions
 def valid_rows(values: np.ndarray) -> np.ndarray:
     """Rows (N,) of (N, D) in which everything is finite; an array that nobody can compute with is an error."""
     if values.dtype.kind not in "biuf" or not values.shape[1]:
-        raise ValueError(f"Expected features of numbers, (N, D). Received: {values.dtype}, {values.shape}. Use float32.")
+        raise ValueError(f"Expected features of numbers, (N, D). Received: {values.dtype}, {values.shape}. Use floats.")
     valid = np.zeros(len(values), bool)
     for rows in chunks(len(values)):
         valid[rows] = np.isfinite(values[rows]).all(axis=1)
-        largest = float(np.abs(values[rows]).max(initial=0, where=valid[rows, None]))
+        finite = values[rows][valid[rows]]
+        largest = max(float(finite.max(initial=0)), -float(finite.min(initial=0)))
         if largest > LIMIT:
             raise ValueError(f"Expected features up to {LIMIT:g}. Received: {largest:g}. Scale them, or fill with NaN.")
     return valid
