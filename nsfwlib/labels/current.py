@@ -133,7 +133,7 @@ class Replay:
         fresh, lines = Replay(self.path, reviewer=self.reviewer), lines_of(self.path, file)
         if fresh._take(lines) is None:
             fresh, table = Replay(self.path, reviewer=self.reviewer), read_journal(self.path)
-            table["time"] = table["time"].astype(str).str.replace(" ", "T").replace("NaT", "")  # as in the file
+            table["time"] = ["" if pd.isna(time) else time.isoformat() for time in table["time"]]  # as in the file
             fresh._take(table.itertuples(index=False, name=None))
             deque(lines, maxlen=0)  # up to where they end
         return fresh
