@@ -232,7 +232,7 @@ def label_next(name, data, seed):
             asked = np.argsort(-np.where(has_label | is_test, -np.inf, first))[: n // 5]
             told[asked] = data.truth[asked]
         head = labels.fit_head(features[~is_test], told[~is_test], classes=range(k), groups=data.groups[~is_test])
-        row[order] = (head.predict(features[is_test]) == data.truth[is_test]).mean()
+        row[order] = (head.predict_proba(features[is_test]).argmax(axis=1) == data.truth[is_test]).mean()
     return row
 
 

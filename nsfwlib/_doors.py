@@ -32,13 +32,9 @@ class _Room(ModuleType):
 
 
 def door(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a room, as the stub `__init__.pyi` beside its `__init__.py` lists them.
+    """`__getattr__`, `__dir__` and `__all__` of the room with this `__name__` and `__file__`, as its stub lists them.
 
     Its docstring, which `help` shows, gets a table of contents.
-
-    Args:
-        package: the room's `__name__`.
-        file: the room's `__file__`.
     """
     load, names, public = lazy_loader.attach_stub(package, file)
     sys.modules[package].__class__ = _Room

@@ -26,8 +26,8 @@ _ESCAPE = re.compile(r"\\(\\|x[0-9a-f]{2}|u[0-9a-f]{4})")
 def file_path(data_dir: Path, path: str) -> Path:
     r"""The file behind a `path` of the images table; everything that opens a file goes through here.
 
-    Tables hold paths as one printable line of valid Unicode: a backslash, a control or text-direction
-    character is written `\\` or `\u000a`, a byte that is not UTF-8 `\xff`.
+    Tables hold paths as one printable line of valid Unicode: a backslash, a control or text-direction character is
+    written `\\` or `\u000a`, a byte that is not UTF-8 `\xff`.
     """
     return Path(data_dir) / _ESCAPE.sub(_unescape, path)
 
@@ -42,10 +42,7 @@ def write_whole(path: Path) -> Iterator[Path]:
     """Where to write what takes the place of `path` at the end of the block, whole; after an error nothing has changed.
 
     The name is that of `path`, in a hidden folder of its own beside it: writers of one file do not meet, the last one
-    wins, and what a killed one left is cleared away by the next.
-
-    Raises:
-        OSError: the disk is full or the folder read-only; the message names the file and what to do.
+    wins, and what a killed one left is cleared away by the next. An OSError names the file and what to do.
     """
     path = Path(path)
     mark = f".{zlib.crc32(os.fsencode(f'{platform.node()}/{path.name}')):08x}-"  # short, whatever the name
@@ -62,10 +59,9 @@ def write_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in _CLOSED:
             raise
-        reason = os.strerror(error.errno)
         told = type(error)(
-            f"{path} could not be written ({reason}) and is as it was. Free space on that disk, or make "
-            "the folder writable, then try again."
+            f"{path} could not be written ({os.strerror(error.errno)}) and is as it was. Free space on that disk, or "
+            "make the folder writable, then try again."
         )
         told.errno = error.errno
         raise told from error
@@ -86,11 +82,7 @@ def saving(found: Generator[Any, None, None], save: Callable[[], None], *, every
 
 
 def writable_folder(folder: Path, name: str) -> Path:
-    """`folder`, made if need be, after a file was written there and is gone; `name` is what the reader calls it.
-
-    Raises:
-        PermissionError: nothing can be written there: no folder, no permission, no room.
-    """
+    """`folder`, made if need be; a PermissionError that calls it `name` if nothing can be written there."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,14 +107,11 @@ def read_text_table(path: Path) -> pd.DataFrame:
     """A CSV as people and spreadsheets write it, every cell as text: `000123`, `1e5` and `NA` are names of files, too.
 
     Commas, semicolons or tabs, whichever the header has most of; a byte order mark is no part of the first name, an
-    apostrophe of `spreadsheet_safe` no part of a cell.
-
-    Raises:
-        ValueError: it is empty, not UTF-8, or a row has more cells than the header.
+    apostrophe of `spreadsheet_safe` no part of a cell. A ValueError: empty, not UTF-8, a row longer than the header.
     """
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file, warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # where cells would be dropped
+        dropped = warnings.catch_warnings(action="error", category=pd.errors.ParserWarning)  # cells would be
+        with Path(path).open(encoding="utf-8-sig", newline="") as file, dropped:
             separator = max(",;\t", key=file.readline().count)
             file.seek(0)
             return as_before(pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, index_col=False))

@@ -37,7 +37,6 @@ def run_notebooks(
 
     Args:
         notebooks: paths, or names of the kit's own such as "01_explore_data".
-        run_dir: given to every notebook as its parameter `run_dir`.
         prepare: execute nothing: write the copies, with these parameters in them, to be opened in JupyterLab. Copies
             that are there already stay as they are.
         parameters: each goes to those notebooks that have it. Paths (and strings called `…_dir` or `…_file`) are
@@ -46,7 +45,7 @@ def run_notebooks(
 
     Raises:
         FileNotFoundError: there is no such notebook.
-        ValueError: no notebook has a parameter of that name; the message lists those there are.
+        ValueError: no notebook has a parameter of that name.
         PapermillExecutionError: a cell failed. The executed copy shows where.
     """
     sources = [_find(notebook) for notebook in notebooks]
@@ -144,8 +143,7 @@ def _next(run_dir: Path, data_dir: Any) -> str:
     """What to do with the suspects of a run on one's own data, as a command; "" for the demo, which has no reviewer."""
     table = run_dir / "label_issues.parquet"
     shown = {"columns": ["path"], "filters": [("is_issue", "==", True), ("split", "!=", "test")]}
-    count = len(pd.read_parquet(table, **shown)) if data_dir and table.exists() else 0
-    if not count:
+    if not data_dir or not table.exists() or not (count := len(pd.read_parquet(table, **shown))):
         return ""
     return (
         f"\n{count:,} labels are suspected, none is changed before a person says so. Look at them:\n"
@@ -188,8 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{with_way_out(error, str(run_dir))}\n")
         return 2
-    executed = set() if options.prepare else {Path(notebook).stem for notebook in options.notebooks}
-    if STEPS[-1] in executed:  # else the numbers are of another call
+    if not options.prepare and STEPS[-1] in (Path(name).stem for name in options.notebooks):  # else of another call
         sys.stdout.write(f"\n{summary(run_dir).to_string()}\n{_next(run_dir, values.get('data_dir'))}")
     return 0
 

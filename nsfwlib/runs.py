@@ -26,11 +26,7 @@ PACKAGES = ("nsfwlib", "tensorflow", "keras", "numpy", "pandas", "scikit-learn",
 
 
 def open_run(run_dir: Path, *, inside: str = "figures") -> Path:
-    """The run folder, made if need be, with a folder `inside` it.
-
-    Raises:
-        PermissionError: one of the two cannot be written.
-    """
+    """The run folder, made if need be, with a folder `inside` it; a PermissionError if one cannot be written."""
     run_dir = writable_folder(run_dir, "run_dir")
     writable_folder(run_dir / inside, "run_dir")
     return run_dir
@@ -39,10 +35,8 @@ def open_run(run_dir: Path, *, inside: str = "figures") -> Path:
 def journal_path(data_dir: Path, journal_file: str = "") -> Path:
     """The decisions journal: `journal_file`, or `<data_dir>_decisions.csv` beside the data, which is read only.
 
-    However the folder is spelled, it has one journal; that beside a link to it, where there is such a one already.
-
-    Raises:
-        ValueError: journals lie beside the folder and beside the link to it.
+    However the folder is spelled, it has one journal; that beside a link to it, where there is such a one already. It
+    is a ValueError if there are both.
     """
     if journal_file:
         return Path(journal_file)
@@ -60,11 +54,7 @@ def journal_path(data_dir: Path, journal_file: str = "") -> Path:
 
 
 def read_table(run_dir: Path, name: str, *, made_by: str) -> pd.DataFrame:
-    """`<run_dir>/<name>`, a parquet table that the notebook `made_by` wrote.
-
-    Raises:
-        FileNotFoundError: it is not there yet; the message says which notebook writes it.
-    """
+    """`<run_dir>/<name>`, a parquet table; if it is not there, a FileNotFoundError says that `made_by` writes it."""
     return pd.read_parquet(_made(Path(run_dir) / name, made_by))
 
 
@@ -75,10 +65,7 @@ def _made(path: Path, made_by: str) -> Path:
 
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
-    """Write a table whole or not at all, as its suffix says.
-
-    `.parquet` keeps its `attrs`, without the path of the home folder; `.csv` has neither them nor the index.
-    """
+    """Write a table whole or not at all: `.parquet` keeps `attrs`, the home folder `~`; `.csv` neither nor index."""
     table = table.copy(deep=False)
     table.attrs = _spelled(table.attrs)
     with write_whole(path) as draft:
@@ -104,7 +91,7 @@ def write_json(content: Mapping[str, Any], path: Path) -> Path:
     return Path(path)
 
 
-def _spelled(content: Mapping[str, Any]) -> dict[str, Any]:
+def _spelled(content: Any) -> Any:
     """As JSON reads it back, and without the path of the home folder, which names a person."""
     own = Path(os.path.expanduser("~"))  # noqa: PTH111 - "~" it stays where the user has none
     homes = [re.escape(str(home)) for home in (own, own.resolve()) if len(own.parts) > 1]
@@ -130,15 +117,12 @@ def fingerprint(images: pd.DataFrame, labels: pd.Series) -> str:
 def note_data(run_dir: Path, images: pd.DataFrame, data_dir: Path, *, class_map: Mapping[str, str]) -> None:
     """Name the data of a run in its `run.json`, under "about"; the record of a model of other pictures is cleared.
 
-    A folder may grow, or be moved as it is; nothing else may change.
-
-    Raises:
-        ValueError: the run is about other data, or with another `class_map`; says what differs and what to do.
+    A folder may grow, or be moved as it is. A ValueError says what else differs: other data, or another `class_map`.
     """
     path = Path(run_dir) / "run.json"
     record = read_json(path) if path.exists() else {}
-    now = {"data_dir": Path(data_dir).resolve(), "images": fingerprint(images, images["given_label"])}
-    now = _spelled({**now, "class_map": class_map})
+    facts = {"data_dir": Path(data_dir).resolve(), "images": fingerprint(images, images["given_label"])}
+    now = _spelled(facts | {"class_map": class_map})
     was = {**now, **record.get("about", {})}
     same = was["images"] == now["images"]
     for name in ("class_map", "data_dir"):
@@ -147,22 +131,20 @@ def note_data(run_dir: Path, images: pd.DataFrame, data_dir: Path, *, class_map:
     write_json({**(record if same else {}), "about": {**was, **now}}, path)
 
 
-def check_data(run_dir: Path, data_dir: Path | None = None, journal: Path | None = None) -> dict[str, Any]:
+def check_data(run_dir: Path, data_dir: Path, journal: Path | None = None) -> dict[str, Any]:
     """What a run is about: `data_dir`, `images` (their `fingerprint`), `class_map` and, once there is one, `journal`.
 
-    Empty for a run of before there was such a record.
-
-    Raises:
-        ValueError: the run is about another `data_dir`, or was reviewed in another journal; says what to do.
+    Empty for a run of before there was such a record. It is a ValueError if the run is about another `data_dir`, or was
+    reviewed in another journal.
     """
     path = Path(run_dir) / "run.json"
     record = read_json(path) if path.exists() else {}
-    was, place = record.get("about", {}), _spelled({"at": Path(data_dir or "").resolve()})["at"]
-    if data_dir is not None and was.get("data_dir", place) != place:
+    was, place = record.get("about", {}), _spelled(Path(data_dir).resolve())
+    if was.get("data_dir", place) != place:
         way_out = "Name the run_dir of that data; if the folder was moved, run 01_explore_data on it first"
         raise _of_other_data(run_dir, "data_dir", was["data_dir"], place, way_out)
     if was and journal is not None:
-        known, now = was.get("journal", ""), _spelled({"at": Path(journal).absolute()})["at"]
+        known, now = was.get("journal", ""), _spelled(Path(journal).absolute())
         if known and (not Path(journal).exists() or (known != now and Path(known).expanduser().exists())):
             way_out = "Put the decisions there, name theirs as journal_file, or choose another run_dir"
             slip = '; where the first was a slip, put "" in its place in run.json'
@@ -178,9 +160,9 @@ def _of_other_data(run_dir: Path, what: str, was: Any, now: Any, way_out: str) -
 
 
 def describe(started: float, *, files: Sequence[Path] = (), **facts: Any) -> dict[str, Any]:
-    """A record for `run.json`: `facts`, versions, seconds since `started` (`time.time()`).
+    """A record for `run.json`: `facts`, versions, seconds since `started`, and the sha256 of `files` beside it.
 
-    It holds the sha256 of `files`, which lie beside it, and stands for no others: write it last, and clear it first.
+    It stands for no others: write it last, and clear it first.
     """
     return {
         **facts,
@@ -192,10 +174,9 @@ def describe(started: float, *, files: Sequence[Path] = (), **facts: Any) -> dic
 
 
 def is_current(path: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether what lies at `path` was made with these `settings`, so that it can be used again.
+    """Whether what lies at `path` was made with these `settings`, and lies beside the files that it was written with.
 
-    They stand under "settings" in a JSON record, or in the `attrs` of a table. A record is current only with the files
-    that it was written with.
+    They stand under "settings" in a JSON record, or in the `attrs` of a table.
     """
     path = Path(path)
     if not path.exists():
@@ -208,9 +189,8 @@ def is_current(path: Path, settings: Mapping[str, Any]) -> bool:
 def read_run(run_dir: Path) -> dict[str, Any]:
     """`run.json`, the record that 02_fine_tune writes last.
 
-    Raises:
-        FileNotFoundError: there is none: 02 has not run on these pictures, or was stopped while it wrote.
-        ValueError: a file beside it is not the one that it was written with.
+    A FileNotFoundError: 02 has not run on these pictures, or was stopped while it wrote. A ValueError: a file beside it
+    is not the one that it was written with.
     """
     path = _made(Path(run_dir) / "run.json", "02_fine_tune")
     record = read_json(path)
@@ -233,11 +213,7 @@ def _replaced(folder: Path, record: Mapping[str, Any]) -> list[str]:
 def begin() -> None:
     """To be called in a notebook's first cell after its parameters: plain errors, no unknown parameter, `~` expanded.
 
-    papermill only logs a parameter that the notebook does not have; a misspelt one would silently do nothing.
-    Outside a notebook: no effect.
-
-    Raises:
-        ValueError: papermill was given a parameter that this notebook does not have; the message lists those it has.
+    papermill only logs a parameter that the notebook does not have: here it is a ValueError that lists those there are.
     """
     from IPython import get_ipython
 
@@ -253,10 +229,7 @@ def begin() -> None:
 
 
 def is_interactive() -> bool:
-    """Whether a person can answer: the kernel was started for JupyterLab, Notebook, Voila or VS Code.
-
-    papermill and nbval start kernels by themselves. The environment variable NSFWLIB_HEADLESS=1 says no.
-    """
+    """Whether a person can answer: the kernel is that of a page or an editor, and NSFWLIB_HEADLESS=1 is not set."""
     from IPython import get_ipython
 
     server = {"JPY_SESSION_NAME", "VSCODE_PID", "SCRIPT_NAME"} & set(os.environ)

@@ -15,6 +15,7 @@ from nsfwlib import runs
 from nsfwlib.labels.journal import ACTIONS, LABELLING, MARKS, decisions_in_force, lines_of, read_journal, refuse_class
 from nsfwlib.labels.records import COLUMNS
 
+_KEPT = ("kind", "action", "sha256", "decision", "reviewer")  # of a line
 _ENDING = 256  # bytes that tell whether a file is still the one that was read
 
 
@@ -23,9 +24,8 @@ def current_labels(
 ) -> pd.Series:
     """Given labels with decisions applied → Series with the table's index; NA where a row is out.
 
-    Out are rows with a problem, without any label, and those dropped or escalated. "keep" and "unsure"
-    leave the given label. A decision belongs to content: it applies to every row of that `sha256`. A warning says so
-    where none of the decisions is on these pictures.
+    Out are rows with a problem, without any label, and those dropped or escalated. "keep" and "unsure" leave the given
+    label. A warning says so where none of the decisions is on these pictures.
 
     Raises:
         ValueError: a decision in force on these pictures is a class that no folder of the table has and `new_classes`
@@ -34,25 +34,21 @@ def current_labels(
     labels = table["given_label"].where((table["problem"] == "") & (table["given_label"] != ""))
     if journal is None:
         return labels.rename("label")
-    lines = journal if isinstance(journal, pd.DataFrame) else decisions_in_force(journal)
-    decided = table["sha256"].map(lines.set_index("sha256")["decision"])
-    decided = decided.where(table["problem"] == "")
+    lines = decisions_in_force(journal)
+    decided = table["sha256"].map(lines.set_index("sha256")["decision"]).where(table["problem"] == "")
     if len(lines) and not decided.notna().any():
-        name = "the journal" if isinstance(journal, pd.DataFrame) else journal
+        name = "the journal" if lines is journal else journal
         warnings.warn(f"{name}: 0 of {len(lines):,} decisions match these files. Is it of other data?", stacklevel=2)
     known = {*ACTIONS, *table["given_label"], *new_classes}
-    unknown = decided[decided.notna() & ~decided.isin(known)]
-    if len(unknown):
+    if len(unknown := decided[decided.notna() & ~decided.isin(known)]):
         refuse_class(journal, table.loc[unknown.index[0], "sha256"], unknown.iloc[0], known - {*ACTIONS, ""})
-    changed = decided.notna() & ~decided.isin(["keep", "unsure"])
-    labels = labels.mask(changed, decided)
+    labels = labels.mask(decided.notna() & ~decided.isin(["keep", "unsure"]), decided)
     return labels.mask(decided.isin(["drop", "escalate"])).rename("label")
 
 
 def what_changed(before: pd.Series, after: pd.Series) -> pd.DataFrame:
     """Numbers of pictures by label before (rows) and after (columns) review, changed ones only."""
-    names = "(left out)"
-    was, now = before.fillna(names), after.fillna(names)
+    was, now = before.fillna("(left out)"), after.fillna("(left out)")
     changed = was.ne(now)
     return pd.crosstab(was[changed], now[changed], rownames=["was"], colnames=["is"])
 
@@ -62,10 +58,6 @@ def journal_in_use(run_dir: Path, journal: Path) -> Path:
     record = Path(run_dir) / "cleansing.json"
     simulated = record.exists() and runs.read_json(record)["simulated"]
     return Path(run_dir) / "simulated_decisions.csv" if simulated else Path(journal)
-
-
-class _Anew(Exception):
-    """The file is another one, or its times run backwards: it has to be read from the start."""
 
 
 class Replay:
@@ -80,12 +72,8 @@ class Replay:
         self.done: dict[str, None] = {}
         self.undone: dict[str, None] = {}
         self.seconds = 0.0
-        # What was said, a list each: a million lines as tuples would take three times the memory.
-        self._kinds: list[str] = []
-        self._actions: list[str] = []
-        self._contents: list[str] = []
-        self._words: list[str] = []
-        self._names: list[str] = []
+        # What was said, a list a column: a million lines as tuples would take three times the memory.
+        self._said: dict[str, list[str]] = {name: [] for name in _KEPT}
         self._before: list[int] = []  # where the same content was spoken of before, or -1
         self._last: dict[str, int] = {}  # where it was last
         self._marks: dict[str, str] = {}  # the last one of each action
@@ -94,19 +82,14 @@ class Replay:
         self._end, self._ending = 0, b""  # up to which byte, and what stands before it
         self._time = ""  # of the last line
 
-    def decision(self, sha256: str, kinds: Collection[str] = LABELLING) -> str:
-        """What the last line of these kinds that stands says of this content; "" if there is none."""
+    def decision(self, sha256: str, kinds: Collection[str] = LABELLING, *, column: str = "decision") -> str:
+        """What the last line of these kinds that stands says of this content, or its reviewer; "" if there is none."""
         place = self._standing(sha256, kinds)
-        return self._words[place] if place >= 0 else ""
-
-    def said_by(self, sha256: str, kinds: Collection[str] = LABELLING) -> str:
-        """Who took the decision that `decision` returns; "" if there is none, or nobody gave a name."""
-        place = self._standing(sha256, kinds)
-        return self._names[place] if place >= 0 else ""
+        return self._said[column][place] if place >= 0 else ""
 
     def _standing(self, sha256: str, kinds: Collection[str]) -> int:
-        place = self._last.get(sha256, -1)
-        while place >= 0 and (self._kinds[place] not in kinds or self._marks.get(self._actions[place]) == "undo"):
+        place, (kind, action, *_) = self._last.get(sha256, -1), self._said.values()
+        while place >= 0 and (kind[place] not in kinds or self._marks.get(action[place]) == "undo"):
             place = self._before[place]
         return place
 
@@ -133,11 +116,11 @@ class Replay:
             seen = (status.st_ino, status.st_size, status.st_mtime_ns)
             if seen == self._seen:
                 return ()
-            try:
-                changed = self._read_on(file)
-            except _Anew:
-                fresh = Replay(self.path, reviewer=self.reviewer)
-                fresh._read_all(file)  # where that fails, it fails again at the next call
+            file.seek(self._end - len(self._ending))
+            goes_on = self._end and file.read(len(self._ending)) == self._ending
+            changed = self._take([*lines_of(self.path, file)]) if goes_on else None
+            if changed is None:
+                fresh = self._read_anew(file)  # where that fails, it fails again at the next call
                 changed = {**self._last, **fresh._last}.keys()
                 vars(self).update(vars(fresh))
             self._seen, self._end = seen, file.tell()
@@ -145,32 +128,23 @@ class Replay:
             self._ending = file.read(min(self._end, _ENDING))
         return changed
 
-    def _read_on(self, file: BinaryIO) -> Collection[str]:
-        """Take in the lines behind those that were read."""
-        file.seek(self._end - len(self._ending))
-        if not self._end or file.read(len(self._ending)) != self._ending:
-            raise _Anew
-        return self._take([*lines_of(self.path, file)])
-
-    def _read_all(self, file: BinaryIO) -> None:
+    def _read_anew(self, file: BinaryIO) -> "Replay":
         file.seek(0)
-        lines = lines_of(self.path, file)
-        try:
-            self._take(lines)
-        except _Anew:
-            vars(self).update(vars(Replay(self.path, reviewer=self.reviewer)))
-            table = read_journal(self.path)
-            times = table["time"].astype(str).replace("NaT", "")
-            self._take(table.assign(time=times).itertuples(index=False, name=None))
+        fresh, lines = Replay(self.path, reviewer=self.reviewer), lines_of(self.path, file)
+        if fresh._take(lines) is None:
+            fresh, table = Replay(self.path, reviewer=self.reviewer), read_journal(self.path)
+            table["time"] = ["" if pd.isna(time) else time.isoformat() for time in table["time"]]  # as in the file
+            fresh._take(table.itertuples(index=False, name=None))
             deque(lines, maxlen=0)  # up to where they end
+        return fresh
 
-    def _take(self, lines: Iterable[Sequence[Any]]) -> Collection[str]:
-        """Take in more lines; returns the sha256 whose decision may have changed."""
-        first, marked = len(self._words), set()
+    def _take(self, lines: Iterable[Sequence[Any]]) -> Collection[str] | None:
+        """Take in more lines; returns the sha256 whose decision may have changed, None if their times run backwards."""
+        first, marked, columns = len(self._before), set(), self._said.values()
         for line in lines:
             time, reviewer, kind, action, sha256, _, _, decision, _, _, seconds = line
             if time and time < self._time:
-                raise _Anew
+                return None
             self._time = time or self._time
             own = reviewer == self.reviewer
             if kind in MARKS:
@@ -178,10 +152,9 @@ class Replay:
                 marked.add(action)
             elif kind in LABELLING or (own and kind in ("second", "known")):  # nobody else's business
                 if decision == "escalate":
-                    self._escalations[len(self._words)] = dict(zip(COLUMNS, line, strict=True))
-                self._before.append(self._last.get(sha256, -1))
-                self._last[sha256] = len(self._words)
-                columns = (self._kinds, self._actions, self._contents, self._words, self._names)
+                    self._escalations[len(self._before)] = dict(zip(COLUMNS, line, strict=True))
+                self._last[sha256], before = len(self._before), self._last.get(sha256, -1)
+                self._before.append(before)
                 for column, value in zip(columns, (kind, action, sha256, decision, reviewer), strict=True):
                     column.append(value)
             else:
@@ -196,8 +169,9 @@ class Replay:
                 self.undone.clear()
                 self.done.pop(action, None)
                 self.done[action] = None
-        spoken = map(marked.__contains__, self._actions if marked else ())  # all of it, at the speed of C
-        return dict.fromkeys([*self._contents[first:], *itertools.compress(self._contents, spoken)])
+        _, actions, contents, *_ = columns
+        spoken = map(marked.__contains__, actions if marked else ())  # all of it, at the speed of C
+        return dict.fromkeys([*contents[first:], *itertools.compress(contents, spoken)])
 
 
 def _number(text: Any) -> float:

@@ -15,7 +15,7 @@ from nsfwlib.data import is_skipped, layout_of, scan
 from nsfwlib.files import file_path, table_path
 from nsfwlib.labels.current import current_labels
 from nsfwlib.labels.journal import decisions_in_force
-from nsfwlib.labels.moves import Log, do_all, opened, read, undoing
+from nsfwlib.labels.moves import Log, do_all, opened, undoing
 
 MODES = ("move", "copy", "link")
 COLUMNS = ("path", "given_label", "decision", "action", "target", "reason", "sha256")
@@ -49,10 +49,9 @@ def apply_decisions(
     class (per split and class where `images` has splits) with usable, labelled files only: what
     `image_dataset_from_directory` reads, and fastai's `from_folder(…, valid="val")`.
 
-    Nothing is ever overwritten: where a name is taken, `a.jpg` from the folder `porn` becomes `a.from-porn.jpg`. A
-    file is touched only if its bytes are those that were decided on, links to files stay, and so does what was
-    escalated, which is not exported either. What could not be done says why in `reason`,
-    and a warning counts it. A call that was killed is finished by the next one.
+    Nothing is ever overwritten: where a name is taken, `a.jpg` from the folder `porn` becomes `a.from-porn.jpg`. A file
+    is touched only if its bytes are those that were decided on, links to files stay, and so does what was escalated,
+    which is not exported either. What could not be done says why in `reason`. A killed call is finished by the next.
 
     Args:
         journal: of decisions, or its decisions in force as a table; None exports the given labels.
@@ -75,22 +74,27 @@ def apply_decisions(
     log = Path(log) if log is not None else beside.with_name(f"{beside.name}_moves.jsonl")
     decided = _decided(journal, mode)
 
-    with contextlib.nullcontext(read(log)) if dry_run else opened(log) as state:
+    with contextlib.nullcontext(Log(log)) if dry_run else opened(log) as state:
         table = images if images is not None else scan(data_dir, cache_dir=cache_dir, progress=progress)
         plan = _plan(_up_to_date(table, decided, data_dir, state), data_dir, goal, mode, state)
-        return plan if dry_run else _carry_out(plan, data_dir, state, progress)
+        if dry_run:
+            return plan
+        todo = plan[plan["action"] != "unchanged"]
+        steps = todo[["action", "sha256"]].rename(columns={"action": "how"}).replace("drop", "move").to_dict("records")
+        for op, path, target in zip(steps, todo["path"], todo["target"], strict=True):
+            op |= {"src": file_path(data_dir, path), "dst": file_path(data_dir, target)}
+        why = pd.Series(do_all(steps, state, progress, "apply"), todo.index, dtype=object)
+    plan["done"] = plan.index.isin(why.index[why == ""])
+    plan.loc[why.index[why != ""], "reason"] = why[why != ""]
+    return plan
 
 
 def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
     """Undo all that this log says was done, last step first → one row a step: path, target, done, reason.
 
     Files go back to their old places, names and times; exported copies and links are removed, and so are folders that
-    were made for them. What someone changed since is left alone and says so; call again when that is mended.
-
-    Raises:
-        FileNotFoundError: no such log.
-        ValueError: the file is no move log.
-        TimeoutError: another program is using it.
+    were made for them. What someone changed since is left alone and says so; call again when that is mended. Errors are
+    those of `apply_decisions`; a FileNotFoundError: there is no such log.
     """
     log = Path(log)
     if not log.exists():
@@ -101,21 +105,8 @@ def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
         for folder in state.folders[::-1]:
             with contextlib.suppress(OSError):  # gone already, or somebody uses it
                 folder.rmdir()
-    ends = {"path": [str(op["src"]) for op in steps], "target": [str(op["dst"] or "") for op in steps]}
-    table = pd.DataFrame(ends, dtype=object).map(table_path)
-    return table.assign(done=[not why for why in reasons], reason=reasons)
-
-
-def _carry_out(plan: pd.DataFrame, data_dir: Path, log: Log, progress: bool) -> pd.DataFrame:
-    """Do what `plan` says → the plan with `done`, and why not in `reason`."""
-    todo = plan[plan["action"] != "unchanged"]
-    steps = todo[["action", "sha256"]].rename(columns={"action": "how"}).replace("drop", "move").to_dict("records")
-    for op, path, target in zip(steps, todo["path"], todo["target"], strict=True):
-        op |= {"src": file_path(data_dir, path), "dst": file_path(data_dir, target)}
-    why = pd.Series(do_all(steps, log, progress, "apply"), todo.index, dtype=object)
-    plan["done"] = plan.index.isin(why.index[why == ""])
-    plan.loc[why.index[why != ""], "reason"] = why[why != ""]
-    return plan
+    paths, targets = ([table_path(str(op[end] or "")) for op in steps] for end in ("src", "dst"))
+    return pd.DataFrame({"path": paths, "target": targets, "done": [not why for why in reasons], "reason": reasons})
 
 
 # --- what should happen
@@ -137,8 +128,7 @@ def _decided(journal: Path | pd.DataFrame | None, mode: str) -> pd.Series:
         return pd.Series(dtype=str)
     if journal is None or not (isinstance(journal, pd.DataFrame) or Path(journal).exists()):
         raise FileNotFoundError(f"There is no decisions journal {journal}: there is nothing to apply.")
-    table = journal if isinstance(journal, pd.DataFrame) else decisions_in_force(journal)
-    return table.drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
+    return decisions_in_force(journal).drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
 
 
 def _up_to_date(table: pd.DataFrame, decided: pd.Series, data_dir: Path, state: Log) -> pd.DataFrame:

@@ -1,10 +1,9 @@
 """What does a head on frozen features say of rows that it never saw? Groups never cross its folds."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -14,7 +13,7 @@ from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import randomized_svd
 
-from nsfwlib.labels.rows import EPS, UNLABELLED, encode, group_codes, normalised
+from nsfwlib.labels.rows import EPS, UNLABELLED, Classes, encode, group_codes, normalised
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # candidates for the head's C, from strong to weak regularisation
 BENT_STRENGTHS = (1e-2, 1e-1, 1.0, 10.0)  # likewise, for the head on bent features
@@ -29,6 +28,7 @@ RARE = 1_000  # and of each class at least so many, or all
 COMPONENT_SAMPLE = 20_000  # rows that the principal components are found on
 LIMIT = 1e15  # larger features overflow when they are squared and summed as float32
 CHUNK = 16_384  # rows at a time where a whole float32 copy would not fit
+_Logistic = partial(LogisticRegression, max_iter=200, tol=1e-3, warm_start=True)
 
 
 class LinearHead(NamedTuple):
@@ -44,19 +44,14 @@ class LinearHead(NamedTuple):
         """Probabilities (N, K), columns in the order of `classes_`; NaN for rows that are not finite."""
         values, valid = np.asarray(X), valid_rows(np.asarray(X))
         answers = _project(values, valid, self.mean, self.kernel.astype(np.float32)) + self.bias
-        answers[~valid] = np.nan
-        return softmax(answers, axis=1)
-
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """The likeliest class of each row."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return np.where(valid[:, None], softmax(answers, axis=1), np.nan)
 
 
 def fit_head(
     features: np.ndarray,
     labels: Any,
     *,
-    classes: Sequence[Hashable] | None = None,
+    classes: Classes = None,
     groups: Any = None,
     weights: np.ndarray | None = None,
     clouds: bool = False,
@@ -64,25 +59,25 @@ def fit_head(
 ) -> LinearHead:
     """Fit the head that judges labels on all valid rows: that of 02's first stage, and of 03's comparison.
 
-    `features` is (N, D) (concatenate blocks); unlabelled rows and rows with NaN are left out; `weights` (N,) say how
-    much each row counts. It is multinomial logistic regression, the strength of its penalty chosen by out-of-fold
-    log-loss, folds by `groups`; or, with `clouds`, a shrunken linear discriminant, whose log-odds are too sure.
+    `features` is (N, D); unlabelled rows and rows with NaN are left out; `weights` (N,) say how much each row counts.
+    It is multinomial logistic regression, its penalty chosen by out-of-fold log-loss, folds by `groups`; or, with
+    `clouds`, a shrunken linear discriminant, whose log-odds are too sure.
     """
     codes, classes = encode(labels, classes)
     values, n_classes = np.asarray(features), len(classes)
     valid = valid_rows(values) & (codes != UNLABELLED)
     if not valid.any():
         raise ValueError(f"Expected rows with a label and finite features. Received {len(values)}, none of that kind.")
+    weights = np.ones(len(codes)) if weights is None else np.asarray(weights)
     mean, directions = _directions(values, valid, seed)
     x, group = _project(values, valid, mean, directions), group_codes(groups, len(codes))
     # Clouds are too sure: were that cut off out of fold, their log-odds would get too large a share of a sum.
-    how = {"strengths": SHRINKAGE, "clouds": True, "floor": FLOOR} if clouds else {"strengths": STRENGTHS}
+    how = {"strengths": SHRINKAGE, "clouds": True, "floor": FLOOR} if clouds else {}
     probs, strength = out_of_fold_probs(x, codes, valid, n_classes, group, seed, weights=weights, **how)
     kernel, bias, present = np.zeros((len(mean), n_classes)), np.full(n_classes, -np.inf), np.unique(codes[valid])
     bias[present] = 0
     if len(present) > 1:
-        counts = np.ones(valid.sum()) if weights is None else np.asarray(weights)[valid]
-        model = (_Clouds if clouds else _logistic)(strength).fit(x[valid], codes[valid], counts)
+        model = (_Clouds if clouds else _Logistic)(C=strength).fit(x[valid], codes[valid], weights[valid])
         halves = [[-0.5], [0.5]] if len(model.coef_) == 1 else [[1.0]]  # scikit-learn keeps one difference of two
         kernel[:, present] = directions @ (model.coef_ * halves).T
         bias[present] = (model.intercept_[:, None] * halves).ravel()
@@ -97,32 +92,25 @@ def out_of_fold_probs(
     groups: np.ndarray,
     seed: int,
     *,
+    weights: np.ndarray,
     strengths: Sequence[float] = STRENGTHS,
-    weights: np.ndarray | None = None,
     clouds: bool = False,
     floor: float = EPS,
 ) -> tuple[np.ndarray, float]:
-    """Out-of-fold probabilities (N, K) of a logistic head and its C, chosen by out-of-fold log-loss.
-
-    With `clouds`, of a discriminant that takes each class for a Gaussian cloud of one shape, shrunk by `strengths`.
-    Wrong labels shift a mean less than they bend a boundary: as good where they lie anywhere, .63 for .43 AP where a
-    sub-kind is misfiled. Lee et al. 2019, Robust Inference via Generative Classifiers for Handling Noisy Labels.
-    """
-    weights = np.ones(len(x)) if weights is None else np.asarray(weights)
+    """Out-of-fold probabilities (N, K) of a logistic head, or of `_Clouds`, and its C, chosen by their log-loss."""
     usable = valid & (codes != UNLABELLED)
     fold = group_folds(np.where(usable, codes, UNLABELLED), groups, seed)
     rows = np.flatnonzero(usable)
     taught, stands_for = _taught(codes, rows, seed)
     stands_for = stands_for * weights[taught]
-    models = [(_Clouds if clouds else _logistic)(strengths[0]) for _ in range(FOLDS)]
+    models = [(_Clouds if clouds else _Logistic)(C=strengths[0]) for _ in range(FOLDS)]
     best, least, chosen = np.full((len(codes), n_classes), EPS), np.inf, strengths[0]
     for strength in strengths:
         probs = np.full((len(codes), n_classes), EPS)
         for k, model in enumerate(models):  # each starts where it stopped before
             train, test = taught[fold[taught] != k], np.flatnonzero(valid & (fold == k))
             present = np.unique(codes[train])
-            can_tell = len(train) > len(present) > 1
-            if can_tell:
+            if can_tell := len(train) > len(present) > 1:
                 model.C = strength
                 model.fit(x[train].astype(np.float32), codes[train], stands_for[fold[taught] != k])
             for part in (test[block] for block in chunks(len(test))):
@@ -140,16 +128,17 @@ def out_of_fold_probs(
 class _Clouds:
     """Linear discriminant: each class is a Gaussian cloud of one shape, its covariance shrunk by C towards a sphere.
 
-    Rows have weights, which scikit-learn's does not heed.
+    Rows have weights, which scikit-learn's does not heed. Wrong labels shift a mean less than they bend a boundary: as
+    good where they lie anywhere, .63 for .43 AP where a sub-kind is misfiled (Lee et al. 2019, Robust Inference via
+    Generative Classifiers for Handling Noisy Labels).
     """
 
     def __init__(self, C: float) -> None:
         self.C = C
 
-    def fit(self, x: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> _Clouds:
-        """On (N, D) features; rows count as often as `counts` (N,) say."""
-        self.classes_, codes = np.unique(codes, return_inverse=True)
-        share = np.eye(len(self.classes_))[codes] * counts[:, None]
+    def fit(self, x: np.ndarray, codes: np.ndarray, counts: np.ndarray) -> Self:
+        classes, codes = np.unique(codes, return_inverse=True)
+        share = np.eye(len(classes))[codes] * counts[:, None]
         size = np.maximum(share.sum(axis=0), EPS)
         means = (share / size).T @ x
         spread = (x - means[codes]) * np.sqrt(counts / size.sum())[:, None]
@@ -160,7 +149,6 @@ class _Clouds:
         return self
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
-        """(N, K), columns as `classes_`."""
         return softmax(x @ self.coef_.T + self.intercept_, axis=1)
 
 
@@ -173,16 +161,13 @@ def _taught(codes: np.ndarray, rows: np.ndarray, seed: int) -> tuple[np.ndarray,
 
 
 def bent_features(x: np.ndarray, valid: np.ndarray, seed: int) -> np.ndarray:
-    """(N, M) float16 features in which a plane bends: Nystroem's, of a radial kernel as wide as the median distance.
-
-    Centred and scaled by √N / 10, so that one range of C serves every number of rows; M ≤ LANDMARKS.
-    """
+    """(N, M) float16 features in which a plane bends: Nystroem's, of a radial kernel as wide as the median distance."""
     rows = np.flatnonzero(valid)
     drawn = sampled(rows, COMPONENT_SAMPLE, seed)
     width = max(np.median(pdist(x[sampled(rows, 1000, seed)], "sqeuclidean")), EPS) if len(rows) > 1 else 1.0
     landmarks = max(1, min(LANDMARKS, len(drawn) // 2))
     kernel = Nystroem(gamma=1 / width, n_components=landmarks, random_state=seed).fit(x[drawn])
-    mean, scale = kernel.transform(x[drawn]).mean(axis=0), len(rows) ** 0.5 / 10
+    mean, scale = kernel.transform(x[drawn]).mean(axis=0), len(rows) ** 0.5 / 10  # one range of C serves every N
     return np.concatenate([(scale * (kernel.transform(x[part]) - mean)).astype(np.float16) for part in chunks(len(x))])
 
 
@@ -209,10 +194,6 @@ def sub_kinds(x: np.ndarray, codes: np.ndarray, valid: np.ndarray, groups: np.nd
     return kinds[place]
 
 
-def _logistic(C: float) -> LogisticRegression:
-    return LogisticRegression(C=C, max_iter=200, tol=1e-3, warm_start=True)
-
-
 def principal_features(values: np.ndarray, valid: np.ndarray, seed: int, *, standardise: bool = True) -> np.ndarray:
     """(N, D) features on their principal directions: (N, D') float32; rows that are not valid become zero."""
     return _project(values, valid, *_directions(values, valid, seed, standardise=standardise))
@@ -221,10 +202,7 @@ def principal_features(values: np.ndarray, valid: np.ndarray, seed: int, *, stan
 def _directions(
     values: np.ndarray, valid: np.ndarray, seed: int, *, standardise: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and directions (D, D') that standardise, then rotate on at most DIMENSIONS components.
-
-    Neither a logistic head under an L2 penalty nor a cosine notices a rotation, only the truncation.
-    """
+    """Mean (D,) and directions (D, D') that standardise, then rotate on at most DIMENSIONS components."""
     rows = np.flatnonzero(valid)
     if not len(rows):
         raise ValueError(f"Expected features with finite rows. Received {len(values)} rows, none of them finite.")
@@ -235,7 +213,7 @@ def _directions(
         mean, scale = np.zeros_like(mean), np.ones_like(scale)
     if sample.shape[1] <= DIMENSIONS:
         return mean, np.diag(1 / scale)
-    sample = (sample - mean) / scale
+    sample = (sample - mean) / scale  # an L2 penalty and a cosine notice no rotation, only the truncation
     basis = randomized_svd(sample, DIMENSIONS, n_iter=2, power_iteration_normalizer="LU", random_state=seed)[2]
     return mean, (basis / scale).T
 
@@ -252,9 +230,7 @@ def _project(values: np.ndarray, valid: np.ndarray, mean: np.ndarray, directions
 def valid_rows(values: np.ndarray) -> np.ndarray:
     """Rows (N,) of (N, D) in which everything is finite; an array that nobody can compute with is an error."""
     if values.dtype.kind not in "biuf" or not values.shape[1]:
-        raise ValueError(
-            f"Expected features of numbers, (N, D). Received: {values.dtype}, {values.shape}. Convert them to float32."
-        )
+        raise ValueError(f"Expected features of numbers, (N, D). Received: {values.dtype}, {values.shape}. Use floats.")
     valid = np.zeros(len(values), bool)
     for rows in chunks(len(values)):
         valid[rows] = np.isfinite(values[rows]).all(axis=1)
@@ -270,6 +246,6 @@ def sampled(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
     return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
-def chunks(n: int) -> list[slice]:
-    """0 … n in slices of CHUNK."""
-    return [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
+def chunks(n: int, size: int = CHUNK) -> list[slice]:
+    """0 … n in slices of `size`."""
+    return [slice(start, start + size) for start in range(0, n, size)]

@@ -7,7 +7,7 @@ contradicts cut. As a whole sub-kind of pictures under another class vouches for
 without it judge each cluster of a class, too. It stays what is seen worst (AP .68 on the benchmark, F1 of the cut .59).
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from nsfwlib.labels import heads, noise
 from nsfwlib.labels.current import current_labels
 from nsfwlib.labels.journal import decisions_in_force
 from nsfwlib.labels.neighbours import neighbour_votes
-from nsfwlib.labels.rows import EPS, UNLABELLED, encode, group_codes
+from nsfwlib.labels.rows import EPS, UNLABELLED, Classes, encode, group_codes
 
 VOTERS = 5_000  # of many rows, on whole sub-kinds: few enough to be compared exactly
 CONFIRMED = 3.0  # rows that one with a confirmed label counts for where others are judged
@@ -32,7 +32,7 @@ def find_label_issues(
     pred_probs: np.ndarray | None = None,
     features: Features | None = None,
     *,
-    classes: Sequence[Hashable] | None = None,
+    classes: Classes = None,
     groups: Any = None,
     trusted: Any = None,
     seed: int = 0,
@@ -42,19 +42,17 @@ def find_label_issues(
     Args:
         labels: N given labels; "" or a missing value means unlabelled. A Series' index is kept.
         pred_probs: (N, K) **out-of-sample** probabilities, columns in the order of `classes`.
-        features: one (N, D) array or several (a list or a dict of them), not fine-tuned on these labels.
-            With `pred_probs` as well, their logarithms are one more.
+        features: one (N, D) array or several (a list or a dict), not fine-tuned on these labels; log `pred_probs` join.
         classes: the K class names in order; by default the sorted given labels.
         groups: N near-duplicate group ids; members never judge one another. Missing: a group of its own.
         trusted: N booleans, rows that a person confirmed: they train the members and are never flagged.
         seed: of the folds, the sampling and the order of ties.
 
     Returns:
-        One row a label, in input order: `given`, `suggested` (the likeliest other class; for an unlabelled
-        row the likeliest, for one that cannot be judged its own), `score` (-1 … 1, higher = more suspect; NaN for
-        unlabelled rows and rows that cannot be judged), `p_given` and `p_suggested` (how likely each is right; see
-        `noise.calibrated`), `is_issue` (as many as the confident joint counts, at least LEAST_CUT of those that the
-        probabilities contradict), `note` (empty, or why it is special).
+        One row a label, in input order: `given`, `suggested` (the likeliest other class; for an unlabelled row the
+        likeliest, for one that cannot be judged its own), `score` (-1 … 1, higher = more suspect; NaN where there is no
+        label or no judge), `p_given` and `p_suggested` (how likely each is right), `is_issue` (as many as the confident
+        joint counts, at least LEAST_CUT of those that the probabilities contradict), `note` (or why it is special).
 
     Raises:
         ValueError: lengths differ, a label is not in `classes`, `trusted` is not boolean, features are no numbers or
@@ -67,28 +65,17 @@ def find_label_issues(
     if features is not None:
         blocks = _blocks(features) | ({} if probs is None else {"pred_probs": np.log(probs)})
         probs = out_of_sample_probs(labels, blocks, classes=classes, groups=groups, trusted=trusted, seed=seed)
-    table = _judge(codes, probs, group_codes(groups, len(codes)), _flags(trusted, len(codes)), seed)
-    names = np.array([*classes, ""], object)
-    table.insert(0, "given", names[codes])
-    table["suggested"] = names[table["suggested"]]
-    table.index = labels.index if hasattr(labels, "index") and not callable(labels.index) else table.index
-    return table
+    table = _judge(codes, probs, classes, group_codes(groups, len(codes)), _flags(trusted, len(codes)), seed)
+    return table.set_axis(labels.index) if isinstance(labels, pd.Series) else table
 
 
 def out_of_sample_probs(
-    labels: Any,
-    features: Features,
-    *,
-    classes: Sequence[Hashable] | None = None,
-    groups: Any = None,
-    trusted: Any = None,
-    seed: int = 0,
+    labels: Any, features: Features, *, classes: Classes = None, groups: Any = None, trusted: Any = None, seed: int = 0
 ) -> np.ndarray:
     """Class probabilities of each row from members that never saw its label: (N, K), rows sum to 1.
 
-    Arguments as in `find_label_issues`, which ranks these just as it ranks the features they come from. NaN are rows
-    without one valid block, and those of a class that is one near-duplicate group. Of rows that are `trusted`, each
-    counts for CONFIRMED.
+    Arguments as in `find_label_issues`, which ranks these as it ranks the features they come from; a `trusted` row
+    counts for CONFIRMED. NaN are rows without a valid block, and those of a class that is one near-duplicate group.
     """
     codes, classes = encode(labels, classes)
     groups, trusted, k = group_codes(groups, len(codes)), _flags(trusted, len(codes)), len(classes)
@@ -97,9 +84,7 @@ def out_of_sample_probs(
     members, apart, leaning = [], [], []
     for name, block in _blocks(features).items():
         if block.ndim != 2 or len(block) != len(codes):
-            raise ValueError(
-                f"Expected features {name} of shape ({len(codes)}, D), a row a label. Received shape {block.shape}."
-            )
+            raise ValueError(f"Expected features {name} of shape ({len(codes)}, D). Received shape {block.shape}.")
         valid = heads.valid_rows(block)
         x, judged = heads.principal_features(block, valid, seed), (codes, valid, k)
         kinds = heads.sub_kinds(x, np.where(trusted, UNLABELLED, codes), valid, groups, seed)
@@ -145,10 +130,7 @@ def _leaning(probs: np.ndarray, kinds: np.ndarray, codes: np.ndarray) -> np.ndar
 
 
 def _weights(members: list[np.ndarray], codes: np.ndarray, n_blocks: int) -> np.ndarray:
-    """Mixture weights: those that best explain the given labels (EM; all are out of sample), half evened in a block.
-
-    By likelihood alone, the member that follows a misfiled sub-kind most closely would win: .66 for .71 AP on those.
-    """
+    """Mixture weights: those that best explain the given labels (EM; all are out of sample), half evened in a block."""
     rows = np.flatnonzero(codes != UNLABELLED)
     likelihood = np.stack([member[rows, codes[rows]] for member in members])
     likelihood = likelihood[:, np.isfinite(likelihood).all(axis=0)]
@@ -156,6 +138,7 @@ def _weights(members: list[np.ndarray], codes: np.ndarray, n_blocks: int) -> np.
     for _ in range(100 if likelihood.size else 0):
         share = likelihood * weights[:, None]
         weights = (share / share.sum(axis=0)).mean(axis=1)
+    # Alone, the member that follows a misfiled sub-kind most closely would win: .66 for .71 AP on those.
     return (weights + np.repeat(weights.reshape(n_blocks, -1).mean(axis=1), len(members) // n_blocks)) / 2
 
 
@@ -167,9 +150,11 @@ def _mix(members: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     return mixed / np.where(total > 0, total, np.nan)
 
 
-def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np.ndarray, seed: int) -> pd.DataFrame:
-    """Suggestion, score, cut and note of each row, classes as codes."""
-    n, k = probs.shape
+def _judge(
+    codes: np.ndarray, probs: np.ndarray, classes: list, groups: np.ndarray, trusted: np.ndarray, seed: int
+) -> pd.DataFrame:
+    """What `find_label_issues` returns."""
+    (n, k), names = probs.shape, np.array([*classes, ""], object)
     rows, labelled, judged = np.arange(n), codes != UNLABELLED, np.isfinite(probs[:, 0])
     size, lonely = np.bincount(codes[labelled], minlength=k), _in_one_group(codes, groups)
     blind = not _says_something(codes, probs, seed)
@@ -191,8 +176,7 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     joint = noise.confident_joint(doubtful, probs)
     contradicted = (probs[eligible].argmax(axis=1) != codes[eligible]).sum()
     expected = 0 if blind else round(max(joint.sum() - np.trace(joint), LEAST_CUT * contradicted))
-    flagged = np.zeros(n, bool)
-    flagged[eligible[np.argsort(-score[eligible])[:expected]]] = True
+    flagged = eligible[np.argsort(-score[eligible])[:expected]]
     reasons = {
         "its class is one near-duplicate group: nothing to compare with": ~judged & lonely,
         "no valid features or probabilities": ~judged,
@@ -204,11 +188,12 @@ def _judge(codes: np.ndarray, probs: np.ndarray, groups: np.ndarray, trusted: np
     }
     return pd.DataFrame(
         {
-            "suggested": suggested,
+            "given": names[codes],
+            "suggested": names[suggested],
             "score": score,
             "p_given": np.where(labelled & judged, p[rows, codes], np.nan),
             "p_suggested": np.where(judged, p[rows, suggested], np.nan),
-            "is_issue": flagged,
+            "is_issue": np.isin(rows, flagged),
             "note": np.select(list(reasons.values()), list(reasons), ""),
         }
     )
@@ -233,17 +218,12 @@ def judge_labels(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Suspect labels of the images table as it stands: decisions applied, confirmed rows trusted.
 
-    Labels of `test` judge nothing, corrected or not: its rows are judged by the others, as an audit needs it.
-
-    Args:
-        table: the images table with `path`, `sha256`, `given_label`, `split`, `group`; usable rows.
-        features: block → (N, D) features of a network never trained on these labels.
-        journal: the decisions journal; a missing file is an empty one.
-        class_names: the K classes in order.
+    Labels of `test` judge nothing, corrected or not: its rows are judged by the others, as an audit needs it. `table`
+    has usable rows; `features`, (N, D) a block, are of a network never trained on these labels.
 
     Returns:
-        The label issues beside `path`, `sha256`, `split`, `group`, in the order of `table`, most columns as from
-        `labels.find_label_issues`; and out-of-sample probabilities (N, K).
+        The table of `find_label_issues` behind `path`, `sha256`, `split`, `group`, in the order of `table`; and
+        out-of-sample probabilities (N, K).
     """
     current = current_labels(table, journal, new_classes=class_names)
     decided = decisions_in_force(journal)

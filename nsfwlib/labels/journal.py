@@ -48,10 +48,8 @@ BLOCK = 50_000  # lines that are text at once; a table of a million is an eighth
 def append_decisions(path: Path, rows: Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
     """Write lines at the end of the journal; they are on disk when this returns.
 
-    Args:
-        path: the CSV file; made, header and folder included, when it is not there.
-        rows: one mapping or several with the keys of `COLUMNS`; what is missing is left empty, but `time`, `kind`
-            and `action` are filled in. Several rows in one call share one action and one write.
+    The file is made where it is not there. A row has keys of `COLUMNS`; what is missing is left empty, but `time`,
+    `kind` and `action` are filled in: several rows in one call share one action and one write.
 
     Raises:
         ValueError: a key is no column, a decision is no such word, or the file is not such a journal.
@@ -105,11 +103,8 @@ def read_journal(path: Path) -> pd.DataFrame:
 
     A missing file gives an empty table. What a spreadsheet makes of a journal is read: a byte-order mark, CRLF, no
     quotes, semicolons. Where times run backwards, as after a merge of two copies, lines are put in the order of their
-    times, and a warning says so. A damaged line, such as the unfinished last one that a killed process leaves, is left
-    out, and a warning says so.
-
-    Raises:
-        ValueError: the file is not such a journal, or a decision no such word; says which line.
+    times; a damaged one, as a killed process leaves it, is left out; of both a warning tells. A ValueError names the
+    line where a decision is no such word, or says that the file is no such journal.
     """
     path = Path(path)
     if not path.exists():
@@ -120,9 +115,9 @@ def read_journal(path: Path) -> pd.DataFrame:
         return _by_time(path, pd.concat([_frame([]), *map(_frame, blocks)], ignore_index=True))
 
 
-def decisions_in_force(path: Path) -> pd.DataFrame:
-    """The decisions in force by the rule above, one row a picture (`sha256`): columns `IN_FORCE`."""
-    return in_force(read_journal(path))
+def decisions_in_force(journal: Path | pd.DataFrame) -> pd.DataFrame:
+    """The decisions in force by the rule above, one row a picture (`sha256`): columns `IN_FORCE`. A table stays."""
+    return journal if isinstance(journal, pd.DataFrame) else in_force(read_journal(journal))
 
 
 def in_force(lines: pd.DataFrame) -> pd.DataFrame:
@@ -142,8 +137,7 @@ def standing(lines: pd.DataFrame, *kinds: str) -> pd.DataFrame:
 
 
 def _line(path: Path, row: Mapping[str, Any]) -> list[str]:
-    unknown = sorted(set(row) - set(COLUMNS))
-    if unknown:
+    if unknown := sorted(set(row) - set(COLUMNS)):
         raise ValueError(f"A journal line has the keys {list(COLUMNS)}. Received also: {unknown}")
     line = [_text(row.get(column)) for column in COLUMNS]
     _check_word(path, line)

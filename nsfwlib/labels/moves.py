@@ -8,14 +8,10 @@ The move log has one JSON object a line. A step is in the log, and the log on di
 | `{"done": id}`, `{"failed": id, "why"}` | how it ended |
 | `{"mkdir"}` | a folder is made for it |
 
-One step is under way at a time. Killed on the way, it counts as done if its file has left the old place; if not, the
-same bytes at the new one are removed again. Paths below the log's folder are relative to it.
+One step is under way at a time; `_settle` ends one that was killed. Paths below the log's folder are relative to it.
 """
 
-from __future__ import annotations
-
 import contextlib
-import dataclasses
 import errno
 import json
 import os
@@ -46,6 +42,61 @@ _SENTENCES = {
 }
 
 
+class Log:
+    """A move log: what its whole lines amount to, nothing if there is no such file, and while it is open, `fd`."""
+
+    def __init__(self, path: Path) -> None:
+        data = path.read_bytes() if path.exists() else b""
+        header = json.dumps(_HEADER).encode() + b"\n"
+        if not data.startswith(header) and not header.startswith(data):
+            raise ValueError(f"{path} should be a move log. Received: {data[:60]!r}. Give another name for the log.")
+        self.folder = path.parent.resolve()  # paths below it are written relative to it: both can be moved together
+        self.size, self.fd = data.rfind(b"\n") + 1, -1  # bytes of its whole lines
+        self.placed: dict[str, dict] = {}  # steps in force by id
+        self.pending: dict | None = None  # the step under way
+        self.folders: list[Path] = []  # made for steps
+        for line in data[len(header) : self.size].splitlines():
+            self._take(json.loads(line))
+
+    def append(self, line: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Write one line, whole or not at all; with `sync` it is on disk when this returns."""
+        text = json.dumps(line, default=lambda path: str(path).removeprefix(f"{self.folder}{os.sep}"))
+        try:
+            append_whole(self.fd, f"{text}\n".encode(), sync=sync)
+        except OSError as error:
+            raise OSError(error.errno, f"The move log cannot be written: {_sentence(error)}") from error
+        self._take(line)
+
+    def _take(self, line: Mapping[str, Any]) -> None:
+        """What one more line changes; logs of earlier versions have other lines, too."""
+        if "how" in line:
+            self.pending = {**line, **{end: self.folder / line[end] for end in ("src", "dst") if line[end]}}
+        elif "mkdir" in line:
+            self.folders.append(self.folder / line["mkdir"])
+        elif "done" in line or "failed" in line:
+            op, self.pending = self.pending, None
+            if "done" in line and "undoes" in op:
+                self.placed.pop(op["undoes"], None)
+            elif "done" in line:
+                self.placed[op["id"]] = op
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Log]:
+    """The log, locked and ready for writing; a step that was under way is settled first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path, LOCK_SECONDS), path.open("ab", buffering=0) as file:
+        log = Log(path)
+        log.fd = file.fileno()
+        os.ftruncate(log.fd, log.size)  # a line that a kill cut short announced nothing that happened
+        if not log.size:
+            log.append(_HEADER, sync=True)
+            fsync_folder(log.folder)
+        if log.pending is not None:
+            _settle(log, why="interrupted")
+        yield log
+
+
 def do_all(steps: list[dict], log: Log, progress: bool, name: str) -> list[str]:
     """Take these steps (how, src, dst, sha256) one after the other → why each was not done, "" if it was."""
     reasons: list[str] = []
@@ -58,8 +109,7 @@ def do_all(steps: list[dict], log: Log, progress: bool, name: str) -> list[str]:
             if error.errno in _ENDS_ALL or log.pending is not None:  # a step that cannot be settled is the last one
                 reasons += [f"not reached: {reasons[-1]}"] * (len(steps) - len(reasons))
                 break
-    failed = [why for why in reasons if why]
-    if failed:
+    if failed := [why for why in reasons if why]:
         message = f"{len(failed)} of {len(steps)} files stay where they are, see `reason`. The first: {failed[0]}"
         warnings.warn(message, stacklevel=3)
     return reasons
@@ -67,31 +117,25 @@ def do_all(steps: list[dict], log: Log, progress: bool, name: str) -> list[str]:
 
 def _do(op: dict, log: Log) -> None:
     """One step: check, log, act, log. After an OSError nothing is half done, or the step is still `log.pending`."""
-    _check(op)
-    folders = op["dst"].parents if op["dst"] else ()
-    for missing in [folder for folder in reversed(folders) if not os.path.lexists(folder)]:
-        append(log, {"mkdir": missing})
-        missing.mkdir()
-    append(log, op, sync=True)
-    try:
-        _act(op)
-    except OSError as error:
-        if not _settle(op, log, why=_sentence(error)):
-            raise
-    else:
-        append(log, {"done": op["id"]})
-
-
-def _check(op: dict) -> None:
-    """An OSError that says so unless this file is what was decided on and has a place; notes its time in `op`."""
-    status = op["src"].lstat() if op["how"] == "move" else op["src"].stat()
+    src, dst = op["src"], op["dst"]
+    status = src.lstat() if op["how"] == "move" else src.stat()
     if not stat.S_ISREG(status.st_mode):
         raise OSError(None, "is a link or no regular file: move what it leads to, or put the file itself here")
-    if file_hash(op["src"]) != op["sha256"]:
+    if file_hash(src) != op["sha256"]:
         raise OSError(None, "its bytes are not those that were decided on: scan and decide again")
-    if op["dst"] and os.path.lexists(op["dst"]):
+    if dst and os.path.lexists(dst):
         raise OSError(errno.EEXIST, "taken")
-    op.setdefault("mtime_ns", status.st_mtime_ns)
+    for missing in [folder for folder in reversed(dst.parents if dst else ()) if not os.path.lexists(folder)]:
+        log.append({"mkdir": missing})
+        missing.mkdir()
+    log.append({"mtime_ns": status.st_mtime_ns, **op}, sync=True)
+    try:
+        _act(log.pending)
+    except OSError as error:
+        if not _settle(log, why=_sentence(error)):
+            raise
+    else:
+        log.append({"done": op["id"]})
 
 
 def _act(op: dict) -> None:
@@ -136,14 +180,12 @@ def _rename(src: Path, dst: Path) -> None:
         src.unlink()
 
 
-def _settle(op: dict, log: Log, *, why: str) -> bool:
-    """Bring a step that was begun to one of its two ends: done, or as if never begun. Returns which.
-
-    Its new name was free, so the same bytes there are its own; whatever somebody changed since is left where it is.
-    """
-    src, dst = op["src"], op["dst"]
+def _settle(log: Log, *, why: str) -> bool:
+    """Bring the step that was begun to one of its two ends: done, or as if never begun. Returns which."""
+    op, src, dst = log.pending, log.pending["src"], log.pending["dst"]
     if os.path.lexists(_part(op)):
         _part(op).unlink()
+    # Its new name was free, so the same bytes there are its own; whatever somebody changed since is left where it is.
     arrived = bool(dst) and dst.is_file() and file_hash(dst) == op["sha256"]
     if op["how"] in ("copy", "link"):
         done = arrived
@@ -151,7 +193,7 @@ def _settle(op: dict, log: Log, *, why: str) -> bool:
         done = not os.path.lexists(src) and os.path.lexists(dst or src.parent)
         if arrived and src.is_file() and file_hash(src) == op["sha256"]:
             dst.unlink()
-    append(log, {"done": op["id"]} if done else {"failed": op["id"], "why": why})
+    log.append({"done": op["id"]} if done else {"failed": op["id"], "why": why})
     return done
 
 
@@ -168,70 +210,3 @@ def _part(op: dict) -> Path:
 
 def _sentence(error: OSError) -> str:
     return _SENTENCES.get(error.errno or 0, error.strerror or str(error))
-
-
-# --- the log
-
-
-@dataclasses.dataclass
-class Log:
-    """A move log: what its lines amount to, and while it is open, its file descriptor."""
-
-    folder: Path  # paths below it are written relative to it, so both can be moved together
-    size: int = 0  # bytes of its whole lines
-    fd: int = -1
-    placed: dict[str, dict] = dataclasses.field(default_factory=dict)  # steps in force by id
-    pending: dict | None = None  # the step under way
-    folders: list[Path] = dataclasses.field(default_factory=list)  # made for steps
-
-    def take(self, line: Mapping[str, Any]) -> None:
-        """What one more line changes; logs of earlier versions have other lines, too."""
-        if "how" in line:
-            self.pending = {**line, **{end: self.folder / line[end] for end in ("src", "dst") if line[end]}}
-        elif "mkdir" in line:
-            self.folders.append(self.folder / line["mkdir"])
-        elif "done" in line or "failed" in line:
-            op, self.pending = self.pending, None
-            if "done" in line and "undoes" in op:
-                self.placed.pop(op["undoes"], None)
-            elif "done" in line:
-                self.placed[op["id"]] = op
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Log]:
-    """The log, locked and ready for writing; a step that was under way is settled first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path, LOCK_SECONDS):
-        log = read(path)
-        with path.open("ab", buffering=0) as file:
-            log.fd = file.fileno()
-            os.ftruncate(log.fd, log.size)  # a line that a kill cut short announced nothing that happened
-            if not log.size:
-                append(log, _HEADER, sync=True)
-                fsync_folder(log.folder)
-            if log.pending is not None:
-                _settle(log.pending, log, why="interrupted")
-            yield log
-
-
-def read(path: Path) -> Log:
-    """What the log's whole lines amount to; nothing if there is no such file."""
-    data = path.read_bytes() if path.exists() else b""
-    header = json.dumps(_HEADER).encode() + b"\n"
-    if not data.startswith(header) and not header.startswith(data):
-        raise ValueError(f"{path} should be a move log. Received: {data[:60]!r}. Give another name for the log.")
-    log = Log(path.parent.resolve(), data.rfind(b"\n") + 1)
-    for line in data[len(header) : log.size].splitlines():
-        log.take(json.loads(line))
-    return log
-
-
-def append(log: Log, line: Mapping[str, Any], *, sync: bool = False) -> None:
-    """Write one line, whole or not at all; with `sync` it is on disk when this returns."""
-    data = (json.dumps(line, default=lambda path: str(path).removeprefix(f"{log.folder}{os.sep}")) + "\n").encode()
-    try:
-        append_whole(log.fd, data, sync=sync)
-    except OSError as error:
-        raise OSError(error.errno, f"The move log cannot be written: {_sentence(error)}") from error
-    log.take(line)

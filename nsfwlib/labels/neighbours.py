@@ -37,16 +37,13 @@ def neighbour_votes(x: np.ndarray, given: np.ndarray, valid: np.ndarray, groups:
 
 
 def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Similarity and row index (N, k) of the nearest usable rows of other groups, nearest first; -2: there is none.
-
-    Of many rows, an index proposes CANDIDATES, which are compared exactly: a row whose group holds more than
-    CANDIDATES - k rows may be left with fewer votes.
-    """
+    """Similarity and row index (N, k) of the nearest usable rows of other groups, nearest first; -2: there is none."""
+    # The index proposes CANDIDATES: a row whose group holds nearly as many may be left with fewer votes.
     index = _index(unit, usable) if len(usable) > EXACT_ROWS else None
     similar, indices = np.empty((len(unit), k), np.float32), np.empty((len(unit), k), np.int32)
     found, base = usable[None], unit[usable].T if index is None else None
     step = 1024 if index else max(64, 20_000_000 // len(usable))  # 1024 x 120 candidates x 256 float32 = 126 MB
-    for block in (slice(start, start + step) for start in range(0, len(unit), step)):
+    for block in chunks(len(unit), step):
         if index is None:
             scores = unit[block] @ base
         else:
@@ -63,14 +60,12 @@ def _nearest(unit: np.ndarray, usable: np.ndarray, groups: np.ndarray, k: int) -
 
 
 def _index(unit: np.ndarray, usable: np.ndarray) -> Any:
-    """An inverted-file index that looks into the CELLS cells nearest to a row; wide vectors are 4-bit codes there.
-
-    By distance: of unit vectors it orders as cosine does, but a mean common to all does not eat the codes' precision.
-    """
+    """An inverted-file index that looks into the CELLS cells nearest to a row; wide vectors are 4-bit codes there."""
     import faiss  # 30 MB of library, for large data sets only
 
     n_cells, width = int(2 * len(usable) ** 0.5), unit.shape[1]
     codes = f"PQ{width // 2}x4fs" if width == DIMENSIONS else "Flat"
+    # Distances of unit vectors order as cosines do, but a mean common to all does not eat the codes' precision.
     index = faiss.index_factory(width, f"IVF{n_cells},{codes}", faiss.METRIC_L2)
     index.train(unit[usable[:: max(1, len(usable) // (50 * n_cells))]])
     for block in chunks(len(usable)):
@@ -82,12 +77,8 @@ def _index(unit: np.ndarray, usable: np.ndarray) -> Any:
 def nearest(features: np.ndarray, images: pd.DataFrame, *, k: int = 8) -> Callable[[str], pd.DataFrame]:
     """Look up which pictures voted on a label: the `k` most similar ones outside its near-duplicate group.
 
-    Args:
-        features: (N, D), rows in the order of `images`.
-        images: columns `path`, `given_label` and, where known, `group`.
-
-    Returns:
-        A function of a path that gives a table with the columns path, given_label, similarity (cosine).
+    Features are (N, D), rows in the order of `images` with `path`, `given_label` and, where known, `group`. What is
+    returned takes a path and gives a table with the columns path, given_label, similarity (cosine).
     """
     positions = pd.Index(images["path"])
     groups = group_codes(images.get("group"), len(images))

@@ -1,13 +1,12 @@
 """How often is a picture of one class filed under another, and how likely is a given label right?"""
 
-from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nsfwlib.labels.heads import SAMPLE, sampled
-from nsfwlib.labels.rows import EPS, UNLABELLED, check_probs, encode, normalised
+from nsfwlib.labels.rows import EPS, UNLABELLED, Classes, check_probs, encode, normalised
 
 TINY_CLASS = 10  # below so many rows no ranking can be believed
 WITNESS = 0.25  # weight of a divided group's other labels: near-duplicates are no independent witnesses
@@ -17,11 +16,10 @@ SHARPNESS = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)  # exponents of the probabilitie
 EM_STEPS = 30
 
 
-def noise_matrix(labels: Any, pred_probs: np.ndarray, *, classes: Sequence[Hashable] | None = None) -> pd.DataFrame:
+def noise_matrix(labels: Any, pred_probs: np.ndarray, *, classes: Classes = None) -> pd.DataFrame:
     """Confident joint: how many rows of each given label (rows) truly belong to each class (columns).
 
-    Counts after Northcutt et al. 2021 (Confident Learning), scaled so that a row sums to its class size;
-    unlabelled rows and rows whose probabilities are not valid are not counted.
+    Counted and scaled as in `confident_joint`; unlabelled rows and rows without valid probabilities are left out.
     """
     codes, classes = encode(labels, classes)
     joint = confident_joint(codes, distributions(pred_probs, len(codes), len(classes)))
@@ -45,10 +43,8 @@ def class_scale(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
 
 def confident_joint(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Counts (K, K) of given against estimated class over the rows that can be judged; rows sum to class sizes.
-
-    Northcutt et al. 2021, Confident Learning, equations 1 and 2.
-    """
+    """Counts (K, K) of given against estimated class over the rows that can be judged; rows sum to class sizes."""
+    # Northcutt et al. 2021, Confident Learning, equations 1 and 2
     n_classes, rows = probs.shape[1], labelled_rows(codes, probs)
     y, p = codes[rows], probs[rows]
     above = p >= class_scale(codes, probs) - EPS
@@ -62,8 +58,8 @@ def confident_joint(codes: np.ndarray, probs: np.ndarray) -> np.ndarray:
 def noise_rates(joint: np.ndarray) -> np.ndarray:
     """P(given | true), (K, K) indexed [given, true], from counts of given against true.
 
-    A prior of PRIOR_ROWS rows a class holds where there are few: errors are as frequent as among all, and fall on
-    the other classes by their size. Knowing that errors run from one class to another is worth .16 AP where they do.
+    A prior of PRIOR_ROWS rows a class says that errors are as frequent as among all, and fall on the others by their
+    size. Knowing that errors run from one class to another is worth .16 AP where they do.
     """
     sizes = joint.sum(axis=1, keepdims=True)
     rate = max((joint.sum() - np.trace(joint)) / max(joint.sum(), EPS), LEAST_RATE)
@@ -72,16 +68,13 @@ def noise_rates(joint: np.ndarray) -> np.ndarray:
     return (joint + PRIOR_ROWS * prior) / np.maximum((joint + PRIOR_ROWS * prior).sum(axis=0), EPS)
 
 
-def posterior(codes: np.ndarray, probs: np.ndarray, noise: np.ndarray, trusted: np.ndarray | None = None) -> np.ndarray:
-    """P(true class | features, given label), (N, K), by Bayes' rule; `trusted` labels are certain."""
-    true = normalised(probs * np.vstack([noise, np.ones(len(noise))])[codes])
-    sure = np.zeros(len(codes), bool) if trusted is None else trusted & (codes != UNLABELLED)
-    true[sure] = np.eye(len(noise))[codes[sure]]
-    return true
+def posterior(codes: np.ndarray, probs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """P(true class | features, given label), (N, K), by Bayes' rule."""
+    return normalised(probs * np.vstack([noise, np.ones(len(noise))])[codes])
 
 
 def calibrated(codes: np.ndarray, probs: np.ndarray, rates: np.ndarray, trusted: np.ndarray, seed: int) -> np.ndarray:
-    """P(true class | features, given label), (N, K), such that 1 - P(given) adds up to the number of wrong labels.
+    """As `posterior`, such that 1 - P(given) adds up to the number of wrong labels; `trusted` labels are certain.
 
     Members that learned from wrong labels doubt too much: the exponent that sharpens them and the rates (from `rates`
     on, by EM) are those that make the given labels likeliest. On the benchmark that expects 1.0 times the errors where
@@ -97,7 +90,9 @@ def calibrated(codes: np.ndarray, probs: np.ndarray, rates: np.ndarray, trusted:
         if likelihood <= best:
             break
         best, chosen = likelihood, (sharpness, noise)
-    return posterior(codes, normalised(probs ** chosen[0]), chosen[1], trusted)
+    true, sure = posterior(codes, normalised(probs ** chosen[0]), chosen[1]), trusted & (codes != UNLABELLED)
+    true[sure] = np.eye(len(rates))[codes[sure]]
+    return true
 
 
 def corrected(codes: np.ndarray, probs: np.ndarray, rates: np.ndarray, groups: np.ndarray) -> np.ndarray:

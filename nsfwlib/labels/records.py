@@ -29,10 +29,7 @@ def encode(lines: Iterable[Iterable[str]], delimiter: str) -> bytes:
 
 
 def records_of(path: Path, file: BinaryIO) -> Iterator[list[str]]:
-    """The whole records from where the file stands, which afterwards stands behind the last one.
-
-    What is damaged, such as the unfinished line that a killed process leaves, is left out, and a warning says so.
-    """
+    """The whole records from where the file stands, up to behind the last one; a warning tells what is damaged."""
     start = file.tell()
     file.seek(0)
     delimiter = _delimiter(path, file.read(4096))

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+Classes = Sequence[Hashable] | None  # their names in order
 EPS = 1e-6  # the least probability any member gives a class
 UNLABELLED = -1
 
 
-def encode(labels: Any, classes: Sequence[Hashable] | None) -> tuple[np.ndarray, list]:
+def encode(labels: Any, classes: Classes) -> tuple[np.ndarray, list]:
     """Labels as codes into `classes`; unlabelled rows are UNLABELLED."""
     array = np.asarray(labels, object)
     if array.ndim != 1:

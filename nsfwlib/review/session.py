@@ -414,7 +414,7 @@ class ReviewSession:
             if sha256 in self.known:  # what the audit said would give it away
                 continue
             said = self.decision(sha256)
-            who = self._replay.said_by(sha256, LABELLING if said == "escalate" else self._kinds)
+            who = self._replay.decision(sha256, LABELLING if said == "escalate" else self._kinds, column="reviewer")
             meant = {self._filed[row] if word == "keep" else word for word in (said, decision)}
             if said and len(meant) == 2 and who != self.reviewer:
                 raise ValueError(f"{who or 'Somebody'} decided {said!r}. Decide the same once more to overrule that.")

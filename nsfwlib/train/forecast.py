@@ -12,6 +12,9 @@ from nsfwlib.files import file_path
 from nsfwlib.labels import fit_head, group_codes
 from nsfwlib.model import Forward, block_output, decoded_batches, forward_pass, image_size, missing_rows
 
+SAMPLE = 16  # pictures that the cost is measured on
+FRACTIONS, REPEATS = (0.1, 0.2, 0.4, 0.7, 1.0), 3  # of the training groups: each drawn so often, the whole once
+
 
 def training_cost(
     model: keras.Model,
@@ -22,18 +25,17 @@ def training_cost(
     blocks: Sequence[str],
     fine_tune_from: str = "mixed7",
     fine_tune_epochs: int = 2,
-    sample: int = 16,
 ) -> pd.DataFrame:
-    """What training will cost on this machine, from `sample` pictures decoded and sent through the network now.
+    """What training will cost on this machine, from SAMPLE pictures decoded and sent through the network now.
 
     One row a step: `step`, `images` (passes included), `seconds_per_image`, `minutes`. The backward pass through a
     layer counts as two forward ones; frozen layers see `val` once, as on a CPU. Compiling (half a minute) is left out.
     """
     usable = table[table["problem"].eq("") & table["split"].ne("")]
-    chosen = usable.sample(min(sample, len(usable)), random_state=0)
-    paths = [file_path(data_dir, path) for path in chosen["path"]]
+    chosen = usable["path"].sample(min(SAMPLE, len(usable)), random_state=0)
+    paths = [file_path(data_dir, path) for path in chosen]
     started = time.perf_counter()
-    ((_, pixels, _),) = decoded_batches(paths, size=image_size(model), batch_size=sample)
+    ((_, pixels, _),) = decoded_batches(paths, size=image_size(model), batch_size=SAMPLE)
     decode = (time.perf_counter() - started) / len(paths)
     missing = len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks))
     whole = _seconds(forward_pass(model, [blocks[-1]]), pixels) if missing or fine_tune_epochs else 0.0
@@ -67,24 +69,12 @@ def _seconds(forward: Forward, pixels: np.ndarray) -> float:
 
 
 def learning_curve(
-    features: np.ndarray,
-    labels: pd.Series,
-    splits: pd.Series,
-    *,
-    groups: pd.Series | None = None,
-    fractions: Sequence[float] = (0.1, 0.2, 0.4, 0.7, 1.0),
-    repeats: int = 3,
-    seed: int = 0,
+    features: np.ndarray, labels: pd.Series, splits: pd.Series, *, groups: pd.Series | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """What would more data gain? Validation accuracy of a logistic head on growing shares of the training images.
 
-    Each fit has the regularisation that suits its own number of images.
-
-    Args, others as in `train.train_head`:
-        fractions: shares of the training groups, 0 … 1, of which each is drawn `repeats` times and the whole once.
-
-    Returns:
-        One row a fit: `images` (trained on), `repeat`, `accuracy` and `log_loss` on validation.
+    Each fit has the regularisation that suits its own number of images. Arguments are as in `train.train_head`. One row
+    a fit: `images` (trained on), `repeat`, `accuracy` and `log_loss` on validation.
     """
     labels, splits = labels.reset_index(drop=True), splits.reset_index(drop=True)
     usable = labels.notna() & ~np.isnan(features[:, 0])
@@ -96,7 +86,7 @@ def learning_curve(
     group = group_codes(groups, len(labels))
     target = pd.Index(names).get_indexer(labels[val])
     rows = []
-    for repeat, fraction in ((r, f) for r in range(repeats) for f in fractions if f < 1 or r == 0):
+    for repeat, fraction in ((r, f) for r in range(REPEATS) for f in FRACTIONS if f < 1 or r == 0):
         rng = np.random.default_rng([seed, repeat])
         order = rng.permutation(np.unique(group[train]))
         chosen = train[np.isin(group[train], order[: max(len(names), round(fraction * len(order)))])]

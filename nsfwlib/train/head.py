@@ -28,6 +28,7 @@ from nsfwlib.model import (
 
 KINDS = ("logistic", "clouds")
 SAMPLE = 20_000  # rows that mean and spread of the features are taken from
+BATCH = 32  # pictures that the network answers at once
 
 
 def train_head(
@@ -43,19 +44,17 @@ def train_head(
 ) -> pd.DataFrame:
     """Stage 1: fit the "logistic" head of `model` on pooled features, in place: the one solution there is.
 
-    Each block gets two heads (`labels.fit_head`), a logistic one, its strength chosen by out-of-fold log-loss, and
-    clouds such as judge labels in 03. The model answers the sum of their log-odds, each times the share that is best
-    out of fold by group. Without clouds .587 of clip art are right for .609, .982 of digits for .990, near-duplicates
-    grouped by hash alone. `val` is only measured.
+    Each block gets two heads (`labels.fit_head`), logistic and clouds. The model answers the sum of their log-odds,
+    each times the share that is best out of fold by group. Without clouds .587 of clip art are right for .609, .982 of
+    digits for .990, near-duplicates grouped by hash alone.
 
     Args:
         model: a classifier with head="logistic".
         features: (N, ΣD) pooled outputs of `model.head_blocks` side by side; rows with NaN are left out.
         labels: N class names; missing ones are left out.
-        splits: N of "train", "val", "test"; `test` is not looked at.
+        splits: N of "train", "val", "test"; `val` is only measured, `test` is not looked at.
         groups: N near-duplicate groups; every row for itself by default.
-        weights: N numbers from 0: how much each row counts, in the losses on `val` too, such as the chance that its
-            label is right.
+        weights: N numbers from 0: how much each row counts, on `val` too, such as the chance that its label is right.
         class_weight: "balanced" weighs classes by the inverse of their number, None does not.
         seed: of the folds.
 
@@ -66,11 +65,9 @@ def train_head(
     Raises:
         ValueError: a class without a training image, labels of unknown classes, no validation images, another head.
     """
-    if not len(features) == len(labels) == len(splits):
-        raise ValueError(
-            f"Expected a row of features, a label and a split for each picture. Received: {len(features)} rows of "
-            f"features, {len(labels)} labels, {len(splits)} splits."
-        )
+    lengths = len(features), len(labels), len(splits)
+    if len({*lengths}) > 1:
+        raise ValueError(f"Expected features, a label and a split for each picture. Received: {lengths} of these.")
     names, usable = names_of(model), labels.notna().to_numpy() & ~np.isnan(features[:, 0])
     rows = {split: np.flatnonzero(usable & splits.eq(split).to_numpy()) for split in ("train", "val")}
     targets, train = one_hot(labels, rows, names), rows["train"]
@@ -105,11 +102,9 @@ def train_head(
 
 
 def _shares(odds: list[np.ndarray], targets: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """How much each head's log-odds count, 0 or more: what makes their sum explain the labels best.
-
-    Labels are smoothed as by one more row of each class (Platt 1999): a few rows, all right, make nothing certain.
-    """
+    """How much each head's log-odds count, 0 or more: what makes their sum explain the labels best."""
     n, k = targets.shape
+    # Smoothed as by one more row of each class (Platt 1999): a few rows, all right, make nothing certain.
     targets = (n * targets + 1) / (n + k)
 
     def loss(share: np.ndarray) -> float:
@@ -140,10 +135,8 @@ def one_hot(labels: pd.Series, rows: dict[str, np.ndarray], names: list[str]) ->
         raise ValueError(f"Labels must be classes of the model ({', '.join(names)}). Received: {', '.join(unknown)}.")
     absent = [name for i, name in enumerate(names) if not (codes[rows["train"]] == i).any()]
     if absent:
-        raise ValueError(
-            f"Every class needs training images. Without any: {', '.join(absent)}. Add images, or leave the class out "
-            "with class_map."
-        )
+        way_out = "Add images, or leave the class out with class_map"
+        raise ValueError(f"Every class needs training images. Without any: {', '.join(absent)}. {way_out}.")
     if not len(rows["val"]):
         raise ValueError("There is no validation image. Expected rows with split 'val'; see data.assign_splits.")
     return {split: np.eye(len(names), dtype=np.float32)[codes[some]] for split, some in rows.items()}
@@ -165,35 +158,25 @@ def row_weights(targets: np.ndarray, weights: np.ndarray, kind: str | None = Non
 
 def history_table(history: dict[str, list[float]], stage: str, *, first: int = 1) -> pd.DataFrame:
     """Keras' history, one row an epoch, with `stage` and `epoch`."""
-    table = pd.DataFrame(history)
-    table.insert(0, "epoch", np.arange(first, first + len(table)))
-    table.insert(0, "stage", stage)
-    return table
+    table = pd.DataFrame({"stage": stage, "epoch": first, **history})
+    return table.assign(epoch=first + np.arange(len(table)))
 
 
 def predict(
-    model: keras.Model,
-    table: pd.DataFrame,
-    data_dir: Path,
-    *,
-    cache_dir: Path | None = None,
-    batch_size: int = 32,
-    progress: bool = True,
+    model: keras.Model, table: pd.DataFrame, data_dir: Path, *, cache_dir: Path | None = None, progress: bool = True
 ) -> np.ndarray:
     """Probabilities float32 (N, K) of the rows of the images table; NaN where a picture cannot be read.
 
-    Where `cache_dir` holds the features of all rows that the head looks at (`model.block_features`), none is opened
-    again: so it is where stage 2 was left out or gained nothing. They are float16: probabilities move by less
-    than a thousandth.
+    Where `cache_dir` holds the features of all rows (`model.block_features`), as where stage 2 was left out or gained
+    nothing, none is opened again. They are float16: probabilities move by less than a thousandth.
     """
-    known = {"cache_dir": cache_dir, "blocks": head_blocks(model)}
-    if cache_dir is not None and not len(missing_rows(model, table, **known)):
+    blocks = head_blocks(model)
+    if cache_dir is not None and not len(missing_rows(model, table, cache_dir=cache_dir, blocks=blocks)):
         return head_answers(model, table, data_dir, cache_dir=cache_dir)
     found = np.full((len(table), model.output_shape[-1]), np.nan, np.float32)
-    options = {"size": image_size(model), "batch_size": batch_size}
+    how = {"size": image_size(model), "batch_size": BATCH}
     files = Files(str(data_dir), max_pixels=table.attrs.get("max_pixels", MAX_PIXELS))  # that of the scan
-    batches = stream_answers(enumerate(table["path"]), files, forward_pass(model), **options)
-    answers = itertools.chain.from_iterable(batches)
+    answers = itertools.chain.from_iterable(stream_answers(enumerate(table["path"]), files, forward_pass(model), **how))
     for answer in tqdm(answers, total=len(table), desc="predictions", unit="img", disable=not progress):
         if answer.values is not None:
             found[answer.position] = answer.values[0]
@@ -201,11 +184,7 @@ def predict(
 
 
 def predictions_table(table: pd.DataFrame, pred_probs: np.ndarray, class_names: Sequence[str]) -> pd.DataFrame:
-    """`path`, `split`, one column of probabilities a class: what `predictions.parquet` holds.
-
-    Raises:
-        ValueError: a class is called like a column; see `data.check_class_names`.
-    """
+    """What `predictions.parquet` holds: `path`, `split`, one column a class; none may be called like those two."""
     check_class_names(class_names)
     probabilities = pd.DataFrame(pred_probs, columns=list(class_names), index=table.index)
     return pd.concat([table[["path", "split"]], probabilities], axis=1).reset_index(drop=True)

@@ -22,25 +22,19 @@ def resumed(work_dir: Path) -> pd.DataFrame:
     # Behind a damaged epoch nothing is of use: it may be the best.
     whole = list(itertools.takewhile(_is_whole, files)) if log.exists() else []
     epochs = int(whole[-1].name[6:9]) if whole else 0
-    for file in files[len(whole) if epochs else 0 :]:
+    for file in files[len(whole) :] if epochs else [*files, log]:
         file.unlink(missing_ok=True)
-    if not epochs:
-        log.unlink(missing_ok=True)
-        return pd.DataFrame()
-    kept = pd.read_csv(log)[:epochs].drop(columns=["stage", "epoch", "learning_rate"], errors="ignore")
-    return history_table(kept.to_dict("list"), "fine-tune")
+    return pd.read_csv(log)[:epochs].drop(columns="learning_rate", errors="ignore") if epochs else pd.DataFrame()
 
 
 def _is_whole(file: Path) -> bool:
     """Whether a file of weights can be read; a damaged one is put aside, with a warning."""
-
-    def read(_: str, item: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(item, h5py.Dataset):
-            item[()]
-
+    names: list[str] = []
     try:
         with h5py.File(file) as stored:
-            stored.visititems(read)
+            stored.visit(names.append)
+            for item in map(stored.get, names):
+                _ = item[()] if isinstance(item, h5py.Dataset) else None
     except (OSError, RuntimeError) as error:
         aside = file.replace(file.with_name(f"{file.name}.damaged"))
         warnings.warn(
@@ -59,8 +53,8 @@ def save_whole(model: keras.Model, path: Path) -> None:
 class Keep(keras.callbacks.Callback):
     """After each epoch its row of `history` and its weights: the first, the best, and the last two to go on from.
 
-    `measure` tells loss and accuracy on validation, `history` those of the epochs that are finished. An epoch counts as
-    finished when its weights are on disk. Training stops after `patience` epochs without a lower loss.
+    `measure` tells loss and accuracy on validation, `history` those of the epochs whose weights are on disk. Training
+    stops after `patience` epochs without a lower loss.
     """
 
     def __init__(self, work_dir: Path, measure: Callable[[], dict], history: pd.DataFrame, patience: int) -> None:

@@ -1,8 +1,7 @@
 """How are the upper blocks trained, without losing what the head knows? Gently, on augmented pictures.
 
-Fine-tuning changes the backbone, so it looks at pixels again, where `train.train_head` needs them once. It starts from
-the fitted head and moves the backbone little (LP-FT, Kumar et al. 2022); the mean of the weights before and after is
-a candidate, too (WiSE-FT, Wortsman et al. 2022).
+It looks at pixels again, starts from the fitted head and moves the backbone little (LP-FT, Kumar et al. 2022); the mean
+of the weights before and after is a candidate, too (WiSE-FT, Wortsman et al. 2022).
 """
 
 import hashlib
@@ -35,6 +34,9 @@ from nsfwlib.train.keeping import Keep, resumed, save_whole
 
 KEPT = 1 << 30  # bytes at most of what leaves the frozen layers for `val`, kept in memory
 BODY = 0.1  # share of the head's rate at which the backbone's last stage learns, and each stage of the one above it
+RATES, STEPS = (1e-5, 1.0), 60  # of `try_rates`: those of the first and the last step
+# Of `augment`: ± degrees, share of the side, tangent, share, and grey levels.
+ROTATION, SHIFT, SHEAR, ZOOM, CHANNEL_SHIFT = 30.0, 0.2, 0.2, 0.2, 20.0
 
 
 def fine_tune(
@@ -60,28 +62,22 @@ def fine_tune(
 ) -> pd.DataFrame:
     """Stage 2: train the blocks after `fine_tune_from` and the head, on augmented pictures, in place.
 
-    The weights of the lowest validation loss are kept: those of stage 1, of an epoch, or the mean of both. Where
-    fine-tuning does not help, nothing is lost. A run that was killed or interrupted and is started again with the same
-    arguments goes on at its epoch. Several visible GPUs share each batch; on those that have bfloat16 it computes in
-    mixed precision.
+    The weights of the lowest validation loss are kept: those of stage 1, of an epoch, or the mean of both. A run that
+    was killed or interrupted and is started again with the same arguments goes on at its epoch. Several visible GPUs
+    share each batch; on those that have bfloat16 it computes in mixed precision.
 
-    Args:
-        model: a classifier whose head is trained (`train.train_head`).
-        table: the images table with `split`; `test` is not looked at.
-        labels: N class names; rows with a missing one are left out.
+    Args, others as in `train.train_head`:
+        model: a classifier whose head is trained.
+        table: the images table with `split`.
         data_dir: the folder that `path` is relative to.
         work_dir: for weights and a log while it runs, in a folder for each set of arguments.
-        keep: leave that folder where it is, for the caller to clear once the model is saved: until then the same call
-            finds its result there.
+        keep: leave that folder, for the caller to clear once the model is saved: the same call finds its result there.
         fine_tune_from: last frozen block; BatchNorm stays frozen everywhere.
         epochs: passes over the training images, at most.
         patience: epochs without a lower validation loss after which it stops.
-        batch_size: pictures a step.
         learning_rate: peak of SGD with momentum 0.9, for the head: a tenth of the steps of warm-up, then cosine decay.
-            The backbone's last stage learns at `BODY` of it, each stage below (`model.find_blocks`) at `BODY` of the
-            one above.
+            Each stage of the backbone (`model.find_blocks`) learns at `BODY` of the one above.
         label_smoothing: 0 … 1, spread evenly over the classes (Szegedy et al. 2016, section 7).
-        class_weight: as in `train.train_head`, as are `weights`.
         augmented: see `augment`.
         seed: of order, augmentation and dropout.
         on_epoch: called after each epoch with the rows so far, to draw them.
@@ -100,7 +96,6 @@ def fine_tune(
     weights = np.ones(len(table)) if weights is None else np.asarray(weights)
     counts = [row_weights(targets["train"], weights[rows["train"]], class_weight)]
     counts += [row_weights(targets["val"], weights[rows["val"]])]
-    paths = {split: [file_path(data_dir, p) for p in table["path"].iloc[some]] for split, some in rows.items()}
     chosen = table.iloc[np.concatenate(list(rows.values()))]
     facts = [fine_tune_from, epochs, patience, batch_size, learning_rate, label_smoothing, augmented, seed]
     facts += [hashlib.sha256(np.concatenate(counts)).hexdigest(), model_identity(model)]
@@ -110,10 +105,10 @@ def fine_tune(
     keras.utils.set_random_seed(seed)
     seed_dropout(model, seed=seed)
     unfreeze_from(model, fine_tune_from)
-    inputs = {"size": image_size(model), "batch_size": batch_size, "seed": seed}
-    train = picture_dataset(paths["train"], targets["train"], counts[0], shuffled=True, augmented=augmented, **inputs)
-    val = picture_dataset(paths["val"], targets["val"], counts[1], **inputs)
-    steps = -(-len(paths["train"]) // batch_size)
+    pictures = partial(picture_dataset, model, data_dir, batch_size=batch_size, seed=seed)
+    train = pictures(table["path"].iloc[rows["train"]], targets["train"], counts[0], shuffled=True, augmented=augmented)
+    val = pictures(table["path"].iloc[rows["val"]], targets["val"], counts[1])
+    steps = -(-len(rows["train"]) // batch_size)
     warm_up = max(1, epochs * steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(  # Loshchilov and Hutter 2017
         learning_rate / 10, max(1, epochs * steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
@@ -127,7 +122,7 @@ def fine_tune(
     try:
         if not len(done):
             save_whole(copy, work_dir / "epoch-000.weights.h5")
-        kept = Keep(work_dir, _measure(copy, val, pictures=len(paths["val"])), done, patience)
+        kept = Keep(work_dir, _measure(copy, val, pictures=len(rows["val"])), done, patience)
         told = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: on_epoch and on_epoch(so_far(kept)))
         span = {"initial_epoch": len(done), "epochs": len(done) if kept.is_over() else epochs}
         copy.fit(train, **span, verbose=verbose, shuffle=False, callbacks=[kept, told])
@@ -157,50 +152,40 @@ def try_rates(
     *,
     fine_tune_from: str = "mixed7",
     batch_size: int = 16,
-    rates: tuple[float, float] = (1e-5, 1.0),
-    steps: int = 60,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The loss of stage 2 while its rate rises from step to step: the range test of Smith (2017, section 3.3).
 
     A good `learning_rate` lies where the loss falls, well below where it rises again. The model is left as it was.
-
-    Args, others as in `fine_tune`:
-        rates: of the first and the last step; in between they grow by one factor.
-        steps: batches, from the training pictures; it ends earlier once the loss is four times its least.
-
-    Returns:
-        One row a step: `learning_rate`, `loss` (a running mean, as heavy as the last ten steps).
+    Arguments are as in `fine_tune`. Over `STEPS` batches the rate grows by one factor through `RATES`; it ends earlier
+    once the loss is four times its least. One row a step: `learning_rate`, `loss` (a running mean, of about ten steps).
     """
     rows = np.flatnonzero(labels.notna() & table["problem"].eq("") & table["split"].eq("train"))
     targets = one_hot(labels, {"train": rows, "val": rows}, class_names(model))["train"]
-    paths = [file_path(data_dir, path) for path in table["path"].iloc[rows]]
-    inputs = {"size": image_size(model), "batch_size": batch_size, "seed": seed}
-    pictures = picture_dataset(paths, targets, np.ones(len(rows)), shuffled=True, augmented=True, **inputs)
+    how = {"batch_size": batch_size, "seed": seed, "shuffled": True, "augmented": True}
+    pictures = picture_dataset(model, data_dir, table["path"].iloc[rows], targets, np.ones(len(rows)), **how)
     keras.utils.set_random_seed(seed)
     seed_dropout(model, seed=seed)
     unfreeze_from(model, fine_tune_from)
-    growth = (rates[1] / rates[0]) ** (1 / max(steps - 1, 1))
-    found, start = [], model.get_weights()
-    copy = _compiled_copy(model, keras.optimizers.schedules.ExponentialDecay(rates[0], 1, growth), 0.0)
+    growth = (RATES[1] / RATES[0]) ** (1 / (STEPS - 1))
+    losses, start = [], model.get_weights()
+    copy = _compiled_copy(model, keras.optimizers.schedules.ExponentialDecay(RATES[0], 1, growth), 0.0)
+
+    def running() -> pd.Series:
+        return pd.Series(losses, dtype=float).ewm(span=10).mean()
 
     def note(batch: int, logs: dict[str, float]) -> None:
-        found.append(logs["loss"])
+        losses.append(logs["loss"])
         copy.reset_metrics()  # else Keras tells the mean of all pictures so far
-        so_far = _running(found)
-        copy.stop_training = not so_far.iloc[-1] < 4 * so_far.min()
+        copy.stop_training = not running().iloc[-1] < 4 * running().min()
 
     try:
         noted = keras.callbacks.LambdaCallback(on_train_batch_end=note)
-        copy.fit(pictures.repeat().take(steps), steps_per_epoch=steps, verbose=0, shuffle=False, callbacks=[noted])
+        copy.fit(pictures.repeat().take(STEPS), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[noted])
     finally:
         model.set_weights(start)
         freeze_backbone(model)
-    return pd.DataFrame({"learning_rate": rates[0] * growth ** np.arange(len(found)), "loss": _running(found)})
-
-
-def _running(losses: list[float]) -> pd.Series:
-    return pd.Series(losses, dtype=float).ewm(span=10).mean()
+    return pd.DataFrame({"learning_rate": RATES[0] * growth ** np.arange(len(losses)), "loss": running()})
 
 
 def _measure(model: keras.Model, val: tf.data.Dataset, *, pictures: int) -> Callable[[], dict[str, float]]:
@@ -226,20 +211,16 @@ def _keep_best(model: keras.Model, kept: Keep) -> pd.DataFrame:
     """Put the best weights into the model: of stage 1, of an epoch, or the mean of both, whose row is returned."""
     first, best = kept.file(0), kept.best()
     tuned = max(kept.work_dir.glob("epoch-*.weights.h5")) if best == first else best
-    ends = [_weights(model, file) for file in (first, tuned)]
+    ends = []
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # the optimizer's state does not match
+        for file in (first, tuned):
+            model.load_weights(file)
+            ends.append(model.get_weights())
     model.set_weights([(one + other) / 2 for one, other in zip(*ends, strict=True)])
     measured = kept.measure()
     if not measured["loss"] < kept.losses().min():
         model.set_weights(ends[best != first])
     return history_table({f"val_{name}": [value] for name, value in measured.items()}, "average")
-
-
-def _weights(model: keras.Model, file: Path) -> list[np.ndarray]:
-    """The weights in a file that `save_whole` wrote."""
-    with warnings.catch_warnings():  # the state of the optimizer, which is of no more use, does not match
-        warnings.simplefilter("ignore", UserWarning)
-        model.load_weights(file)
-    return model.get_weights()
 
 
 def _shares(model: keras.Model) -> dict[str, float]:
@@ -286,23 +267,23 @@ def _strategy() -> tf.distribute.Strategy:
 
 
 def picture_dataset(
-    paths: Sequence[Path],
+    model: keras.Model,
+    data_dir: Path,
+    paths: Sequence[str],
     targets: np.ndarray,
     weights: np.ndarray,
     *,
-    size: int,
     batch_size: int,
     shuffled: bool = False,
     augmented: bool = False,
     seed: int = 0,
 ) -> tf.data.Dataset:
     """Batches (float32 RGB 0–255 (b, size, size, 3), one-hot (b, K), weights (b,)), decoded ahead."""
-    rng = np.random.default_rng(seed)
+    rng, size, files = np.random.default_rng(seed), image_size(model), [file_path(data_dir, path) for path in paths]
 
     def batches() -> Iterator[tuple[np.ndarray, ...]]:
-        order = rng.permutation(len(paths)) if shuffled else np.arange(len(paths))
-        pictures = decoded_batches([paths[i] for i in order], size=size, batch_size=batch_size)
-        for positions, pixels, problems in pictures:
+        order = rng.permutation(len(files)) if shuffled else np.arange(len(files))
+        for positions, pixels, problems in decoded_batches([files[i] for i in order], size=size, batch_size=batch_size):
             if problems:
                 raise ValueError(f"A picture can no longer be read. Scan again (01_explore_data). {problems[0]}")
             rows = order[positions]
@@ -314,37 +295,27 @@ def picture_dataset(
     shapes = [((None, size, size, 3), tf.uint8), ((None, targets.shape[1]), tf.float32)]
     shapes += [((None,), tf.float32), ((2,), tf.int64)]
     stream = tf.data.Dataset.from_generator(batches, output_signature=tuple(tf.TensorSpec(*shape) for shape in shapes))
-    counted = stream.apply(tf.data.experimental.assert_cardinality(-(-len(paths) // batch_size)))
+    counted = stream.apply(tf.data.experimental.assert_cardinality(-(-len(files) // batch_size)))
     return counted.map(finished).prefetch(2)
 
 
-def augment(
-    pixels: tf.Tensor,
-    seed: tf.Tensor,
-    *,
-    rotation: float = 30.0,
-    shift: float = 0.2,
-    shear: float = 0.2,
-    zoom: float = 0.2,
-    channel_shift: float = 20.0,
-) -> tf.Tensor:
+def augment(pixels: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """The augmentation of 2019 as one resampling: RGB 0–255 (B, S, S, 3) → float32 of the same shape and range.
 
-    Rotation ± degrees, shift ± share of the side, shear ± tangent, zoom 1 ± share, one brightness shift a picture of
-    ± grey levels, horizontal flip. `seed` is two integers; edges are repeated.
+    Rotation, shift, shear, zoom, one brightness shift a picture, flip. `seed` is two integers; edges are repeated.
     """
     count, side = tf.shape(pixels)[0], tf.cast(tf.shape(pixels)[1], tf.float32)
     draw = tf.random.stateless_uniform((7, count), seed, -1.0, 1.0)
-    angle = draw[0] * (rotation * np.pi / 180)
-    scale, flip = 1 + zoom * draw[1], tf.sign(draw[2])
+    angle = draw[0] * (ROTATION * np.pi / 180)
+    scale, flip = 1 + ZOOM * draw[1], tf.sign(draw[2])
     cos, sin = tf.cos(angle) * scale, tf.sin(angle) * scale
-    a, b = cos * flip, (shear * draw[3] * cos - sin)
-    c, d = sin * flip, (shear * draw[3] * sin + cos)
+    a, b = cos * flip, (SHEAR * draw[3] * cos - sin)
+    c, d = sin * flip, (SHEAR * draw[3] * sin + cos)
     centre = (side - 1) / 2
-    x = centre - a * centre - b * centre + shift * side * draw[4]
-    y = centre - c * centre - d * centre + shift * side * draw[5]
+    x = centre - a * centre - b * centre + SHIFT * side * draw[4]
+    y = centre - c * centre - d * centre + SHIFT * side * draw[5]
     matrix = tf.stack([a, b, x, c, d, y, tf.zeros(count), tf.zeros(count)], axis=1)
     moved = keras.ops.image.affine_transform(
         tf.cast(pixels, tf.float32), matrix, interpolation="bilinear", fill_mode="nearest"
     )
-    return tf.clip_by_value(moved + (channel_shift * draw[6])[:, None, None, None], 0.0, 255.0)
+    return tf.clip_by_value(moved + (CHANNEL_SHIFT * draw[6])[:, None, None, None], 0.0, 255.0)

@@ -142,7 +142,7 @@ def test_the_head_keeps_the_class_order_it_was_given(planted):
     assert list(head.classes_) == classes
     assert (probs[:, 0] == 0).all()
     np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-5)
-    assert (head.predict(planted.features) == planted.truth).mean() >= 0.9
+    assert (head.classes_[probs.argmax(axis=1)] == planted.truth).mean() >= 0.9
 
 
 def test_a_label_outside_the_classes_is_named(planted):
@@ -357,7 +357,8 @@ def test_cleaner_labels_make_a_better_head(planted):
     scores = []
     for labels in (planted.labels, planted.truth):
         head = heads.fit_head(planted.features[~held_out], labels[~held_out], groups=np.arange(600))
-        scores.append((head.predict(planted.features[held_out]) == planted.truth[held_out]).mean())
+        found = head.classes_[head.predict_proba(planted.features[held_out]).argmax(axis=1)]
+        scores.append((found == planted.truth[held_out]).mean())
     assert scores[1] > scores[0]
 
 

@@ -331,13 +331,17 @@ def test_a_word_that_is_neither_decision_nor_class_is_refused_by_its_line(tmp_pa
 def test_after_a_merge_the_later_decision_is_in_force_and_a_warning_says_so(tmp_path):
     path = tmp_path / "decisions.csv"
     days = [("a", "keep", 1), ("a", "drop", 4), ("b", "drop", 5), ("a", "unsure", 2), ("b", "keep", 3)]
-    journal.append_decisions(path, [row(sha, word, time=f"2026-01-0{day}T00:00:00+00:00") for sha, word, day in days])
+    journal.append_decisions(path, [row(sha, word, time=f"2026-01-0{day}T12:00:00+00:00") for sha, word, day in days])
+    journal.append_decisions(path, row("c", "drop", time=""))
+    expected = {"a": "drop", "b": "drop", "c": "drop"}
     with pytest.warns(UserWarning, match="times run backwards at record 5"):
-        assert dict(journal.decisions_in_force(path)[["sha256", "decision"]].to_numpy()) == {"a": "drop", "b": "drop"}
+        assert dict(journal.decisions_in_force(path)[["sha256", "decision"]].to_numpy()) == expected
     replay = Replay(path)
-    with pytest.warns(UserWarning, match="times run backwards"):
-        replay.catch_up()
-    assert words(replay) == {"a": "drop", "b": "drop"}
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="times run backwards"):
+            replay.catch_up()
+        assert words(replay) == expected
+        journal.append_decisions(path, row("b", "unsure", time="2026-01-05T06:00:00+00:00"))  # of the same day
 
 
 @pytest.mark.filterwarnings("error")

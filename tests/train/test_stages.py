@@ -351,20 +351,25 @@ def test_the_forecast_counts_a_backward_pass_twice_and_frozen_layers_once_for_va
     assert plan.set_index("step").loc["fine-tuning", "images"] == 48
 
 
-def test_more_images_make_a_better_head_on_the_learning_curve(rng):
+def test_more_images_make_a_better_head_on_the_learning_curve(rng, monkeypatch):
+    monkeypatch.setattr(forecast, "FRACTIONS", (0.1, 1.0))
     labels = pd.Series(np.array(["a", "b"])[np.arange(600) % 2])
     values = rng.normal(0, 1, (600, 40)) + 0.35 * np.where(labels.eq("a"), 1, -1)[:, None] * (np.arange(40) < 8)
     splits = pd.Series(np.where(np.arange(600) % 3 == 0, "val", "train"))
-    curve = forecast.learning_curve(values, labels, splits, groups=pd.Series(np.arange(600) // 2), fractions=(0.1, 1.0))
+    curve = forecast.learning_curve(values, labels, splits, groups=pd.Series(np.arange(600) // 2))
     means = curve.groupby("images")["log_loss"].mean()
     assert len(curve) == 4 and means.index.min() == pytest.approx(40, abs=12)
     assert means.iloc[-1] < means.iloc[0]
 
 
-def test_the_range_of_rates_shows_where_the_loss_falls_and_where_it_bursts_and_leaves_the_model_alone(data):
+def test_the_range_of_rates_shows_where_the_loss_falls_and_where_it_bursts_and_leaves_the_model_alone(
+    data, monkeypatch
+):
+    monkeypatch.setattr(stages, "RATES", (1e-4, 1e4))
+    monkeypatch.setattr(stages, "STEPS", 50)
     classifier = lopsided(build())
     before = classifier.get_weights()
-    options = {"fine_tune_from": FROM, "batch_size": 8, "rates": (1e-4, 1e4), "steps": 50}
+    options = {"fine_tune_from": FROM, "batch_size": 8}
     filed = data[0]["given_label"].where(data[0].index % 8 > 0, "dark")  # one in eight is wrong: no rate fits them all
     found = stages.try_rates(classifier, data[0], filed, data[1], **options)
     assert found["learning_rate"].is_monotonic_increasing and found["learning_rate"].iloc[0] == 1e-4
