@@ -131,7 +131,7 @@ def note_data(run_dir: Path, images: pd.DataFrame, data_dir: Path, *, class_map:
     write_json({**(record if same else {}), "about": {**was, **now}}, path)
 
 
-def check_data(run_dir: Path, data_dir: Path, journal: Path | None = None) -> dict[str, Any]:
+def check_data(run_dir: Path, data_dir: Path | None = None, journal: Path | None = None) -> dict[str, Any]:
     """What a run is about: `data_dir`, `images` (their `fingerprint`), `class_map` and, once there is one, `journal`.
 
     Empty for a run of before there was such a record. It is a ValueError if the run is about another `data_dir`, or was
@@ -139,8 +139,8 @@ def check_data(run_dir: Path, data_dir: Path, journal: Path | None = None) -> di
     """
     path = Path(run_dir) / "run.json"
     record = read_json(path) if path.exists() else {}
-    was, place = record.get("about", {}), _spelled(Path(data_dir).resolve())
-    if was.get("data_dir", place) != place:
+    was, place = record.get("about", {}), _spelled(Path(data_dir or "").resolve())
+    if data_dir is not None and was.get("data_dir", place) != place:
         way_out = "Name the run_dir of that data; if the folder was moved, run 01_explore_data on it first"
         raise _of_other_data(run_dir, "data_dir", was["data_dir"], place, way_out)
     if was and journal is not None:
