@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from nsfwlib.data.crawl import inspect_files
 from nsfwlib.data.images import MAX_PIXELS, MOST_PIXELS
 from nsfwlib.data.inspection import COLUMNS
-from nsfwlib.data.layout import LAYOUTS, SPLIT_FOLDERS, is_skipped, layout_of, place, said_of, walk_files
+from nsfwlib.data.layout import is_skipped, layout_of, place, said_of, split_of, walk_files
 from nsfwlib.data.screening import LAW, load_hashes
 from nsfwlib.files import file_path, table_path
 
@@ -74,28 +74,26 @@ def scan(
     options: dict[str, Any] = {"max_pixels": max_pixels, "min_side": min_side}
     if screen is not None:
         options["screen"] = load_hashes(screen, kind=screen_kind, max_distance=screen_distance)
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}. Received: {layout!r}.")
+    if layout not in ("auto", "classes", "splits"):
+        raise ValueError(f"layout must be one of auto, classes, splits. Received: {layout!r}.")
     if max_pixels > MOST_PIXELS:
         raise ValueError(f"max_pixels must be {MOST_PIXELS:,} or less: what is read later. Received: {max_pixels:,}.")
-    raw, found, classes = _find_files(data_dir, class_map=dict(class_map or {}), layout=layout)
-    kinds = {name: object if isinstance(default, str) else None for name, default in _MEASURED.items()}
-    columns = {name: np.full(len(found), _MEASURED[name], dtype=kind) for name, kind in kinds.items()}
+    found, classes = _find_files(data_dir, class_map or {}, layout)
     todo = np.flatnonzero(found["problem"] == "")
-    columns |= {name: found.pop(name).to_numpy(object, copy=True) for name in ("problem", "detail")}
     root = str(data_dir.resolve())
-    paths = [os.path.join(root, raw[i]) for i in todo]  # noqa: PTH118 - a million Path objects are heavy
+    paths = [os.path.join(root, name) for name in found.pop("raw")[todo]]  # noqa: PTH118 - a million Paths are heavy
+    texts = [name for name, value in _MEASURED.items() if isinstance(value, str)]
+    columns = {name: np.full(len(found), value, object if name in texts else None) for name, value in _MEASURED.items()}
+    columns |= {name: found.pop(name).to_numpy(object, copy=True) for name in ("problem", "detail")}
     work = inspect_files(paths, options, cache_dir=cache_dir, workers=workers)
     with contextlib.closing(work):  # an interrupted scan ends its workers and commits at once
         for k, row in tqdm(work, total=len(paths), disable=not progress, unit="image", desc="scan"):
             for name, column in columns.items():
                 column[todo[k]] = row[name]
-    rows = pd.DataFrame(columns, index=found.index)
-    rows = rows.astype({name: str for name, kind in kinds.items() if kind})
-    table = pd.concat([found, rows], axis=1)
+    table = pd.concat([found, pd.DataFrame(columns, index=found.index).astype(dict.fromkeys(texts, str))], axis=1)
     table.insert(6, "source", _sources(table["path"], source))
     table.insert(7, "group", -1)
-    notes = [*found.attrs["notes"], *_what_is_odd(table, classes)]
+    notes = found.attrs["notes"] + _what_is_odd(table, classes)
     if screen is not None:
         notes.append(("hash list", options["screen"].in_force()))
     named = [{"name": name, "message": message} for name, message in notes]
@@ -106,21 +104,18 @@ def scan(
 _MEASURED = {**COLUMNS, "phash": np.uint64(0), "phash_mirror": np.uint64(0)}
 
 
-def _find_files(data_dir: Path, *, class_map: dict[str, str], layout: str) -> tuple[list[str], pd.DataFrame, list[str]]:
-    """Every file, sorted by path: names as the system has them; path, given_label, split, problem, detail.
-
-    The third part is the classes, those of empty folders included.
-    """
+def _find_files(data_dir: Path, class_map: Mapping[str, str], layout: str) -> tuple[pd.DataFrame, list[str]]:
+    """Every file, sorted by path: path, given_label, split, problem, detail, raw (as the system has it). The classes."""
     top = _top_folders(data_dir)
     found = pd.DataFrame(walk_files(data_dir), columns=["raw", "problem", "detail"], dtype=object)
     found = found.assign(path=found["raw"].map(table_path)).sort_values("path", ignore_index=True)
     layout = layout_of(found) if layout == "auto" else layout
-    splits = [name for name in top if name.lower() in SPLIT_FOLDERS]
+    splits = [name for name in top if split_of(name)]
     if layout == "splits" and not splits:
         raise ValueError(f'layout="splits" expects train, val or test on top. Received: {", ".join(top)}.')
     places = pd.DataFrame([place(path, layout) for path in found["path"]], columns=["folder", "split"], dtype=object)
-    inside = (next(os.walk(data_dir / name), ("", [], []))[1] for name in splits)  # empty ones, too
-    there = top if layout == "classes" else (name for names in inside for name in names if not is_skipped(name))
+    inside = (folder.name for split in splits for folder in (data_dir / split).glob("*/"))  # empty ones, too
+    there = top if layout == "classes" else (name for name in inside if not is_skipped(name))
     names = {*places["folder"]} - {""} | {table_path(name) for name in there}
     unknown = sorted(set(class_map) - names)
     if unknown:
@@ -131,7 +126,8 @@ def _find_files(data_dir: Path, *, class_map: dict[str, str], layout: str) -> tu
     table = table.assign(problem=found["problem"].mask(outside, OUTSIDE), detail=found["detail"]).astype(str)
     said = said_of(top, layout)
     table.attrs = {"layout": layout, "notes": [("layout of the folders", said)] if said else []}
-    return found["raw"].tolist(), table, sorted(set(merged.values()) - {""}, key=lambda name: (_look(name), name))
+    classes = sorted(set(merged.values()) - {""}, key=lambda name: (_look(name), name))
+    return table.assign(raw=found["raw"]), classes
 
 
 def _top_folders(data_dir: Path) -> list[str]:
@@ -151,9 +147,7 @@ def _top_folders(data_dir: Path) -> list[str]:
 
 
 def _sources(paths: pd.Series, pattern: str | None) -> pd.Series:
-    if not pattern:
-        return pd.Series("", index=paths.index, dtype=str)
-    expression = re.compile(pattern)
+    expression = re.compile(pattern or "")
     part = "source" if "source" in expression.groupindex else min(expression.groups, 1)
     matches = paths.map(expression.search)
     return matches.map(lambda match: match[part] or "" if match else "").astype(str)
