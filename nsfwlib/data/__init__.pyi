@@ -7,13 +7,13 @@ from .crawl import (
 )
 from .duplicates import (
     MAX_DISTANCE as MAX_DISTANCE,
-    confirmed_pairs as confirmed_pairs,
     feature_pairs as feature_pairs,
     group_duplicates as group_duplicates,
     group_near_duplicates as group_near_duplicates,
     hubs as hubs,
     label_conflicts as label_conflicts,
     leaks as leaks,
+    pair_likeness as pair_likeness,
 )
 from .folder_scan import (
     DECISION_WORDS as DECISION_WORDS,
@@ -51,6 +51,9 @@ from .layout import (
     is_skipped as is_skipped,
     layout_of as layout_of,
     walk_files as walk_files,
+)
+from .likeness import (
+    MIN_DETAIL as MIN_DETAIL,
 )
 from .quality import (
     feature_map as feature_map,

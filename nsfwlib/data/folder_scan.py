@@ -105,7 +105,7 @@ _MEASURED = {**COLUMNS, "phash": np.uint64(0), "phash_mirror": np.uint64(0)}
 
 
 def _find_files(data_dir: Path, class_map: Mapping[str, str], layout: str) -> tuple[pd.DataFrame, list[str]]:
-    """Every file, sorted by path: path, given_label, split, problem, detail, raw (as the system has it). The classes."""
+    """Every file, sorted by path: path, given_label, split, problem, detail, raw (the system's name); classes."""
     top = _top_folders(data_dir)
     found = pd.DataFrame(walk_files(data_dir), columns=["raw", "problem", "detail"], dtype=object)
     found = found.assign(path=found["raw"].map(table_path)).sort_values("path", ignore_index=True)

@@ -85,7 +85,7 @@ def _frames_before_damage(animation: Image.Image, first: int, decoded: Decoded, 
     """How many frames there are; of a damaged animation, how many come before the damage, as far as there is time."""
     if DAMAGED_ANIMATION not in decoded.flags:
         return decoded.frames
-    count, most = 1, max(1, FRAME_PIXELS // (decoded.width * decoded.height))
+    count, most = 1, FRAME_PIXELS // (decoded.width * decoded.height)
     with contextlib.suppress(Exception):
         while count < most and time.monotonic() < deadline:
             animation.seek(count + first)

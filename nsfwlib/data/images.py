@@ -110,14 +110,10 @@ def to_array(picture: Image.Image, size: int | tuple[int, int] | None) -> np.nda
 def blurred_thumbnail(
     source: Source | np.ndarray, *, size: int = 96, blur: float = 4.0, grey: bool = True, max_pixels: int = MOST_PIXELS
 ) -> np.ndarray:
-    """A small, blurred picture for display → uint8 (h, w, 3), at most `size` on the long side.
+    """A small, blurred picture of a file or an array → uint8 (h, w, 3), at most `size` on the long side.
 
-    Args:
-        source: a file, its bytes, or a picture decoded already.
-        blur: radius of the Gaussian in pixels of the thumbnail; 0 shows it sharp. Any other shrinks the picture to
-            24 pixels before, so that no filter brings back more than those.
-
-    Errors are those of `load_image`.
+    `blur` is the radius of the Gaussian in pixels of the thumbnail; 0 shows it sharp. Any other shrinks the picture to
+    24 pixels before, so that no filter brings back more than those. Errors are those of `load_image`.
     """
     if isinstance(source, np.ndarray):
         picture = Image.fromarray(source).convert("RGB")
@@ -278,11 +274,9 @@ def _first_page(image: Image.Image) -> int:
 def _memory(image: Image.Image, max_pixels: int) -> float:
     """Bytes that decoding and converting take at their peak, from the header alone."""
     pixels = image.width * image.height
-    kept = 1 if image.mode in ("1", "L", "P") else 4
-    copies = 4 * (image.mode in ("I", "F")) + 2 * image.has_transparency_data  # of values and alpha
-    need = (kept + 4 + copies + _DECODING.get(str(image.format), 0)) * (
-        min(pixels, max_pixels, MAX_PIXELS) if image.format in ("JPEG", "MPO") else pixels
-    )  # else halved
+    each = (5 if image.mode in ("1", "L", "P") else 8) + _DECODING.get(str(image.format), 0)
+    each += 4 * (image.mode in ("I", "F")) + 2 * image.has_transparency_data  # copies of values and alpha
+    need = each * (min(pixels, max_pixels, MAX_PIXELS) if image.format in ("JPEG", "MPO") else pixels)  # else halved
     if image.info.get("progressive"):  # all coefficients at once, 2 bytes each
         areas = [across * down for _, across, down, _ in image.layer]
         need += 2 * pixels * sum(areas) / max(areas)

@@ -29,10 +29,8 @@ def inspect(
 ) -> dict:
     """All that the scan records of one file. Never raises: what is wrong stands in `problem`.
 
-    Returns a dict with the keys of `COLUMNS` and `thumb`, the grey (32, 32) picture as bytes (b"" if unusable):
-    `problem` is "" or a key of `data.REASONS`, `detail` explains it, `oddities` lists, joined by "; ", what is
-    odd but excludes nothing. A file on the hash list is never decoded, or, where only the perceptual
-    hash can tell, nothing of its picture is kept.
+    Returns a dict with the keys of `COLUMNS` and `thumb`, the grey (32, 32) picture as bytes (b"" if unusable). A file
+    on the hash list is never decoded, or, where only the perceptual hash can tell, nothing of its picture is kept.
     """
     row = {**COLUMNS, "thumb": b""}
     try:
@@ -47,8 +45,7 @@ def inspect(
             raise ImageProblem("screened", "perceptually close to an entry of the hash list")
         row |= _facts(decoded, data, source)
         if min(decoded.width, decoded.height) < min_side:
-            size = f"{decoded.width} × {decoded.height}, at least {min_side} expected"
-            raise ImageProblem("too small", size)
+            raise ImageProblem("too small", f"{decoded.width} × {decoded.height}, at least {min_side} expected")
         row |= measure(decoded.picture)
     except ImageProblem as problem:
         row |= {"problem": problem.reason, "detail": problem.detail}
@@ -99,8 +96,6 @@ def measure(picture: Image.Image) -> dict:
 
 
 _LEVELS = np.arange(256.0)
-
-
 _k, _x = np.mgrid[:8, :THUMB]
 _DCT = np.cos(np.pi * _k * (2 * _x + 1) / (2 * THUMB))
 
@@ -114,7 +109,7 @@ def perceptual_hashes(grey: np.ndarray) -> tuple[int, int]:
     frequencies = _DCT @ np.asarray(grey, dtype=np.float64) @ _DCT.T
     both = np.stack([frequencies, frequencies * np.where(np.arange(8) % 2, -1, 1)]).reshape(2, 64)
     bits = np.packbits(both > np.sort(both)[:, 31:33].mean(axis=1, keepdims=True), axis=1)
-    phash, mirror = (int.from_bytes(row.tobytes()) for row in bits)
+    phash, mirror = bits.view(">u8").ravel().tolist()
     return phash, mirror
 
 

@@ -14,8 +14,8 @@ _MIDDLE = slice(6, 26)  # without either
 def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Likeness of grey thumbnails, pair by pair: (P, 32, 32) and (P, 32, 32) → float32 (P,), at most 1.
 
-    The best correlation over: the whole, without the lower and without the upper fifth (captions), one of the
-    two cropped to its central 97…85 % (crops); the middles must agree as well.
+    The best correlation over: the whole, without the lower and without the upper fifth (captions), one of the two
+    cropped to its central 97…85 % (crops); the middles must agree as well.
     """
     a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
     best = _correlations(a, b)
@@ -53,8 +53,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def aligned_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Likeness after the best affine alignment of each pair → float32 (P,); -1 where it overlaps by less than 60 %.
 
-    For crops off the centre, stretched copies and small turns. Gauss-Newton on the squared difference of the
-    normalised pictures (Lucas and Kanade 1981; Baker and Matthews, IJCV 2004), first blurred, then sharp.
+    For crops off the centre, stretched copies and small turns. Gauss-Newton on the squared difference of the normalised
+    pictures (Lucas and Kanade 1981; Baker and Matthews, IJCV 2004), first blurred, then sharp.
     """
     moved, b, inside = _aligned(a, b)
     best = np.maximum.reduce([_weighted(moved[:, part], b[:, part], inside[:, part]) for part in _PARTS])
@@ -112,8 +112,7 @@ def _improved(moves: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     normal = slopes @ slopes.transpose(0, 2, 1)
     damping = np.trace(normal, axis1=1, axis2=2) * 1e-3 + 1e-3
     normal += damping[:, None, None] * np.eye(6, dtype=np.float32)
-    step = np.linalg.solve(normal, slopes @ missing)[..., 0]
-    return np.clip(moves + np.clip(step, -1.5, 1.5), -5, 5)
+    return np.clip(moves + np.clip(np.linalg.solve(normal, slopes @ missing)[..., 0], -1.5, 1.5), -5, 5)
 
 
 def _sample(a: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -135,8 +134,7 @@ def _sample(a: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 def _normalised(a: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1)
     a = a - (a * weight).sum(axis=(1, 2), keepdims=True) / total
-    spread = np.sqrt((a * a * weight).sum(axis=(1, 2), keepdims=True) / total)
-    spread = np.maximum(spread, 1)
+    spread = np.maximum(np.sqrt((a * a * weight).sum(axis=(1, 2), keepdims=True) / total), 1)
     return a / spread, spread
 
 

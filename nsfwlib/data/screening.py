@@ -45,10 +45,8 @@ def load_hashes(path: Path, *, kind: str = "", max_distance: int = 31) -> HashLi
     A line is `<hex>`, or `<hex>` with md5, sha1, sha256 or pdq before or behind it (a colon, comma, semicolon, blank or
     tab between them). Text behind that and lines starting with # are ignored. A first line without a hash is a header:
     where it names a column `hash`, or one by kind, hashes are read from those, their kinds from a column `type`.
-
-    Args:
-        kind: "sha256" or "pdq": what 64 digits are for which the list names no kind.
-        max_distance: bits, of 256, by which a PDQ hash may differ; 31 is what PDQ's authors recommend.
+    `kind`, "sha256" or "pdq", is what 64 digits are for which the list names none; `max_distance` the bits, of 256, by
+    which a PDQ hash may differ (its authors recommend 31).
 
     Raises:
         FileNotFoundError: no such file.

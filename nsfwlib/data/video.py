@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from nsfwlib.data.images import MAX_PIXELS, ImageProblem, to_array
 
@@ -32,8 +31,6 @@ def load_video(
 
     Args:
         stream: the file, open and seekable.
-        size: side in pixels.
-        frames: at most so many.
         key_frames: of the frames that stand by themselves alone, where scenes often begin: less is decoded.
         max_pixels: a video of larger frames is not decoded.
 
@@ -50,7 +47,11 @@ def load_video(
     deadline, found, missing = time.monotonic() + SECONDS, {}, 0
     try:
         with av.open(stream, metadata_errors="ignore") as container:
-            video = _checked(container, max_pixels)
+            video = next(iter(container.streams.video), None)
+            if video is None:
+                raise ImageProblem("not an image", "sound only")
+            if video.width * video.height > max_pixels:
+                raise ImageProblem("too many pixels", f"frames of {video.width} × {video.height}")
             video.thread_count = 1  # of each file; files are decoded side by side
             start, length = video.start_time or 0, 0 if key_frames else _length(container, video)
             video.codec_context.skip_frame = "NONKEY" if key_frames else "DEFAULT"
@@ -66,7 +67,7 @@ def load_video(
                 frame, reached = _frame_at(container.decode(video), wanted, deadline)
                 missing += not reached
                 if frame is not None and frame.pts not in found:
-                    found[frame.pts] = to_array(_upright(frame), size)
+                    found[frame.pts] = _shown(frame, size)
     except av.FFmpegError as error:
         if not found:
             raise ImageProblem("damaged", error.strerror) from None
@@ -75,15 +76,6 @@ def load_video(
         raise ImageProblem("damaged", "no frame of the video could be decoded")
     moments = np.array([float((pts - start) * video.time_base) for pts in found])
     return np.stack(list(found.values())), moments, f"{missing} of {frames} parts were not read" if missing else ""
-
-
-def _checked(container: Any, max_pixels: int) -> Any:
-    if not container.streams.video:
-        raise ImageProblem("not an image", "sound only")
-    video = container.streams.video[0]
-    if video.codec_context.width * video.codec_context.height > max_pixels:
-        raise ImageProblem("too many pixels", f"frames of {video.codec_context.width} × {video.codec_context.height}")
-    return video
 
 
 def _length(container: Any, video: Any) -> int:
@@ -107,14 +99,11 @@ def _frame_at(decoded: Iterator[Any], wanted: int, deadline: float) -> tuple[Any
 
 
 def _in_passing(decoded: Iterator[Any], size: int, frames: int, deadline: float) -> dict[int, np.ndarray]:
-    """Evenly spaced frames by time where nobody knows how many come: every second one is dropped whenever too many are.
-
-    No more than twice as many as asked for are in memory.
-    """
+    """Evenly spaced frames by time where nobody knows how many come: of twice as many, every second one is dropped."""
     kept, step = [], 1
     for number, frame in enumerate(decoded):
         if number % step == 0:
-            kept.append((number if frame.pts is None else frame.pts, to_array(_upright(frame), size)))
+            kept.append((number if frame.pts is None else frame.pts, _shown(frame, size)))
         if len(kept) > 2 * frames:
             kept, step = kept[::2], 2 * step
         if time.monotonic() > deadline:
@@ -123,6 +112,5 @@ def _in_passing(decoded: Iterator[Any], size: int, frames: int, deadline: float)
     return dict(kept[i] for i in picked)
 
 
-def _upright(frame: Any) -> Image.Image:
-    turned = frame.to_image()
-    return turned.rotate(frame.rotation, expand=True) if frame.rotation else turned
+def _shown(frame: Any, size: int) -> np.ndarray:  # upright
+    return to_array(frame.to_image().rotate(frame.rotation, expand=True), size)
