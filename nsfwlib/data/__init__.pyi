@@ -26,7 +26,10 @@ from .folder_scan import (
     warnings_of as warnings_of,
 )
 from .frames import (
+    VIDEO_NAMES as VIDEO_NAMES,
+    is_video as is_video,
     load_frames as load_frames,
+    load_video as load_video,
 )
 from .hash_search import (
     affordable_distance as affordable_distance,
@@ -68,9 +71,4 @@ from .splits import (
     SPLITS as SPLITS,
     assign_splits as assign_splits,
     lot as lot,
-)
-from .video import (
-    VIDEO_NAMES as VIDEO_NAMES,
-    is_video as is_video,
-    load_video as load_video,
 )

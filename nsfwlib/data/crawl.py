@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,9 +67,7 @@ def inspect_files(
                 yield i, row
 
 
-def _run(
-    paths: Sequence[str], todo: list[int], options: dict, workers: int | None
-) -> Generator[tuple[int, dict], None, None]:
+def _run(paths: Sequence[str], todo: list[int], options: dict, workers: int | None) -> Generator[Any, None, None]:
     if workers == 0:
         yield from ((i, inspect(paths[i], **options)) for i in todo)
         return

@@ -46,29 +46,24 @@ def scan(
     """Read `<class>/**` or `<split>/<class>/**` → the images table, one row per file found, sorted by path.
 
     Columns: path, given_label, split, sha256, phash, phash_mirror, source, group (-1, see `data.group_duplicates`),
-    width, height, format, bytes, frames, problem ("" if usable, a key of `data.REASONS`, or "skipped: …"),
-    detail, oddities (what excludes nothing, joined by "; "), brightness, contrast, sharpness, entropy,
-    grey, transparent. `warnings_of` returns what a person should know.
+    width, height, format, bytes, frames, problem ("" if usable, a key of `data.REASONS`, or "skipped: …"), detail,
+    oddities (what excludes nothing, joined by "; "), brightness, contrast, sharpness, entropy, grey, transparent.
 
     Args:
         cache_dir: keeps what was measured; an unchanged file is not opened again, a killed scan goes on.
-        class_map: folder name → class; renames or merges folders, "" makes a folder unlabelled, as the
-            folder names `unlabelled` and `unlabeled` are by themselves.
+        class_map: folder name → class; renames or merges folders, "" makes one unlabelled as `unlabelled` is itself.
         layout: "classes" or "splits": what the folders on top are; "auto" decides as `data.layout_of` says, and a
             warning tells what was taken for what. `attrs["layout"]` keeps it.
-        source: a regular expression searched in each path; its group called `source`, or its first group,
-            or the whole match fills the column `source`.
-        screen: a file of known-bad hashes, see `data.load_hashes`; matches are marked "screened".
-        screen_kind: "sha256" or "pdq": what 64 digits are where the list does not say.
-        screen_distance: bits by which a PDQ hash may differ.
+        source: a regular expression searched in each path; its group `source`, its first or all of it fill `source`.
+        screen: a file of known-bad hashes; matches are marked "screened".
+        screen_kind, screen_distance: of that list, as in `data.load_hashes`.
         max_pixels: as in `data.load_image`, `MOST_PIXELS` or less; `attrs["max_pixels"]` keeps it.
         workers: processes, all cores if None; 0 scans in this process.
 
     Raises:
         FileNotFoundError: `data_dir`, or the list of hashes, does not exist.
         OSError: the cache cannot be written, or (TimeoutError) another scan holds it.
-        ValueError: `data_dir` is a file, or empty, or has no class folders; `class_map` names none of them; `layout`
-            is none of those, or there are no splits; `max_pixels` is too high.
+        ValueError: `data_dir` is no folder, or has no class folders; `class_map`, `layout`, `max_pixels` do not fit.
     """
     data_dir = Path(data_dir)
     options: dict[str, Any] = {"max_pixels": max_pixels, "min_side": min_side}
@@ -157,21 +152,20 @@ def _what_is_odd(table: pd.DataFrame, classes: list[str]) -> list[tuple[str, str
     found = []
     counts = table[table["problem"] == ""].groupby("given_label").size()
     for _, twins in itertools.groupby(classes, key=_look):
-        twins = list(twins)
-        if len(twins) > 1:
-            # ASCII tells apart what two spellings of one accent, or a blank at the end, do not show.
-            listed = ", ".join(f"{name!a} ({counts.get(name, 0)} images)" for name in twins)
-            merged = ", ".join(f"{name!a}: {twins[-1]!a}" for name in twins[:-1])
-            way_out = f"To merge them pass class_map={{{merged}}}."
+        *others, kept = twins
+        if others:  # ASCII tells apart what two spellings of one accent, or a blank at the end, do not show
+            listed = ", ".join(f"{name!a} ({counts.get(name, 0)} images)" for name in (*others, kept))
+            way_out = f"To merge them pass class_map={{{', '.join(f'{name!a}: {kept!a}' for name in others)}}}."
             found.append(("look-alike classes", f"{listed} look alike and count apart. {way_out}"))
     for name in classes:
         if name not in counts:
             found.append(("empty class", f"The class {name!r} has no usable image; it is left out. Fill or remove it."))
-    if outside := int((table["problem"] == OUTSIDE).sum()):
-        said = f"{outside} files lie in no class folder and are left out. Move them into one."
+    problems = table["problem"].value_counts()
+    if OUTSIDE in problems:
+        said = f"{problems[OUTSIDE]} files lie in no class folder and are left out. Move them into one."
         found.append(("outside the class folders", said))
-    if screened := int((table["problem"] == "screened").sum()):
-        found.append(("screened", f"{screened} files match the list of known-bad hashes. {LAW}"))
+    if "screened" in problems:
+        found.append(("screened", f"{problems['screened']} files match the list of known-bad hashes. {LAW}"))
     return found
 
 
@@ -187,23 +181,18 @@ def warnings_of(table: pd.DataFrame) -> pd.DataFrame:
 def check_usable(table: pd.DataFrame) -> list[str]:
     """The classes that can be trained on, sorted.
 
-    Raises:
-        ValueError: no usable labelled image at all, or only one class has any, or a name is one of `RESERVED`, or
-            that of another class with `_max` behind it, which score tables use.
+    A ValueError where fewer than two have a usable image, or a name is one of `RESERVED`, or that of another class with
+    `_max` behind it, which score tables use.
     """
     usable = table[(table["problem"] == "") & (table["given_label"] != "")]
     classes = sorted(usable["given_label"].unique())
     if not classes:
         reasons = table.loc[table["problem"] != "", "problem"].value_counts().to_dict()
-        raise ValueError(
-            f"No usable labelled image in the images table, among {len(table)} files {reasons}. "
-            "The column `problem` says why each was left out."
-        )
+        said = f"No usable labelled image in the images table, among {len(table)} files {reasons}."
+        raise ValueError(f"{said} The column `problem` says why each was left out.")
     if len(classes) == 1:
-        raise ValueError(
-            f"Only one class in the images table has usable images: {classes[0]!r} ({len(usable)}). "
-            "A classifier needs at least two: add a folder with images of another class."
-        )
+        said = f"Only one class in the images table has usable images: {classes[0]!r} ({len(usable)})."
+        raise ValueError(f"{said} A classifier needs at least two: add a folder with images of another class.")
     check_class_names(classes)
     return classes
 
@@ -213,10 +202,8 @@ def check_there(table: pd.DataFrame, data_dir: Path) -> None:
     usable = table.loc[table["problem"].eq(""), "path"]
     gone = [path for path in usable if not os.path.exists(file_path(data_dir, path))]  # noqa: PTH110 - of a million
     if gone:
-        raise FileNotFoundError(
-            f"{len(gone):,} of {len(usable):,} pictures are no longer where notebook 01 saw them, first: {gone[0]} in "
-            f"{data_dir}. Put them back, or run 01_explore_data again with the same run_dir."
-        )
+        said = f"{len(gone):,} of {len(usable):,} pictures are no longer where notebook 01 saw them, first: {gone[0]}"
+        raise FileNotFoundError(f"{said} in {data_dir}. Put them back, or run 01_explore_data again, same run_dir.")
 
 
 def may_be_class(name: str) -> bool:
@@ -226,12 +213,8 @@ def may_be_class(name: str) -> bool:
 
 def check_class_names(classes: Sequence[str]) -> None:
     """A ValueError for names that tables or the journal use themselves, in which a class is a column and a word."""
-    taken = [
-        name
-        for name in classes
-        if name in RESERVED or not may_be_class(name) or name.removesuffix("_max") in set(classes) - {name}
-    ]
-    if taken:
+    used = RESERVED | {f"{name}_max" for name in classes}
+    if taken := [name for name in classes if name in used or not may_be_class(name)]:
         renamed = ", ".join(f"{name!r}: {'class ' + name!r}" for name in taken)
         raise ValueError(
             f"Classes are called like a column of a table, or like a decision: {', '.join(taken)}. Scan again with "

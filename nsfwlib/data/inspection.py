@@ -62,8 +62,9 @@ def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
     complaint = jpeg_complaint(data) if decoded.format == "JPEG" else ""
     if "orrupt" in complaint or ("remature" in complaint and "no end marker" not in flags):
         flags.append(f"damaged data: {complaint}")
-    known = {name: value for name, value in decoded._asdict().items() if name in COLUMNS}
-    return known | {"oddities": "; ".join(flags)}
+    return {name: getattr(decoded, name) for name in Decoded._fields if name in COLUMNS} | {
+        "oddities": "; ".join(flags)
+    }
 
 
 def measure(picture: Image.Image) -> dict:

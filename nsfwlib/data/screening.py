@@ -69,10 +69,8 @@ def load_hashes(path: Path, *, kind: str = "", max_distance: int = 31) -> HashLi
                 'the list, "sha256" or "pdq" (load_hashes(kind=…), scan(screen_kind=…), in notebook 01 `screen_kind`).'
             )
         if named not in possible:
-            raise ValueError(
-                f"Line {number} of {path} is not a hash: {f'{named} {digits}'.strip()[:60]!r}. Expected md5, sha1, "
-                "sha256 or pdq in hex, for example `sha256:9f86d0…`. Nothing was screened."
-            )
+            said = f"Line {number} of {path} is not a hash: {f'{named} {digits}'.strip()[:60]!r}. Expected md5, sha1,"
+            raise ValueError(f"{said} sha256 or pdq in hex, for example `sha256:9f86d0…`. Nothing was screened.")
         found[named].append(bytes.fromhex(digits))
     if not any(found.values()):
         raise ValueError(f"No hash in {path}: expected one md5, sha1, sha256 or pdq hash a line. Nothing was screened.")
@@ -142,5 +140,4 @@ def matches_picture(picture: Image.Image, hashes: HashList) -> bool:
     if quality < _MIN_QUALITY:
         return False
     own = np.packbits(np.asarray(bits, dtype=np.uint8), axis=1).view(np.uint64)
-    distance = np.bitwise_count(own[:, None, :] ^ hashes.pdq[None, :, :]).sum(axis=2, dtype=np.int64)
-    return bool((distance <= hashes.max_distance).any())
+    return bool((np.bitwise_count(own[:, None] ^ hashes.pdq).sum(axis=2, dtype=int) <= hashes.max_distance).any())

@@ -111,11 +111,9 @@ def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[tuple[str,
     fresh = aside[~result.loc[aside, "oddities"].str.contains(SET_ASIDE, regex=False)]
     flags = result.loc[fresh, "oddities"]
     result.loc[fresh, "oddities"] = (flags + "; ").where(flags != "", "") + SET_ASIDE
-    if not bridged.any():
-        return []
     listed = ", ".join(result.loc[bridged.index[bridged], "path"].head(5))
     said = f"{bridged.sum()} pictures turned out to resemble pictures of a later split and are set aside: {listed}"
-    return [("bridges between splits", said)]
+    return [("bridges between splits", said)] if listed else []
 
 
 def _draw(rows: pd.DataFrame, fractions: Sequence[float], seed: int, *, known: pd.Series | None = None) -> None:
@@ -145,8 +143,8 @@ def _deal(lots: np.ndarray, fractions: Sequence[float], starts: Sequence[float],
     """Splits (0, 1, 2) of a class' groups, which come in order of size.
 
     Systematic sampling (Madow and Madow 1944): each group reaches a split with the wished probability, and among groups
-    of about the same size each split gets its share to within one group. Of the splits are `starts`, 0–1, and `held`, the
-    pictures of this class that each has already; `lots`, 0–1, say who moves to a split that is left empty.
+    of about the same size each split gets its share to within one group. `starts`, 0–1, are of the splits; `held` are
+    the pictures of this class that each has already; `lots`, 0–1, say who moves to a split that is left empty.
     """
     picks = np.zeros(len(lots), dtype=int)
     for split in (2, 1):

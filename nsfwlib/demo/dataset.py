@@ -94,10 +94,9 @@ def make_demo(out_dir: Path, *, images_per_class: int = 150, seed: int = 0, prog
     drawn = truth.loc[truth["defect"].eq("") & truth["duplicate_of"].eq(""), "path"]
     expected = {_stem(seed, label, i) for label in CLASSES for i in range(images_per_class)}
     if {Path(path).stem for path in drawn} != expected:
-        raise FileExistsError(
-            f"Expected in {out_dir} a demo of images_per_class={images_per_class}, seed={seed}. Found one of "
-            f"{len(drawn) // len(CLASSES)} images a class, or of another seed or version. {_WAY_OUT}"
-        )
+        said = f"Expected in {out_dir} a demo of images_per_class={images_per_class}, seed={seed}. Found one of"
+        found = f"{len(drawn) // len(CLASSES)} images a class, or of another seed or version"
+        raise FileExistsError(f"{said} {found}. {_WAY_OUT}")
     return truth
 
 
