@@ -6,6 +6,9 @@ import io
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageOps
 
+_LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+_PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
+
 
 def to_rgb(image: Image.Image, flags: list[str]) -> tuple[Image.Image, bool]:
     """A picture as Pillow opened it → upright, sRGB, on white; whether it was transparent. Adds oddities to `flags`."""
@@ -61,10 +64,6 @@ def _stretched(values: np.ndarray, flags: list[str]) -> np.ndarray:
 
 def _finite(values: np.ndarray) -> np.ndarray:
     return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-
-
-_LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-_PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
 
 
 def _apply_profile(image: Image.Image, profile: bytes, flags: list[str]) -> Image.Image:

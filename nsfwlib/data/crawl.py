@@ -24,6 +24,7 @@ SECONDS = 60.0  # that a batch may take, and then each of its files
 _START = 300.0  # seconds that a worker may take to start on a busy machine
 _PASSING = {"missing", "link loop", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
 _VERSION = 2  # of what is recorded; a new one makes every cached row stale
+_SIGNED = {"phash", "phash_mirror"}  # SQLite's integers are signed
 _PATIENCE = 60.0  # seconds that one scan waits for another to let go of the cache
 
 
@@ -143,9 +144,6 @@ def _opened(file: Path) -> sqlite3.Connection:
         if damaged.exists():
             damaged.replace(f"{damaged}.damaged")
     return _prepared(file)
-
-
-_SIGNED = {"phash", "phash_mirror"}  # SQLite's integers are signed
 
 
 def _prepared(file: Path) -> sqlite3.Connection:

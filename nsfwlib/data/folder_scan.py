@@ -26,6 +26,7 @@ _COLUMNS = "path sha256 split group frames given_label label weight predicted pr
 DECISION_WORDS = ("keep", "drop", "unsure", "escalate", "undo", "redo")  # what a line of the journal says but a class
 RESERVED = frozenset({*_COLUMNS.split(), *DECISION_WORDS, "unsafe_score"})  # a class is a column, and a decision
 OUTSIDE = "skipped: not in a class folder"
+_MEASURED = {**COLUMNS, "phash": np.uint64(0), "phash_mirror": np.uint64(0)}
 
 
 def scan(
@@ -94,9 +95,6 @@ def scan(
     named = [{"name": name, "message": message} for name, message in notes]
     table.attrs = {"layout": found.attrs["layout"], "max_pixels": max_pixels, "warnings": named}
     return table
-
-
-_MEASURED = {**COLUMNS, "phash": np.uint64(0), "phash_mirror": np.uint64(0)}
 
 
 def _find_files(data_dir: Path, class_map: Mapping[str, str], layout: str) -> tuple[pd.DataFrame, list[str]]:
@@ -203,7 +201,7 @@ def check_there(table: pd.DataFrame, data_dir: Path) -> None:
     gone = [path for path in usable if not os.path.exists(file_path(data_dir, path))]  # noqa: PTH110 - of a million
     if gone:
         said = f"{len(gone):,} of {len(usable):,} pictures are no longer where notebook 01 saw them, first: {gone[0]}"
-        raise FileNotFoundError(f"{said} in {data_dir}. Put them back, or run 01_explore_data again, same run_dir.")
+        raise FileNotFoundError(f"{said} in {data_dir}. Put them back, or run 01_explore_data again with the same run_dir.")
 
 
 def may_be_class(name: str) -> bool:

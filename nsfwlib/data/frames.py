@@ -12,7 +12,7 @@ from PIL import GifImagePlugin, Image, PngImagePlugin
 
 from nsfwlib.data.colour import to_rgb
 from nsfwlib.data.containers import gif_blocks
-from nsfwlib.data.images import DAMAGED_ANIMATION, HIDDEN_DEFAULT, MAX_PIXELS, Decoded, ImageProblem, decode, to_array
+from nsfwlib.data.images import DAMAGED_ANIMATION, HIDDEN_DEFAULT, MAX_PIXELS, ImageProblem, decode, to_array
 from nsfwlib.data.rescue import LEFT_OUT, rescued
 
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
@@ -35,8 +35,8 @@ def load_frames(data: bytes, *, size: int, frames: int, max_pixels: int = MAX_PI
     begun = time.monotonic()
     decoded = decode(data, max_pixels=max_pixels)
     found = [to_array(decoded.picture, size)]
-    moving = decoded.frames > 1 or DAMAGED_ANIMATION in decoded.flags
-    if frames < 2 or not moving or decoded.format not in ANIMATED:
+    damaged = DAMAGED_ANIMATION in decoded.flags
+    if frames < 2 or not (damaged or decoded.frames > 1) or decoded.format not in ANIMATED:
         return np.stack(found), ""
     if LEFT_OUT in decoded.flags:
         data = rescued(data, decoded.format)[0]
@@ -44,8 +44,12 @@ def load_frames(data: bytes, *, size: int, frames: int, max_pixels: int = MAX_PI
     if decoded.format == "GIF":
         data, first = _on_nothing(data, (decoded.width, decoded.height)), 1
     with Image.OPEN[decoded.format][0](io.BytesIO(data), "") as animation:
-        count = _frames_before_damage(animation, first, decoded, begun + SECONDS / 2)
-        reach = max(1, min(count, FRAME_PIXELS // (decoded.width * decoded.height)))
+        count, most = decoded.frames, max(1, FRAME_PIXELS // (decoded.width * decoded.height))
+        with contextlib.suppress(Exception):  # of a damaged one, how many come before the damage
+            while damaged and count < most and time.monotonic() < begun + SECONDS / 2:
+                animation.seek(count + first)
+                count += 1
+        reach = min(count, most)
         wanted = np.unique(np.linspace(0, reach - 1, min(frames, reach)).round().astype(int))[1:].tolist()
         for number in wanted if decoded.format == "AVIF" else range(reach):  # AVIF alone reaches a frame by itself
             if time.monotonic() > begun + SECONDS:
@@ -57,7 +61,7 @@ def load_frames(data: bytes, *, size: int, frames: int, max_pixels: int = MAX_PI
                     found.append(to_array(to_rgb(animation.copy(), [])[0], size))
             except Exception as error:  # as in data.decode: decoders raise many kinds
                 return np.stack(found), f"frame {number + 1} of {count} cannot be read ({error})"
-    said = [f"damaged after {count} frames"] if DAMAGED_ANIMATION in decoded.flags else []
+    said = [f"damaged after {count} frames"] if damaged else []
     said += [f"sampled from the first {reach} of {count} frames"] if reach < count else []
     return np.stack(found), "; ".join(said)
 
@@ -83,18 +87,6 @@ def _go_to(animation: Any, number: int) -> None:
         animation._prev_im = before  # Pillow has painted over its own
     elif animation.format == "WEBP":  # it would decode all that it passes with the next frame that is wanted
         animation.load()
-
-
-def _frames_before_damage(animation: Image.Image, first: int, decoded: Decoded, deadline: float) -> int:
-    """How many frames there are; of a damaged animation, how many come before the damage, as far as there is time."""
-    if DAMAGED_ANIMATION not in decoded.flags:
-        return decoded.frames
-    count, most = 1, FRAME_PIXELS // (decoded.width * decoded.height)
-    with contextlib.suppress(Exception):
-        while count < most and time.monotonic() < deadline:
-            animation.seek(count + first)
-            count += 1
-    return count
 
 
 def is_video(head: bytes) -> bool:
@@ -135,7 +127,9 @@ def load_video(
             if video.width * video.height > max_pixels:
                 raise ImageProblem("too many pixels", f"frames of {video.width} × {video.height}")
             video.thread_count = 1  # of each file; files are decoded side by side
-            start, length = video.start_time or 0, 0 if key_frames else _length(container, video)
+            start, length = video.start_time or 0, 0  # in the video's own unit of time
+            if not key_frames:  # where no header says the length frames come from the beginning
+                length = video.duration or int(Fraction(container.duration or 0, 1_000_000) / video.time_base)
             video.codec_context.skip_frame = "NONKEY" if key_frames else "DEFAULT"
             if not length:
                 found = _in_passing(container.decode(video), size, frames, deadline)
@@ -158,13 +152,6 @@ def load_video(
         raise ImageProblem("damaged", "no frame of the video could be decoded")
     moments = np.array([float((pts - start) * video.time_base) for pts in found])
     return np.stack(list(found.values())), moments, f"{missing} of {frames} parts were not read" if missing else ""
-
-
-def _length(container: Any, video: Any) -> int:
-    """The length in the video's own unit of time; 0 where no header says it: then frames come from the beginning."""
-    if video.duration or not container.duration:
-        return video.duration or 0
-    return int(Fraction(container.duration, 1_000_000) / video.time_base)
 
 
 def _frame_at(decoded: Iterator[Any], wanted: int, deadline: float) -> tuple[Any, bool]:

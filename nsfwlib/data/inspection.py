@@ -22,6 +22,10 @@ COLUMNS = {  # what content alone decides, with the value where nothing is known
     **dict.fromkeys(("grey", "transparent"), False),
 }
 THUMB = 32  # side of the grey thumbnail that near-duplicates are confirmed with
+_LEVELS = np.arange(256.0)
+_k, _x = np.mgrid[:8, :THUMB]
+_DCT = np.cos(np.pi * _k * (2 * _x + 1) / (2 * THUMB))
+_options: dict = {}  # of a worker
 
 
 def inspect(
@@ -96,11 +100,6 @@ def measure(picture: Image.Image) -> dict:
     }
 
 
-_LEVELS = np.arange(256.0)
-_k, _x = np.mgrid[:8, :THUMB]
-_DCT = np.cos(np.pi * _k * (2 * _x + 1) / (2 * THUMB))
-
-
 def perceptual_hashes(grey: np.ndarray) -> tuple[int, int]:
     """pHash of a grey (32, 32) picture and of its mirror image, 64 bits each.
 
@@ -112,9 +111,6 @@ def perceptual_hashes(grey: np.ndarray) -> tuple[int, int]:
     bits = np.packbits(both > np.sort(both)[:, 31:33].mean(axis=1, keepdims=True), axis=1)
     phash, mirror = bits.view(">u8").ravel().tolist()
     return phash, mirror
-
-
-_options: dict = {}  # of a worker
 
 
 def begin_inspecting(options: dict) -> None:

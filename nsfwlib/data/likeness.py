@@ -9,6 +9,12 @@ _MIDDLE_MAY_LACK = 0.12  # of the correlation that the whole must reach
 _SAME_LEVELS = 3.0  # grey levels (RMS): closer than that, even plain middles agree
 _PARTS = (slice(0, 32), slice(0, 26), slice(6, 32))  # rows: all, without a caption below, without one above
 _MIDDLE = slice(6, 26)  # without either
+# (32, 32) each: linear interpolation of a central part of 32 samples
+_PLACES = [(np.arange(32) + 0.5 - 16) * scale + 15.5 for scale in (0.97, 0.94, 0.91, 0.88, 0.85)]
+_ZOOMS = [np.stack([np.interp(x, np.arange(32), row) for row in np.eye(32)], 1).astype(np.float32) for x in _PLACES]
+_Y, _X = np.mgrid[:32, :32].astype(np.float32)
+_BASIS = np.stack([np.ones_like(_X), (_X - 15.5) / 16, (_Y - 15.5) / 16])  # of an affine move in x, and in y
+_FITTED = ((_Y >= 4) & (_Y < 28)).astype(np.float32)  # captions lie above and below
 
 
 def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -24,11 +30,6 @@ def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         zoomed = _correlations(zoom @ a[left] @ zoom.T, b[left])
         best[left] = np.maximum.reduce([best[left], zoomed, _correlations(a[left], zoom @ b[left] @ zoom.T)])
     return best
-
-
-# (32, 32) each: linear interpolation of a central part of 32 samples
-_PLACES = [(np.arange(32) + 0.5 - 16) * scale + 15.5 for scale in (0.97, 0.94, 0.91, 0.88, 0.85)]
-_ZOOMS = [np.stack([np.interp(x, np.arange(32), row) for row in np.eye(32)], 1).astype(np.float32) for x in _PLACES]
 
 
 def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -93,12 +94,6 @@ def _aligned(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
             moves = _improved(moves, source, target)
     moved, _, _, inside = _sample(a, moves)
     return moved, b, inside
-
-
-_Y, _X = np.mgrid[:32, :32].astype(np.float32)
-_BASIS = np.stack([np.ones_like(_X), (_X - 15.5) / 16, (_Y - 15.5) / 16])  # of an affine move in x, and in y
-_FITTED = np.zeros((32, 32), dtype=np.float32)
-_FITTED[4:28] = 1  # captions lie above and below
 
 
 def _improved(moves: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

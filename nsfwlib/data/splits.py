@@ -10,6 +10,12 @@ from nsfwlib.data.duplicates import leaks
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.7, 0.15, 0.15)  # of them, where nobody says others
+SET_ASIDE = "set aside: resembles a picture of a later split"
+_WITHOUT = {
+    "train": "nothing can be trained on it",
+    "val": "nothing can be chosen on it, and training needs it",
+    "test": "val, on which the model is chosen, has to measure it alone",
+}
 
 
 def assign_splits(
@@ -51,13 +57,6 @@ def assign_splits(
     return result
 
 
-_WITHOUT = {
-    "train": "nothing can be trained on it",
-    "val": "nothing can be chosen on it, and training needs it",
-    "test": "val, on which the model is chosen, has to measure it alone",
-}
-
-
 def _what_is_missing(result: pd.DataFrame, from_folders: bool) -> list[tuple[str, str]]:
     """A note for each split that has no picture at all, or none of some class."""
     labelled = result[(result["problem"] == "") & (result["given_label"] != "")]
@@ -93,9 +92,6 @@ def _complete_folder_splits(result: pd.DataFrame, fractions: Sequence[float], se
         said = f"{pairs} pairs of near-duplicates lie in different splits; see data.leaks."
         notes.append(("leaks between splits", said))
     return notes
-
-
-SET_ASIDE = "set aside: resembles a picture of a later split"
 
 
 def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[tuple[str, str]]:
