@@ -201,7 +201,8 @@ def check_there(table: pd.DataFrame, data_dir: Path) -> None:
     gone = [path for path in usable if not os.path.exists(file_path(data_dir, path))]  # noqa: PTH110 - of a million
     if gone:
         said = f"{len(gone):,} of {len(usable):,} pictures are no longer where notebook 01 saw them, first: {gone[0]}"
-        raise FileNotFoundError(f"{said} in {data_dir}. Put them back, or run 01_explore_data again with the same run_dir.")
+        way_out = "Put them back, or run 01_explore_data again with the same run_dir."
+        raise FileNotFoundError(f"{said} in {data_dir}. {way_out}")
 
 
 def may_be_class(name: str) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from nsfwlib.data.colour import to_rgb
-from nsfwlib.data.containers import Container, check, sniff
+from nsfwlib.data.containers import check, sniff
 from nsfwlib.data.rescue import clear_wide, mend_tiles, rescued
 
 REASONS = {
@@ -187,8 +187,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = 
 
 
 def _decode(data: bytes, max_pixels: int, at_least: int | None) -> Decoded:
-    image, container = _open(data, max_pixels)
-    flags = list(container.flags)
+    image, flags = _open(data, max_pixels)
     frames = _count_frames(image, flags)
     if getattr(image, "default_image", False) and frames > 1:  # only viewers that know no APNG show the first picture
         flags.append(HIDDEN_DEFAULT)
@@ -215,13 +214,13 @@ def _decode(data: bytes, max_pixels: int, at_least: int | None) -> Decoded:
     except MemoryError:
         raise ImageProblem("too many pixels", f"{size[0]} × {size[1]} do not fit into memory") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError, …
-        raise ImageProblem(*_reason_of(error, container)) from None
+        raise ImageProblem(*_reason_of(error, flags)) from None
     width, height = size if picture.size == reduced else size[::-1]  # turned since
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     return Decoded(picture, kind, width, height, frames, transparent, tuple(dict.fromkeys(flags)))
 
 
-def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, Container]:
+def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, list[str]]:
     kind, detail = sniff(data)
     if kind in REASONS:
         raise ImageProblem(kind, detail)
@@ -232,18 +231,18 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, Container]:
             detail = "HEIC needs pillow-heif: pip install 'nsfwlib[heic]'"
             raise ImageProblem("unsupported format", detail) from None
         register_heif_opener()
-    container = check(data, kind)
+    flags, broken = check(data, kind)
     if kind not in Image.OPEN:
         Image.init()
     try:
         image = Image.OPEN[kind][0](io.BytesIO(data), "")  # not Image.open, whose limit is the process's
-        if kind == "TIFF" and _first_page(image) > len(data) and not container.reason:
-            container = Container("truncated", "pixels lie behind the end of the file")
+        if kind == "TIFF" and _first_page(image) > len(data):
+            broken = broken or ("truncated", "pixels lie behind the end of the file")
         need = _memory(image, max_pixels)
     except Exception as error:
-        if kind == "TIFF" and isinstance(error, _NOT_READ) and not container.reason:  # TIFF knows more kinds of pixels
+        if kind == "TIFF" and isinstance(error, _NOT_READ) and not broken:  # TIFF knows more kinds of pixels
             raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read") from None
-        raise ImageProblem(*_reason_of(error, container)) from None
+        raise ImageProblem(*(broken or _reason_of(error, flags))) from None
     limit, memory = max_pixels * (4 if kind == "JPEG" else 1), _BYTES_A_PIXEL * max_pixels
     size = f"{image.width} × {image.height}"
     if image.width * image.height > limit:
@@ -252,11 +251,11 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, Container]:
         limits = f"limit {memory / 1e9:.1f} GB: {_BYTES_A_PIXEL} bytes for each of max_pixels"
         takes = f"{size} as {image.format} take {need / 1e9:.1f} GB to decode, {limits}"
         raise ImageProblem("too many pixels", takes)
-    if container.reason:
-        raise ImageProblem(container.reason, container.detail)
+    if broken:
+        raise ImageProblem(*broken)
     if image.format == "TIFF" and 50706 in getattr(image, "tag_v2", ()):  # DNGVersion: the first page is a thumbnail
         raise ImageProblem("unsupported format", "camera raw (DNG)")
-    return image, container
+    return image, flags
 
 
 def _first_page(image: Image.Image) -> int:
@@ -287,13 +286,11 @@ def _memory(image: Image.Image, max_pixels: int) -> float:
     return need
 
 
-def _reason_of(error: Exception, container: Container) -> tuple[str, str]:
-    if container.reason:
-        return container.reason, container.detail
+def _reason_of(error: Exception, flags: list[str]) -> tuple[str, str]:
     text = str(error)
     if re.search("unsupported|not supported|cannot handle|unknown raw mode|BMFF parsing failed", text, re.IGNORECASE):
         return "unsupported format", text
-    missing = "truncated tail" in container.flags or "truncat" in text.lower() or isinstance(error, EOFError)
+    missing = "truncated tail" in flags or "truncat" in text.lower() or isinstance(error, EOFError)
     return ("truncated" if missing else "damaged"), text.split("<_io.BytesIO")[0].strip()
 
 

@@ -201,16 +201,15 @@ def _misfile(draft: Path, truth: pd.DataFrame, rng: Rng) -> pd.DataFrame:
             others = rng.choice(free.index.difference(chosen), count - hard, replace=False)
             truth.loc[chosen, ["given_label", "noise"]] = target, "ambiguous"
             truth.loc[others, ["given_label", "noise"]] = target, "random"
-    for row in truth.index[truth["noise"].ne("")]:
-        old, new = truth.at[row, "path"], f"{truth.at[row, 'given_label']}/{Path(truth.at[row, 'path']).name}"
+    paths = truth["given_label"] + "/" + truth["path"].str.partition("/")[2]
+    for old, new in zip(truth["path"], paths, strict=True):
         (draft / old).replace(draft / new)
-        truth.at[row, "path"] = new
-    return truth
+    return truth.assign(path=paths)
 
 
 def _add_copies(draft: Path, truth: pd.DataFrame, rng: Rng, images_per_class: int) -> Iterator[dict[str, Any]]:
     """Copy one rightly filed picture of each class within it, and a few into the folder of another class."""
-    conflicts = CONFLICTS[: max(1, min(len(CONFLICTS), images_per_class // 30))]
+    conflicts = CONFLICTS[: max(1, images_per_class // 30)]
     originals = truth[truth["noise"].eq("")].sample(frac=1, random_state=rng)
     for label, target in [*zip(CLASSES, CLASSES, strict=True), *conflicts]:
         original = originals[originals["true_label"].eq(label)].iloc[0]
