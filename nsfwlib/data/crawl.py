@@ -7,7 +7,7 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +73,10 @@ def _run(paths: Sequence[str], todo: list[int], options: dict, workers: int | No
         yield from ((i, inspect(paths[i], **options)) for i in todo)
         return
     waiting = [todo[start : start + _BATCH] for start in reversed(range(0, len(todo), _BATCH))]
-    idle: list[ProcessPoolExecutor] = []
-    busy: dict[Future, tuple[ProcessPoolExecutor, list[int], float]] = {}
+    idle, busy = [], {}  # workers; future → worker, positions, deadline
 
     def hand(worker: ProcessPoolExecutor, batch: list[int], seconds: float) -> None:
-        future = worker.submit(inspect_all, [paths[i] for i in batch])
-        busy[future] = worker, batch, time.monotonic() + seconds
+        busy[worker.submit(inspect_all, [paths[i] for i in batch])] = worker, batch, time.monotonic() + seconds
 
     try:
         for _ in range(min(workers or os.cpu_count() or 1, len(waiting))):

@@ -1,6 +1,7 @@
 """Which pictures are the same, or nearly? Exact copies, near-duplicate groups, leaks between splits."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def group_duplicates(
         ValueError: features without data_dir or cache_dir, or of another length.
     """
     one_each = table[table["problem"] == ""].drop_duplicates("sha256")
-    thumbs = _thumb_reader(one_each, data_dir, cache_dir) if cache_dir or data_dir else None
+    thumbs = partial(_read_thumbs, one_each, data_dir, cache_dir) if cache_dir or data_dir else None
     blank, proposed = one_each["contrast"].lt(_PLAIN).to_numpy(), None
     if features is not None:
         if thumbs is None or len(features) != len(table):
@@ -72,19 +73,16 @@ def group_duplicates(
     return groups.where(table["problem"] == "", -1).astype(np.int64).rename("group")
 
 
-def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> Thumbs:
-    contents, paths = table["sha256"].to_numpy(), table["path"].to_numpy()
-
-    def read(positions: np.ndarray) -> np.ndarray:
-        pixels = bytearray()
-        for start in range(0, len(positions), 5000):
-            part = positions[start : start + 5000]
-            cached = read_thumbs(cache_dir, contents[part]) if cache_dir is not None else {}
-            for content, path in zip(contents[part], paths[part], strict=True):
-                pixels += cached.get(content) or _decode_thumb(data_dir, path)
-        return np.frombuffer(pixels, np.uint8).reshape(-1, THUMB, THUMB)
-
-    return read
+def _read_thumbs(
+    table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None, positions: np.ndarray
+) -> np.ndarray:
+    pixels = bytearray()
+    for start in range(0, len(positions), 5000):
+        part = table.iloc[positions[start : start + 5000]]
+        cached = read_thumbs(cache_dir, part["sha256"]) if cache_dir is not None else {}
+        for content, path in zip(part["sha256"], part["path"], strict=True):
+            pixels += cached.get(content) or _decode_thumb(data_dir, path)
+    return np.frombuffer(pixels, np.uint8).reshape(-1, THUMB, THUMB)
 
 
 def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
@@ -134,7 +132,7 @@ def group_near_duplicates(
     parts = [(first[left], first[right], False)]
     if mirrored is not None:
         pairs = np.sort(near_pairs(values, mirrored[first], max_distance=distance), axis=0)
-        left, right = unique_pairs(*pairs, len(values))
+        left, right = unique_pairs(pairs, len(values))
         parts.append((first[left], first[right], True))
     parts.append((first[inverse], np.arange(len(hashes)), False))  # equal hashes: each with the first
     parts += [(*proposed, False)] if proposed else []
@@ -150,7 +148,7 @@ def group_near_duplicates(
     kept, apart = detail >= MIN_DETAIL, hashes[left] != hashes[right]
     for stricter in _STRICTER:
         groups = joined_pairs(left[kept], right[kept], len(hashes))
-        linked, _ = unique_pairs(*np.sort([left[kept & apart], right[kept & apart]], axis=0), len(hashes))
+        linked, _ = unique_pairs(np.sort([left[kept & apart], right[kept & apart]], axis=0), len(hashes))
         size, links = (np.bincount(groups[rows], minlength=groups.max(initial=-1) + 1) for rows in (first, linked))
         chain = (size > _MANY) & (links < _SPARSE * size * (size - 1) / 2)
         if not chain.any():
@@ -212,7 +210,7 @@ def feature_pairs(features: np.ndarray, *, min_cosine: float) -> tuple[np.ndarra
     cosine = np.stack([np.einsum("nd,nd->n", unit, unit[column]) for column in nearest.T], axis=1)
     rows = np.repeat(np.arange(len(unit)), nearest.shape[1])
     keep = (cosine.ravel() >= min_cosine) & (nearest.ravel() >= 0) & (nearest.ravel() != rows)
-    left, right = unique_pairs(*np.sort([rows[keep], nearest.ravel()[keep]], axis=0), len(unit))
+    left, right = unique_pairs(np.sort([rows[keep], nearest.ravel()[keep]], axis=0), len(unit))
     return usable[left], usable[right]
 
 

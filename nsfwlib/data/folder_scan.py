@@ -81,8 +81,8 @@ def scan(
     texts = [name for name, value in _MEASURED.items() if isinstance(value, str)]
     columns = {name: np.full(len(found), value, object if name in texts else None) for name, value in _MEASURED.items()}
     columns |= {name: found.pop(name).to_numpy(object, copy=True) for name in ("problem", "detail")}
-    work = inspect_files(paths, options, cache_dir=cache_dir, workers=workers)
-    with contextlib.closing(work):  # an interrupted scan ends its workers and commits at once
+    # closing: an interrupted scan ends its workers and commits at once
+    with contextlib.closing(inspect_files(paths, options, cache_dir=cache_dir, workers=workers)) as work:
         for k, row in tqdm(work, total=len(paths), disable=not progress, unit="image", desc="scan"):
             for name, column in columns.items():
                 column[todo[k]] = row[name]

@@ -65,15 +65,13 @@ def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.n
         found = [(np.repeat(np.arange(len(a)), np.diff(limits.astype(np.int64))), right)]
     else:
         found = [_band_pairs(a, b, band, max_distance) for band in range(4)]
-    left, right = np.concatenate(found, axis=1)
-    if a is b:  # each was found from both of its ends
-        left, right = left[left < right], right[left < right]
-    return unique_pairs(left, right, len(b))
+    pairs = np.concatenate(found, axis=1)
+    return unique_pairs(pairs[:, pairs[0] < pairs[1]] if a is b else pairs, len(b))  # found from both of its ends
 
 
-def unique_pairs(left: np.ndarray, right: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each pair once, sorted; the second of each is less than `n`."""
-    return np.divmod(np.unique(left * np.int64(n) + right), max(n, 1))
+def unique_pairs(pairs: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each of the pairs (2, P) once, sorted; the second of each is less than `n`."""
+    return np.divmod(np.unique(pairs[0] * np.int64(n) + pairs[1]), max(n, 1))
 
 
 def _band_pairs(a: np.ndarray, b: np.ndarray, band: int, max_distance: int) -> tuple[np.ndarray, np.ndarray]:

@@ -295,13 +295,10 @@ def _reason_of(error: Exception, flags: list[str]) -> tuple[str, str]:
 
 
 def _count_frames(image: Image.Image, flags: list[str]) -> int:
-    if image.format == "MPO":  # its further pictures are depth maps and panorama parts, not an animation
-        return 1
-    try:
-        frames = int(getattr(image, "n_frames", 1))
+    try:  # the further pictures of an MPO are depth maps and panorama parts, not an animation
+        frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
     except Exception:  # decoders raise many kinds
         flags.append(DAMAGED_ANIMATION)
         return 1
-    if frames > 1:
-        flags.append("several frames")
+    flags += ["several frames"] * (frames > 1)
     return frames

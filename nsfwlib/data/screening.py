@@ -84,8 +84,7 @@ def load_hashes(path: Path, *, kind: str = "", max_distance: int = 31) -> HashLi
 
 def _listed(text: str) -> Iterator[tuple[int, str, str]]:
     """(number of the line, the kind it names or "", its digits, or what stands in their place)."""
-    columns: dict[int, str] = {}
-    first = True
+    columns, first = {}, True
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue

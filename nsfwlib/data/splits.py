@@ -52,8 +52,8 @@ def assign_splits(
         notes = _set_bridges_aside(result, kept)
         _draw(result, fractions, seed, known=kept)
     notes += _what_is_missing(result, from_folders)
-    found = [{"name": name, "message": message} for name, message in notes]
-    result.attrs["warnings"] = [*table.attrs.get("warnings", []), *found]
+    noted = [{"name": name, "message": message} for name, message in notes]
+    result.attrs["warnings"] = table.attrs.get("warnings", []) + noted
     return result
 
 
