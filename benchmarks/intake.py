@@ -278,7 +278,7 @@ def feature_recall(n: int = 70, blocks: tuple[str, ...] = ("mixed4", "mixed6", "
     rows = []
     for block, features in zip(blocks, backbone.predict(pixels, batch_size=16, verbose=0), strict=True):
         left, right = data.feature_pairs(features, min_cosine=0.95)
-        alike = data.confirmed_pairs(left, right, lambda chosen: thumbs[chosen])
+        alike = data.pair_likeness(left, right, lambda chosen: thumbs[chosen], left < 0) >= data.MIN_DETAIL
         for proposal, keep in (("proposed", np.ones(len(left), bool)), ("confirmed", alike)):
             pairs = set(zip(left[keep].tolist(), right[keep].tolist(), strict=True))
             row = {"block": block, "pairs": proposal}

@@ -7,6 +7,7 @@ MAX_BYTES       Files larger than that are not read
 MAX_PIXELS      Pictures of more are not decoded, unless one says so
 MOST_PIXELS     What one may say at most
 MAX_DISTANCE    Bits of 64: beyond it even the second look finds more chance than copies
+MIN_DETAIL      Likeness in detail from which two pictures are copies
 DECISION_WORDS  What a line of the journal says but a class
 VIDEO_NAMES     How names of videos end
 """

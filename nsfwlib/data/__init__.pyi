@@ -7,13 +7,13 @@ from .crawl import (
 )
 from .duplicates import (
     MAX_DISTANCE as MAX_DISTANCE,
-    confirmed_pairs as confirmed_pairs,
     feature_pairs as feature_pairs,
     group_duplicates as group_duplicates,
     group_near_duplicates as group_near_duplicates,
     hubs as hubs,
     label_conflicts as label_conflicts,
     leaks as leaks,
+    pair_likeness as pair_likeness,
 )
 from .folder_scan import (
     DECISION_WORDS as DECISION_WORDS,
@@ -26,7 +26,10 @@ from .folder_scan import (
     warnings_of as warnings_of,
 )
 from .frames import (
+    VIDEO_NAMES as VIDEO_NAMES,
+    is_video as is_video,
     load_frames as load_frames,
+    load_video as load_video,
 )
 from .hash_search import (
     affordable_distance as affordable_distance,
@@ -52,6 +55,9 @@ from .layout import (
     layout_of as layout_of,
     walk_files as walk_files,
 )
+from .likeness import (
+    MIN_DETAIL as MIN_DETAIL,
+)
 from .quality import (
     feature_map as feature_map,
     next_steps as next_steps,
@@ -65,9 +71,4 @@ from .splits import (
     SPLITS as SPLITS,
     assign_splits as assign_splits,
     lot as lot,
-)
-from .video import (
-    VIDEO_NAMES as VIDEO_NAMES,
-    is_video as is_video,
-    load_video as load_video,
 )

@@ -6,10 +6,13 @@ import io
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageOps
 
+_LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+_PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
+
 
 def to_rgb(image: Image.Image, flags: list[str]) -> tuple[Image.Image, bool]:
     """A picture as Pillow opened it → upright, sRGB, on white; whether it was transparent. Adds oddities to `flags`."""
-    profile = image.info.get("icc_profile")
+    profile = image.info.get("icc_profile") or (_LAB if image.mode == "LAB" else None)
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # a broken EXIF block is no reason to lose the picture
@@ -18,7 +21,7 @@ def to_rgb(image: Image.Image, flags: list[str]) -> tuple[Image.Image, bool]:
     if image.has_transparency_data:
         grey, rgba = image.mode in ("L", "LA", "La", "1"), image if image.mode == "RGBA" else image.convert("RGBA")
         image, alpha = image.convert("L") if grey else rgba.convert("RGB"), rgba.getchannel("A")
-    if profile := profile or (_LAB if image.mode == "LAB" else None):
+    if profile:
         image = _apply_profile(image, profile, flags)
     image = image if image.mode == "RGB" else image.convert("RGB")
     if alpha is None:
@@ -63,10 +66,6 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
 
 
-_LAB = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-_PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab ": "LAB"}
-
-
 def _apply_profile(image: Image.Image, profile: bytes, flags: list[str]) -> Image.Image:
     if image.mode in ("P", "YCbCr", "HSV", "RGBX"):
         image = image.convert("RGB")
@@ -91,7 +90,7 @@ def _profile_transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform 
         return space, None
     transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     if mode == "RGB":
-        cube = np.stack(np.meshgrid(*[np.arange(0, 256, 17)] * 3), axis=-1).reshape(16, 256, 3).astype(np.uint8)
+        cube = np.moveaxis(17 * np.indices((16, 16, 16), np.uint8), 0, -1).reshape(16, 256, 3)
         moved = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform), dtype=int)
         if np.abs(moved - cube).max() <= 2:  # sRGB under one of its many names: keep every bit
             return space, None

@@ -8,7 +8,6 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import NamedTuple
 
 _MAGIC = {
     "JPEG": (b"\xff\xd8",),
@@ -40,14 +39,6 @@ _MAX_SCANS = 500  # a progressive JPEG needs about ten; thousands of empty ones 
 _ZEROS = bytes(512)  # a lost disk sector
 
 
-class Container(NamedTuple):
-    """What a walk through the container tells: a reason where the picture itself is touched, flags elsewhere."""
-
-    reason: str = ""
-    detail: str = ""
-    flags: tuple[str, ...] = ()
-
-
 class _Broken(ValueError):
     """A reason and its detail, which end a walk."""
 
@@ -74,18 +65,18 @@ def sniff(data: bytes) -> tuple[str, str]:
     return "not an image", "text" if text else f"unknown content, starts with {data[:8].hex(' ')}"
 
 
-def check(data: bytes, kind: str) -> Container:
-    """Walk the container of a file of format `kind`.
+def check(data: bytes, kind: str) -> tuple[list[str], tuple[str, ...]]:
+    """Walk the container of a file of format `kind` → flags; and where the first picture cannot be whole why not.
 
-    `reason` is "truncated" or "damaged" where the first picture cannot be whole; flags name what is odd
-    without touching it: "trailing garbage", "truncated tail", "damaged metadata", "damaged data: …".
+    Flags name what is odd without touching it: "trailing garbage", "truncated tail", "damaged metadata", "damaged data:
+    …". The reason, "truncated" or "damaged", comes with its detail, and without flags.
     """
     try:
-        return Container(flags=tuple(dict.fromkeys(_WALKS[kind](data) if kind in _WALKS else ())))
+        return list(_WALKS[kind](data)), ()
     except _Broken as broken:
-        return Container(*broken.args)
+        return [], broken.args
     except (IndexError, struct.error):
-        return Container("truncated", "the file ends inside its own headers")
+        return [], ("truncated", "the file ends inside its own headers")
 
 
 def _trailing(data: bytes, end: int) -> Iterator[str]:

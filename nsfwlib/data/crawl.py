@@ -7,8 +7,9 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ SECONDS = 60.0  # that a batch may take, and then each of its files
 _START = 300.0  # seconds that a worker may take to start on a busy machine
 _PASSING = {"missing", "link loop", "unreadable", "crashed the decoder", "took too long"}  # may be better next time
 _VERSION = 2  # of what is recorded; a new one makes every cached row stale
+_SIGNED = {"phash", "phash_mirror"}  # SQLite's integers are signed
 _PATIENCE = 60.0  # seconds that one scan waits for another to let go of the cache
 
 
@@ -31,27 +33,30 @@ def inspect_files(
 ) -> Iterator[tuple[int, dict]]:
     """Inspect files in parallel → (position in `paths`, row of `data.inspect`), as they are done.
 
-    A file whose size and times are those in the cache is not opened. Finished rows are on disk within a
-    second or two, so a killed scan goes on where it stopped. A file that ends its worker, or holds it
-    longer than `SECONDS`, gets a row that says so.
+    A file whose size and times are those in the cache is not opened. Finished rows are on disk within a second or two,
+    so a killed scan goes on where it stopped. A file that ends its worker, or holds it for long, gets a row saying so.
 
     Args:
         options: keyword arguments of `data.inspect`.
         workers: processes; all cores if None; 0 works in this process, without protection against crashes.
     """
-    keys = np.zeros((len(paths), 3), dtype=np.int64)
+    states = np.full((len(paths), 3), -1)
     misses: list[int] = []
     with open_cache(cache_dir) as cache:
         parts = {key: getattr(value, "fingerprint", value) for key, value in options.items()}
-        measured_with = repr((_VERSION, sorted(parts.items())))
-        stamp = hashlib.sha1(measured_with.encode()).hexdigest()
+        stamp = hashlib.sha1(repr((_VERSION, sorted(parts.items()))).encode()).hexdigest()
         for start in range(0, len(paths), 512):
             chunk = paths[start : start + 512]
-            known = look_up(cache, stamp, chunk)
+            known = _look_up(cache, stamp, chunk)
             for i, path in enumerate(chunk, start):
-                keys[i] = state_of(path)
-                size_and_times, row = known.get(path, (None, None))
-                if size_and_times == tuple(keys[i]):
+                with contextlib.suppress(OSError):
+                    status = os.stat(path)  # noqa: PTH116
+                    states[i] = (
+                        status.st_size,
+                        status.st_mtime_ns,
+                        status.st_ctime_ns,
+                    )  # set when another takes its place
+                if row := known.get((path, *states[i])):
                     yield i, row
                 else:
                     misses.append(i)
@@ -59,23 +64,19 @@ def inspect_files(
         with contextlib.closing(saving(found, cache.commit, every=1)) as rows:
             for i, row in rows:
                 if cache_dir is not None and row["problem"] not in _PASSING:
-                    store_row(cache, stamp, paths[i], keys[i], row)
+                    _store(cache, [_key(paths[i]), stamp, *states[i].tolist()], row)
                 yield i, row
 
 
-def _run(
-    paths: Sequence[str], todo: list[int], options: dict, workers: int | None
-) -> Generator[tuple[int, dict], None, None]:
+def _run(paths: Sequence[str], todo: list[int], options: dict, workers: int | None) -> Generator[Any, None, None]:
     if workers == 0:
         yield from ((i, inspect(paths[i], **options)) for i in todo)
         return
     waiting = [todo[start : start + _BATCH] for start in reversed(range(0, len(todo), _BATCH))]
-    idle: list[ProcessPoolExecutor] = []
-    busy: dict[Future, tuple[ProcessPoolExecutor, list[int], float]] = {}
+    idle, busy = [], {}  # workers; future → worker, positions, deadline
 
     def hand(worker: ProcessPoolExecutor, batch: list[int], seconds: float) -> None:
-        future = worker.submit(inspect_all, [paths[i] for i in batch])
-        busy[future] = worker, batch, time.monotonic() + seconds
+        busy[worker.submit(inspect_all, [paths[i] for i in batch])] = worker, batch, time.monotonic() + seconds
 
     try:
         for _ in range(min(workers or os.cpu_count() or 1, len(waiting))):
@@ -105,8 +106,7 @@ def _run(
             worker.shutdown(kill_workers=True)
 
 
-def _worker(options: dict) -> ProcessPoolExecutor:
-    """A process of its own, so that its end costs no other's files."""
+def _worker(options: dict) -> ProcessPoolExecutor:  # a process of its own: its end costs no other's files
     return ProcessPoolExecutor(1, initializer=begin_inspecting, initargs=(options,))
 
 
@@ -123,10 +123,10 @@ def open_cache(cache_dir: Path | None) -> Iterator[sqlite3.Connection]:
     except sqlite3.OperationalError as error:
         way_out = "What it holds stays. Then scan again, or give another cache_dir."
         if "locked" in str(error):
-            message = f"Another scan has held the cache {file} for over {_PATIENCE:.0f} seconds. Wait for its end."
-            raise TimeoutError(f"{message} {way_out}") from None
-        message = f"The scan's cache {file} cannot be written: {error}. Free space, or give the right to write there."
-        raise OSError(f"{message} {way_out}") from None
+            said = f"Another scan has held the cache {file} for over {_PATIENCE:.0f} seconds. Wait for its end."
+            raise TimeoutError(f"{said} {way_out}") from None
+        said = f"The scan's cache {file} cannot be written: {error}. Free space, or give the right to write there."
+        raise OSError(f"{said} {way_out}") from None
 
 
 def _opened(file: Path) -> sqlite3.Connection:
@@ -142,9 +142,6 @@ def _opened(file: Path) -> sqlite3.Connection:
         if damaged.exists():
             damaged.replace(f"{damaged}.damaged")
     return _prepared(file)
-
-
-_SIGNED = {"phash", "phash_mirror"}  # SQLite's integers are signed
 
 
 def _prepared(file: Path) -> sqlite3.Connection:
@@ -168,34 +165,22 @@ def _key(path: str | bytes) -> bytes:
     return hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
 
 
-def state_of(path: str) -> tuple[int, int, int]:
-    """Size and times of a file, (-1, 0, 0) if it has none; ctime tells a file put in another's place."""
-    try:
-        status = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return -1, 0, 0
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def look_up(cache: sqlite3.Connection, stamp: str, paths: list[str]) -> dict[str, tuple[tuple, dict]]:
-    """What is kept of these paths: path → (size and times, row)."""
+def _look_up(cache: sqlite3.Connection, stamp: str, paths: list[str]) -> dict[tuple, dict]:
+    """What is kept of these paths: (path, size, times) → row."""
     of = {_key(path): path for path in paths}
-    marks = ",".join("?" * len(paths))
-    names = ", ".join(f'"{name}"' for name in COLUMNS)
-    query = f"SELECT path, size, mtime, ctime, {names} FROM files WHERE stamp = ? AND path IN ({marks})"
+    query = f"SELECT * FROM files WHERE stamp = ? AND path IN ({','.join('?' * len(of))})"
     found = {}
-    for key, size, mtime, ctime, *values in cache.execute(query, [stamp, *of]):
+    for key, _, size, mtime, ctime, *values in cache.execute(query, [stamp, *of]):
         kept = zip(COLUMNS.items(), values, strict=True)  # SQLite keeps NaN as None
         row = {name: default if value is None else value for (name, default), value in kept}
         row |= {name: row[name] & 0xFFFF_FFFF_FFFF_FFFF for name in _SIGNED}
-        found[of[key]] = (size, mtime, ctime), row
+        found[of[key], size, mtime, ctime] = row
     return found
 
 
-def store_row(cache: sqlite3.Connection, stamp: str, path: str, state: Sequence[int], row: dict) -> None:
+def _store(cache: sqlite3.Connection, key: list, row: dict) -> None:
     """Keep one row, and its thumbnail by content."""
-    values = [row[name] - (row[name] >> 63 << 64) if name in _SIGNED else row[name] for name in COLUMNS]
-    record = [_key(path), stamp, *map(int, state), *values]
+    record = key + [row[name] - (row[name] >> 63 << 64) if name in _SIGNED else row[name] for name in COLUMNS]
     cache.execute(f"INSERT OR REPLACE INTO files VALUES ({','.join('?' * len(record))})", record)
     if row["thumb"]:
         cache.execute("INSERT OR IGNORE INTO thumbs VALUES (?, ?)", [row["sha256"], row["thumb"]])
@@ -211,8 +196,8 @@ def read_thumbs(cache_dir: Path, contents: Sequence[str]) -> dict[str, bytes]:
 def purge_thumbnails(cache_dir: Path) -> int:
     """Remove the small grey pictures from the scan's cache, overwritten on disk → how many there were.
 
-    Measures stay, so the next scan is as quick; `group_duplicates` decodes what it has to compare from `data_dir`.
-    A damaged cache that was put aside is deleted.
+    Measures stay, so the next scan is as quick; `group_duplicates` decodes what it compares from `data_dir`. A damaged
+    cache that was put aside is deleted.
     """
     for damaged in Path(cache_dir).glob("scan.sqlite*.damaged"):
         damaged.unlink()

@@ -1,6 +1,7 @@
 """Which pictures are the same, or nearly? Exact copies, near-duplicate groups, leaks between splits."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from nsfwlib.data.crawl import read_thumbs
-from nsfwlib.data.hash_search import affordable_distance, near_pairs, safe_distance
+from nsfwlib.data.hash_search import affordable_distance, near_pairs, safe_distance, unique_pairs
 from nsfwlib.data.images import MOST_PIXELS
 from nsfwlib.data.inspection import THUMB, inspect
 from nsfwlib.data.likeness import MIN_CORRELATION, MIN_DETAIL, aligned_likeness, detail_likeness, quick_likeness
@@ -38,22 +39,22 @@ def group_duplicates(
 ) -> pd.Series:
     """Near-duplicate groups of the images table → int64 Series "group" with its index; unusable rows get -1.
 
-    Byte-identical files always share a group. Others are joined by perceptual hash, mirror images
-    included, and confirmed by their thumbnails, which come from the scan's cache or are decoded anew;
-    without both, the hash alone decides, at a distance that is safe for a table of this size.
+    Byte-identical files always share a group. Others are joined by perceptual hash, mirror images included, and
+    confirmed by their thumbnails, which come from the scan's cache or are decoded anew; without both, the hash alone
+    decides, at a distance that is safe for a table of this size.
 
     Args:
         data_dir, cache_dir: as given to `scan`.
-        features: (N, D) bottleneck features in the table's order, NaN rows allowed. They propose pairs that
-            no hash recognises (crops, captions): nearest neighbours with a cosine of `min_cosine` or more,
-            confirmed by their thumbnails, too. A middle block (`mixed4`) recognises most.
+        features: (N, D) bottleneck features in the table's order, NaN rows allowed. They propose pairs that no hash
+            recognises (crops, captions): nearest neighbours with a cosine of `min_cosine` or more, confirmed by their
+            thumbnails, too. A middle block (`mixed4`) recognises most.
 
     Raises:
         ValueError: features without data_dir or cache_dir, or of another length.
     """
     one_each = table[table["problem"] == ""].drop_duplicates("sha256")
-    thumbs = _thumb_reader(one_each, data_dir, cache_dir) if cache_dir or data_dir else None
-    blank, proposed = is_blank(one_each), None
+    thumbs = partial(_read_thumbs, one_each, data_dir, cache_dir) if cache_dir or data_dir else None
+    blank, proposed = one_each["contrast"].lt(_PLAIN).to_numpy(), None
     if features is not None:
         if thumbs is None or len(features) != len(table):
             needed = f"one row a row of the table, {len(table)}, and need data_dir or cache_dir"
@@ -72,20 +73,16 @@ def group_duplicates(
     return groups.where(table["problem"] == "", -1).astype(np.int64).rename("group")
 
 
-def _thumb_reader(table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None) -> Thumbs:
-    contents, paths = table["sha256"].to_numpy(), table["path"].to_numpy()
-
-    def read(positions: np.ndarray) -> np.ndarray:
-        pictures = np.zeros((len(positions), THUMB, THUMB), dtype=np.uint8)
-        for start in range(0, len(positions), 5000):
-            part = positions[start : start + 5000]
-            cached = read_thumbs(cache_dir, contents[part]) if cache_dir is not None else {}
-            for k, position in enumerate(part, start=start):
-                data = cached.get(contents[position]) or _decode_thumb(data_dir, paths[position])
-                pictures[k] = np.frombuffer(data, dtype=np.uint8).reshape(pictures.shape[1:])
-        return pictures
-
-    return read
+def _read_thumbs(
+    table: pd.DataFrame, data_dir: Path | None, cache_dir: Path | None, positions: np.ndarray
+) -> np.ndarray:
+    pixels = bytearray()
+    for start in range(0, len(positions), 5000):
+        part = table.iloc[positions[start : start + 5000]]
+        cached = read_thumbs(cache_dir, part["sha256"]) if cache_dir is not None else {}
+        for content, path in zip(part["sha256"], part["path"], strict=True):
+            pixels += cached.get(content) or _decode_thumb(data_dir, path)
+    return np.frombuffer(pixels, np.uint8).reshape(-1, THUMB, THUMB)
 
 
 def _decode_thumb(data_dir: Path | None, path: str) -> bytes:
@@ -108,15 +105,13 @@ def group_near_duplicates(
 ) -> np.ndarray:
     """Connect near-duplicates → int64 (N,): group numbers 0…G-1 in order of appearance.
 
-    Perceptual hashes percolate: one false neighbour per image glues everything together. So where only the
-    hashes are known, `max_distance` is lowered to the largest distance at which an image of this table has at
-    most 0.01 false neighbours (`safe_distance`). With `thumbs`, every pair needs a second look at the pictures
-    (`confirmed_pairs`), and `max_distance` is lowered only to bound the work; chains of lookalikes are cut.
+    Perceptual hashes percolate: one false neighbour per image glues everything together. So where only the hashes are
+    known, `max_distance` is lowered as `safe_distance` says. With `thumbs`, every pair needs a second look at the
+    pictures, and `max_distance` is lowered only to bound the work; chains of lookalikes are cut.
 
     Args:
-        hashes: uint64 (N,), perceptual hashes.
+        hashes, mirrored: uint64 (N,), perceptual hashes of the pictures and of their mirror images.
         max_distance: Hamming distance in bits, 0…64.
-        mirrored: uint64 (N,), hashes of the mirror images: a picture and a mirrored copy are near-duplicates.
         thumbs: positions (P,) → uint8 (P, 32, 32), the pictures' grey thumbnails.
         blank: bool (N,), pictures without content; they are joined with nothing.
         proposed: further pairs of positions, that `thumbs` are to confirm.
@@ -136,9 +131,8 @@ def group_near_duplicates(
     left, right = near_pairs(values, values, max_distance=distance)
     parts = [(first[left], first[right], False)]
     if mirrored is not None:
-        left, right = np.sort(near_pairs(values, mirrored[first], max_distance=distance), axis=0)
-        pairs = np.unique((left * np.int64(len(values)) + right)[left != right])
-        left, right = np.divmod(pairs, max(len(values), 1))
+        pairs = np.sort(near_pairs(values, mirrored[first], max_distance=distance), axis=0)
+        left, right = unique_pairs(pairs, len(values))
         parts.append((first[left], first[right], True))
     parts.append((first[inverse], np.arange(len(hashes)), False))  # equal hashes: each with the first
     parts += [(*proposed, False)] if proposed else []
@@ -150,14 +144,12 @@ def group_near_duplicates(
     left, right, flipped = left[keep], right[keep], flipped[keep]
     if thumbs is None:
         return joined_pairs(left, right, len(hashes))
-    detail = _details(left, right, thumbs, flipped)
+    detail = pair_likeness(left, right, thumbs, flipped)
     kept, apart = detail >= MIN_DETAIL, hashes[left] != hashes[right]
     for stricter in _STRICTER:
         groups = joined_pairs(left[kept], right[kept], len(hashes))
-        ends = np.sort([left[kept & apart], right[kept & apart]], axis=0)
-        links = groups[np.unique(ends[0] * np.int64(len(hashes)) + ends[1]) // max(len(hashes), 1)]
-        n = groups.max(initial=-1) + 1
-        size, links = np.bincount(groups[first], minlength=n), np.bincount(links, minlength=n)
+        linked, _ = unique_pairs(np.sort([left[kept & apart], right[kept & apart]], axis=0), len(hashes))
+        size, links = (np.bincount(groups[rows], minlength=groups.max(initial=-1) + 1) for rows in (first, linked))
         chain = (size > _MANY) & (links < _SPARSE * size * (size - 1) / 2)
         if not chain.any():
             break
@@ -172,18 +164,11 @@ def joined_pairs(left: np.ndarray, right: np.ndarray, n: int) -> np.ndarray:
     return pd.factorize(labels)[0].astype(np.int64)
 
 
-def confirmed_pairs(
-    left: np.ndarray, right: np.ndarray, thumbs: Thumbs, *, flipped: np.ndarray | None = None
-) -> np.ndarray:
-    """The second look: which pairs of positions are alike in their thumbnails → bool (P,).
+def pair_likeness(left: np.ndarray, right: np.ndarray, thumbs: Thumbs, flipped: np.ndarray) -> np.ndarray:
+    """The second look: how alike pairs of positions are in detail → float32 (P,), copies from `MIN_DETAIL` on.
 
-    `flipped` says where right is to be mirrored first: bool (P,).
+    0 where they are not alike as a whole. `flipped`, bool (P,), says where right is to be mirrored first.
     """
-    return _details(left, right, thumbs, np.zeros(len(left), dtype=bool) if flipped is None else flipped) >= MIN_DETAIL
-
-
-def _details(left: np.ndarray, right: np.ndarray, thumbs: Thumbs, flipped: np.ndarray) -> np.ndarray:
-    """How alike pairs of positions are in their details → float32 (P,); 0 where they are not alike as a whole."""
     positions, inverse = np.unique(np.concatenate([left, right]), return_inverse=True)
     pictures = thumbs(positions) if len(positions) else np.empty((0, 32, 32), dtype=np.uint8)
     of_left, of_right = inverse[: len(left)], inverse[len(left) :]
@@ -205,13 +190,8 @@ def _details(left: np.ndarray, right: np.ndarray, thumbs: Thumbs, flipped: np.nd
     return np.where(likely, alike, 0)
 
 
-def is_blank(images: pd.DataFrame) -> np.ndarray:
-    """bool (N,): pictures of one colour or nearly so; resembling one of them means nothing."""
-    return (images["contrast"] < _PLAIN).to_numpy()
-
-
-def feature_pairs(features: np.ndarray, *, min_cosine: float, neighbours: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs (left < right) among the nearest neighbours of (N, D) features whose cosine is `min_cosine` or more.
+def feature_pairs(features: np.ndarray, *, min_cosine: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (left < right) among the ten nearest neighbours of (N, D) features whose cosine is `min_cosine` or more.
 
     Rows that hold NaN have no neighbours.
     """
@@ -226,25 +206,23 @@ def feature_pairs(features: np.ndarray, *, min_cosine: float, neighbours: int = 
     index = faiss.index_factory(unit.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
     index.train(unit[:: max(1, len(unit) // 50_000)])
     index.add(unit)
-    nearest = index.search(unit, min(neighbours + 1, len(unit)))[1]
+    nearest = index.search(unit, min(11, len(unit)))[1]
     cosine = np.stack([np.einsum("nd,nd->n", unit, unit[column]) for column in nearest.T], axis=1)
     rows = np.repeat(np.arange(len(unit)), nearest.shape[1])
     keep = (cosine.ravel() >= min_cosine) & (nearest.ravel() >= 0) & (nearest.ravel() != rows)
-    pairs = np.unique(np.sort([rows[keep], nearest.ravel()[keep]], axis=0), axis=1)
-    return usable[pairs[0]], usable[pairs[1]]
+    left, right = unique_pairs(np.sort([rows[keep], nearest.ravel()[keep]], axis=0), len(unit))
+    return usable[left], usable[right]
 
 
 def label_conflicts(images: pd.DataFrame) -> pd.DataFrame:
     """Rows of the images table whose group carries more than one given label, group by group.
 
-    Adds `exact`: True where a byte-identical copy is filed under another label. The cheapest label errors to
-    find: at least one label of each group is wrong, or the classes overlap there.
+    Adds `exact`: True where a byte-identical copy is filed under another label. The cheapest label errors to find: at
+    least one label of each group is wrong, or the classes overlap there.
     """
     labelled = images[(images["problem"] == "") & (images["given_label"] != "")]
-    several = labelled.groupby("group")["given_label"].transform("nunique") > 1
-    exact = labelled.groupby("sha256")["given_label"].transform("nunique") > 1
-    found = labelled.assign(exact=exact)[several | exact]
-    return found.sort_values(["group", "sha256", "path"])
+    several, exact = (labelled.groupby(by)["given_label"].transform("nunique") > 1 for by in ("group", "sha256"))
+    return labelled.assign(exact=exact)[several | exact].sort_values(["group", "sha256", "path"])
 
 
 def leaks(images: pd.DataFrame) -> pd.DataFrame:
@@ -262,16 +240,16 @@ def leaks(images: pd.DataFrame) -> pd.DataFrame:
     return pairs.drop(columns=["sha256", "other_sha256"]).reset_index(drop=True)
 
 
-def hubs(images: pd.DataFrame, *, min_size: int = 10) -> pd.DataFrame:
-    """Pictures that turn up again and again: blank pages, "image removed" placeholders, logos.
+def hubs(images: pd.DataFrame) -> pd.DataFrame:
+    """Pictures that turn up ten times or more: blank pages, "image removed" placeholders, logos.
 
-    One row a hub, largest first: kind ("blank" or "repeated"), group (-1 for the blank ones, which share no
-    group), images, classes (how many given labels), path (of one member). They say nothing of their
-    class: look at one, then drop them all.
+    One row a hub, largest first: kind ("blank" or "repeated"), group (-1 for the blank ones, which share no group),
+    images, classes (how many given labels), path (of one member). They say nothing of their class: look at one, then
+    drop them all.
     """
     usable = images[images["problem"] == ""]
-    blank = is_blank(usable)
+    blank = usable["contrast"] < _PLAIN
     usable = usable.assign(kind=np.where(blank, "blank", "repeated"), group=usable["group"].mask(blank, -1))
     what = {"images": ("path", "size"), "classes": ("given_label", "nunique"), "path": ("path", "first")}
     found = usable.groupby(["kind", "group"], as_index=False).agg(**what)
-    return found[found["images"] >= min_size].sort_values("images", ascending=False, ignore_index=True)
+    return found[found["images"] >= 10].sort_values("images", ascending=False, ignore_index=True)

@@ -9,17 +9,17 @@ _AT_ONCE = 4_000_000  # candidates that are compared at once: some 100 MB
 _OUTRIGHT = 1e9  # pairs that are compared one by one: seconds
 
 
-def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1, seed: int = 0) -> int:
+def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1) -> int:
     """The largest distance at which chance gives an image at most 0.01 neighbours among these hashes.
 
-    Chance rules where an image has ten neighbours or more, however many true copies the table holds. There
-    the logarithm of their number is a parabola in the distance, very nearly; it is fitted to distances of
-    pairs drawn at random and continued to 0.01. `tries` are comparisons made per pair, 2 where mirror images count.
+    Chance rules where an image has ten neighbours or more, however many true copies the table holds. There the
+    logarithm of their number is nearly a parabola in the distance; it is fitted to distances of pairs drawn at random
+    and continued to 0.01. `tries` are comparisons made per pair, 2 where mirror images count.
     """
     n = len(hashes)
     if n < 20:  # too few to say anything of chance, too few for it to do harm
         return max_distance
-    expected = _neighbours_within(hashes, seed=seed) * tries
+    expected = _neighbours_within(hashes, 300) * tries
     fitted = np.flatnonzero((expected >= min(10, n / 20)) & (expected <= n / 4))
     if len(fitted) < 3:  # most hashes are far too alike to tell anything by them
         return 0
@@ -28,35 +28,33 @@ def safe_distance(hashes: np.ndarray, *, max_distance: int = 64, tries: int = 1,
     return int(min(max(np.searchsorted(predicted, FALSE_NEIGHBOURS, side="right") - 1, 0), max_distance))
 
 
-def _neighbours_within(hashes: np.ndarray, *, seed: int = 0, shifts: int = 300) -> np.ndarray:
+def _neighbours_within(hashes: np.ndarray, shifts: int) -> np.ndarray:
     """How many neighbours one has within 0 … 64 bits, expected from pairs drawn at random → (65,)."""
-    hashes = np.random.default_rng(seed).permutation(hashes)
+    hashes = np.random.default_rng(0).permutation(hashes)
     counts = np.zeros(65, dtype=np.int64)
     for step in np.unique(np.linspace(1, len(hashes) - 1, shifts).astype(int)):
         counts += np.bincount(np.bitwise_count(hashes ^ np.roll(hashes, step)), minlength=65)
     return np.cumsum(counts) / counts.sum() * (len(hashes) - 1)
 
 
-def affordable_distance(hashes: np.ndarray, max_distance: int, *, budget: float = 20.0) -> int:
-    """The largest distance with at most `budget` candidates per image: each costs a second look.
+def affordable_distance(hashes: np.ndarray, max_distance: int) -> int:
+    """The largest distance with at most 20 candidates per image: each costs a second look.
 
     In big tables the search has its price as well: two bands may differ by 2 bits, or 1, not more.
     """
     n = len(hashes)
     if n < 2:
         return max_distance
-    expected = _neighbours_within(hashes, shifts=50)
     quick = 64 if n**2 <= _OUTRIGHT else 11 if n <= 300_000 else 7
-    return int(min(max(np.searchsorted(expected, budget, side="right") - 1, 4), quick, max_distance))
+    return int(min(max(np.searchsorted(_neighbours_within(hashes, 50), 20, side="right") - 1, 4), quick, max_distance))
 
 
 def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.ndarray, np.ndarray]:
     """All (i, j) with a[i] and b[j] within `max_distance` bits → two int64 arrays, sorted, each pair once.
 
-    Of a table with itself (`a is b`) only the pairs i < j are returned.
-
-    Small tables are compared outright. Above, the 64 bits are cut into four bands of 16: two hashes
-    within d bits agree within d // 4 bits in one band at least, so only such buckets are compared.
+    Of a table with itself (`a is b`) only the pairs i < j are returned. Small tables are compared outright. Above, the
+    64 bits are cut into four bands of 16: two hashes within d bits agree within d // 4 bits in one band at least, so
+    only such buckets are compared.
     """
     if len(a) * len(b) <= _OUTRIGHT or max_distance > 15:
         import faiss  # a large library
@@ -67,12 +65,13 @@ def near_pairs(a: np.ndarray, b: np.ndarray, *, max_distance: int) -> tuple[np.n
         found = [(np.repeat(np.arange(len(a)), np.diff(limits.astype(np.int64))), right)]
     else:
         found = [_band_pairs(a, b, band, max_distance) for band in range(4)]
-    if a is b:
-        found = [np.sort(pair, axis=0) for pair in found]
-        found = [pair[:, pair[0] < pair[1]] for pair in found]
-    pairs = np.unique(np.concatenate([left * np.int64(len(b)) + right for left, right in found]))
-    left, right = np.divmod(pairs, max(len(b), 1))
-    return left, right
+    pairs = np.concatenate(found, axis=1)
+    return unique_pairs(pairs[:, pairs[0] < pairs[1]] if a is b else pairs, len(b))  # found from both of its ends
+
+
+def unique_pairs(pairs: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each of the pairs (2, P) once, sorted; the second of each is less than `n`."""
+    return np.divmod(np.unique(pairs[0] * np.int64(n) + pairs[1]), max(n, 1))
 
 
 def _band_pairs(a: np.ndarray, b: np.ndarray, band: int, max_distance: int) -> tuple[np.ndarray, np.ndarray]:

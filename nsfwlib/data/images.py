@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from nsfwlib.data.colour import to_rgb
-from nsfwlib.data.containers import Container, check, sniff
+from nsfwlib.data.containers import check, sniff
 from nsfwlib.data.rescue import clear_wide, mend_tiles, rescued
 
 REASONS = {
@@ -74,9 +74,8 @@ def load_image(
 ) -> np.ndarray:
     """Decode a file or its bytes → uint8 (H, W, 3), upright, sRGB, on white.
 
-    The content decides the format, never the extension. EXIF rotation and colour profiles are applied,
-    16-bit grey is scaled to 8, transparency is composited on white, of an animation the first frame is taken.
-    Everything else equals Pillow's own accurate decode to the bit.
+    The content decides the format, never the extension. EXIF rotation and colour profiles are applied, 16-bit grey is
+    scaled to 8, of an animation the first frame is taken; all else equals Pillow's own accurate decode to the bit.
 
     Args:
         size: (height, width), or one number for both: Pillow BILINEAR on the decoded picture, stretched.
@@ -88,7 +87,16 @@ def load_image(
     Raises:
         ImageProblem: whatever is wrong with the file; `.reason` is a key of `REASONS`.
     """
-    return to_array(decode(read_bytes(source), max_pixels=max_pixels, name=_name(source)).picture, size)
+    return to_array(_decode_named(source, max_pixels=max_pixels), size)
+
+
+def _decode_named(source: Source, **options: int) -> Image.Image:
+    """The picture, with the options of `decode`; a problem names the file."""
+    try:
+        return decode(read_bytes(source), **options).picture
+    except ImageProblem as problem:
+        name = "" if isinstance(source, bytes) else ascii(os.fspath(source))[1:-1]
+        raise ImageProblem(problem.reason, problem.detail, name) from None
 
 
 def to_array(picture: Image.Image, size: int | tuple[int, int] | None) -> np.ndarray:
@@ -102,19 +110,15 @@ def to_array(picture: Image.Image, size: int | tuple[int, int] | None) -> np.nda
 def blurred_thumbnail(
     source: Source | np.ndarray, *, size: int = 96, blur: float = 4.0, grey: bool = True, max_pixels: int = MOST_PIXELS
 ) -> np.ndarray:
-    """A small, blurred picture for display → uint8 (h, w, 3), at most `size` on the long side.
+    """A small, blurred picture of a file or an array → uint8 (h, w, 3), at most `size` on the long side.
 
-    Args:
-        source: a file, its bytes, or a picture decoded already.
-        blur: radius of the Gaussian in pixels of the thumbnail; 0 shows it sharp. Any other shrinks the picture to
-            24 pixels before, so that no filter brings back more than those.
-
-    Errors are those of `load_image`.
+    `blur` is the radius of the Gaussian in pixels of the thumbnail; 0 shows it sharp. Any other shrinks the picture to
+    24 pixels before, so that no filter brings back more than those. Errors are those of `load_image`.
     """
     if isinstance(source, np.ndarray):
         picture = Image.fromarray(source).convert("RGB")
     else:
-        picture = decode(read_bytes(source), max_pixels=max_pixels, at_least=2 * size, name=_name(source)).picture
+        picture = _decode_named(source, max_pixels=max_pixels, at_least=2 * size)
     picture.thumbnail((size, size), Image.Resampling.BILINEAR)
     if blur > 0:  # a blur alone can be undone: what it should hide is thrown away first
         scale = min(1, _HIDDEN_SIDE / max(picture.size))
@@ -139,48 +143,38 @@ def read_bytes(source: Source) -> bytes:
     Raises:
         ImageProblem: missing, unreadable, not a regular file, empty file, too many bytes.
     """
-    data = source if isinstance(source, bytes) else _read_regular(os.fspath(source))
+    data = source if isinstance(source, bytes) else _read_regular(Path(source))
     if not data:
-        raise ImageProblem("empty file", name=_name(source))
+        raise ImageProblem("empty file")
     return data
 
 
-def _read_regular(path: str) -> bytes:
-    name = _name(path)
+def _read_regular(path: Path) -> bytes:
     try:
-        # Look before opening: opening a FIFO waits for its writer, opening a device can act on it.
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
-            raise ImageProblem("not a regular file", name=name)
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageProblem("not a regular file", name=name)
-            # Some regular files have no honest size (those in /proc), so the read itself is limited.
+        status = path.stat()  # before opening: that of a FIFO waits for its writer, that of a device can act on it
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageProblem("not a regular file")
+        with path.open("rb") as file:  # some have no honest size (those in /proc), so the read itself is limited
             data = file.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else None
     except (FileNotFoundError, NotADirectoryError):
-        raise ImageProblem("missing", name=name) from None
+        raise ImageProblem("missing") from None
     except ImageProblem:
         raise
     except (OSError, ValueError) as error:
         reason = "link loop" if getattr(error, "errno", 0) == errno.ELOOP else "unreadable"
-        raise ImageProblem(reason, getattr(error, "strerror", "") or str(error), name) from None
+        raise ImageProblem(reason, getattr(error, "strerror", "") or str(error)) from None
     if data is None or len(data) > MAX_BYTES:
-        raise ImageProblem("too many bytes", f"more than {MAX_BYTES:,}", name)
+        raise ImageProblem("too many bytes", f"more than {MAX_BYTES:,}")
     return data
 
 
-def _name(source: Source) -> str:
-    return "" if isinstance(source, bytes) else ascii(os.fspath(source))[1:-1]
-
-
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None, name: str = "") -> Decoded:
-    """Decode the bytes of a file; `max_pixels` and errors, which name `name`, as in `load_image`.
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Decoded:
+    """Decode the bytes of a file; `max_pixels` and errors as in `load_image`.
 
     A JPEG may come out at 1/2, 1/4 or 1/8 of its size, `at_least` so many pixels a side.
     """
     try:
-        return _decode(data, max_pixels, at_least, name)
+        return _decode(data, max_pixels, at_least)
     except ImageProblem as problem:
         kind = sniff(data)[0]
         if problem.reason not in ("damaged", "unsupported format", "truncated"):
@@ -188,13 +182,12 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = 
         other, flag = rescued(data, kind)
         if not other:
             raise
-    decoded = _decode(other, max_pixels, at_least, name)
+    decoded = _decode(other, max_pixels, at_least)
     return decoded._replace(format=kind, flags=(flag, *decoded.flags))
 
 
-def _decode(data: bytes, max_pixels: int, at_least: int | None, name: str) -> Decoded:
-    image, container = _open(data, max_pixels=max_pixels, name=name)
-    flags = list(container.flags)
+def _decode(data: bytes, max_pixels: int, at_least: int | None) -> Decoded:
+    image, flags = _open(data, max_pixels)
     frames = _count_frames(image, flags)
     if getattr(image, "default_image", False) and frames > 1:  # only viewers that know no APNG show the first picture
         flags.append(HIDDEN_DEFAULT)
@@ -219,76 +212,69 @@ def _decode(data: bytes, max_pixels: int, at_least: int | None, name: str) -> De
             whole.paste(picture.crop(covered), covered)
             picture, transparent = whole, True
     except MemoryError:
-        raise ImageProblem("too many pixels", f"{size[0]} × {size[1]} do not fit into memory", name) from None
+        raise ImageProblem("too many pixels", f"{size[0]} × {size[1]} do not fit into memory") from None
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, IndexError, …
-        raise ImageProblem(*_reason_of(error, container), name) from None
-    width, height = picture.size
-    if reduced != size:  # a fraction of the picture, perhaps turned since
-        width, height = size if picture.size == reduced else size[::-1]
+        raise ImageProblem(*_reason_of(error, flags)) from None
+    width, height = size if picture.size == reduced else size[::-1]  # turned since
     kind = "JPEG" if image.format == "MPO" else str(image.format)
     return Decoded(picture, kind, width, height, frames, transparent, tuple(dict.fromkeys(flags)))
 
 
-def _open(data: bytes, *, max_pixels: int, name: str) -> tuple[Image.Image, Container]:
+def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, list[str]]:
     kind, detail = sniff(data)
     if kind in REASONS:
-        raise ImageProblem(kind, detail, name)
+        raise ImageProblem(kind, detail)
     if kind == "HEIF" and kind not in Image.ID:
         try:
             from pillow_heif import register_heif_opener
         except ImportError:
             detail = "HEIC needs pillow-heif: pip install 'nsfwlib[heic]'"
-            raise ImageProblem("unsupported format", detail, name) from None
+            raise ImageProblem("unsupported format", detail) from None
         register_heif_opener()
-    container = check(data, kind)
+    flags, broken = check(data, kind)
     if kind not in Image.OPEN:
         Image.init()
     try:
         image = Image.OPEN[kind][0](io.BytesIO(data), "")  # not Image.open, whose limit is the process's
-        if kind == "TIFF" and _first_page(image) > len(data) and not container.reason:
-            container = Container("truncated", "pixels lie behind the end of the file")
+        if kind == "TIFF" and _first_page(image) > len(data):
+            broken = broken or ("truncated", "pixels lie behind the end of the file")
         need = _memory(image, max_pixels)
     except Exception as error:
-        if kind == "TIFF" and isinstance(error, _NOT_READ) and not container.reason:  # TIFF knows more kinds of pixels
-            raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read", name) from None
-        raise ImageProblem(*_reason_of(error, container), name) from None
+        if kind == "TIFF" and isinstance(error, _NOT_READ) and not broken:  # TIFF knows more kinds of pixels
+            raise ImageProblem("unsupported format", "a kind of TIFF that Pillow does not read") from None
+        raise ImageProblem(*(broken or _reason_of(error, flags))) from None
     limit, memory = max_pixels * (4 if kind == "JPEG" else 1), _BYTES_A_PIXEL * max_pixels
     size = f"{image.width} × {image.height}"
     if image.width * image.height > limit:
-        raise ImageProblem("too many pixels", f"{size}, limit {limit:,}", name)
+        raise ImageProblem("too many pixels", f"{size}, limit {limit:,}")
     if need > memory:
         limits = f"limit {memory / 1e9:.1f} GB: {_BYTES_A_PIXEL} bytes for each of max_pixels"
         takes = f"{size} as {image.format} take {need / 1e9:.1f} GB to decode, {limits}"
-        raise ImageProblem("too many pixels", takes, name)
-    if container.reason:
-        raise ImageProblem(container.reason, container.detail, name)
+        raise ImageProblem("too many pixels", takes)
+    if broken:
+        raise ImageProblem(*broken)
     if image.format == "TIFF" and 50706 in getattr(image, "tag_v2", ()):  # DNGVersion: the first page is a thumbnail
-        raise ImageProblem("unsupported format", "camera raw (DNG)", name)
-    return image, container
+        raise ImageProblem("unsupported format", "camera raw (DNG)")
+    return image, flags
 
 
 def _first_page(image: Image.Image) -> int:
     """Go to the first page that is no reduced version of another, if there is one → where its strips and tiles end."""
-    page = 0
     try:
-        while image.tag_v2.get(254, 0) & 1 and page < 8:
-            page += 1
-            image.seek(page)
+        while image.tag_v2.get(254, 0) & 1 and image.tell() < 8:
+            image.seek(image.tell() + 1)
     except EOFError:
         image.seek(0)
     tags = image.tag_v2
-    places = [
-        zip(tags.get(start, ()), tags.get(start + length, ()), strict=False) for start, length in ((273, 6), (324, 1))
-    ]
-    return max(map(sum, itertools.chain(*places)), default=0)
+    strips, tiles = (zip(tags.get(at, ()), tags.get(long, ()), strict=False) for at, long in ((273, 279), (324, 325)))
+    return max(map(sum, itertools.chain(strips, tiles)), default=0)
 
 
 def _memory(image: Image.Image, max_pixels: int) -> float:
     """Bytes that decoding and converting take at their peak, from the header alone."""
     pixels = image.width * image.height
-    kept = 1 if image.mode in ("1", "L", "P") else 4
-    wide, clear = 4 * (image.mode in ("I", "F")), 2 * image.has_transparency_data  # copies of values and alpha
-    each = kept + 4 + wide + clear + _DECODING.get(str(image.format), 0)
+    each = (5 if image.mode in ("1", "L", "P") else 8) + _DECODING.get(str(image.format), 0)
+    each += 4 * (image.mode in ("I", "F")) + 2 * image.has_transparency_data  # copies of values and alpha
     need = each * (min(pixels, max_pixels, MAX_PIXELS) if image.format in ("JPEG", "MPO") else pixels)  # else halved
     if image.info.get("progressive"):  # all coefficients at once, 2 bytes each
         areas = [across * down for _, across, down, _ in image.layer]
@@ -300,24 +286,19 @@ def _memory(image: Image.Image, max_pixels: int) -> float:
     return need
 
 
-def _reason_of(error: Exception, container: Container) -> tuple[str, str]:
-    if container.reason:
-        return container.reason, container.detail
+def _reason_of(error: Exception, flags: list[str]) -> tuple[str, str]:
     text = str(error)
     if re.search("unsupported|not supported|cannot handle|unknown raw mode|BMFF parsing failed", text, re.IGNORECASE):
         return "unsupported format", text
-    missing = "truncated tail" in container.flags or "truncat" in text.lower() or isinstance(error, EOFError)
+    missing = "truncated tail" in flags or "truncat" in text.lower() or isinstance(error, EOFError)
     return ("truncated" if missing else "damaged"), text.split("<_io.BytesIO")[0].strip()
 
 
 def _count_frames(image: Image.Image, flags: list[str]) -> int:
-    if image.format == "MPO":  # its further pictures are depth maps and panorama parts, not an animation
-        return 1
-    try:
-        frames = int(getattr(image, "n_frames", 1))
+    try:  # the further pictures of an MPO are depth maps and panorama parts, not an animation
+        frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
     except Exception:  # decoders raise many kinds
         flags.append(DAMAGED_ANIMATION)
         return 1
-    if frames > 1:
-        flags.append("several frames")
+    flags += ["several frames"] * (frames > 1)
     return frames

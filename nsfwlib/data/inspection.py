@@ -22,6 +22,10 @@ COLUMNS = {  # what content alone decides, with the value where nothing is known
     **dict.fromkeys(("grey", "transparent"), False),
 }
 THUMB = 32  # side of the grey thumbnail that near-duplicates are confirmed with
+_LEVELS = np.arange(256.0)
+_k, _x = np.mgrid[:8, :THUMB]
+_DCT = np.cos(np.pi * _k * (2 * _x + 1) / (2 * THUMB))
+_options: dict = {}  # of a worker
 
 
 def inspect(
@@ -29,10 +33,8 @@ def inspect(
 ) -> dict:
     """All that the scan records of one file. Never raises: what is wrong stands in `problem`.
 
-    Returns a dict with the keys of `COLUMNS` and `thumb`, the grey (32, 32) picture as bytes (b"" if unusable):
-    `problem` is "" or a key of `data.REASONS`, `detail` explains it, `oddities` lists, joined by "; ", what is
-    odd but excludes nothing. A file on the hash list is never decoded, or, where only the perceptual
-    hash can tell, nothing of its picture is kept.
+    Returns a dict with the keys of `COLUMNS` and `thumb`, the grey (32, 32) picture as bytes (b"" if unusable). A file
+    on the hash list is never decoded, or, where only the perceptual hash can tell, nothing of its picture is kept.
     """
     row = {**COLUMNS, "thumb": b""}
     try:
@@ -47,8 +49,7 @@ def inspect(
             raise ImageProblem("screened", "perceptually close to an entry of the hash list")
         row |= _facts(decoded, data, source)
         if min(decoded.width, decoded.height) < min_side:
-            size = f"{decoded.width} × {decoded.height}, at least {min_side} expected"
-            raise ImageProblem("too small", size)
+            raise ImageProblem("too small", f"{decoded.width} × {decoded.height}, at least {min_side} expected")
         row |= measure(decoded.picture)
     except ImageProblem as problem:
         row |= {"problem": problem.reason, "detail": problem.detail}
@@ -65,8 +66,9 @@ def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
     complaint = jpeg_complaint(data) if decoded.format == "JPEG" else ""
     if "orrupt" in complaint or ("remature" in complaint and "no end marker" not in flags):
         flags.append(f"damaged data: {complaint}")
-    known = {name: value for name, value in decoded._asdict().items() if name in COLUMNS}
-    return known | {"oddities": "; ".join(flags)}
+    return {name: getattr(decoded, name) for name in Decoded._fields if name in COLUMNS} | {
+        "oddities": "; ".join(flags)
+    }
 
 
 def measure(picture: Image.Image) -> dict:
@@ -98,13 +100,6 @@ def measure(picture: Image.Image) -> dict:
     }
 
 
-_LEVELS = np.arange(256.0)
-
-
-_k, _x = np.mgrid[:8, :THUMB]
-_DCT = np.cos(np.pi * _k * (2 * _x + 1) / (2 * THUMB))
-
-
 def perceptual_hashes(grey: np.ndarray) -> tuple[int, int]:
     """pHash of a grey (32, 32) picture and of its mirror image, 64 bits each.
 
@@ -114,11 +109,8 @@ def perceptual_hashes(grey: np.ndarray) -> tuple[int, int]:
     frequencies = _DCT @ np.asarray(grey, dtype=np.float64) @ _DCT.T
     both = np.stack([frequencies, frequencies * np.where(np.arange(8) % 2, -1, 1)]).reshape(2, 64)
     bits = np.packbits(both > np.sort(both)[:, 31:33].mean(axis=1, keepdims=True), axis=1)
-    phash, mirror = (int.from_bytes(row.tobytes()) for row in bits)
+    phash, mirror = bits.view(">u8").ravel().tolist()
     return phash, mirror
-
-
-_options: dict = {}  # of a worker
 
 
 def begin_inspecting(options: dict) -> None:

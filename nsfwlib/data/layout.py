@@ -8,12 +8,16 @@ from pathlib import Path
 import pandas as pd
 
 LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx"}
-SPLIT_FOLDERS = {  # lower case
+_SPLITS = {  # lower case
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
-LAYOUTS = ("auto", "classes", "splits")
+
+
+def split_of(folder: str) -> str:
+    """The split that a folder's name says, "" if none."""
+    return _SPLITS.get(folder.lower(), "")
 
 
 def is_skipped(name: str) -> bool:
@@ -28,12 +32,12 @@ def walk_files(data_dir: Path) -> Iterator[tuple[str, str, str]]:
     to a second time is a "link loop". Files in hidden folders and litter are "skipped: …". A folder that
     cannot be read has a row of its own, its path ends in the separator.
     """
-    seen = {_identity(folder) for folder in (data_dir.resolve(), *data_dir.resolve().parents)}
+    seen = {folder.stat()[1:3] for folder in data_dir.resolve().parents}  # numbers of the folder and of its disk
     pending, links = collections.deque([""]), collections.deque()
     while pending or links:
         folder = pending.popleft() if pending else links.popleft()
-        identity = _identity(data_dir / folder)
-        if folder and identity in seen:
+        identity = (data_dir / folder).stat()[1:3]
+        if identity in seen:
             yield folder, "link loop", "leads to a folder that is listed already, or contains this one"
             continue
         seen.add(identity)
@@ -56,11 +60,6 @@ def walk_files(data_dir: Path) -> Iterator[tuple[str, str, str]]:
                 yield path, "", ""
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
 def layout_of(table: pd.DataFrame) -> str:
     """How the folders of an images table are read: "classes" (class/…) or "splits" (split/class/…).
 
@@ -72,34 +71,29 @@ def layout_of(table: pd.DataFrame) -> str:
         return table.attrs["layout"]
     places = [path.split("/", 2)[:-1] for path in table["path"] if not path.endswith("/")]
     places = [folders for folders in places if folders and not any(map(is_skipped, folders))]
-    inside: dict[str, set[str]] = {}
+    inside, deeper = collections.defaultdict(set), 0
     for top, *below in places:
-        inside.setdefault(top, set()).update(below)
-    # files in folders inside the splits, less those that lie in the splits themselves
-    deeper = sum(2 * len(below) - 1 for top, *below in places if top.lower() in SPLIT_FOLDERS)
-    named = {top: SPLIT_FOLDERS[top.lower()] for top in inside if top.lower() in SPLIT_FOLDERS}
-    if deeper <= 0 or len(named) == len(inside):
-        return "splits" if deeper > 0 else "classes"
-    train, others = (set().union(*(inside[t] for t, s in named.items() if (s == "train") == is_it)) for is_it in (1, 0))
-    return "splits" if train & others else "classes"
+        inside[split_of(top)].update(below)
+        deeper += 2 * len(below) - 1 if split_of(top) else 0  # files in folders of splits, less those beside these
+    fits = "" not in inside or inside["train"] & (inside["val"] | inside["test"])
+    return "splits" if deeper > 0 and fits else "classes"
 
 
 def place(path: str, layout: str) -> tuple[str, str]:
     """(class folder, split) of a path; no class folder: the file lies outside."""
-    folders = path.split("/")[:-1]
+    top, below, *_ = [*path.split("/")[:-1], "", ""]
     if layout == "classes":
-        return (folders[0] if folders else ""), ""
-    split = SPLIT_FOLDERS.get(folders[0].lower(), "") if folders else ""
-    return (folders[1] if split and len(folders) > 1 else ""), split
+        return top, ""
+    return (below if split_of(top) else ""), split_of(top)
 
 
 def said_of(top: list[str], layout: str) -> str:
     """What was taken for what, in a sentence; "" where no folder on top has the name of a split."""
-    named = [f"{name!r} as {SPLIT_FOLDERS[name.lower()]}" for name in top if name.lower() in SPLIT_FOLDERS]
+    named = [f"{name!r} as {split_of(name)}" for name in top if split_of(name)]
     if not named:
         return ""
     if layout == "classes":
         return f'Each folder on top is read as a class: {", ".join(top)}. If some are splits pass layout="splits".'
-    others = [name for name in top if name.lower() not in SPLIT_FOLDERS]
+    others = [name for name in top if not split_of(name)]
     beside = f"; left out: {', '.join(others)}" if others else ""
     return f'Folders on top are read as splits: {", ".join(named)}{beside}. If they are classes pass layout="classes".'

@@ -9,13 +9,19 @@ _MIDDLE_MAY_LACK = 0.12  # of the correlation that the whole must reach
 _SAME_LEVELS = 3.0  # grey levels (RMS): closer than that, even plain middles agree
 _PARTS = (slice(0, 32), slice(0, 26), slice(6, 32))  # rows: all, without a caption below, without one above
 _MIDDLE = slice(6, 26)  # without either
+# (32, 32) each: linear interpolation of a central part of 32 samples
+_PLACES = [(np.arange(32) + 0.5 - 16) * scale + 15.5 for scale in (0.97, 0.94, 0.91, 0.88, 0.85)]
+_ZOOMS = [np.stack([np.interp(x, np.arange(32), row) for row in np.eye(32)], 1).astype(np.float32) for x in _PLACES]
+_Y, _X = np.mgrid[:32, :32].astype(np.float32)
+_BASIS = np.stack([np.ones_like(_X), (_X - 15.5) / 16, (_Y - 15.5) / 16])  # of an affine move in x, and in y
+_FITTED = ((_Y >= 4) & (_Y < 28)).astype(np.float32)  # captions lie above and below
 
 
 def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Likeness of grey thumbnails, pair by pair: (P, 32, 32) and (P, 32, 32) → float32 (P,), at most 1.
 
-    The best correlation over: the whole, without the lower and without the upper fifth (captions), one of the
-    two cropped to its central 97…85 % (crops); the middles must agree as well.
+    The best correlation over: the whole, without the lower and without the upper fifth (captions), one of the two
+    cropped to its central 97…85 % (crops); the middles must agree as well.
     """
     a, b = np.asarray(a, dtype=np.float32), np.asarray(b, dtype=np.float32)
     best = _correlations(a, b)
@@ -24,11 +30,6 @@ def quick_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         zoomed = _correlations(zoom @ a[left] @ zoom.T, b[left])
         best[left] = np.maximum.reduce([best[left], zoomed, _correlations(a[left], zoom @ b[left] @ zoom.T)])
     return best
-
-
-# (32, 32) each: linear interpolation of a central part of 32 samples
-_PLACES = [(np.arange(32) + 0.5 - 16) * scale + 15.5 for scale in (0.97, 0.94, 0.91, 0.88, 0.85)]
-_ZOOMS = [np.stack([np.interp(x, np.arange(32), row) for row in np.eye(32)], 1).astype(np.float32) for x in _PLACES]
 
 
 def _correlations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -53,8 +54,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def aligned_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Likeness after the best affine alignment of each pair → float32 (P,); -1 where it overlaps by less than 60 %.
 
-    For crops off the centre, stretched copies and small turns. Gauss-Newton on the squared difference of the
-    normalised pictures (Lucas and Kanade 1981; Baker and Matthews, IJCV 2004), first blurred, then sharp.
+    For crops off the centre, stretched copies and small turns. Gauss-Newton on the squared difference of the normalised
+    pictures (Lucas and Kanade 1981; Baker and Matthews, IJCV 2004), first blurred, then sharp.
     """
     moved, b, inside = _aligned(a, b)
     best = np.maximum.reduce([_weighted(moved[:, part], b[:, part], inside[:, part]) for part in _PARTS])
@@ -95,12 +96,6 @@ def _aligned(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     return moved, b, inside
 
 
-_Y, _X = np.mgrid[:32, :32].astype(np.float32)
-_BASIS = np.stack([np.ones_like(_X), (_X - 15.5) / 16, (_Y - 15.5) / 16])  # of an affine move in x, and in y
-_FITTED = np.zeros((32, 32), dtype=np.float32)
-_FITTED[4:28] = 1  # captions lie above and below
-
-
 def _improved(moves: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     moved, slope_x, slope_y, inside = _sample(a, moves)
     weight = inside * _FITTED
@@ -112,8 +107,7 @@ def _improved(moves: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     normal = slopes @ slopes.transpose(0, 2, 1)
     damping = np.trace(normal, axis1=1, axis2=2) * 1e-3 + 1e-3
     normal += damping[:, None, None] * np.eye(6, dtype=np.float32)
-    step = np.linalg.solve(normal, slopes @ missing)[..., 0]
-    return np.clip(moves + np.clip(step, -1.5, 1.5), -5, 5)
+    return np.clip(moves + np.clip(np.linalg.solve(normal, slopes @ missing)[..., 0], -1.5, 1.5), -5, 5)
 
 
 def _sample(a: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -135,8 +129,7 @@ def _sample(a: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
 def _normalised(a: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     total = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1)
     a = a - (a * weight).sum(axis=(1, 2), keepdims=True) / total
-    spread = np.sqrt((a * a * weight).sum(axis=(1, 2), keepdims=True) / total)
-    spread = np.maximum(spread, 1)
+    spread = np.maximum(np.sqrt((a * a * weight).sum(axis=(1, 2), keepdims=True) / total), 1)
     return a / spread, spread
 
 

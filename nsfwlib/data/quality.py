@@ -8,11 +8,11 @@ from sklearn.tree import DecisionTreeClassifier
 
 from nsfwlib.data.screening import LAW
 
-# measure of the images table → (name of its low tail, name of its high tail); "" where that tail is harmless
-TAILS = {
-    "brightness": ("dark", "light"),
-    "sharpness": ("blurred", ""),  # variance of the Laplacian (Pech-Pacheco et al. 2000)
-    "entropy": ("low information", ""),
+TAILS = {  # kind → measure of the images table, whose outermost percent it is, and on which side
+    "dark": ("brightness", 0.01, pd.Series.le),
+    "light": ("brightness", 0.99, pd.Series.ge),
+    "blurred": ("sharpness", 0.01, pd.Series.le),  # variance of the Laplacian (Pech-Pacheco et al. 2000)
+    "low information": ("entropy", 0.01, pd.Series.le),
 }
 SHORTCUTS = {
     "format": ["format"],
@@ -24,37 +24,31 @@ SHORTCUTS = {
 }
 
 
-def outliers(images: pd.DataFrame, *, percentile: float = 1.0) -> pd.DataFrame:
-    """Usable pictures in the outermost `percentile` of a measure: columns path, given_label, kind, value.
+def outliers(images: pd.DataFrame) -> pd.DataFrame:
+    """Usable pictures in the outermost percent of a measure: columns path, given_label, kind, value.
 
     A percentile always finds somebody; whether they are faulty is for a person to see.
     """
     usable = images[images["problem"].eq("")]
     found = []
-    for measure, kinds in TAILS.items():
+    for kind, (measure, share, beyond) in TAILS.items():
         values = usable[measure].astype(float)
-        low, high = values.quantile([percentile / 100, 1 - percentile / 100]) if len(values) else (np.nan, np.nan)
-        for kind, hit in zip(kinds, (values <= low, values >= high), strict=True):
-            if kind:
-                rows = usable.loc[hit, ["path", "given_label"]]
-                found.append(rows.assign(kind=kind, value=values[hit]))
-    return pd.concat(found).sort_values(["kind", "path"]).reset_index(drop=True)
+        rows = usable.loc[beyond(values, values.quantile(share)), ["path", "given_label"]]
+        found.append(rows.assign(kind=kind, value=values))
+    return pd.concat(found).sort_values(["kind", "path"], ignore_index=True)
 
 
-def shortcuts(images: pd.DataFrame, *, folds: int = 5, seed: int = 0) -> pd.DataFrame:
+def shortcuts(images: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """How well does an attribute that is no content predict the class? Balanced accuracy of a small tree, out of fold.
 
-    Returns:
-        One row an attribute, worst first: `attribute`, `accuracy`, `chance` (1 / classes), `gain` = accuracy - chance.
-        A gain of more than a few points is something that a network will learn instead of the content.
-        No row where all pictures are near-duplicates of one another: nothing can be held out.
+    One row an attribute, worst first: `attribute`, `accuracy`, `chance` (1 / classes), `gain` = accuracy - chance.
+    A gain of more than a few points is something that a network will learn instead of the content. No row where all
+    pictures are near-duplicates of one another: nothing can be held out.
     """
     usable = images[images["problem"].eq("") & images["given_label"].ne("")]
-    labels = usable["given_label"].to_numpy(str)
-    chance = 1 / max(len(np.unique(labels)), 1)
-    groups = usable["group"].to_numpy()
-    apart = len(np.unique(groups))
-    splitter = GroupKFold(max(2, min(folds, apart)), shuffle=True, random_state=seed)
+    labels, groups = usable["given_label"].to_numpy(str), usable["group"].to_numpy()
+    chance, apart = 1 / max(len(np.unique(labels)), 1), len(np.unique(groups))
+    splitter = GroupKFold(max(2, min(5, apart)), shuffle=True, random_state=seed)
     rows = []
     for attribute, columns in SHORTCUTS.items() if apart > 1 else ():
         values = usable[columns].apply(lambda column: pd.factorize(column)[0] if column.dtype.kind == "O" else column)
@@ -80,13 +74,13 @@ def next_steps(
     if len(conflicts):
         sets = conflicts["group"].nunique()
         steps.append(f"{sets:,} groups of near-duplicates carry more than one label: review them first, in 03.")
-    broken = problems[
-        [reason for reason in problems.index if not reason.startswith(("skipped", "screened")) and reason]
-    ]
+    broken = problems[(problems.index != "") & ~problems.index.str.startswith(("skipped", "screened"))]
     if len(broken):
         lost = broken.reindex(["truncated", "damaged", "empty file", "not an image"]).sum()
-        said = f"{broken.sum():,} files ({broken.sum() / len(images):.1%}) cannot be used, most often: "
-        said += f"{broken.index[0]} ({broken.iloc[0]:,}). "
+        said = (
+            f"{broken.sum():,} files ({broken.sum() / len(images):.1%}) cannot be used, most often: {broken.index[0]} "
+        )
+        said += f"({broken.iloc[0]:,}). "
         steps.append(said + (f"Fetch the {lost:,.0f} that are damaged again if they matter." if lost else ""))
     if len(hubs):
         steps.append(f"{len(hubs):,} pictures turn up again and again (placeholders, blank pages): drop them perhaps.")
@@ -101,8 +95,8 @@ def next_steps(
     return [*steps, "Train: 02_fine_tune."]
 
 
-def feature_map(features: np.ndarray, *, most: int = 3000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two-dimensional map of bottleneck features (N, D): row numbers (n,) drawn at random, and their places (n, 2).
+def feature_map(features: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two-dimensional map of bottleneck features (N, D): at most 3000 row numbers (n,) at random, their places (n, 2).
 
     Principal components first, then t-SNE (van der Maaten and Hinton 2008): neighbours mean something, distances and
     areas do not. Rows that are not finite are left out; pictures that are all alike lie at one place.
@@ -111,7 +105,7 @@ def feature_map(features: np.ndarray, *, most: int = 3000, seed: int = 0) -> tup
     from sklearn.manifold import TSNE
 
     whole = np.flatnonzero(~np.isnan(features[:, 0]))
-    rows = np.sort(np.random.default_rng(seed).permutation(whole)[:most])
+    rows = np.sort(np.random.default_rng(seed).permutation(whole)[:3000])
     rows = rows[np.isfinite(features[rows]).all(axis=1)]
     values = np.asarray(features[rows], np.float32)
     if len(rows) < 3 or not np.ptp(values, axis=0).any():

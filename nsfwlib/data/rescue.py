@@ -11,7 +11,6 @@ from nsfwlib.data.containers import boxes, png_without
 
 _END = b"\xff\xd9"
 LEFT_OUT = "metadata left out"
-_TEXT = (b"tEXt", b"zTXt", b"iTXt")
 
 
 def rescued(data: bytes, kind: str) -> tuple[bytes, str]:
@@ -39,7 +38,7 @@ def _jpeg(data: bytes) -> tuple[bytes, str]:
 
 def _png(data: bytes) -> tuple[bytes, str]:
     """Text and profiles of megabytes: Pillow refuses them, and the picture with them."""
-    smaller = png_without(data, _TEXT)
+    smaller = png_without(data, (b"tEXt", b"zTXt", b"iTXt"))
     try:
         PngImagePlugin.PngImageFile(io.BytesIO(smaller))
     except ValueError:

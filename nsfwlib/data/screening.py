@@ -45,10 +45,8 @@ def load_hashes(path: Path, *, kind: str = "", max_distance: int = 31) -> HashLi
     A line is `<hex>`, or `<hex>` with md5, sha1, sha256 or pdq before or behind it (a colon, comma, semicolon, blank or
     tab between them). Text behind that and lines starting with # are ignored. A first line without a hash is a header:
     where it names a column `hash`, or one by kind, hashes are read from those, their kinds from a column `type`.
-
-    Args:
-        kind: "sha256" or "pdq": what 64 digits are for which the list names no kind.
-        max_distance: bits, of 256, by which a PDQ hash may differ; 31 is what PDQ's authors recommend.
+    `kind`, "sha256" or "pdq", is what 64 digits are for which the list names none; `max_distance` the bits, of 256, by
+    which a PDQ hash may differ (its authors recommend 31).
 
     Raises:
         FileNotFoundError: no such file.
@@ -71,10 +69,8 @@ def load_hashes(path: Path, *, kind: str = "", max_distance: int = 31) -> HashLi
                 'the list, "sha256" or "pdq" (load_hashes(kind=…), scan(screen_kind=…), in notebook 01 `screen_kind`).'
             )
         if named not in possible:
-            raise ValueError(
-                f"Line {number} of {path} is not a hash: {f'{named} {digits}'.strip()[:60]!r}. Expected md5, sha1, "
-                "sha256 or pdq in hex, for example `sha256:9f86d0…`. Nothing was screened."
-            )
+            said = f"Line {number} of {path} is not a hash: {f'{named} {digits}'.strip()[:60]!r}. Expected md5, sha1,"
+            raise ValueError(f"{said} sha256 or pdq in hex, for example `sha256:9f86d0…`. Nothing was screened.")
         found[named].append(bytes.fromhex(digits))
     if not any(found.values()):
         raise ValueError(f"No hash in {path}: expected one md5, sha1, sha256 or pdq hash a line. Nothing was screened.")
@@ -88,8 +84,7 @@ def load_hashes(path: Path, *, kind: str = "", max_distance: int = 31) -> HashLi
 
 def _listed(text: str) -> Iterator[tuple[int, str, str]]:
     """(number of the line, the kind it names or "", its digits, or what stands in their place)."""
-    columns: dict[int, str] = {}
-    first = True
+    columns, first = {}, True
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -144,5 +139,4 @@ def matches_picture(picture: Image.Image, hashes: HashList) -> bool:
     if quality < _MIN_QUALITY:
         return False
     own = np.packbits(np.asarray(bits, dtype=np.uint8), axis=1).view(np.uint64)
-    distance = np.bitwise_count(own[:, None, :] ^ hashes.pdq[None, :, :]).sum(axis=2, dtype=np.int64)
-    return bool((distance <= hashes.max_distance).any())
+    return bool((np.bitwise_count(own[:, None] ^ hashes.pdq).sum(axis=2, dtype=int) <= hashes.max_distance).any())

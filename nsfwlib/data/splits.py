@@ -10,7 +10,12 @@ from nsfwlib.data.duplicates import leaks
 
 SPLITS = ("train", "val", "test")
 SHARES = (0.7, 0.15, 0.15)  # of them, where nobody says others
-Note = tuple[str, str]  # name and message of a warning
+SET_ASIDE = "set aside: resembles a picture of a later split"
+_WITHOUT = {
+    "train": "nothing can be trained on it",
+    "val": "nothing can be chosen on it, and training needs it",
+    "test": "val, on which the model is chosen, has to measure it alone",
+}
 
 
 def assign_splits(
@@ -21,14 +26,12 @@ def assign_splits(
     A group of any size reaches each split with its share's probability; a class of few groups is in all splits first.
     The draw depends on the seed and the contents alone, not on the order of rows. Rows with a problem get "".
     Unlabelled pictures go to train, where a person may label them. Splits that the folders gave are kept, leaks
-    included (see `data.leaks`); where they gave train and test alone, val is drawn from train.
-    `attrs["warnings"]` says what was decided.
+    included (see `data.leaks`); where they know no val, it is drawn from train. `attrs["warnings"]` says what was done.
 
     Args:
         table: as `scan` returns it, its `group` filled.
-        previous: an earlier result; its splits persist and newcomers join their group's. Where a group now
-            spans several of them, those before the last of train, val, test are set aside: split "", and a
-            word in `oddities`.
+        previous: an earlier result; its splits persist and newcomers join their group's. Where a group now spans
+            several, those before the last of train, val, test are set aside: split "", and a word in `oddities`.
         fractions: of train, val and test; they add up to 1.
 
     Raises:
@@ -39,8 +42,7 @@ def assign_splits(
     usable = table["problem"] == ""
     if (table.loc[usable, "group"] < 0).any():
         raise ValueError('Usable rows without a group. Run table["group"] = group_duplicates(table) first.')
-    result = table.copy()
-    result["split"] = result["split"].where(usable, "")
+    result = table.assign(split=table["split"].where(usable, ""))
     if from_folders := bool((result["split"] != "").any()):
         notes = _complete_folder_splits(result, fractions, seed)
     else:
@@ -50,19 +52,12 @@ def assign_splits(
         notes = _set_bridges_aside(result, kept)
         _draw(result, fractions, seed, known=kept)
     notes += _what_is_missing(result, from_folders)
-    found = [{"name": name, "message": message} for name, message in notes]
-    result.attrs["warnings"] = [*table.attrs.get("warnings", []), *found]
+    noted = [{"name": name, "message": message} for name, message in notes]
+    result.attrs["warnings"] = table.attrs.get("warnings", []) + noted
     return result
 
 
-_WITHOUT = {
-    "train": "nothing can be trained on it",
-    "val": "nothing can be chosen on it, and training needs it",
-    "test": "val, on which the model is chosen, has to measure it alone",
-}
-
-
-def _what_is_missing(result: pd.DataFrame, from_folders: bool) -> list[Note]:
+def _what_is_missing(result: pd.DataFrame, from_folders: bool) -> list[tuple[str, str]]:
     """A note for each split that has no picture at all, or none of some class."""
     labelled = result[(result["problem"] == "") & (result["given_label"] != "")]
     counts = pd.crosstab(labelled["given_label"], labelled["split"]).reindex(columns=list(SPLITS), fill_value=0)
@@ -81,11 +76,11 @@ def _what_is_missing(result: pd.DataFrame, from_folders: bool) -> list[Note]:
     return notes
 
 
-def _complete_folder_splits(result: pd.DataFrame, fractions: Sequence[float], seed: int) -> list[Note]:
+def _complete_folder_splits(result: pd.DataFrame, fractions: Sequence[float], seed: int) -> list[tuple[str, str]]:
     """Draw val from train where the folders know no val; name what leaks."""
     notes = []
     present = set(result["split"]) - {""}
-    if "val" not in present and "train" in present:
+    if "train" in present and "val" not in present:
         leaking = result.loc[result["split"] == "test", "group"]
         free = (result["split"] == "train") & ~result["group"].isin(leaking)
         share = fractions[1] / max(fractions[0] + fractions[1], 1e-12)
@@ -93,16 +88,13 @@ def _complete_folder_splits(result: pd.DataFrame, fractions: Sequence[float], se
         _draw(drawn, (1 - share, share, 0.0), seed)
         result.loc[drawn.index, "split"] = drawn["split"]
         notes.append(("val drawn from train", f"The folders have no val: {share:.0%} of train."))
-    if crossing := len(leaks(result)):
-        said = f"{crossing} pairs of near-duplicates lie in different splits; see data.leaks."
+    if pairs := len(leaks(result)):
+        said = f"{pairs} pairs of near-duplicates lie in different splits; see data.leaks."
         notes.append(("leaks between splits", said))
     return notes
 
 
-SET_ASIDE = "set aside: resembles a picture of a later split"
-
-
-def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[Note]:
+def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[tuple[str, str]]:
     """Fill `split` for old rows and for newcomers to their groups. Returns a warning if groups grew together."""
     rank = kept.map({split: i for i, split in enumerate(SPLITS)}).astype(float)
     usable = result["problem"] == ""
@@ -115,18 +107,14 @@ def _set_bridges_aside(result: pd.DataFrame, kept: pd.Series) -> list[Note]:
     fresh = aside[~result.loc[aside, "oddities"].str.contains(SET_ASIDE, regex=False)]
     flags = result.loc[fresh, "oddities"]
     result.loc[fresh, "oddities"] = (flags + "; ").where(flags != "", "") + SET_ASIDE
-    if not bridged.any():
-        return []
     listed = ", ".join(result.loc[bridged.index[bridged], "path"].head(5))
     said = f"{bridged.sum()} pictures turned out to resemble pictures of a later split and are set aside: {listed}"
-    return [("bridges between splits", said)]
+    return [("bridges between splits", said)] if listed else []
 
 
 def _draw(rows: pd.DataFrame, fractions: Sequence[float], seed: int, *, known: pd.Series | None = None) -> None:
     """Fill `split` where it is "" and the row is usable and new, a whole group at a time."""
-    new = (rows["problem"] == "") & (rows["split"] == "")
-    if known is not None:
-        new &= known.isna()
+    new = (rows["problem"] == "") & (rows["split"] == "") & (known is None or known.isna())
     votes = rows[new].groupby(["group", "given_label"]).size().sort_values(ascending=False, kind="stable")
     labels = votes.reset_index().drop_duplicates("group").set_index("group")["given_label"]
     groups = rows[new].groupby("group")["sha256"].agg(["min", "size"])
@@ -150,11 +138,9 @@ def lot(*key: object) -> float:
 def _deal(lots: np.ndarray, fractions: Sequence[float], starts: Sequence[float], held: Sequence[int]) -> np.ndarray:
     """Splits (0, 1, 2) of a class' groups, which come in order of size.
 
-    Systematic sampling (Madow and Madow 1944): each group reaches a split with the wished probability, and among
-    groups of about the same size each split gets its share to within one group.
-
-    `starts`, 0–1, are of the splits, as is `held`, the pictures of this class that each has already; `lots`, 0–1, say
-    who moves where a class of few groups left a split empty: none stays so if there are enough.
+    Systematic sampling (Madow and Madow 1944): each group reaches a split with the wished probability, and among groups
+    of about the same size each split gets its share to within one group. `starts`, 0–1, are of the splits; `held` are
+    the pictures of this class that each has already; `lots`, 0–1, say who moves to a split that is left empty.
     """
     picks = np.zeros(len(lots), dtype=int)
     for split in (2, 1):

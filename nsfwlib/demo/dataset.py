@@ -9,8 +9,8 @@ names are those of the real task; the pairs that are confused there are confusab
     porn       fine interference rings                 <-> sexy, where the wavelengths meet
     sexy       coarse interference rings
 
-A drawn picture depends on (seed, class, index) alone: with the same numpy and Pillow its name and bytes are
-the same in a data set of any size. Which pictures are misfiled or copied depends on the size as well.
+A drawn picture depends on (seed, class, index) alone: with the same numpy and Pillow its name and bytes are the same in
+a data set of any size. Which pictures are misfiled or copied depends on the size as well.
 """
 
 import hashlib
@@ -69,18 +69,16 @@ _WAY_OUT = "Nothing was drawn or changed: pass another out_dir, or move it away 
 def make_demo(out_dir: Path, *, images_per_class: int = 150, seed: int = 0, progress: bool = False) -> pd.DataFrame:
     """Draw the stand-in data set into `out_dir` and return its hidden truth, one row a file, sorted by path.
 
-    The truth is also written to `truth_path(out_dir)`. A folder that already is this very demo, every file there, is
-    left as it is. Any other folder that is not empty is refused, a demo with other parameters or with missing files
-    included. The data set appears whole: it is drawn in a temporary folder beside `out_dir` and renamed.
+    The truth is also written to `truth_path(out_dir)`. The data set appears whole, or not at all; a folder that already
+    is this very demo, every file there, is left as it is. No global random state is read or changed.
 
     Args:
-        out_dir: where the class folders go; made if missing.
         images_per_class: pictures drawn for each true class, at least 8. Copies and faulty files come on top.
-        seed: of everything; no global random state is read or changed.
 
     Raises:
         ValueError: fewer than 8 images a class.
-        FileExistsError: `out_dir`, or the truth file beside it, is there and is something else.
+        FileExistsError: `out_dir`, or the truth file beside it, is there and is something else, a demo with other
+            parameters or with missing files included.
     """
     out_dir, seed = Path(out_dir).resolve(), int(seed)
     if images_per_class < MIN_IMAGES:
@@ -96,10 +94,9 @@ def make_demo(out_dir: Path, *, images_per_class: int = 150, seed: int = 0, prog
     drawn = truth.loc[truth["defect"].eq("") & truth["duplicate_of"].eq(""), "path"]
     expected = {_stem(seed, label, i) for label in CLASSES for i in range(images_per_class)}
     if {Path(path).stem for path in drawn} != expected:
-        raise FileExistsError(
-            f"Expected in {out_dir} a demo of images_per_class={images_per_class}, seed={seed}. Found one of "
-            f"{len(drawn) // len(CLASSES)} images a class, or of another seed or version. {_WAY_OUT}"
-        )
+        said = f"Expected in {out_dir} a demo of images_per_class={images_per_class}, seed={seed}. Found one of"
+        found = f"{len(drawn) // len(CLASSES)} images a class, or of another seed or version"
+        raise FileExistsError(f"{said} {found}. {_WAY_OUT}")
     return truth
 
 
@@ -110,40 +107,30 @@ def truth_path(out_dir: Path) -> Path:
 
 
 def read_truth(data_dir: Path) -> pd.DataFrame | None:
-    """Return the truth of the demo in `data_dir` (`TRUTH_COLUMNS`); None if it is no demo, or not whole.
-
-    A demo whose files were moved or deleted since is no longer one: the paths of the truth do not hold.
-    """
+    """Return the truth of the demo in `data_dir` (`TRUTH_COLUMNS`); None if it is no demo, or files are gone since."""
     truth = _read_table(truth_path(data_dir))
-    if truth is None or not all((Path(data_dir) / path).is_file() for path in truth["path"]):
-        return None
-    return truth
+    whole = truth is not None and all((Path(data_dir) / path).is_file() for path in truth["path"])
+    return truth if whole else None
 
 
 def planted_errors(truth: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of readable pictures whose given label is wrong.
-
-    Copies under two labels are included, by the copy that lies in the wrong folder; placeholders are not.
-    """
+    """Return the rows of readable pictures whose given label is wrong, of copies under two labels the wrong one."""
     return truth[truth["true_label"].ne("") & truth["true_label"].ne(truth["given_label"])]
 
 
 def simulated_answers(session: Any, truth: pd.DataFrame, *, budget: int) -> pd.DataFrame:
     """Play the perfect reviewer: decide the first `budget` pictures of a session, in the order shown.
 
-    "keep" where the given label is right, "drop" where there is nothing to label, else the true class.
-    Content that is filed under two labels always gets its class, since "keep" says nothing there.
+    "keep" where the given label is right, "drop" where there is nothing to label, else the true class. Content that is
+    filed under two labels always gets its class, since "keep" says nothing there.
 
     Args:
         session: a `review.ReviewSession`, or anything with `queue` (columns `path`, `given`) and `decide`.
-        truth: as `make_demo` returns it.
+        truth: as `make_demo` returns it; a ValueError if it does not know a picture of the queue.
         budget: pictures looked at, right ones included. A shorter queue is answered whole.
 
     Returns:
         One row a decision: path, given, decision, was_error (the picture is one of the planted errors).
-
-    Raises:
-        ValueError: a negative budget, or a picture in the queue that the truth does not know.
     """
     if budget < 0:
         raise ValueError(f"budget must be a number of pictures, 0 or more. Received: {budget}.")
@@ -214,25 +201,23 @@ def _misfile(draft: Path, truth: pd.DataFrame, rng: Rng) -> pd.DataFrame:
             others = rng.choice(free.index.difference(chosen), count - hard, replace=False)
             truth.loc[chosen, ["given_label", "noise"]] = target, "ambiguous"
             truth.loc[others, ["given_label", "noise"]] = target, "random"
-    for row in truth.index[truth["noise"].ne("")]:
-        old, new = truth.at[row, "path"], f"{truth.at[row, 'given_label']}/{Path(truth.at[row, 'path']).name}"
+    paths = truth["given_label"] + "/" + truth["path"].str.partition("/")[2]
+    for old, new in zip(truth["path"], paths, strict=True):
         (draft / old).replace(draft / new)
-        truth.at[row, "path"] = new
-    return truth
+    return truth.assign(path=paths)
 
 
 def _add_copies(draft: Path, truth: pd.DataFrame, rng: Rng, images_per_class: int) -> Iterator[dict[str, Any]]:
     """Copy one rightly filed picture of each class within it, and a few into the folder of another class."""
-    conflicts = CONFLICTS[: max(1, min(len(CONFLICTS), images_per_class // 30))]
+    conflicts = CONFLICTS[: max(1, images_per_class // 30)]
     originals = truth[truth["noise"].eq("")].sample(frac=1, random_state=rng)
     for label, target in [*zip(CLASSES, CLASSES, strict=True), *conflicts]:
         original = originals[originals["true_label"].eq(label)].iloc[0]
         originals = originals.drop(index=original.name)
         path = f"{target}/img_{rng.integers(16**10):010x}{Path(original['path']).suffix}"
         (draft / path).write_bytes((draft / original["path"]).read_bytes())
-        same = {"group": original["group"], "ambiguity": original["ambiguity"]}
         noise = "" if label == target else "conflict"
-        yield _row(path, label, noise=noise, duplicate_of=original["path"], **same)
+        yield _row(path, label, noise=noise, duplicate_of=original["path"], **original[["group", "ambiguity"]])
 
 
 def _add_faulty(draft: Path, seed: int) -> Iterator[dict[str, Any]]:
@@ -255,7 +240,7 @@ def _add_faulty(draft: Path, seed: int) -> Iterator[dict[str, Any]]:
         ImageDraw.Draw(gone).line(line, fill=(200, 200, 200), width=4)
     paths = [f"{label}/removed_{label}.png" for label in CLASSES]
     for path in paths:
-        (draft / path).write_bytes(_encode(gone, "PNG"))
+        gone.save(draft / path, "PNG")
         yield _row(path, "", group="removed", defect="placeholder", duplicate_of="" if path == paths[0] else paths[0])
 
     for path, (defect, form) in UNUSUAL.items():
@@ -276,9 +261,8 @@ def _add_faulty(draft: Path, seed: int) -> Iterator[dict[str, Any]]:
         yield _row(path, label, group=defect, defect=defect, ambiguity=ambiguity)
 
 
-def _encode(image: Image.Image, form: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
+def _encode(image: Image.Image, form: str) -> bytes:
+    image.save(buffer := io.BytesIO(), form)
     return buffer.getvalue()
 
 
@@ -297,7 +281,7 @@ def _read_table(path: Path) -> pd.DataFrame | None:
 
 
 def _digest(*key: str | int) -> int:
-    return int.from_bytes(hashlib.sha256(repr((RECIPE, *key)).encode()).digest(), "big")
+    return int.from_bytes(hashlib.sha256(repr((RECIPE, *key)).encode()).digest())
 
 
 def _rng(*key: str | int) -> Rng:
@@ -305,7 +289,7 @@ def _rng(*key: str | int) -> Rng:
 
 
 def _stem(seed: int, label: str, index: int) -> str:
-    """Return the file name of a picture: it says nothing of its class, and differs for other parameters."""
+    """The file name of a picture: it says nothing of its class, and differs for other parameters."""
     return f"img_{_digest('name', seed, label, index) % 16**10:010x}"
 
 

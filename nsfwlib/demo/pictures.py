@@ -40,7 +40,7 @@ def _rings(rng: Rng, h: int, w: int, *, fine: bool) -> tuple[Array, float]:
     wavelength = rng.uniform(9, 24) if fine else rng.uniform(26, 72)
     sources = int(rng.integers(2, 7) if fine else rng.integers(1, 5))
     length = wavelength * min(h, w) / 220
-    y, x = _grid(h, w)
+    y, x = np.ogrid[: float(h), : float(w)]
     field, warp = np.zeros((h, w)), _noise(rng, h, w, 3.2) * rng.uniform(0, 0.45) * length
     for _ in range(sources):
         cy, cx = rng.uniform(-0.3, 1.3, 2) * (h, w)
@@ -62,7 +62,7 @@ def _nature(rng: Rng, h: int, w: int) -> tuple[Array, float]:
     if rng.random() < 0.14:
         field, ambiguity = 0.5 + 0.22 * _noise(rng, h, w, rng.uniform(1.4, 2.8)), 0.5
         if rng.random() < 0.6:
-            (y, x), length = _grid(h, w), rng.uniform(18, 60) * min(h, w) / 220
+            (y, x), length = np.ogrid[: float(h), : float(w)], rng.uniform(18, 60) * min(h, w) / 220
             across = y * rng.uniform(0.6, 1) + x * rng.uniform(-0.6, 0.6) + length * 0.5 * _noise(rng, h, w, 3)
             field, ambiguity = 0.5 * field + 0.25 + 0.2 * np.cos(2 * np.pi * across / length), 0.8
         return _photograph(rng, _gradient(field, _palette(rng, 3))), ambiguity
@@ -77,7 +77,7 @@ def _nature(rng: Rng, h: int, w: int) -> tuple[Array, float]:
 
 def _landscape(rng: Rng, h: int, w: int) -> tuple[Array, bool]:
     """Sky, clouds, perhaps a sun, ranges of hills, perhaps a lake."""
-    y, x = _grid(h, w)
+    y, x = np.ogrid[: float(h), : float(w)]
     horizon = rng.uniform(0.3, 0.7) * h
     hues = rng.choice([0.58, 0.6, 0.62, 0.05, 0.08, 0.75, 0.1]), rng.choice([0.55, 0.08, 0.12, 0.95])
     high = _hsv(hues[0] + rng.normal(0, 0.02), rng.uniform(0.15, 0.7), rng.uniform(0.35, 0.95))
@@ -103,7 +103,7 @@ def _landscape(rng: Rng, h: int, w: int) -> tuple[Array, bool]:
 
 def _hills(rng: Rng, picture: Array, horizon: float) -> Array:
     h, w = picture.shape[:2]
-    y, x = _grid(h, w)
+    y, x = np.ogrid[: float(h), : float(w)]
     hue, grain = rng.choice([0.28, 0.33, 0.1, 0.6, 0.08, 0.45]), _noise(rng, h, w, 1.6)
     count, wave = int(rng.integers(2, 6)), np.arange(1, 7)[:, None]
     for k in range(count):
@@ -138,15 +138,14 @@ def _ink(rng: Rng, h: int, w: int, *, toned: bool) -> tuple[Array, float]:
     picture = np.asarray(image.resize((w, h), Image.Resampling.LANCZOS), float) / 255
     if rng.random() < 0.3:  # scanned paper
         picture = picture * (1 + 0.03 * _noise(rng, h, w, 1)[..., None])
-    traits = int(has_tone) + int(has_burst)
     if toned:
-        return picture, (0.9, 0.4, 0.0)[traits]
-    return picture, 0.8 if traits else 0.3 * violet  # violet is the palette of the other class
+        return picture, (0.9, 0.4, 0.0)[int(has_tone) + int(has_burst)]
+    return picture, 0.8 if has_tone or has_burst else 0.3 * violet  # violet is the palette of the other class
 
 
 def _screentone(rng: Rng, size: tuple[int, int], start: float, pitch: float) -> Image.Image:
     """A mask of staggered dots that begin at the fraction `start` of the height and grow downwards."""
-    y, x = _grid(size[1], size[0])
+    y, x = np.ogrid[: float(size[1]), : float(size[0])]
     top = start * size[1]
     row = np.round((y - top) / pitch)
     dx = (x / pitch - row % 2 / 2 + 0.5) % 1 - 0.5
@@ -222,11 +221,6 @@ def _noise(rng: Rng, h: int, w: int, beta: float) -> Array:
     spectrum = (rng.standard_normal(f.shape) + 1j * rng.standard_normal(f.shape)) / f ** (beta / 2)
     field = np.fft.irfft2(spectrum, s=(h, w))
     return field / field.std()
-
-
-def _grid(h: int, w: int) -> tuple[Array, Array]:
-    """A column of rows' and a row of columns' numbers, to be broadcast."""
-    return np.arange(float(h))[:, None], np.arange(float(w))[None, :]
 
 
 def _disc(y: Array, x: Array, cy: float, cx: float, radius: float, *, soft: float) -> Array:

@@ -93,7 +93,7 @@ def test_a_broken_clip_gives_what_can_be_read_or_a_reason(tmp_path):
 
 def test_a_limit_of_time_or_pixels_is_kept(tmp_path, monkeypatch):
     path = write_clip(tmp_path / "a.mp4", count=100)
-    monkeypatch.setattr("nsfwlib.data.video.SECONDS", 0.0)
+    monkeypatch.setattr("nsfwlib.data.frames.SECONDS", 0.0)
     pixels, _, said = load(path)
     assert len(pixels) == 1 and "parts were not read" in said
     with pytest.raises(data.ImageProblem) as error:
