@@ -154,7 +154,9 @@ def _read_regular(path: Path) -> bytes:
         status = path.stat()  # before opening: that of a FIFO waits for its writer, that of a device can act on it
         if not stat.S_ISREG(status.st_mode):
             raise ImageProblem("not a regular file")
-        with path.open("rb") as file:  # some have no honest size (those in /proc), so the read itself is limited
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        # not waited for where a FIFO took its place since; some have no honest size (in /proc), so the read is limited
+        with os.fdopen(descriptor, "rb") as file:
             data = file.read(MAX_BYTES + 1) if status.st_size <= MAX_BYTES else None
     except (FileNotFoundError, NotADirectoryError):
         raise ImageProblem("missing") from None
