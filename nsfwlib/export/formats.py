@@ -1,6 +1,5 @@
 """Which formats are there, how is each written, and what must an application give it?"""
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -27,38 +26,31 @@ class Source:
         self.class_names, self.size = class_names(model), image_size(model)
 
     @cached_property
-    def network(self) -> tf.types.experimental.PolymorphicFunction:
-        """ "pixels" → probabilities; weights are constants, which TFLite can quantise and TensorFlow fold."""
-        trainable, others = self.model.trainable_variables, self.model.non_trainable_variables
-        trainable, others = ([np.asarray(variable) for variable in some] for some in (trainable, others))
-        # 8-bit RGB: pictures divided by 255, the commonest mistake, are an error and not a wrong answer
+    def graph(self) -> tf.types.experimental.PolymorphicFunction:
+        """ "pixels", uint8 RGB (B, S, S, 3), in; "probabilities" (B, K) out.
+
+        Weights are constants, which TFLite can quantise and TensorFlow fold. 8-bit RGB: pictures divided by 255, the
+        commonest mistake, are an error and not a wrong answer.
+        """
+        variables = (self.model.trainable_variables, self.model.non_trainable_variables)
+        constants = [[np.asarray(variable) for variable in some] for some in variables]
         taken = tf.TensorSpec((None, self.size, self.size, 3), tf.uint8, name="pixels")
 
         @tf.function(input_signature=[taken])
-        def network(pixels: tf.Tensor) -> tf.Tensor:  # a function of its own: both signatures share its weights
-            return self.model.stateless_call(trainable, others, tf.cast(pixels, tf.float32), training=False)[0]
-
-        return network
-
-    @cached_property
-    def graph(self) -> tf.types.experimental.PolymorphicFunction:
-        """ "pixels", uint8 RGB (B, S, S, 3), in; "probabilities" (B, K) out."""
-
-        @tf.function(input_signature=self.network.input_signature)
         def serving_default(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"probabilities": self.network(pixels)}
+            floats = tf.cast(pixels, tf.float32)
+            return {"probabilities": self.model.stateless_call(*constants, floats, training=False)[0]}
 
         return serving_default
 
     @cached_property
     def saved(self) -> Path:
-        """A SavedModel with two signatures."""
+        """A SavedModel with two signatures, which share its weights."""
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image")])
         def from_bytes(image: tf.Tensor) -> dict[str, tf.Tensor]:
             form = tf.TensorSpec((self.size, self.size, 3), tf.uint8)
-            decoded = tf.map_fn(lambda data: _decode(data, self.size), image, fn_output_signature=form)
-            return {"probabilities": self.network(decoded)}
+            return self.graph(tf.map_fn(lambda data: _decode(data, self.size), image, fn_output_signature=form))
 
         folder, signatures = self._scratch / "saved", {"serving_default": self.graph, "bytes": from_bytes}
         tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
@@ -76,11 +68,6 @@ class Format(NamedTuple):
     limits: str = ""  # what was given up for a smaller file
     needs: tuple[str, ...] = ()
     web: bool = False  # for nsfwjs, which divides by 255 itself
-
-    def missing(self) -> str:
-        """What to install before it can be written; "" where nothing is missing."""
-        absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
-        return f"needs {', '.join(absent)}: pip install 'nsfwlib[{self.needs[0]}]'" if absent else ""
 
 
 def _decode(data: tf.Tensor, size: int) -> tf.Tensor:
@@ -200,8 +187,7 @@ def preprocessing(name: str, source: Source) -> dict[str, Any]:
         }
     if form.web:
         same = tuple(source.class_names) == CLASS_NAMES
-        facts["nsfwjs"] = f"nsfwjs.load(url, {{size: {size}}}); it resizes by itself, corners aligned. " + (
-            "classify() names these classes." if same else
-            "classify() always says Drawing, Hentai, Neutral, Porn, Sexy: use infer() and classes.json."
-        )  # fmt: skip
+        others = "classify() always says Drawing, Hentai, Neutral, Porn, Sexy: use infer() and classes.json."
+        said = "classify() names these classes." if same else others
+        facts["nsfwjs"] = f"nsfwjs.load(url, {{size: {size}}}); it resizes by itself, corners aligned. {said}"
     return facts

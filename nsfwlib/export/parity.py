@@ -144,10 +144,7 @@ def compare_answers(expected: np.ndarray, found: np.ndarray) -> dict[str, float]
 def install_nsfwjs(*, cache_dir: Path | None = None) -> Path:
     """`node_modules` with nsfwjs and TensorFlow.js in `cache_dir` (default: the user's cache), fetched once by npm.
 
-    About 350 MB. No install script runs.
-
-    Raises:
-        RuntimeError: Node or npm is missing, or npm fails.
+    About 350 MB; no install script runs. A RuntimeError where Node or npm is missing, or npm fails.
     """
     folder = (user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)) / "nsfwjs-node"
     modules, done = folder / "node_modules", folder / "installed.json"
@@ -168,11 +165,9 @@ def ask_nsfwjs(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What nsfwjs answers, float32 (N, K), and milliseconds (N,), the first with what is prepared once.
 
-    The model in `model` is loaded by `nsfwjs.load(url, {size})`; it needs `install_nsfwjs`.
-
-    `model` is a folder with `model.json`, or "InceptionV3": the one that nsfwjs brings along. `pictures` are uint8
-    (H, W, 3); nsfwjs resizes those that are not `size` × `size`, aligning corners. A RuntimeError where Node is
-    missing, or nsfwjs does not load the model.
+    `model`, loaded by `nsfwjs.load(url, {size})`, is a folder with `model.json`, or "InceptionV3": the one that nsfwjs
+    brings along. `pictures` are uint8 (H, W, 3); nsfwjs resizes those that are not `size` × `size`, aligning corners. A
+    RuntimeError where Node is missing, or nsfwjs does not load the model.
     """
     with tempfile.TemporaryDirectory() as folder:
         manifest = []
