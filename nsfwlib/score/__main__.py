@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nsfwlib.data import MAX_PIXELS
 from nsfwlib.files import with_way_out
-from nsfwlib.model import PRECISIONS, in_words
-from nsfwlib.score.run import PLACES, RUNTIMES, score, summary
+from nsfwlib.model import PRECISIONS, RUNTIMES, in_words
+from nsfwlib.score.run import PLACES, score, summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
