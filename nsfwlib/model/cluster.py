@@ -1,7 +1,4 @@
-"""How do many machines share the work? Ray gives files to as many processes as there is room for, each with the model.
-
-Processes, whole machines or their results may be lost on the way: Ray gives their files to others.
-"""
+"""How do many machines share the work? Ray gives files, those of lost machines too, to processes with the model."""
 
 from __future__ import annotations
 
@@ -55,12 +52,11 @@ def cluster_answers(
         model: a classifier, or the converted file of one, which needs no TensorFlow; sent to each process once.
         blocks: pooled features of these blocks in place of probabilities.
         runtime: as in `model.forward_pass`.
-        precision: "float32", "bfloat16" or "int8", of a converted file; it must be there, see `model.choose_precision`.
+        precision: of a converted file, which must be there, see `model.choose_precision`.
         workers: threads that decode in each process; as many as it has cores by default.
         skip: sha256 of contents that need no answer, as of this moment.
         address: of the cluster; by default `$RAY_ADDRESS`, or else the cores of this machine.
-        actors: processes at a time; by default as many as the cluster has room for.
-        cpus: cores of each of them, for decoding and computing, as `gpus` are of each.
+        actors: processes at a time, by default as many as there is room for, each with `cpus` cores and `gpus`.
         options: `size` and `frames`.
 
     Raises:
@@ -72,7 +68,7 @@ def cluster_answers(
     threads = max(1, int(cpus))
     how = (tuple(blocks or ()), runtime, precision, threads)
     options |= {"files": files, "batch_size": batch_size, "workers": workers or threads}
-    options["reduce"] = first_frame if blocks else mean_and_highest
+    options |= {"reduce": first_frame if blocks else mean_and_highest}
     with _connected(address) as ray:
         sent = ray.put(_converted(model, precision) if isinstance(model, Path) else _saved(model))
         # with max_calls=0 a process is used again, and its model with it; on a GPU each would end with its first part

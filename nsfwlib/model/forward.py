@@ -1,7 +1,4 @@
-"""How does a forward pass run fastest, with the same answers? Converted on a CPU, in mixed precision on a GPU.
-
-Converted by OpenVINO itself, straight from Keras' graph and without a file in between: ten seconds, once for a model.
-"""
+"""How does a forward pass run fastest, with the same answers? Converted on a CPU, in mixed precision on a GPU."""
 
 import hashlib
 import json
@@ -14,10 +11,9 @@ import numpy as np
 
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.model.classifier import block_output, by_kind, feature_model
-from nsfwlib.model.runtime import keep_converted, kept_path, open_converted, openvino_usable
+from nsfwlib.model.runtime import RUNTIMES, keep_converted, kept_path, open_converted, openvino_usable
 from nsfwlib.model.stream import Forward
 
-RUNTIMES = ("auto", "tensorflow", "openvino")
 ANSWER = ("probabilities",)  # the name of a classifier's output
 TOLERANCE = 1e-4  # of a probability, or of a share of the largest feature
 
@@ -40,8 +36,7 @@ def forward_pass(
         runtime: "tensorflow", "openvino" (the extra of that name), or "auto": on a CPU OpenVINO where `cache_dir`
             has the converted model already, else TensorFlow, which is as fast in float32.
         bfloat16: compute in it; OpenVINO's alone.
-        cache_dir: where the converted model is kept, by identity of the weights; converting takes ten seconds. Without
-            it the file is temporary.
+        cache_dir: where the converted model is kept, by identity of the weights; by default the file is temporary.
         threads: of OpenVINO; as many as there are cores by default.
 
     Raises:
@@ -68,11 +63,9 @@ def compiled(part: keras.Model) -> Forward:
         return [tf.cast(output, tf.float32) for output in tf.nest.flatten(outputs)]
 
     shape = (None, *part.input_shape[1:])
-    by_dtype = {
-        np.dtype(dtype.as_numpy_dtype): tf.function(graph, input_signature=[tf.TensorSpec(shape, dtype)])
-        for dtype in (tf.uint8, tf.float32)
-    }
-    return lambda pixels: [output.numpy() for output in by_dtype[pixels.dtype](tf.constant(pixels))]
+    kinds = (tf.uint8, tf.float32)
+    by_dtype = {kind: tf.function(graph, input_signature=[tf.TensorSpec(shape, kind)]) for kind in kinds}
+    return lambda pixels: [output.numpy() for output in by_dtype[tf.as_dtype(pixels.dtype)](tf.constant(pixels))]
 
 
 def in_half_precision(model: keras.Model, policy: str = "mixed_float16") -> keras.Model:
@@ -92,8 +85,6 @@ def in_half_precision(model: keras.Model, policy: str = "mixed_float16") -> kera
 
     half = keras.models.clone_model(model, clone_function=copy)
     half.set_weights(model.get_weights())
-    for mine, theirs in zip(model.layers, half.layers, strict=True):
-        theirs.trainable = mine.trainable
     return half
 
 

@@ -85,11 +85,8 @@ def _declared_bytes(weights: h5py.File) -> int:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], int, int]:
-    """Configuration, bytes unpacked and bytes of weights of a `.keras`; a ValueError where it would fill the memory.
-
-    `zipfile` reads no more of a part than it declares.
-    """
-    with zipfile.ZipFile(path) as archive:
+    """Configuration, bytes unpacked and bytes of weights of a `.keras`; a ValueError where it would fill the memory."""
+    with zipfile.ZipFile(path) as archive:  # it reads no more of a part than that declares
         parts = archive.infolist()
         if any(part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for part in parts):
             raise ValueError("it is compressed in a way that Keras does not use.")
