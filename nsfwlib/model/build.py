@@ -243,5 +243,4 @@ def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) ->
 
 
 def _flat(model: keras.Model) -> list[keras.layers.Layer]:
-    parts = (_flat(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers)
-    return [layer for part in parts for layer in part]
+    return [each for one in model.layers for each in (_flat(one) if isinstance(one, keras.Model) else [one])]

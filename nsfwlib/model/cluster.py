@@ -70,7 +70,7 @@ def cluster_answers(
     options |= {"files": files, "batch_size": batch_size, "workers": workers or threads}
     options |= {"reduce": first_frame if blocks else mean_and_highest}
     with _connected(address) as ray:
-        sent = ray.put(_converted(model, precision) if isinstance(model, Path) else _saved(model))
+        sent = ray.put(_packed(model, precision))
         # with max_calls=0 a process is used again, and its model with it; on a GPU each would end with its first part
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, max_calls=0, scheduling_strategy="SPREAD")
         start = partial(task(_score).remote, [sent], how, ray.put(frozenset(skip)), options)
@@ -126,10 +126,7 @@ def _share(
     running: dict[Any, Work] = {}
     lost: list[tuple[Work, Exception]] = []
     try:
-        while True:
-            running |= {start(part): part for part in itertools.islice(parts, max(room() - len(running), 0))}
-            if not running:
-                break
+        while running := running | {start(p): p for p in itertools.islice(parts, max(room() - len(running), 0))}:
             ready, _ = ray.wait(list(running), timeout=STALLED_SECONDS)
             if not ready:
                 raise RuntimeError(f"The Ray cluster gave no answer for {STALLED_SECONDS // 60} minutes.")
@@ -154,16 +151,15 @@ def _share(
         ) from error
 
 
-def _saved(model: keras.Model) -> dict[str, bytes]:
+def _packed(model: keras.Model | Path, precision: str) -> dict[str, bytes]:
+    """The files of a model by name: converted ones, or what Keras saves."""
+    if isinstance(model, Path):
+        paths = [lowered_path(model, precision).with_suffix(ending) for ending in (".xml", ".bin")]
+        return {path.name.replace(model.stem, "model"): path.read_bytes() for path in paths}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
         return {path.name: path.read_bytes()}
-
-
-def _converted(model: Path, precision: str) -> dict[str, bytes]:
-    paths = [lowered_path(model, precision).with_suffix(ending) for ending in (".xml", ".bin")]
-    return {path.name.replace(model.stem, "model"): path.read_bytes() for path in paths}
 
 
 def _score(

@@ -86,8 +86,8 @@ def block_features(
             forward = forward_pass(model, list(folders), bfloat16=lowered, cache_dir=cache_dir)
             found = stream_answers(enumerate(missing["path"]), forward=forward, reduce=first_frame, **options)
         _keep(found, missing, absent, progress)
-    places = {block: (folder, row_positions(folder, table["sha256"], n), n) for block, (folder, n) in folders.items()}
-    return {block: read_rows(*place) for block, place in places.items()}
+    keys = table["sha256"]
+    return {block: read_rows(at, row_positions(at, keys, width), width) for block, (at, width) in folders.items()}
 
 
 def head_answers(model: keras.Model, table: pd.DataFrame, data_dir: Path, *, cache_dir: Path) -> np.ndarray:

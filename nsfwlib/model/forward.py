@@ -51,7 +51,7 @@ def forward_pass(
             path = converted(model, outputs, cache_dir=cache_dir or Path(scratch))
             precision = "bfloat16" if bfloat16 else "float32"
             return open_converted(path, outputs or ANSWER, precision=precision, threads=threads)
-    part = _part(model, outputs)
+    part = feature_model(model, outputs) if outputs else model
     return compiled(in_half_precision(part) if tf.config.list_physical_devices("GPU") else part)
 
 
@@ -88,45 +88,41 @@ def in_half_precision(model: keras.Model, policy: str = "mixed_float16") -> kera
     return half
 
 
-def _part(model: keras.Model, outputs: Sequence[str] | None) -> keras.Model:
-    return feature_model(model, outputs) if outputs else model
-
-
 def _kept(model: keras.Model, outputs: Sequence[str] | None, cache_dir: Path) -> Path:
     return kept_path(cache_dir, [model_identity(model, name) for name in outputs or (None,)], outputs or ANSWER)
 
 
 def converted(model: keras.Model, outputs: Sequence[str] | None = None, *, cache_dir: Path) -> Path:
     """Where in `cache_dir` OpenVINO reads `model`, converted if need be; a ValueError where its answers then differ."""
-    path, check = _kept(model, outputs, cache_dir), partial(_check_converted, model, outputs)
-    keep_converted(path, lambda ov: ov.convert_model(_graph(model, outputs).get_concrete_function()), check)
+    part, names = (feature_model(model, outputs), outputs) if outputs else (model, ANSWER)
+    path, check = _kept(model, outputs, cache_dir), partial(_check_converted, part, names)
+    keep_converted(path, lambda ov: ov.convert_model(_graph(part, names).get_concrete_function()), check)
     return path
 
 
-def _graph(model: keras.Model, outputs: Sequence[str] | None) -> tf.types.experimental.PolymorphicFunction:
+def _graph(part: keras.Model, names: Sequence[str]) -> tf.types.experimental.PolymorphicFunction:
     """ "pixels", float32 RGB 0–255 (B, S, S, 3) → the outputs by name."""
-    part = _part(model, outputs)
 
     @tf.function(input_signature=[tf.TensorSpec((None, *part.input_shape[1:]), tf.float32, name="pixels")])
     def graph(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return dict(zip(outputs or ANSWER, tf.nest.flatten(part(pixels, training=False)), strict=True))
+        return dict(zip(names, tf.nest.flatten(part(pixels, training=False)), strict=True))
 
     return graph
 
 
-def _check_converted(model: keras.Model, outputs: Sequence[str] | None, path: Path) -> None:
+def _check_converted(part: keras.Model, names: Sequence[str], path: Path) -> None:
     """Compare the file with the model it was made from, on a few patchworks of colours."""
-    size, names = model.input_shape[1], outputs or ANSWER
+    size = part.input_shape[1]
     cells = np.arange(size) * 6 // size
     pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3))[:, cells][:, :, cells].astype(np.float32)
     with tf.device("CPU"):  # a GPU computes in TensorFloat-32
-        expected = tf.nest.flatten(_part(model, outputs)(pixels, training=False))
+        expected = tf.nest.flatten(part(pixels, training=False))
     for name, mine, theirs in zip(names, expected, open_converted(path, names)(pixels), strict=True):
-        largest = float(np.abs(mine.numpy()).max()) if outputs else 1.0
+        largest = 1.0 if names == ANSWER else float(np.abs(mine.numpy()).max())
         difference = np.abs(mine.numpy() - theirs).max() / (largest or 1.0)
         if not difference < TOLERANCE:
             raise ValueError(
-                f"Converted to OpenVINO, the model {model.name!r} must give the same {name}. Received: a difference of "
+                f"Converted to OpenVINO, the model {part.name!r} must give the same {name}. Received: a difference of "
                 f"{difference:.1e}, at most {TOLERANCE:.0e}. Use runtime='tensorflow'."
             )
 

@@ -113,12 +113,16 @@ def make_ready(
         require_openvino()
     cache_dir, note = Path(cache_dir or user_cache_path("nsfwlib")), None
     if isinstance(model, str | os.PathLike):
-        if Path(model).suffix == ".onnx":
-            return _foreign(Path(model), cache_dir)
-        found = model == "published" or Path(model).is_file()
-        if found and runtime != "tensorflow" and class_names is None and openvino_usable():
+        if (path := Path(model)).suffix == ".onnx":
+            described = read_description(path)
+            key = hashlib.sha256(f"{file_hash(path)} {json.dumps(described, sort_keys=True)}".encode()).hexdigest()
+            ready = Ready(described["labels"], described["size"], key[:16], cache_dir, None)
+            keep_converted(ready.file(), partial(_wrapped, path, described))
+            return ready
+        there = model == "published" or path.is_file()
+        if there and runtime != "tensorflow" and class_names is None and openvino_usable():
             content = f"InceptionV3 {VERSION} {INTEGRITY}".encode()
-            key = hashlib.sha256(content).hexdigest() if model == "published" else file_hash(Path(model))
+            key = hashlib.sha256(content).hexdigest() if model == "published" else file_hash(path)
             note = cache_dir / "openvino" / f"{key[:32]}.json"
             if known := _noted(note, cache_dir):
                 return known
@@ -142,14 +146,6 @@ def make_ready(
     noted = {"class_names": ready.class_names, "size": ready.size, "identity": ready.identity}
     runs.write_json({**noted, "check": ready.check()}, note)
     return ready._replace(classifier=None)
-
-
-def _foreign(path: Path, cache_dir: Path) -> Ready:
-    described = read_description(path)
-    key = hashlib.sha256(f"{file_hash(path)} {json.dumps(described, sort_keys=True)}".encode()).hexdigest()
-    ready = Ready(described["labels"], described["size"], key[:16], cache_dir, None)
-    keep_converted(ready.file(), partial(_wrapped, path, described))
-    return ready
 
 
 def read_description(path: Path) -> dict[str, Any]:

@@ -60,12 +60,11 @@ def score(
 
     Columns: `path`; `sha256` of the bytes; `frames` that were scored; one probability a class, for an animation the
     mean over its frames; `<class>_max`, the highest over its frames; `predicted`, the class with the highest
-    probability; `problem` ("" or a key of `data.REASONS`; then there are no probabilities) and `detail`;
-    `scored_by`, which changes with the model, with `frames` and with the precision.
-    `attrs["precision"]` is what it was computed in, `attrs["agreement"]` how that agrees with float32.
+    probability; `problem` ("" or a key of `data.REASONS`; then there are no probabilities) and `detail`; `scored_by`,
+    which changes with model, `frames` and precision. `attrs` hold the `precision` and its `agreement` with float32.
 
-    An interrupted call is taken up by the same call. If a file ended the process, that call finds it, by decoding it in
-    another process, and it becomes a row. Contents that are scored, copies among them, are not scored again.
+    An interrupted call is taken up by the same call; a file that ended the process then becomes a row. Contents that
+    are scored, copies among them, are not scored again.
 
     Args:
         model: "published" (the 2019 InceptionV3), a `.keras` file, an `.onnx` file of anybody's with a JSON beside it
@@ -75,15 +74,13 @@ def score(
         out: a .parquet, .csv or .jsonl file.
         where: "local", or "ray" for the machines of a cluster; the answers are the same.
         runtime: "tensorflow", "openvino" (the extra of that name), or "auto": OpenVINO where it is installed, the model
-            is given by name or file and there is no GPU. It converts a model once, in ten seconds, and from then on
-            starts ten seconds sooner than TensorFlow, with the same answers.
+            is given by name or file and there is no GPU; once converted, it starts ten seconds sooner.
         precision: "float32"; "bfloat16"; "int8", which needs nncf; or "auto": bfloat16 where the processor has it and
             its answers agree with float32 on 300 of these pictures, else float32; see `model.choose_precision`. A
             call that goes on, and `resume`, keep to the precision of what is there.
         data_dir: what the paths of a list or table are relative to; by default the current folder.
         filesystem: an fsspec or pyarrow file system on which `source` lies.
-        class_names: of a model that this kit did not make, in the order of its outputs.
-        rescaling: of such a model: (scale, offset) from raw RGB 0–255 to what it expects.
+        class_names: of a foreign model, in the order of its outputs; it is given rgb · scale + offset (`rescaling`).
         frames: at most so many of a video or an animated GIF, WebP, APNG or AVIF, evenly spaced.
         key_frames: of a video, among its key frames.
         max_pixels: larger pictures are not decoded, as in `data.load_image`.

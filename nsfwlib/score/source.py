@@ -119,12 +119,9 @@ def deadly_files(files: Files, suspects: Sequence[tuple[int, str]]) -> list[Answ
     if files.filesystem is not None or not suspects:
         return []
     paths = [str(file_path(Path(files.root), path)) for _, path in suspects]
-    found = []
-    for i, row in inspect_files(paths, {"max_pixels": files.max_pixels}):
-        if row["problem"] in ("crashed the decoder", "took too long"):
-            position, path = suspects[i]
-            found.append(Answer(position, hashed(files, path), 0, None, row["problem"], REASONS[row["problem"]]))
-    return found
+    rows = ((suspects[i], row["problem"]) for i, row in inspect_files(paths, {"max_pixels": files.max_pixels}))
+    deadly = [(at, path, why) for (at, path), why in rows if why in ("crashed the decoder", "took too long")]
+    return [Answer(at, hashed(files, path), 0, None, why, REASONS[why]) for at, path, why in deadly]
 
 
 def sample_pictures(files: Files, rows: Iterable[Row], *, size: int, count: int, least: int = 0) -> np.ndarray:

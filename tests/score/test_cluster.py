@@ -153,7 +153,7 @@ def test_a_converted_model_file_scores_over_the_cluster_without_keras(
 ):
     file = tmp_path / "model.keras"
     save_model(classifier, file)
-    monkeypatch.setattr(cluster, "_saved", None)  # nothing of Keras' travels
+    monkeypatch.setattr("keras.Model.save", None)  # nothing of Keras' travels
     table = on_ray(file, folder, tmp_path / "scores.parquet", cache_dir=tmp_path, runtime="openvino")
     pd.testing.assert_frame_equal(table, local, rtol=0, atol=1e-4)
 
