@@ -77,12 +77,11 @@ def _layers(model: keras.Model) -> tuple[list[dict[str, Any]], str]:
             f"Expected layers that TensorFlow.js has. Received: {', '.join(missing)} in {model.name!r}. Leave the "
             "tfjs formats out, or choose another backbone (InceptionV3, MobileNetV2)."
         )
-    first = described[1]["name"]  # right after the input
     stands_for, layers = {}, []  # a layer left out → the one before it
     for layer in described:
         kind, config, name = layer["class_name"], layer["config"], layer["name"]
         sources = [stands_for.get(source, source) for source in _histories(layer["inbound_nodes"])]
-        if kind == "Rescaling" and name == first:
+        if kind == "Rescaling" and name == described[1]["name"]:  # right after the input
             config = {**config, "scale": config["scale"] * DIVISOR}
         idle = kind == "Rescaling" and np.isclose(config["scale"], 1, atol=1e-12) and config["offset"] == 0
         if kind == "Identity" or idle:
@@ -90,8 +89,7 @@ def _layers(model: keras.Model) -> tuple[list[dict[str, Any]], str]:
             continue
         nodes = [[[source, 0, 0, {}] for source in sources]] if sources else []
         layers.append({"name": name, "class_name": kind, "config": _config(kind, config), "inbound_nodes": nodes})
-    last = model.layers[-1].name
-    return layers, stands_for.get(last, last)
+    return layers, stands_for.get(name, name)
 
 
 def _config(kind: str, config: dict[str, Any]) -> dict[str, Any]:

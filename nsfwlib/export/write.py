@@ -71,10 +71,7 @@ def export(
             f"Received: {model.name!r} with first layer {first.name!r}. Build it with model.build_classifier."
         )
     if out_dir.exists():
-        raise FileExistsError(
-            f"out_dir must not exist yet: an export in use is never overwritten. Received: {out_dir}. Choose another "
-            "folder, or move that one away."
-        )
+        raise FileExistsError(f"out_dir exists: {out_dir}. Choose another folder, or move that one away.")
     pictures = [Path(path) for path in (shipped_photographs() if pictures is None else pictures)]
     if len(pictures) < 2:
         raise ValueError(f"pictures must be two or more photographs. Received: {len(pictures)}.")

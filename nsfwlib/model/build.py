@@ -16,7 +16,6 @@ import numpy as np
 from nsfwlib._tensorflow import keras
 from nsfwlib.model.classifier import (
     FEATURES,
-    backbone_layers,
     by_kind,
     checked_names,
     class_names as names_of,
@@ -110,11 +109,8 @@ def build_classifier(
         backbone: name of a network in keras.applications.
         head: "logistic" (standardised features, softmax), which `train.train_head` fits, or "original" (Dropout 0.4,
             Dense 256, Dropout 0.5, Dense 128, Dropout 0.25, softmax; those of 2019 lost the first dropout to a typo).
-        image_size: S; the backbone's own by default.
+        image_size: S; the backbone's own by default; a ValueError where a file takes another.
         rescaling: of a foreign `.keras`: its network is given rgb · scale + offset.
-
-    Raises:
-        ValueError: an unknown name, fewer than two classes, or a file of another picture size.
     """
     if weights == "nsfwjs" and backbone not in PUBLISHED:
         raise ValueError(f"weights='nsfwjs' are {' or '.join(PUBLISHED)}. Received: {backbone=}. Use 'imagenet'.")
@@ -170,7 +166,7 @@ def _load_published(classifier: keras.Model, backbone: str) -> dict[str, dict[st
     """Load the published backbone and its rescaling into a classifier of that kind; returns all tensors by layer."""
     tensors = read_layers_model(fetch_package(), PUBLISHED[backbone])[1]
     numbered = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}  # InceptionV3's have no other names
-    for kind, layers in by_kind(backbone_layers(classifier)).items():
+    for kind, layers in by_kind(classifier.layers[: -len(head_layers(classifier))]).items():
         for i, layer in enumerate(layers, start=1):
             name = f"{numbered[kind]}_{i}" if backbone == "InceptionV3" else layer.name
             layer.set_weights(list(tensors[name].values()))
@@ -226,7 +222,7 @@ def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) ->
         backbone = _OLD_BACKBONES[sum(type(layer) is keras.layers.Conv2D for layer in body)]
         head = _OLD_HEADS[len(dense)]
         new = build_classifier(names, weights=None, backbone=backbone, head=head, image_size=size_of(old))
-        own = by_kind(backbone_layers(new)) | {"Dense": head_layers(new, keras.layers.Dense)}
+        own = by_kind(new.layers[: -len(head_layers(new))]) | {"Dense": head_layers(new, keras.layers.Dense)}
         theirs = by_kind(body) | {"Dense": dense}
         for kind in own | theirs:
             for mine, other in zip(own[kind], theirs[kind], strict=True):

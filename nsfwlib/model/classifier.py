@@ -92,9 +92,7 @@ def image_size(model: keras.Model) -> int:
     """Side S in pixels of the square pictures that the model takes; a ValueError where it takes something else."""
     shape = model.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or not shape[1] or shape[3] != 3:
-        raise ValueError(
-            f"Expected a model of square RGB pictures (B, S, S, 3). Received: {model.name!r}, which takes {shape}."
-        )
+        raise ValueError(f"Expected a model of square RGB pictures (B, S, S, 3). Received: {model.name!r} of {shape}.")
     return shape[1]
 
 
@@ -202,11 +200,6 @@ def unfreeze_from(model: keras.Model, block: str) -> None:
     last = model.layers.index(_block(model, block))
     for i, layer in enumerate(model.layers):
         layer.trainable = i > last and not isinstance(layer, keras.layers.BatchNormalization)
-
-
-def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers before the head."""
-    return model.layers[: model.layers.index(_block(model, FEATURES))]
 
 
 def by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layers.Layer]]:

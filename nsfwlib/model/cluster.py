@@ -47,6 +47,8 @@ def cluster_answers(
 ) -> Iterator[list[Answer]]:
     """`model.stream_answers`, with its options, on the machines of a Ray cluster, in the order in which they are ready.
 
+    A RuntimeError where the cluster cannot be reached, has no room for one process, or no machine gives an answer.
+
     Args:
         work: (position, path) of each file; every machine must reach it under that path.
         model: a classifier, or the converted file of one, which needs no TensorFlow; sent to each process once.
@@ -58,10 +60,6 @@ def cluster_answers(
         address: of the cluster; by default `$RAY_ADDRESS`, or else the cores of this machine.
         actors: processes at a time, by default as many as there is room for, each with `cpus` cores and `gpus`.
         options: `size` and `frames`.
-
-    Raises:
-        ImportError: Ray is not installed.
-        RuntimeError: the cluster cannot be reached, has no room for one process, or no machine gives an answer.
     """
     if files.filesystem is None:  # processes work in folders of their own
         files = replace(files, root=str(Path(files.root).absolute()))

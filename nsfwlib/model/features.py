@@ -149,8 +149,8 @@ def _keep(
             if answer.values is not None and answer.sha256 == keys[answer.position]:
                 pending.append(answer)
             else:
-                problem = answer.problem or "changed since the scan; scan again"
-                problems.append(f"{paths[answer.position]}: {problem}")
+                why = answer.problem or "changed since the scan; scan again"
+                problems.append(f"{paths[answer.position]}: {why}")
             bar.update()
     if problems:
         warnings.warn(f"{len(problems):,} files have no features. The first: {problems[0]}.", stacklevel=3)

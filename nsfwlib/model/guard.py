@@ -40,10 +40,7 @@ def read_model(path: Path) -> keras.Model:
     if not path.is_file():
         raise ValueError(f"{path} is no regular file but a folder, pipe or device. Expected a `.keras` or `.h5` file.")
     if not (h5py.is_hdf5(path) if is_old(path) else path.suffix == ".keras" and zipfile.is_zipfile(path)):
-        raise ValueError(
-            f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019. Received: another format, or a damaged "
-            "file."
-        )
+        raise ValueError(f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019, neither of them damaged.")
     try:
         _check_size(*(_opened_old(path) if is_old(path) else _opened(path)))
         return keras.models.load_model(path, compile=False, safe_mode=True)
@@ -92,9 +89,7 @@ def _opened(path: Path) -> tuple[dict[str, Any], int, int]:
             raise ValueError("it is compressed in a way that Keras does not use.")
         whole, limit = sum(part.file_size for part in parts), min(MOST_BYTES, max(64 << 20, 20 * path.stat().st_size))
         if whole > limit:
-            raise ValueError(
-                f"it expands to {whole / 1e6:,.0f} MB. At most {limit / 1e6:,.0f} MB is expected of a file of its size."
-            )
+            raise ValueError(f"it expands to {whole / 1e6:,.0f} MB. At most {limit / 1e6:,.0f} are expected of it.")
         config = json.loads(archive.read("config.json"))
         with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:  # to seek in the archive takes seconds
             return config, whole, _declared_bytes(weights)

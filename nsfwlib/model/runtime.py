@@ -146,9 +146,7 @@ def choose_precision(path: Path, wish: str, sample: Sample, *, size: int) -> tup
         sample: draws from the pictures that are to be scored. Where there are fewer than it takes, drawn and shipped
             ones fill up what "bfloat16" and "int8" are compared on; `filled_up` counts them.
 
-    Raises:
-        ValueError: an unknown precision, one that the processor does not have, or answers not within `BOUNDS`.
-        ImportError: "int8" needs nncf.
+    A ValueError where the precision is unknown, the processor lacks it, or answers are not within `BOUNDS`.
     """
     if wish not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}. Received: {wish!r}.")
@@ -157,10 +155,7 @@ def choose_precision(path: Path, wish: str, sample: Sample, *, size: int) -> tup
     if wish == "float32" or (wish == "auto" and not able):
         return "float32", {}
     if not able:
-        raise ValueError(
-            "precision='bfloat16' needs a processor with bfloat16, to gain by it. Received: one without. Use 'auto', "
-            "or 'int8'."
-        )
+        raise ValueError("precision='bfloat16' needs a processor with bfloat16, unlike this one. Use 'auto' or 'int8'.")
     note, file, found = path.with_name(f"{path.stem}-{precision}.json"), lowered_path(path, precision), {}
     with contextlib.suppress(FileNotFoundError, ValueError):  # none, or cut short
         found = runs.read_json(note)

@@ -62,7 +62,17 @@ def stream_answers(
     options = {"size": size, "frames": frames, "batch_size": batch_size, "workers": workers, "skip": skip}
     with contextlib.closing(_loaded_ahead(work, files, **options)) as batches:
         for batch in batches:
-            yield _answer(batch, forward, reduce)
+            shown = [picture.pixels for _, picture in batch if picture.pixels is not None]
+            outputs = [np.asarray(output) for output in forward(np.concatenate(shown))] if shown else []
+            found, start = [], 0
+            for position, picture in batch:
+                count = 0 if picture.pixels is None else len(picture.pixels)
+                values = reduce([output[start : start + count] for output in outputs]) if count else None
+                if values is not None and not all(np.isfinite(value).all() for value in values):
+                    raise FloatingPointError(f"The model's answer is not a number for the picture {picture.sha256}.")
+                found.append(Answer(position, picture.sha256, count, values, picture.problem, picture.detail))
+                start += count
+            yield found
 
 
 def decoded_batches(
@@ -112,20 +122,6 @@ def _loaded_ahead(
             yield batch
     finally:
         pool.terminate()
-
-
-def _answer(batch: list[tuple[int, Picture]], forward: Forward, reduce: Reduce) -> list[Answer]:
-    shown = [picture.pixels for _, picture in batch if picture.pixels is not None]
-    outputs = [np.asarray(output) for output in forward(np.concatenate(shown))] if shown else []
-    found, start = [], 0
-    for position, picture in batch:
-        count = 0 if picture.pixels is None else len(picture.pixels)
-        values = reduce([output[start : start + count] for output in outputs]) if count else None
-        if values is not None and not all(np.isfinite(value).all() for value in values):
-            raise FloatingPointError(f"The model's answer is not a number for the picture {picture.sha256}.")
-        found.append(Answer(position, picture.sha256, count, values, picture.problem, picture.detail))
-        start += count
-    return found
 
 
 @dataclass(frozen=True)

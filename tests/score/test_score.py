@@ -421,6 +421,16 @@ def test_odd_file_names_are_scored(classifier, folder, tmp_path):
     assert table.loc[names, "problem"].eq("").all()
 
 
+def test_an_odd_file_name_on_another_file_system_is_one_line_too(folder):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/odd/line\nbreak.png", (folder / "00.png").read_bytes())
+    files, rows = open_source("memory://odd")
+    assert [path for path, _, _ in rows] == [r"line\u000abreak.png"]
+    assert not load_picture(files, r"line\u000abreak.png", size=8, frames=1).problem
+
+
 def test_a_file_that_is_gone_when_it_is_reached_is_a_row(classifier, folder, tmp_path, forwarded):
     rows = open_source(folder)[1]
     listed = pd.DataFrame(rows, columns=["path", "problem", "detail"])
