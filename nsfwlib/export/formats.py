@@ -1,5 +1,6 @@
 """Which formats are there, how is each written, and what must an application give it?"""
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -34,9 +35,8 @@ class Source:
         """
         variables = (self.model.trainable_variables, self.model.non_trainable_variables)
         constants = [[np.asarray(variable) for variable in some] for some in variables]
-        taken = tf.TensorSpec((None, self.size, self.size, 3), tf.uint8, name="pixels")
 
-        @tf.function(input_signature=[taken])
+        @tf.function(input_signature=[tf.TensorSpec((None, self.size, self.size, 3), tf.uint8, name="pixels")])
         def serving_default(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
             floats = tf.cast(pixels, tf.float32)
             return {"probabilities": self.model.stateless_call(*constants, floats, training=False)[0]}
@@ -69,6 +69,11 @@ class Format(NamedTuple):
     needs: tuple[str, ...] = ()
     web: bool = False  # for nsfwjs, which divides by 255 itself
 
+    def missing(self) -> str:
+        """What to install before it can be written; "" where nothing is missing."""
+        absent = [package for package in self.needs if importlib.util.find_spec(package) is None]
+        return f"needs {', '.join(absent)}: pip install 'nsfwlib[{self.needs[0]}]'" if absent else ""
+
 
 def _decode(data: tf.Tensor, size: int) -> tf.Tensor:
     """Bytes of a JPEG or PNG → uint8 (size, size, 3), on white: `data.load_image` but for EXIF, ICC and ±2 of 255."""
@@ -78,10 +83,8 @@ def _decode(data: tf.Tensor, size: int) -> tf.Tensor:
         share = rgba[..., 3:] / 255
         return rgba[..., :3] * share + 255 * (1 - share)
 
-    def jpeg() -> tf.Tensor:
-        return tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
-
-    picture = tf.round(tf.cond(tf.io.is_jpeg(data), jpeg, png))
+    jpeg = partial(tf.io.decode_jpeg, data, channels=3, dct_method="INTEGER_ACCURATE")
+    picture = tf.round(tf.cond(tf.io.is_jpeg(data), lambda: tf.cast(jpeg(), tf.float32), png))
     # antialias=True: Pillow widens its triangle when it shrinks a picture, plain bilinear does not
     resized = tf.image.resize(picture, (size, size), method="bilinear", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)

@@ -24,7 +24,6 @@ from nsfwlib.model import PACKAGE, VERSION, require_openvino, run_tool
 _TFJS = "4.22.0"
 PACKAGES = (f"{PACKAGE}@{VERSION}", f"@tensorflow/tfjs@{_TFJS}", f"@tensorflow/tfjs-backend-wasm@{_TFJS}")
 _SCRIPT = Path(__file__).with_name("node.js")
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class Runtime(NamedTuple):
@@ -51,7 +50,7 @@ def picture_windows(pictures: Sequence[Path], *, size: int, count: int, seed: in
     return np.stack(found)
 
 
-def one_by_one(predict: Predict) -> Callable[[np.ndarray], tuple[np.ndarray, float]]:
+def one_by_one(predict: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], tuple[np.ndarray, float]]:
     """Ask for a picture at a time, as a server does; the time is the median, what is prepared once left out."""
 
     def answer(pixels: np.ndarray) -> tuple[np.ndarray, float]:

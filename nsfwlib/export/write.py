@@ -1,6 +1,5 @@
 """How does the model leave the notebook? In the formats of servers, phones and browsers, each checked for parity."""
 
-import importlib.util
 import json
 import logging
 import tempfile
@@ -101,9 +100,8 @@ def _checked_formats(formats: Sequence[str]) -> list[str]:
     if unknown or not names:
         raise ValueError(f"formats must be some of {', '.join(FORMATS)}. Received: {', '.join(map(str, unknown))!r}.")
     for name in names:
-        needs = FORMATS[name].needs
-        if absent := [package for package in needs if importlib.util.find_spec(package) is None]:
-            raise ImportError(f"The format {name} needs {', '.join(absent)}: pip install 'nsfwlib[{needs[0]}]'")
+        if missing := FORMATS[name].missing():
+            raise ImportError(f"The format {name} {missing}")
     return names
 
 

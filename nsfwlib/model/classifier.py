@@ -204,14 +204,10 @@ def unfreeze_from(model: keras.Model, block: str) -> None:
 
 def by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layers.Layer]]:
     """Those of `layers` that have weights, by kind of layer, in the order of their numbers."""
-
     # automatic names such as conv2d_57 depend on what else the process has built; their order does not
-    def number(layer: keras.layers.Layer) -> tuple[str, int]:
-        stem, digits = re.fullmatch(r"(.*?)_?(\d*)", layer.name).groups()
-        return stem, int(digits or 0)
-
+    numbered = [(*re.fullmatch(r"(.*?)_?(\d*)", layer.name).groups(), layer) for layer in layers]
     kinds: dict[str, list[keras.layers.Layer]] = {}
-    for layer in sorted(layers, key=number):
+    for *_, layer in sorted(numbered, key=lambda one: (one[0], int(one[1] or 0))):
         if layer.weights:
             kinds.setdefault(type(layer).__name__, []).append(layer)
     return kinds

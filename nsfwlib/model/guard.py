@@ -105,17 +105,15 @@ def _opened_old(path: Path) -> tuple[dict[str, Any], int, int]:
             "Keras, and save it as `.keras`."
         )
     names: set[str] = set()  # of all layers, those in nested models and wrappers included
-    # these have a class name too, as have links between layers; all else counts as a layer
-    others = (keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
 
     def note(part: dict) -> dict:
-        name = str(part.get("class_name", "__keras_tensor__"))
-        if name != "__keras_tensor__" and not any(hasattr(module, name) for module in others):
-            names.add(name)
+        names.add(str(part.get("class_name", "__keras_tensor__")))
         return part
 
     config = json.loads(text, object_hook=note)
-    if strange := sorted(names - _PLAIN_LAYERS):
+    # these have a class name too, as have links between layers; all else counts as a layer
+    others = (keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
+    if strange := sorted(names - _PLAIN_LAYERS.union({"__keras_tensor__"}, *map(dir, others))):
         raise ValueError(
             f"it holds layers that can carry code or are unknown here ({', '.join(strange)}), none of "
             f"{', '.join(sorted(_PLAIN_LAYERS))}."

@@ -5,8 +5,6 @@ Measured on two cores with the published InceptionV3 (AVX-512 with VNNI and BF16
 0.118, bfloat16 0.059, int8 0.033. The first answer comes in a second; TensorFlow alone takes ten to start.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import importlib.util

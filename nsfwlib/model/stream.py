@@ -23,7 +23,6 @@ from nsfwlib.files import file_path, table_path
 
 SECONDS = 60.0  # for reading and decoding one file, as in the scan; ten times that on other file systems
 Forward = Callable[[np.ndarray], list[np.ndarray]]
-Reduce = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def mean_and_highest(outputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -46,7 +45,7 @@ def stream_answers(
     batch_size: int = 16,
     workers: int | None = None,
     skip: Container[str] = (),
-    reduce: Reduce = mean_and_highest,
+    reduce: Callable[[list[np.ndarray]], list[np.ndarray]] = mean_and_highest,
 ) -> Iterator[list[Answer]]:
     """One answer a file, in lists of about a batch; memory holds three batches and what the threads decode.
 

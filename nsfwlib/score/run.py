@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -109,13 +108,9 @@ def score(
     scored_by = f"{ready.identity}-{frames}{'k' * key_frames}"
     if precision == "auto" and not overwrite:
         precision = precision_before(out, scored_by) or precision
-    least = COMPARED if precision == "auto" else 0  # with fewer it stays float32, and none is decoded to see that
-
-    def sample(count: int) -> np.ndarray:
-        again = open_source(source, data_dir=data_dir, filesystem=files.filesystem)[1]
-        return sample_pictures(files, again, size=ready.size, count=count, least=least)
-
-    ready = ready.lowered(precision, sample)
+    again = partial(open_source, source, data_dir=data_dir, filesystem=files.filesystem)
+    options = {"size": ready.size, "least": COMPARED if precision == "auto" else 0}  # with fewer it stays float32
+    ready = ready.lowered(precision, lambda count: sample_pictures(files, again()[1], count=count, **options))
     scored_by += "" if ready.precision == "float32" else f"-{ready.precision}"
     about = {"precision": ready.precision, "agreement": ready.agreement or {}}
     options = {"files": files, "size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
