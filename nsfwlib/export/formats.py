@@ -176,9 +176,8 @@ def preprocessing(name: str, source: Source) -> dict[str, Any]:
         "decoding": "upright by EXIF, sRGB, transparency on white, first frame of an animation",
         "resize": f"Pillow BILINEAR (antialiased), stretched to {size} × {size}, aspect ratio not kept",
         "output": {"dtype": "float32", "shape": ["batch", len(source.class_names)], "order": "classes.json"},
+        **({"limits": form.limits} if form.limits else {}),
     }
-    if form.limits:
-        facts["limits"] = form.limits
     if name == "savedmodel":
         facts["signatures"] = {
             "serving_default": "pixels: uint8 (batch, S, S, 3) → probabilities",

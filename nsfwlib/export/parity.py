@@ -121,12 +121,7 @@ def open_tfjs(folder: Path, *, size: int, node_modules: Path | None = None) -> R
         predict = partial(read_tfjs(folder).predict, batch_size=8, verbose=0)
         return Runtime("files read back, no browser", lambda x: (predict(x.astype(np.float32) / DIVISOR), np.nan))
     ask = partial(ask_nsfwjs, folder, size=size, node_modules=node_modules)
-
-    def answer(pixels: np.ndarray) -> tuple[np.ndarray, float]:
-        probabilities, milliseconds = ask(pixels)
-        return probabilities, float(np.median(milliseconds[1:]))
-
-    return Runtime("nsfwjs in Node (wasm)", answer, lambda paths: ask([load_image(p) for p in paths])[0])
+    return Runtime("nsfwjs in Node (wasm)", ask, lambda paths: ask([load_image(path) for path in paths])[0])
 
 
 def compare_answers(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
@@ -161,8 +156,8 @@ def install_nsfwjs(*, cache_dir: Path | None = None) -> Path:
 
 def ask_nsfwjs(
     model: Path | str, pictures: Sequence[np.ndarray], *, size: int, node_modules: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """What nsfwjs answers, float32 (N, K), and milliseconds (N,), the first with what is prepared once.
+) -> tuple[np.ndarray, float]:
+    """What nsfwjs answers, float32 (N, K), and milliseconds a picture, their median without the first.
 
     `model`, loaded by `nsfwjs.load(url, {size})`, is a folder with `model.json`, or "InceptionV3": the one that nsfwjs
     brings along. `pictures` are uint8 (H, W, 3); nsfwjs resizes those that are not `size` × `size`, aligning corners. A
@@ -179,4 +174,4 @@ def ask_nsfwjs(
         modules = str(Path(node_modules).absolute())
         said = run_tool("node", command, problem, cwd=folder, NODE_PATH=modules)
     answers = json.loads(said[said.rindex('{"backend"') :])
-    return np.array(answers["probabilities"], np.float32), np.array(answers["milliseconds"])
+    return np.array(answers["probabilities"], np.float32), float(np.median(answers["milliseconds"][1:] or np.nan))

@@ -1,7 +1,7 @@
 """Where do the weights of the 2019 NSFW model come from? From the npm package `nsfwjs`, fetched once and verified.
 
-The package ships the Keras layers model converted to TensorFlow.js: a topology, and weights stored as uint8 with a
-minimum and a scale per tensor, both wrapped in JavaScript. The wrapping is read as text; none of it is executed.
+The package ships the Keras layers model converted to TensorFlow.js: a topology and quantised weights, both wrapped in
+JavaScript, which is read as text; none of it is executed.
 """
 
 import base64

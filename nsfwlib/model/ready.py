@@ -48,18 +48,15 @@ EXAMPLE = {
 
 
 class Ready(NamedTuple):
-    """A model that can score, known by `model_identity`; `classifier` is None where its converted file is all it takes.
-
-    `precision` is what it computes in, `agreement` how its answers then agree with those in float32.
-    """
+    """A model that can score, known by `model_identity`; without a `classifier` its converted file is all it takes."""
 
     class_names: list[str]
     size: int
     identity: str
     cache_dir: Path
     classifier: keras.Model | None
-    precision: str = "float32"
-    agreement: dict[str, Any] | None = None
+    precision: str = "float32"  # that it computes in
+    agreement: dict[str, Any] | None = None  # of its answers with those in float32
 
     def file(self) -> Path:
         """Where its converted file is, if it was converted."""
