@@ -93,7 +93,11 @@ class Store(sqlite3.Connection):
 
     def todo(self) -> Iterator[tuple[int, str]]:
         """(position, path) of the files that are not done when they are reached."""
-        return iter(self.execute("SELECT position, path FROM files WHERE NOT done ORDER BY position"))
+        last = -1
+        query = "SELECT position, path FROM files WHERE NOT done AND position > ? ORDER BY position LIMIT 1000"
+        while rows := self.execute(query, [last]).fetchall():
+            yield from rows
+            last = rows[-1][0]
 
     def add_answers(self, answers: Sequence[Answer]) -> None:
         """Keep what was answered; on disk with the next commit. An answer that comes twice is kept once."""
