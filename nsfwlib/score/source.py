@@ -95,7 +95,7 @@ def _walk_remote(filesystem: Any, root: str) -> Iterator[Row]:
         for name in sorted(names):
             path = f"{below}/{name}".lstrip("/")
             skipped = any(is_skipped(part) for part in path.split("/"))
-            yield table_path(path), "skipped: hidden or litter" if skipped else "", ""
+            yield path, "skipped: hidden or litter" if skipped else "", ""
 
 
 def _behind_fsspec(filesystem: Any, place: str) -> tuple[Any, str]:
