@@ -27,38 +27,30 @@ class Source:
         self.class_names, self.size = class_names(model), image_size(model)
 
     @cached_property
-    def network(self) -> tf.types.experimental.PolymorphicFunction:
-        """ "pixels" → probabilities; weights are constants, which TFLite can quantise and TensorFlow fold."""
-        trainable, others = self.model.trainable_variables, self.model.non_trainable_variables
-        trainable, others = ([np.asarray(variable) for variable in some] for some in (trainable, others))
-        # 8-bit RGB: pictures divided by 255, the commonest mistake, are an error and not a wrong answer
-        taken = tf.TensorSpec((None, self.size, self.size, 3), tf.uint8, name="pixels")
-
-        @tf.function(input_signature=[taken])
-        def network(pixels: tf.Tensor) -> tf.Tensor:  # a function of its own: both signatures share its weights
-            return self.model.stateless_call(trainable, others, tf.cast(pixels, tf.float32), training=False)[0]
-
-        return network
-
-    @cached_property
     def graph(self) -> tf.types.experimental.PolymorphicFunction:
-        """ "pixels", uint8 RGB (B, S, S, 3), in; "probabilities" (B, K) out."""
+        """ "pixels", uint8 RGB (B, S, S, 3), in; "probabilities" (B, K) out.
 
-        @tf.function(input_signature=self.network.input_signature)
+        Weights are constants, which TFLite can quantise and TensorFlow fold. 8-bit RGB: pictures divided by 255, the
+        commonest mistake, are an error and not a wrong answer.
+        """
+        variables = (self.model.trainable_variables, self.model.non_trainable_variables)
+        constants = [[np.asarray(variable) for variable in some] for some in variables]
+
+        @tf.function(input_signature=[tf.TensorSpec((None, self.size, self.size, 3), tf.uint8, name="pixels")])
         def serving_default(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return {"probabilities": self.network(pixels)}
+            floats = tf.cast(pixels, tf.float32)
+            return {"probabilities": self.model.stateless_call(*constants, floats, training=False)[0]}
 
         return serving_default
 
     @cached_property
     def saved(self) -> Path:
-        """A SavedModel with two signatures."""
+        """A SavedModel with two signatures, which share its weights."""
 
         @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image")])
         def from_bytes(image: tf.Tensor) -> dict[str, tf.Tensor]:
             form = tf.TensorSpec((self.size, self.size, 3), tf.uint8)
-            decoded = tf.map_fn(lambda data: _decode(data, self.size), image, fn_output_signature=form)
-            return {"probabilities": self.network(decoded)}
+            return self.graph(tf.map_fn(lambda data: _decode(data, self.size), image, fn_output_signature=form))
 
         folder, signatures = self._scratch / "saved", {"serving_default": self.graph, "bytes": from_bytes}
         tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
@@ -84,20 +76,15 @@ class Format(NamedTuple):
 
 
 def _decode(data: tf.Tensor, size: int) -> tf.Tensor:
-    """Bytes of a JPEG or PNG → uint8 (size, size, 3), on white, as near to `data.load_image` as TensorFlow comes.
-
-    Where it differs: EXIF rotation and colour profiles are ignored, resized pixels may be off by one or two of 255.
-    """
+    """Bytes of a JPEG or PNG → uint8 (size, size, 3), on white: `data.load_image` but for EXIF, ICC and ±2 of 255."""
 
     def png() -> tf.Tensor:
         rgba = tf.cast(tf.io.decode_png(data, channels=4), tf.float32)
         share = rgba[..., 3:] / 255
         return rgba[..., :3] * share + 255 * (1 - share)
 
-    def jpeg() -> tf.Tensor:
-        return tf.cast(tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
-
-    picture = tf.round(tf.cond(tf.io.is_jpeg(data), jpeg, png))
+    jpeg = partial(tf.io.decode_jpeg, data, channels=3, dct_method="INTEGER_ACCURATE")
+    picture = tf.round(tf.cond(tf.io.is_jpeg(data), lambda: tf.cast(jpeg(), tf.float32), png))
     # antialias=True: Pillow widens its triangle when it shrinks a picture, plain bilinear does not
     resized = tf.image.resize(picture, (size, size), method="bilinear", antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(resized), 0, 255), tf.uint8)
@@ -189,9 +176,8 @@ def preprocessing(name: str, source: Source) -> dict[str, Any]:
         "decoding": "upright by EXIF, sRGB, transparency on white, first frame of an animation",
         "resize": f"Pillow BILINEAR (antialiased), stretched to {size} × {size}, aspect ratio not kept",
         "output": {"dtype": "float32", "shape": ["batch", len(source.class_names)], "order": "classes.json"},
+        **({"limits": form.limits} if form.limits else {}),
     }
-    if form.limits:
-        facts["limits"] = form.limits
     if name == "savedmodel":
         facts["signatures"] = {
             "serving_default": "pixels: uint8 (batch, S, S, 3) → probabilities",
@@ -200,8 +186,7 @@ def preprocessing(name: str, source: Source) -> dict[str, Any]:
         }
     if form.web:
         same = tuple(source.class_names) == CLASS_NAMES
-        facts["nsfwjs"] = f"nsfwjs.load(url, {{size: {size}}}); it resizes by itself, corners aligned. " + (
-            "classify() names these classes." if same else
-            "classify() always says Drawing, Hentai, Neutral, Porn, Sexy: use infer() and classes.json."
-        )  # fmt: skip
+        others = "classify() always says Drawing, Hentai, Neutral, Porn, Sexy: use infer() and classes.json."
+        said = "classify() names these classes." if same else others
+        facts["nsfwjs"] = f"nsfwjs.load(url, {{size: {size}}}); it resizes by itself, corners aligned. {said}"
     return facts

@@ -24,7 +24,6 @@ from nsfwlib.model import PACKAGE, VERSION, require_openvino, run_tool
 _TFJS = "4.22.0"
 PACKAGES = (f"{PACKAGE}@{VERSION}", f"@tensorflow/tfjs@{_TFJS}", f"@tensorflow/tfjs-backend-wasm@{_TFJS}")
 _SCRIPT = Path(__file__).with_name("node.js")
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 class Runtime(NamedTuple):
@@ -51,7 +50,7 @@ def picture_windows(pictures: Sequence[Path], *, size: int, count: int, seed: in
     return np.stack(found)
 
 
-def one_by_one(predict: Predict) -> Callable[[np.ndarray], tuple[np.ndarray, float]]:
+def one_by_one(predict: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], tuple[np.ndarray, float]]:
     """Ask for a picture at a time, as a server does; the time is the median, what is prepared once left out."""
 
     def answer(pixels: np.ndarray) -> tuple[np.ndarray, float]:
@@ -122,12 +121,7 @@ def open_tfjs(folder: Path, *, size: int, node_modules: Path | None = None) -> R
         predict = partial(read_tfjs(folder).predict, batch_size=8, verbose=0)
         return Runtime("files read back, no browser", lambda x: (predict(x.astype(np.float32) / DIVISOR), np.nan))
     ask = partial(ask_nsfwjs, folder, size=size, node_modules=node_modules)
-
-    def answer(pixels: np.ndarray) -> tuple[np.ndarray, float]:
-        probabilities, milliseconds = ask(pixels)
-        return probabilities, float(np.median(milliseconds[1:]))
-
-    return Runtime("nsfwjs in Node (wasm)", answer, lambda paths: ask([load_image(p) for p in paths])[0])
+    return Runtime("nsfwjs in Node (wasm)", ask, lambda paths: ask([load_image(path) for path in paths])[0])
 
 
 def compare_answers(expected: np.ndarray, found: np.ndarray) -> dict[str, float]:
@@ -144,10 +138,7 @@ def compare_answers(expected: np.ndarray, found: np.ndarray) -> dict[str, float]
 def install_nsfwjs(*, cache_dir: Path | None = None) -> Path:
     """`node_modules` with nsfwjs and TensorFlow.js in `cache_dir` (default: the user's cache), fetched once by npm.
 
-    About 350 MB. No install script runs.
-
-    Raises:
-        RuntimeError: Node or npm is missing, or npm fails.
+    About 350 MB; no install script runs. A RuntimeError where Node or npm is missing, or npm fails.
     """
     folder = (user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)) / "nsfwjs-node"
     modules, done = folder / "node_modules", folder / "installed.json"
@@ -165,14 +156,12 @@ def install_nsfwjs(*, cache_dir: Path | None = None) -> Path:
 
 def ask_nsfwjs(
     model: Path | str, pictures: Sequence[np.ndarray], *, size: int, node_modules: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """What nsfwjs answers, float32 (N, K), and milliseconds (N,), the first with what is prepared once.
+) -> tuple[np.ndarray, float]:
+    """What nsfwjs answers, float32 (N, K), and milliseconds a picture, their median without the first.
 
-    The model in `model` is loaded by `nsfwjs.load(url, {size})`; it needs `install_nsfwjs`.
-
-    `model` is a folder with `model.json`, or "InceptionV3": the one that nsfwjs brings along. `pictures` are uint8
-    (H, W, 3); nsfwjs resizes those that are not `size` × `size`, aligning corners. A RuntimeError where Node is
-    missing, or nsfwjs does not load the model.
+    `model`, loaded by `nsfwjs.load(url, {size})`, is a folder with `model.json`, or "InceptionV3": the one that nsfwjs
+    brings along. `pictures` are uint8 (H, W, 3); nsfwjs resizes those that are not `size` × `size`, aligning corners. A
+    RuntimeError where Node is missing, or nsfwjs does not load the model.
     """
     with tempfile.TemporaryDirectory() as folder:
         manifest = []
@@ -185,4 +174,4 @@ def ask_nsfwjs(
         modules = str(Path(node_modules).absolute())
         said = run_tool("node", command, problem, cwd=folder, NODE_PATH=modules)
     answers = json.loads(said[said.rindex('{"backend"') :])
-    return np.array(answers["probabilities"], np.float32), np.array(answers["milliseconds"])
+    return np.array(answers["probabilities"], np.float32), float(np.median(answers["milliseconds"][1:] or np.nan))

@@ -36,8 +36,8 @@ def write_tfjs(model: keras.Model, folder: Path, *, quantised: str | None = None
     nsfwjs divides by 255 itself, so the written network takes RGB / 255: a first layer that does just that is left out,
     any other rescaling is adapted. A ValueError where the model holds a layer that TensorFlow.js does not have.
 
-    `quantised` stores kernels as "uint8" or "uint16" with `min` and `scale` per tensor, a quarter or a half of the
-    bytes; everything else stays float32, as variances of batch normalisation do not survive it.
+    `quantised` stores kernels as "uint8" or "uint16" with `min` and `scale` per tensor; everything else stays float32,
+    as variances of batch normalisation do not survive it.
     """
     layers, output = _layers(model)
     encoded = []
@@ -77,12 +77,11 @@ def _layers(model: keras.Model) -> tuple[list[dict[str, Any]], str]:
             f"Expected layers that TensorFlow.js has. Received: {', '.join(missing)} in {model.name!r}. Leave the "
             "tfjs formats out, or choose another backbone (InceptionV3, MobileNetV2)."
         )
-    first = described[1]["name"]  # right after the input
     stands_for, layers = {}, []  # a layer left out → the one before it
     for layer in described:
         kind, config, name = layer["class_name"], layer["config"], layer["name"]
         sources = [stands_for.get(source, source) for source in _histories(layer["inbound_nodes"])]
-        if kind == "Rescaling" and name == first:
+        if kind == "Rescaling" and name == described[1]["name"]:  # right after the input
             config = {**config, "scale": config["scale"] * DIVISOR}
         idle = kind == "Rescaling" and np.isclose(config["scale"], 1, atol=1e-12) and config["offset"] == 0
         if kind == "Identity" or idle:
@@ -90,8 +89,7 @@ def _layers(model: keras.Model) -> tuple[list[dict[str, Any]], str]:
             continue
         nodes = [[[source, 0, 0, {}] for source in sources]] if sources else []
         layers.append({"name": name, "class_name": kind, "config": _config(kind, config), "inbound_nodes": nodes})
-    last = model.layers[-1].name
-    return layers, stands_for.get(last, last)
+    return layers, stands_for.get(name, name)
 
 
 def _config(kind: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -127,14 +125,11 @@ def _encode(name: str, array: np.ndarray, quantised: str | None) -> tuple[dict[s
 
 
 def read_tfjs(folder: Path) -> keras.Model:
-    """What the files in `folder` say, rebuilt in Keras: RGB / 255 (B, S, S, 3) → probabilities (B, K).
-
-    It reads nothing but the files, and so shows without Node whether topology and weights are those of the model.
-    """
+    """What the files in `folder` say, and nothing else, rebuilt in Keras: RGB / 255 (B, S, S, 3) → (B, K)."""
     document = json.loads((Path(folder) / "model.json").read_text(encoding="utf-8"))
     network = document["modelTopology"]["model_config"]["config"]
     weights = read_weights(document["weightsManifest"], lambda path: (Path(folder) / path).read_bytes())
     model = keras.Model.from_config(network)
     for layer in model.layers:
-        layer.set_weights([array for name, array in weights.items() if name.rpartition("/")[0] == layer.name])
+        layer.set_weights(list(weights.get(layer.name, {}).values()))
     return model

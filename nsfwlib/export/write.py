@@ -1,8 +1,4 @@
-"""How does the model leave the notebook? In the formats of servers, phones and browsers, each checked for parity.
-
-Every format takes 8-bit RGB at the model's size; only nsfwjs, which divides by 255 itself, is given a network without
-that step. An export that disagrees with the Keras model by more than its tolerance is an error and leaves no file.
-"""
+"""How does the model leave the notebook? In the formats of servers, phones and browsers, each checked for parity."""
 
 import json
 import logging
@@ -22,7 +18,7 @@ from nsfwlib.demo import shipped_photographs
 from nsfwlib.export.formats import FORMATS, Source, preprocessing
 from nsfwlib.export.parity import compare_answers, open_keras, picture_windows
 from nsfwlib.files import writable_folder
-from nsfwlib.model import class_names, image_size, model_identity
+from nsfwlib.model import image_size, model_identity
 
 PARITY_COLUMNS = (
     "path", "size_mb", "ms_per_image", "largest_difference", "changed_argmax", "changed_share", "pictures", "tolerated",
@@ -65,15 +61,16 @@ def export(
         ValueError: an unknown format, a model that does not take raw RGB, or an export outside its tolerance.
         FileExistsError: `out_dir` exists.
         ImportError: a format needs a package that is not installed.
-        PermissionError: the folder of `out_dir` cannot be written.
         RuntimeError: a converter failed.
     """
-    names, size, out_dir = _checked_formats(formats), _checked_size(model), Path(out_dir)
-    if out_dir.exists():
-        raise FileExistsError(
-            f"out_dir must not exist yet: an export in use is never overwritten. Received: {out_dir}. Choose another "
-            "folder, or move that one away."
+    names, size, out_dir, first = _checked_formats(formats), image_size(model), Path(out_dir), model.layers[1]
+    if not isinstance(first, keras.layers.Rescaling):
+        raise ValueError(
+            "Expected a model that takes raw RGB 0–255 and rescales it in its first layer. "
+            f"Received: {model.name!r} with first layer {first.name!r}. Build it with model.build_classifier."
         )
+    if out_dir.exists():
+        raise FileExistsError(f"out_dir exists: {out_dir}. Choose another folder, or move that one away.")
     pictures = [Path(path) for path in (shipped_photographs() if pictures is None else pictures)]
     if len(pictures) < 2:
         raise ValueError(f"pictures must be two or more photographs. Received: {len(pictures)}.")
@@ -106,18 +103,6 @@ def _checked_formats(formats: Sequence[str]) -> list[str]:
         if missing := FORMATS[name].missing():
             raise ImportError(f"The format {name} {missing}")
     return names
-
-
-def _checked_size(model: keras.Model) -> int:
-    """Side of the pictures of a model that has class names and takes raw RGB."""
-    class_names(model)
-    first = model.layers[1]
-    if not isinstance(first, keras.layers.Rescaling):
-        raise ValueError(
-            "Expected a model that takes raw RGB 0–255 and rescales it in its first layer. "
-            f"Received: {model.name!r} with first layer {first.name!r}. Build it with model.build_classifier."
-        )
-    return image_size(model)
 
 
 @contextmanager
@@ -153,17 +138,13 @@ def _write(name: str, source: Source, folder: Path) -> None:
 def _parity_table(
     source: Source, whole: Path, names: Sequence[str], pixels: np.ndarray, files: Sequence[Path], node: Path | None
 ) -> pd.DataFrame:
-    """What each format answers to `pixels` (N, S, S, 3) against Keras, and to `files` where it decodes by itself.
-
-    Files are JPEG and PNG; those that a format refuses do not count.
-    """
+    """What each format answers to `pixels` (N, S, S, 3) against Keras, and to JPEG and PNG `files` that it reads."""
     itself = open_keras(source.model)
     expected, milliseconds = itself.answer(pixels)
     files = [path for path in files if sniff(path.read_bytes())[0] in ("JPEG", "PNG")]
-    pictures = [load_image(path, size=source.size) for path in files]
-    of_files = itself.answer(np.stack(pictures))[0] if files else None
-    rows = {"keras": {"size_mb": source.model.count_params() * 4 / 1e6, "ms_per_image": milliseconds}}
-    rows["keras"] |= compare_answers(expected, expected) | {"runtime": itself.name}
+    of_files = itself.answer(np.stack([load_image(path, size=source.size) for path in files]))[0] if files else None
+    about = {"size_mb": source.model.count_params() * 4 / 1e6, "ms_per_image": milliseconds, "runtime": itself.name}
+    rows = {"keras": about | compare_answers(expected, expected)}
     for name in names:
         each, folder = FORMATS[name], whole / name
         with _quiet():
@@ -176,8 +157,8 @@ def _parity_table(
         if theirs is not None:
             read = np.isfinite(theirs).all(axis=1)
             apart = compare_answers(of_files[read], theirs[read])
-            apart = {"files_difference": apart["largest_difference"], "files_changed": apart["changed_argmax"]}
-            rows[name] |= apart | {"files": int(read.sum())}
+            rows[name] |= {"files_difference": apart["largest_difference"], "files_changed": apart["changed_argmax"]}
+            rows[name] |= {"files": int(read.sum())}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("format").assign(pictures=len(pixels))
     return table.reindex(columns=list(PARITY_COLUMNS))
 

@@ -5,6 +5,7 @@ PACKAGE      the npm package that ships the published weights
 VERSION      of that package, the one that is pinned
 Forward      RGB 0–255 (B, S, S, 3) → float32 arrays: what `forward_pass` returns
 PRECISIONS   What a converted model may compute in
+RUNTIMES     What computes
 COMPARED     Pictures that answers in lowered precision are compared on
 """
 

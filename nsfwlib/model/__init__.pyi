@@ -50,6 +50,7 @@ from .ready import (
 from .runtime import (
     COMPARED as COMPARED,
     PRECISIONS as PRECISIONS,
+    RUNTIMES as RUNTIMES,
     agreement as agreement,
     choose_precision as choose_precision,
     in_words as in_words,

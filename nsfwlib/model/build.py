@@ -1,8 +1,7 @@
 """Which model is it? One built anew, one of this kit's files, one of 2019, or a foreign one wrapped to our contract.
 
-The contract is `classifier`'s: raw RGB in, probabilities out, class names inside. The files of 2019
-(`nsfw.299x299.h5`, `nsfw_mobilenet2.224x224.h5`) hold a layers model without class names, whose scripts divided by 255
-outside. Nothing in any file is executed, see `guard`.
+The contract is `classifier`'s. The files of 2019 (`nsfw.299x299.h5`, `nsfw_mobilenet2.224x224.h5`) hold a layers model
+without class names, whose scripts divided by 255 outside. Nothing in any file is executed, see `guard`.
 """
 
 import os
@@ -17,7 +16,6 @@ import numpy as np
 from nsfwlib._tensorflow import keras
 from nsfwlib.model.classifier import (
     FEATURES,
-    backbone_layers,
     by_kind,
     checked_names,
     class_names as names_of,
@@ -28,7 +26,7 @@ from nsfwlib.model.classifier import (
     with_head,
 )
 from nsfwlib.model.guard import is_old, read_model
-from nsfwlib.model.published import CLASS_NAMES, MODELS as PUBLISHED, by_layer, fetch_package, read_layers_model
+from nsfwlib.model.published import CLASS_NAMES, MODELS as PUBLISHED, fetch_package, read_layers_model
 
 SIZES = {"InceptionV3": 299, "InceptionResNetV2": 299, "Xception": 299}  # of pictures; 224 for all others
 _OLD_BACKBONES = {94: "InceptionV3", 35: "MobileNetV2"}  # by the number of Conv2D layers
@@ -48,14 +46,11 @@ def resolve_model(
         class_names: of a foreign model, in the order of its outputs.
         rescaling: of a foreign model: it is given rgb · scale + offset.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: no classifier of pictures, or a foreign one without `class_names`.
+    A ValueError where it is no classifier of pictures, or a foreign one without `class_names`.
     """
-    if isinstance(model, str) and model == "published":
-        found = published_model()
-    else:
-        found = _load(Path(model), class_names) if isinstance(model, str | os.PathLike) else model
+    found = published_model() if model == "published" else model
+    if isinstance(found, str | os.PathLike):
+        found = _load(Path(found), class_names)
     try:
         own = names_of(found)
     except ValueError as error:
@@ -107,83 +102,74 @@ def build_classifier(
     """A classifier with a fresh head on a frozen backbone: uint8 or float RGB 0–255 (B, S, S, 3) → (B, K).
 
     Args:
-        class_names: K names, at least two, in the order of the outputs.
+        class_names: K names, at least two, in the order of the outputs; `blocks` are as in `model.with_head`.
         weights: of the backbone: "nsfwjs" (published with InceptionV3 and MobileNetV2), "imagenet" (Keras' download),
             None (random), or a model file, whose network is the backbone then: one that `load_model` reads, or any
             `.keras` of square RGB pictures.
         backbone: name of a network in keras.applications.
         head: "logistic" (standardised features, softmax), which `train.train_head` fits, or "original" (Dropout 0.4,
-            Dense 256, Dropout 0.5, Dense 128, Dropout 0.25, softmax; the scripts of 2019 lost the first dropout to a
-            typo).
-        blocks: layers whose pooled outputs feed the head, the deepest last, see `model.find_blocks`; by default the
-            last block alone.
-        image_size: S; the backbone's own by default.
+            Dense 256, Dropout 0.5, Dense 128, Dropout 0.25, softmax; those of 2019 lost the first dropout to a typo).
+        image_size: S; the backbone's own by default; a ValueError where a file takes another.
         rescaling: of a foreign `.keras`: its network is given rgb · scale + offset.
-
-    Raises:
-        ValueError: an unknown name, fewer than two classes, or a file of another picture size.
     """
     if weights == "nsfwjs" and backbone not in PUBLISHED:
         raise ValueError(f"weights='nsfwjs' are {' or '.join(PUBLISHED)}. Received: {backbone=}. Use 'imagenet'.")
-    if weights not in (None, "nsfwjs", "imagenet"):
-        keras.utils.set_random_seed(seed)
-        return with_head(_backbone_of(Path(weights), image_size, rescaling), class_names, blocks=blocks, head=head)
-    names, (scale, offset) = checked_names(class_names), _expected_range(backbone)
+    names = checked_names(class_names)
     keras.utils.set_random_seed(seed)
-    size = image_size or SIZES.get(backbone, 224)
-    inputs = keras.Input((size, size, 3), name="rgb")
-    rescaled = keras.layers.Rescaling(scale, offset, name="rescaling")(inputs)
-    keras.layers.Rescaling(1.0)  # takes the automatic name "rescaling", which a layer of the network would have
-    options = {"weights": weights if weights == "imagenet" else None, "input_tensor": rescaled}
-    body = getattr(keras.applications, backbone)(include_top=False, **options)
-    classifier = with_head(keras.Model(inputs, body.output), names, blocks=blocks, head=head)
+    if weights in (None, "nsfwjs", "imagenet"):
+        body = _network(backbone, image_size, weights="imagenet" if weights == "imagenet" else None)
+    else:
+        body = _backbone_of(Path(weights), image_size, rescaling)
+    classifier = with_head(body, names, blocks=blocks, head=head)
     if weights == "nsfwjs":
         _load_published(classifier, backbone)
     return classifier
 
 
-def _expected_range(backbone: str) -> tuple[float, float]:
-    """(scale, offset) from raw RGB to what the ImageNet weights of this network of keras.applications expect."""
+def _network(backbone: str, size: int | None, *, weights: str | None) -> keras.Model:
+    """A network of keras.applications behind the rescaling from raw RGB to what its ImageNet weights expect."""
     network = getattr(keras.applications, backbone, None)
     if not isinstance(network, FunctionType):
         known = [name for name, value in vars(keras.applications).items() if isinstance(value, FunctionType)]
         raise ValueError(f"backbone must be one of {', '.join(known)}. Received: {backbone!r}.")
     pixels = np.array([[0.0, 0, 0], [255, 255, 255], [255, 0, 0]])[:, None, None]
-    black, white, red = sys.modules[network.__module__].preprocess_input(pixels.copy())[:, 0, 0]
+    black, white, red = sys.modules[network.__module__].preprocess_input(pixels)[:, 0, 0]
     if np.ptp(black) or np.ptp(white) or red[0] != white[0]:
         raise ValueError(
             f"The ImageNet weights of {backbone} want channels of different ranges or in another order, which one "
             "rescaling does not give. Expected a network such as InceptionV3, MobileNetV2 or EfficientNetV2B0."
         )
-    return float(white[0] - black[0]) / 255, float(black[0])
+    size = size or SIZES.get(backbone, 224)
+    inputs = keras.Input((size, size, 3), name="rgb")
+    scale, offset = float(white[0] - black[0]) / 255, float(black[0])
+    rescaled = keras.layers.Rescaling(scale, offset, name="rescaling")(inputs)
+    keras.layers.Rescaling(1.0)  # takes the automatic name "rescaling", which a layer of the network would have
+    return keras.Model(inputs, network(include_top=False, weights=weights, input_tensor=rescaled).output)
 
 
 def published_model(backbone: str = "InceptionV3") -> keras.Model:
-    """The published classifier: raw RGB 0–255 (B, S, S, 3) in, probabilities (B, 5) out.
+    """The published classifier: "InceptionV3" (the model of 2019, S = 299) or "MobileNetV2" (smaller, S = 224).
 
-    `backbone` is "InceptionV3" (the model of 2019, S = 299) or "MobileNetV2" (smaller, S = 224). The
-    first call fetches 25 MB with npm into the user's cache folder; later calls work offline.
-
-    Raises:
-        ValueError: there is no published model of that backbone.
-        RuntimeError: npm is missing, the package cannot be fetched, or it is not the pinned one.
+    The first call fetches 25 MB with npm into the user's cache folder; later calls work offline. A RuntimeError where
+    npm is missing, the package cannot be fetched, or it is not the pinned one.
     """
     if backbone not in PUBLISHED:
         raise ValueError(f"backbone must be one of {', '.join(PUBLISHED)}. Received: {backbone!r}.")
     classifier = build_classifier(CLASS_NAMES, weights=None, backbone=backbone)
     tensors = _load_published(classifier, backbone)
     for i, layer in enumerate(head_layers(classifier, keras.layers.Dense)):
-        layer.set_weights(tensors[f"dense_{i + 1}"])
+        layer.set_weights(list(tensors[f"dense_{i + 1}"].values()))
     return classifier
 
 
-def _load_published(classifier: keras.Model, backbone: str) -> dict[str, list[np.ndarray]]:
+def _load_published(classifier: keras.Model, backbone: str) -> dict[str, dict[str, np.ndarray]]:
     """Load the published backbone and its rescaling into a classifier of that kind; returns all tensors by layer."""
-    tensors = by_layer(read_layers_model(fetch_package(), PUBLISHED[backbone])[1])
+    tensors = read_layers_model(fetch_package(), PUBLISHED[backbone])[1]
     numbered = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}  # InceptionV3's have no other names
-    for kind, layers in by_kind(backbone_layers(classifier)).items():
-        for i, layer in enumerate(layers):
-            layer.set_weights(tensors[f"{numbered[kind]}_{i + 1}" if backbone == "InceptionV3" else layer.name])
+    for kind, layers in by_kind(classifier.layers[: -len(head_layers(classifier))]).items():
+        for i, layer in enumerate(layers, start=1):
+            name = f"{numbered[kind]}_{i}" if backbone == "InceptionV3" else layer.name
+            layer.set_weights(list(tensors[name].values()))
     set_rescaling(classifier, 1 / 255, 0.0)  # the scripts of 2019 divided by 255
     return tensors
 
@@ -210,12 +196,8 @@ def _backbone_of(path: Path, size: int | None, rescaling: tuple[float, float]) -
 def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras.Model:
     """Load a classifier: a `.keras` that `save_model` wrote, or a Keras 2 `.h5` of 2019.
 
-    No code in the file is ever executed. An `.h5` is wrapped to the contract of this kit; it has no
+    No code in the file is ever executed: a ValueError where it carries any, or is no model of this kit. An `.h5` has no
     `class_names`, which are its K classes in the order of the outputs, by default those of 2019.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no model of this kit, or carries code.
     """
     path = Path(path)
     model = read_model(path)
@@ -229,28 +211,21 @@ def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras
 
 
 def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) -> keras.Model:
-    """A classifier of this kit with the weights of `old`, which was read from `path`; names as in `load_model`.
-
-    An architecture or a head that this kit does not know is a ValueError.
-    """
-    layers = _flat(old)
+    """A classifier with the weights of `old`, read from `path`; a ValueError where its architecture is unknown here."""
+    layers, names = _flat(old), CLASS_NAMES if class_names is None else class_names
     dense = [layer for layer in layers if isinstance(layer, keras.layers.Dense)]
     body = layers[: layers.index(dense[0])] if dense else []
-    count = old.output_shape[-1]
-    names = list(CLASS_NAMES if class_names is None else class_names)
-    if len(names) != count:
+    if len(names) != (count := old.output_shape[-1]):
         wanted = f"class_names must be {count} names, one an output"
         raise ValueError(f"{path} has {count} outputs and no class names: {wanted}. Received: {class_names}.")
     try:
         backbone = _OLD_BACKBONES[sum(type(layer) is keras.layers.Conv2D for layer in body)]
-        how = {"weights": None, "head": _OLD_HEADS[len(dense)], "image_size": size_of(old)}
-        new = build_classifier(names, backbone=backbone, **how)
-        own = by_kind(backbone_layers(new)) | {"Dense": head_layers(new, keras.layers.Dense)}
+        head = _OLD_HEADS[len(dense)]
+        new = build_classifier(names, weights=None, backbone=backbone, head=head, image_size=size_of(old))
+        own = by_kind(new.layers[: -len(head_layers(new))]) | {"Dense": head_layers(new, keras.layers.Dense)}
         theirs = by_kind(body) | {"Dense": dense}
-        if own.keys() != theirs.keys():
-            raise ValueError(f"Expected layers of the kinds {', '.join(own)}. Received: {', '.join(theirs)}.")
-        for kind, layers in own.items():
-            for mine, other in zip(layers, theirs[kind], strict=True):
+        for kind in own | theirs:
+            for mine, other in zip(own[kind], theirs[kind], strict=True):
                 mine.set_weights(other.get_weights())
     except (KeyError, ValueError) as error:
         units = [layer.units for layer in dense]
@@ -264,5 +239,4 @@ def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) ->
 
 
 def _flat(model: keras.Model) -> list[keras.layers.Layer]:
-    parts = (_flat(layer) if isinstance(layer, keras.Model) else [layer] for layer in model.layers)
-    return [layer for part in parts for layer in part]
+    return [each for one in model.layers for each in (_flat(one) if isinstance(one, keras.Model) else [one])]

@@ -39,11 +39,9 @@ def with_head(
     Args:
         model: a classifier, or a network of square RGB pictures that begins with the layer "rescaling".
         class_names: K names in the order of the outputs.
-        blocks: layer names, the deepest last, see `find_blocks`; by default the last block alone.
+        blocks: names of layers, the deepest last, see `find_blocks`, by default the last block; a ValueError lists
+            those there are where one is unknown.
         head: "logistic" (standardised features, softmax) or "original", see `model.build_classifier`.
-
-    Raises:
-        ValueError: there is no such block or head.
     """
     layers = keras.layers
     maps = [block_output(model, block) for block in blocks or find_blocks(model)[-1:]]
@@ -56,19 +54,17 @@ def with_head(
 
 
 def _head(features: keras.KerasTensor, names: list[str], head: str) -> keras.KerasTensor:
-    layers = keras.layers
-    plans = {"original": [0.4, 256, 0.5, 128, 0.25], "logistic": []}  # a share to drop, or a number of units
-    if head not in plans:
-        raise ValueError(f"head must be one of {', '.join(plans)}. Received: {head!r}.")
-    x = features
+    layers, x = keras.layers, features
     if head == "logistic":  # frozen, so that it never learns
         fixed = {"center": False, "scale": False, "epsilon": 1e-7, "trainable": False}
         x = layers.BatchNormalization(name=STANDARDISE, **fixed)(x)
-    for i, step in enumerate(plans[head]):
-        if step < 1:
-            x = layers.Dropout(step, name=f"head_dropout_{i // 2 + 1}")(x)
-        else:
-            x = layers.Dense(step, activation="relu", name=f"head_dense_{i // 2 + 1}")(x)
+    elif head == "original":
+        for i, (share, units) in enumerate([(0.4, 256), (0.5, 128)], start=1):
+            x = layers.Dropout(share, name=f"head_dropout_{i}")(x)
+            x = layers.Dense(units, activation="relu", name=f"head_dense_{i}")(x)
+        x = layers.Dropout(0.25, name="head_dropout_3")(x)
+    else:
+        raise ValueError(f"head must be one of original, logistic. Received: {head!r}.")
     x = layers.Dense(len(names), name="logits")(x)
     x = layers.Rescaling(1.0, name="temperature", dtype="float32")(x)
     return named(layers.Softmax(name="probabilities", dtype="float32")(x), names)
@@ -81,11 +77,7 @@ def named(x: keras.KerasTensor, names: Sequence[str]) -> keras.KerasTensor:
 
 
 def class_names(model: keras.Model) -> list[str]:
-    """The class names that travel in the model, in the order of its outputs.
-
-    Raises:
-        ValueError: the model carries none, or none that can be shown.
-    """
+    """The class names that travel in the model, in the order of its outputs; a ValueError where it carries none."""
     kind, *parts = model.layers[-1].name.split(".")
     if kind != _CLASSES or len(parts) != model.output_shape[-1]:
         raise ValueError(
@@ -97,16 +89,10 @@ def class_names(model: keras.Model) -> list[str]:
 
 
 def image_size(model: keras.Model) -> int:
-    """Side S in pixels of the square pictures that the model takes.
-
-    Raises:
-        ValueError: it takes something else.
-    """
+    """Side S in pixels of the square pictures that the model takes; a ValueError where it takes something else."""
     shape = model.input_shape
     if not isinstance(shape, tuple) or len(shape) != 4 or shape[1] != shape[2] or not shape[1] or shape[3] != 3:
-        raise ValueError(
-            f"Expected a model of square RGB pictures (B, S, S, 3). Received: {model.name!r}, which takes {shape}."
-        )
+        raise ValueError(f"Expected a model of square RGB pictures (B, S, S, 3). Received: {model.name!r} of {shape}.")
     return shape[1]
 
 
@@ -117,10 +103,7 @@ def head_layers(model: keras.Model, kind: type = keras.layers.Layer) -> list[ker
 
 
 def head_model(model: keras.Model) -> keras.Model:
-    """The head alone, (B, D) features → (B, K) probabilities, *sharing* its layers with `model`.
-
-    Training it on cached features trains the classifier's head.
-    """
+    """The head alone, (B, D) features → (B, K) probabilities, *sharing* its layers: to train it trains the model's."""
     x = inputs = keras.Input(_block(model, FEATURES).output.shape[1:], name=FEATURES)
     for layer in head_layers(model):
         x = layer(x)
@@ -133,9 +116,7 @@ def set_logistic_head(
     """Make the head answer softmax(features · kernel (D, K) + bias (K,)), features standardised by mean and std (D,).
 
     They are scaled to a length of about 1, however many they are, so that a step of training moves any head as far.
-
-    Raises:
-        ValueError: the head is not the "logistic" one.
+    A ValueError where the head is not the "logistic" one.
     """
     if STANDARDISE not in {layer.name for layer in model.layers}:
         raise ValueError(
@@ -155,11 +136,7 @@ def seed_dropout(model: keras.Model, *, seed: int) -> None:
 
 
 def feature_model(model: keras.Model, blocks: Sequence[str]) -> keras.Model:
-    """The backbone up to `blocks`: RGB 0–255 (B, S, S, 3) → a list of average-pooled outputs (B, D_block).
-
-    Raises:
-        ValueError: the model has no layer of that name.
-    """
+    """The backbone up to `blocks`: RGB 0–255 (B, S, S, 3) → a list of average-pooled outputs (B, D_block)."""
     maps, pool = [block_output(model, block) for block in blocks], keras.layers.GlobalAveragePooling2D
     pooled = [each if len(each.shape) == 2 else pool()(each) for each in maps]
     return keras.Model(model.input, pooled, name="backbone")
@@ -218,33 +195,19 @@ def unfreeze_from(model: keras.Model, block: str) -> None:
 
     BatchNorm keeps its statistics and its offsets: small batches of a new domain would wreck them, and under Keras 3
     `training=False` does not protect them in `fit`; only `trainable = False` on each layer does. Compile again
-    afterwards.
-
-    Raises:
-        ValueError: the backbone has no layer of that name.
+    afterwards. A ValueError where the backbone has no such layer.
     """
     last = model.layers.index(_block(model, block))
     for i, layer in enumerate(model.layers):
         layer.trainable = i > last and not isinstance(layer, keras.layers.BatchNormalization)
 
 
-def backbone_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers before the head."""
-    return model.layers[: model.layers.index(_block(model, FEATURES))]
-
-
 def by_kind(layers: Sequence[keras.layers.Layer]) -> dict[str, list[keras.layers.Layer]]:
-    """Those of `layers` that have weights, by kind of layer, in the order of their numbers.
-
-    Automatic names such as `conv2d_57` depend on what else the process has built; their order does not.
-    """
-
-    def number(layer: keras.layers.Layer) -> tuple[str, int]:
-        stem, digits = re.fullmatch(r"(.*?)_?(\d*)", layer.name).groups()
-        return stem, int(digits or 0)
-
+    """Those of `layers` that have weights, by kind of layer, in the order of their numbers."""
+    # automatic names such as conv2d_57 depend on what else the process has built; their order does not
+    numbered = [(*re.fullmatch(r"(.*?)_?(\d*)", layer.name).groups(), layer) for layer in layers]
     kinds: dict[str, list[keras.layers.Layer]] = {}
-    for layer in sorted(layers, key=number):
+    for *_, layer in sorted(numbered, key=lambda one: (one[0], int(one[1] or 0))):
         if layer.weights:
             kinds.setdefault(type(layer).__name__, []).append(layer)
     return kinds
@@ -258,10 +221,7 @@ def set_rescaling(model: keras.Model, scale: float, offset: float) -> None:
 
 
 def set_temperature(model: keras.Model, temperature: float) -> None:
-    """Divide the logits by `temperature` (> 0) from now on, in this model and in its saved file.
-
-    Guo et al. 2017, "On Calibration of Modern Neural Networks", eq. 9.
-    """
+    """Divide the logits by `temperature` (> 0) from now on, in its saved file too (Guo et al., ICML 2017, eq. 9)."""
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0. Received: {temperature}.")
     model.get_layer("temperature").scale = 1 / float(temperature)

@@ -1,7 +1,4 @@
-"""How do many machines share the work? Ray gives files to as many processes as there is room for, each with the model.
-
-Processes, whole machines or their results may be lost on the way: Ray gives their files to others.
-"""
+"""How do many machines share the work? Ray gives files, those of lost machines too, to processes with the model."""
 
 from __future__ import annotations
 
@@ -50,31 +47,28 @@ def cluster_answers(
 ) -> Iterator[list[Answer]]:
     """`model.stream_answers`, with its options, on the machines of a Ray cluster, in the order in which they are ready.
 
+    A RuntimeError where the cluster cannot be reached, has no room for one process, or no machine gives an answer.
+
     Args:
         work: (position, path) of each file; every machine must reach it under that path.
         model: a classifier, or the converted file of one, which needs no TensorFlow; sent to each process once.
         blocks: pooled features of these blocks in place of probabilities.
         runtime: as in `model.forward_pass`.
-        precision: "float32", "bfloat16" or "int8", of a converted file; it must be there, see `model.choose_precision`.
+        precision: of a converted file, which must be there, see `model.choose_precision`.
         workers: threads that decode in each process; as many as it has cores by default.
         skip: sha256 of contents that need no answer, as of this moment.
         address: of the cluster; by default `$RAY_ADDRESS`, or else the cores of this machine.
-        actors: processes at a time; by default as many as the cluster has room for.
-        cpus: cores of each of them, for decoding and computing, as `gpus` are of each.
+        actors: processes at a time, by default as many as there is room for, each with `cpus` cores and `gpus`.
         options: `size` and `frames`.
-
-    Raises:
-        ImportError: Ray is not installed.
-        RuntimeError: the cluster cannot be reached, has no room for one process, or no machine gives an answer.
     """
     if files.filesystem is None:  # processes work in folders of their own
         files = replace(files, root=str(Path(files.root).absolute()))
     threads = max(1, int(cpus))
     how = (tuple(blocks or ()), runtime, precision, threads)
     options |= {"files": files, "batch_size": batch_size, "workers": workers or threads}
-    options["reduce"] = first_frame if blocks else mean_and_highest
+    options |= {"reduce": first_frame if blocks else mean_and_highest}
     with _connected(address) as ray:
-        sent = ray.put(_converted(model, precision) if isinstance(model, Path) else _saved(model))
+        sent = ray.put(_packed(model, precision))
         # with max_calls=0 a process is used again, and its model with it; on a GPU each would end with its first part
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, max_calls=0, scheduling_strategy="SPREAD")
         start = partial(task(_score).remote, [sent], how, ray.put(frozenset(skip)), options)
@@ -130,10 +124,7 @@ def _share(
     running: dict[Any, Work] = {}
     lost: list[tuple[Work, Exception]] = []
     try:
-        while True:
-            running |= {start(part): part for part in itertools.islice(parts, max(room() - len(running), 0))}
-            if not running:
-                break
+        while running := running | {start(p): p for p in itertools.islice(parts, max(room() - len(running), 0))}:
             ready, _ = ray.wait(list(running), timeout=STALLED_SECONDS)
             if not ready:
                 raise RuntimeError(f"The Ray cluster gave no answer for {STALLED_SECONDS // 60} minutes.")
@@ -158,16 +149,15 @@ def _share(
         ) from error
 
 
-def _saved(model: keras.Model) -> dict[str, bytes]:
+def _packed(model: keras.Model | Path, precision: str) -> dict[str, bytes]:
+    """The files of a model by name: converted ones, or what Keras saves."""
+    if isinstance(model, Path):
+        paths = [lowered_path(model, precision).with_suffix(ending) for ending in (".xml", ".bin")]
+        return {path.name.replace(model.stem, "model"): path.read_bytes() for path in paths}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
         return {path.name: path.read_bytes()}
-
-
-def _converted(model: Path, precision: str) -> dict[str, bytes]:
-    paths = [lowered_path(model, precision).with_suffix(ending) for ending in (".xml", ".bin")]
-    return {path.name.replace(model.stem, "model"): path.read_bytes() for path in paths}
 
 
 def _score(

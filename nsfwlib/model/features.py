@@ -19,7 +19,6 @@ from nsfwlib.files import saving, writable_folder
 from nsfwlib.model.classifier import block_output, head_blocks, head_model, image_size
 from nsfwlib.model.cluster import cluster_answers
 from nsfwlib.model.forward import forward_pass, model_identity
-from nsfwlib.model.runtime import has_bfloat16, openvino_usable
 from nsfwlib.model.stream import Answer, Files, first_frame, stream_answers
 
 STORE_SECONDS = 10  # what a kill may cost
@@ -58,12 +57,10 @@ def block_features(
         data_dir: the folder that `path` is relative to; with "ray" every machine reaches it under this path.
         cache_dir: shared by runs. Rows are kept by content hash and by identity of the weights, so that renamed,
             relabelled and copied files cost nothing. Interrupt or kill it: the next call goes on where it stopped.
-        blocks: layer names, e.g. "mixed4" (768 wide) or ("mixed4", "mixed10"), see `model.feature_model`; several cost
-            one decoding.
+        blocks: layer names, e.g. "mixed4" (768 wide) or ("mixed4", "mixed10"); several cost one decoding.
         batch_size: pictures a forward pass; on a GPU a few hundred are faster.
-        precision: "float32"; "bfloat16", by OpenVINO on a processor that has it, twice as fast, kept apart from
-            float32: 0.7 to 1 % off in norm, ranking wrong labels of the demo at AP .928 for .931; or "auto": bfloat16
-            where it is at hand and this machine computes.
+        precision: "float32"; or "bfloat16", by OpenVINO on a processor that has it, twice as fast, kept apart from
+            float32: 0.7 to 1 % off in norm, ranking wrong labels of the demo at AP .928 for .931.
         where: "local", or "ray" for the machines of a cluster, in float32.
         cluster: options of `model.cluster_answers`: runtime, workers, address, actors, cpus, gpus.
         max_pixels: as in `data.scan`; by default that of the scan that made the table.
@@ -73,10 +70,9 @@ def block_features(
         FloatingPointError: the model's answer is not finite.
         OSError: `cache_dir` is read-only or full; what was computed before is kept.
     """
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"precision of features must be auto, float32 or bfloat16. Received: {precision!r}.")
-    able = precision == "auto" and openvino_usable() and has_bfloat16()
-    lowered = where == "local" and (precision == "bfloat16" or able)
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision of features must be float32 or bfloat16. Received: {precision!r}.")
+    lowered = where == "local" and precision == "bfloat16"
     folders = _folders(model, cache_dir, blocks, "-bfloat16" if lowered else "")
     missing, absent = _missing(table, folders)
     if len(missing):
@@ -89,10 +85,9 @@ def block_features(
         else:
             forward = forward_pass(model, list(folders), bfloat16=lowered, cache_dir=cache_dir)
             found = stream_answers(enumerate(missing["path"]), forward=forward, reduce=first_frame, **options)
-        with tqdm(total=len(missing), desc="features", unit="img", disable=not progress) as bar:
-            _keep(found, missing, dict(zip((folder for folder, _ in folders.values()), absent, strict=True)), bar)
-    places = {block: (folder, row_positions(folder, table["sha256"], n), n) for block, (folder, n) in folders.items()}
-    return {block: read_rows(*place) for block, place in places.items()}
+        _keep(found, missing, absent, progress)
+    keys = table["sha256"]
+    return {block: read_rows(at, row_positions(at, keys, width), width) for block, (at, width) in folders.items()}
 
 
 def head_answers(model: keras.Model, table: pd.DataFrame, data_dir: Path, *, cache_dir: Path) -> np.ndarray:
@@ -110,12 +105,13 @@ def missing_rows(
     return _missing(table, _folders(model, cache_dir, blocks))[0]
 
 
-def _missing(table: pd.DataFrame, folders: Mapping[str, tuple[Path, int]]) -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows, one a content, that a folder lacks, and which of the folders lack them: bool (folders, rows)."""
+def _missing(table: pd.DataFrame, folders: Mapping[str, tuple[Path, int]]) -> tuple[pd.DataFrame, dict]:
+    """Rows, one a content, that a folder lacks; and folder → which of these it lacks, bool (rows,)."""
     usable = table[table["problem"].eq("")] if "problem" in table else table
     unique = usable.drop_duplicates("sha256")
-    absent = np.array([row_positions(folder, unique["sha256"], width) < 0 for folder, width in folders.values()])
-    return unique[absent.any(axis=0)], absent[:, absent.any(axis=0)]
+    absent = {folder: row_positions(folder, unique["sha256"], width) < 0 for folder, width in folders.values()}
+    lacking = np.any(list(absent.values()), axis=0)
+    return unique[lacking], {folder: lacks[lacking] for folder, lacks in absent.items()}
 
 
 def _folders(
@@ -129,7 +125,7 @@ def _folders(
 
 
 def _keep(
-    found: Generator[list[Answer], None, None], rows: pd.DataFrame, absent: Mapping[Path, np.ndarray], bar: tqdm
+    found: Generator[list[Answer], None, None], rows: pd.DataFrame, absent: Mapping[Path, np.ndarray], progress: bool
 ) -> None:
     """Store answers as they come, those at hand when an interrupt comes too; warn of files that have none."""
     keys, paths = rows["sha256"].to_numpy(), rows["path"].to_numpy()
@@ -147,23 +143,21 @@ def _keep(
             ) from error
         pending.clear()
 
-    with contextlib.closing(saving(found, store, every=STORE_SECONDS)) as batches:
+    bar = tqdm(total=len(rows), desc="features", unit="img", disable=not progress)
+    with bar, contextlib.closing(saving(found, store, every=STORE_SECONDS)) as batches:
         for answer in itertools.chain.from_iterable(batches):
             if answer.values is not None and answer.sha256 == keys[answer.position]:
                 pending.append(answer)
             else:
-                problem = answer.problem or "changed since the scan; scan again"
-                problems.append(f"{paths[answer.position]}: {problem}")
+                why = answer.problem or "changed since the scan; scan again"
+                problems.append(f"{paths[answer.position]}: {why}")
             bar.update()
     if problems:
         warnings.warn(f"{len(problems):,} files have no features. The first: {problems[0]}.", stacklevel=3)
 
 
 def append_rows(folder: Path, keys: Sequence[str], rows: np.ndarray) -> None:
-    """Add `rows` (n, D), stored as float16, under `keys`, n hex sha256; on disk when this returns.
-
-    After an OSError what was stored before stays valid.
-    """
+    """Add `rows` (n, D) under `keys`, n hex sha256, as float16; on disk on return. An OSError costs none of before."""
     folder.mkdir(parents=True, exist_ok=True)
     width = rows.shape[1] * 2
     with FileLock(folder / "lock"), (folder / "keys.bin").open("ab") as index, (folder / "rows.f16").open("ab") as data:

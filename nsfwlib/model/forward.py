@@ -1,7 +1,4 @@
-"""How does a forward pass run fastest, with the same answers? Converted on a CPU, in mixed precision on a GPU.
-
-Converted by OpenVINO itself, straight from Keras' graph and without a file in between: ten seconds, once for a model.
-"""
+"""How does a forward pass run fastest, with the same answers? Converted on a CPU, in mixed precision on a GPU."""
 
 import hashlib
 import json
@@ -14,10 +11,9 @@ import numpy as np
 
 from nsfwlib._tensorflow import keras, tf
 from nsfwlib.model.classifier import block_output, by_kind, feature_model
-from nsfwlib.model.runtime import keep_converted, kept_path, open_converted, openvino_usable
+from nsfwlib.model.runtime import RUNTIMES, keep_converted, kept_path, open_converted, openvino_usable
 from nsfwlib.model.stream import Forward
 
-RUNTIMES = ("auto", "tensorflow", "openvino")
 ANSWER = ("probabilities",)  # the name of a classifier's output
 TOLERANCE = 1e-4  # of a probability, or of a share of the largest feature
 
@@ -40,13 +36,8 @@ def forward_pass(
         runtime: "tensorflow", "openvino" (the extra of that name), or "auto": on a CPU OpenVINO where `cache_dir`
             has the converted model already, else TensorFlow, which is as fast in float32.
         bfloat16: compute in it; OpenVINO's alone.
-        cache_dir: where the converted model is kept, by identity of the weights; converting takes ten seconds. Without
-            it the file is temporary.
+        cache_dir: where the converted model is kept, by identity of the weights; by default the file is temporary.
         threads: of OpenVINO; as many as there are cores by default.
-
-    Raises:
-        ValueError: an unknown runtime, or an output that is no block.
-        ImportError: OpenVINO is not installed.
     """
     if runtime not in RUNTIMES:
         raise ValueError(f"runtime must be one of {', '.join(RUNTIMES)}. Received: {runtime!r}.")
@@ -56,7 +47,7 @@ def forward_pass(
             path = converted(model, outputs, cache_dir=cache_dir or Path(scratch))
             precision = "bfloat16" if bfloat16 else "float32"
             return open_converted(path, outputs or ANSWER, precision=precision, threads=threads)
-    part = _part(model, outputs)
+    part = feature_model(model, outputs) if outputs else model
     return compiled(in_half_precision(part) if tf.config.list_physical_devices("GPU") else part)
 
 
@@ -68,19 +59,17 @@ def compiled(part: keras.Model) -> Forward:
         return [tf.cast(output, tf.float32) for output in tf.nest.flatten(outputs)]
 
     shape = (None, *part.input_shape[1:])
-    by_dtype = {
-        np.dtype(dtype.as_numpy_dtype): tf.function(graph, input_signature=[tf.TensorSpec(shape, dtype)])
-        for dtype in (tf.uint8, tf.float32)
-    }
-    return lambda pixels: [output.numpy() for output in by_dtype[pixels.dtype](tf.constant(pixels))]
+    kinds = (tf.uint8, tf.float32)
+    by_dtype = {kind: tf.function(graph, input_signature=[tf.TensorSpec(shape, kind)]) for kind in kinds}
+    return lambda pixels: [output.numpy() for output in by_dtype[tf.as_dtype(pixels.dtype)](tf.constant(pixels))]
 
 
 def in_half_precision(model: keras.Model, policy: str = "mixed_float16") -> keras.Model:
     """A copy that computes in float16 (or "mixed_bfloat16") and keeps float32 weights.
 
-    Rescaling, temperature and softmax stay in float32. Measured on an H100 with the published InceptionV3 (Keras on
-    JAX): float16 features differ by 0.4 % in norm and at most 0.8 % of their range, at 8 times the speed of exact
-    float32 and 1.7 times that of TF32; bfloat16 differs by 4 and 7 %, good enough to train with and not for features.
+    Rescaling, temperature and softmax stay in float32. Measured on an H100 with the published InceptionV3: float16
+    features differ by 0.4 % in norm, at 8 times the speed of exact float32 and 1.7 times that of TF32; bfloat16 by 4 %,
+    good enough to train with and not for features.
     """
     full = ("rescaling", "temperature", "probabilities", model.layers[-1].name)
 
@@ -92,13 +81,7 @@ def in_half_precision(model: keras.Model, policy: str = "mixed_float16") -> kera
 
     half = keras.models.clone_model(model, clone_function=copy)
     half.set_weights(model.get_weights())
-    for mine, theirs in zip(model.layers, half.layers, strict=True):
-        theirs.trainable = mine.trainable
     return half
-
-
-def _part(model: keras.Model, outputs: Sequence[str] | None) -> keras.Model:
-    return feature_model(model, outputs) if outputs else model
 
 
 def _kept(model: keras.Model, outputs: Sequence[str] | None, cache_dir: Path) -> Path:
@@ -107,35 +90,35 @@ def _kept(model: keras.Model, outputs: Sequence[str] | None, cache_dir: Path) ->
 
 def converted(model: keras.Model, outputs: Sequence[str] | None = None, *, cache_dir: Path) -> Path:
     """Where in `cache_dir` OpenVINO reads `model`, converted if need be; a ValueError where its answers then differ."""
-    path, check = _kept(model, outputs, cache_dir), partial(_check_converted, model, outputs)
-    keep_converted(path, lambda ov: ov.convert_model(_graph(model, outputs).get_concrete_function()), check)
+    part, names = (feature_model(model, outputs), outputs) if outputs else (model, ANSWER)
+    path, check = _kept(model, outputs, cache_dir), partial(_check_converted, part, names)
+    keep_converted(path, lambda ov: ov.convert_model(_graph(part, names).get_concrete_function()), check)
     return path
 
 
-def _graph(model: keras.Model, outputs: Sequence[str] | None) -> tf.types.experimental.PolymorphicFunction:
+def _graph(part: keras.Model, names: Sequence[str]) -> tf.types.experimental.PolymorphicFunction:
     """ "pixels", float32 RGB 0–255 (B, S, S, 3) → the outputs by name."""
-    part = _part(model, outputs)
 
     @tf.function(input_signature=[tf.TensorSpec((None, *part.input_shape[1:]), tf.float32, name="pixels")])
     def graph(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return dict(zip(outputs or ANSWER, tf.nest.flatten(part(pixels, training=False)), strict=True))
+        return dict(zip(names, tf.nest.flatten(part(pixels, training=False)), strict=True))
 
     return graph
 
 
-def _check_converted(model: keras.Model, outputs: Sequence[str] | None, path: Path) -> None:
+def _check_converted(part: keras.Model, names: Sequence[str], path: Path) -> None:
     """Compare the file with the model it was made from, on a few patchworks of colours."""
-    size, names = model.input_shape[1], outputs or ANSWER
+    size = part.input_shape[1]
     cells = np.arange(size) * 6 // size
     pixels = np.random.default_rng(0).integers(0, 256, (3, 6, 6, 3))[:, cells][:, :, cells].astype(np.float32)
     with tf.device("CPU"):  # a GPU computes in TensorFloat-32
-        expected = tf.nest.flatten(_part(model, outputs)(pixels, training=False))
+        expected = tf.nest.flatten(part(pixels, training=False))
     for name, mine, theirs in zip(names, expected, open_converted(path, names)(pixels), strict=True):
-        largest = float(np.abs(mine.numpy()).max()) if outputs else 1.0
+        largest = 1.0 if names == ANSWER else float(np.abs(mine.numpy()).max())
         difference = np.abs(mine.numpy() - theirs).max() / (largest or 1.0)
         if not difference < TOLERANCE:
             raise ValueError(
-                f"Converted to OpenVINO, the model {model.name!r} must give the same {name}. Received: a difference of "
+                f"Converted to OpenVINO, the model {part.name!r} must give the same {name}. Received: a difference of "
                 f"{difference:.1e}, at most {TOLERANCE:.0e}. Use runtime='tensorflow'."
             )
 

@@ -40,10 +40,7 @@ def read_model(path: Path) -> keras.Model:
     if not path.is_file():
         raise ValueError(f"{path} is no regular file but a folder, pipe or device. Expected a `.keras` or `.h5` file.")
     if not (h5py.is_hdf5(path) if is_old(path) else path.suffix == ".keras" and zipfile.is_zipfile(path)):
-        raise ValueError(
-            f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019. Received: another format, or a damaged "
-            "file."
-        )
+        raise ValueError(f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019, neither of them damaged.")
     try:
         _check_size(*(_opened_old(path) if is_old(path) else _opened(path)))
         return keras.models.load_model(path, compile=False, safe_mode=True)
@@ -85,19 +82,14 @@ def _declared_bytes(weights: h5py.File) -> int:
 
 
 def _opened(path: Path) -> tuple[dict[str, Any], int, int]:
-    """Configuration, bytes unpacked and bytes of weights of a `.keras`; a ValueError where it would fill the memory.
-
-    `zipfile` reads no more of a part than it declares.
-    """
-    with zipfile.ZipFile(path) as archive:
+    """Configuration, bytes unpacked and bytes of weights of a `.keras`; a ValueError where it would fill the memory."""
+    with zipfile.ZipFile(path) as archive:  # it reads no more of a part than that declares
         parts = archive.infolist()
         if any(part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for part in parts):
             raise ValueError("it is compressed in a way that Keras does not use.")
         whole, limit = sum(part.file_size for part in parts), min(MOST_BYTES, max(64 << 20, 20 * path.stat().st_size))
         if whole > limit:
-            raise ValueError(
-                f"it expands to {whole / 1e6:,.0f} MB. At most {limit / 1e6:,.0f} MB is expected of a file of its size."
-            )
+            raise ValueError(f"it expands to {whole / 1e6:,.0f} MB. At most {limit / 1e6:,.0f} are expected of it.")
         config = json.loads(archive.read("config.json"))
         with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as weights:  # to seek in the archive takes seconds
             return config, whole, _declared_bytes(weights)
@@ -113,17 +105,15 @@ def _opened_old(path: Path) -> tuple[dict[str, Any], int, int]:
             "Keras, and save it as `.keras`."
         )
     names: set[str] = set()  # of all layers, those in nested models and wrappers included
-    # these have a class name too, as have links between layers; all else counts as a layer
-    others = (keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
 
     def note(part: dict) -> dict:
-        name = str(part.get("class_name", "__keras_tensor__"))
-        if name != "__keras_tensor__" and not any(hasattr(module, name) for module in others):
-            names.add(name)
+        names.add(str(part.get("class_name", "__keras_tensor__")))
         return part
 
     config = json.loads(text, object_hook=note)
-    if strange := sorted(names - _PLAIN_LAYERS):
+    # these have a class name too, as have links between layers; all else counts as a layer
+    others = (keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
+    if strange := sorted(names - _PLAIN_LAYERS.union({"__keras_tensor__"}, *map(dir, others))):
         raise ValueError(
             f"it holds layers that can carry code or are unknown here ({', '.join(strange)}), none of "
             f"{', '.join(sorted(_PLAIN_LAYERS))}."

@@ -1,7 +1,7 @@
 """Where do the weights of the 2019 NSFW model come from? From the npm package `nsfwjs`, fetched once and verified.
 
-The package ships the Keras layers model converted to TensorFlow.js: a topology, and weights stored as uint8 with a
-minimum and a scale per tensor, both wrapped in JavaScript. The wrapping is read as text; none of it is executed.
+The package ships the Keras layers model converted to TensorFlow.js: a topology and quantised weights, both wrapped in
+JavaScript, which is read as text; none of it is executed.
 """
 
 import base64
@@ -35,20 +35,10 @@ _TOKEN = re.compile(
 )
 
 
-def by_layer(weights: dict[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """Tensors named "layer/weight" by layer, each in the order in which Keras keeps a layer's weights."""
-    order = ("kernel", "depthwise_kernel", "gamma", "bias", "beta", "moving_mean", "moving_variance")
-    layers: dict[str, list[np.ndarray]] = {}
-    for name in sorted(weights, key=lambda name: order.index(name.rpartition("/")[2])):
-        layers.setdefault(name.rpartition("/")[0], []).append(weights[name])
-    return layers
-
-
 def fetch_package(*, cache_dir: Path | None = None) -> Path:
     """The npm package as a verified `.tgz` in `cache_dir` (default: the user's cache folder), fetched if need be.
 
-    A damaged copy is fetched anew. A RuntimeError where there is no npm, npm fails, or what it brings has another
-    sha512; a PermissionError where the folder cannot be written.
+    A RuntimeError where there is no npm, npm fails, or what it brings has another sha512.
     """
     cache_dir = user_cache_path("nsfwlib") if cache_dir is None else Path(cache_dir)
     archive = cache_dir / f"{PACKAGE}-{VERSION}.tgz"
@@ -101,8 +91,8 @@ def run_tool(name: str, arguments: Sequence[str], problem: str, *, cwd: Path | s
     return done.stdout
 
 
-def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, np.ndarray]]:
-    """Topology and dequantised float32 weights of the TF.js layers model `name` in the package."""
+def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, dict[str, np.ndarray]]]:
+    """Topology and dequantised float32 weights, as of `read_weights`, of the model `name` in the package."""
     with tarfile.open(archive) as tar:
 
         def script(file: str) -> str:
@@ -115,19 +105,21 @@ def read_layers_model(archive: Path, name: str) -> tuple[dict, dict[str, np.ndar
         return document["modelTopology"], read_weights(document["weightsManifest"], shard)
 
 
-def read_weights(manifest: Sequence[Mapping[str, Any]], read: Callable[[str], bytes]) -> dict[str, np.ndarray]:
-    """float32 tensors by name of a TensorFlow.js `weightsManifest`, whose shards `read` brings by their paths.
+def read_weights(
+    manifest: Sequence[Mapping[str, Any]], read: Callable[[str], bytes]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Layer → weight → float32 tensor of a TensorFlow.js `weightsManifest`, whose shards `read` brings by their paths.
 
     A uint8 or uint16 tensor stands for `min + scale · value` (TensorFlow.js converter, `quantization.py`).
     """
     data, offset, weights = b"".join(read(path) for group in manifest for path in group["paths"]), 0, {}
     for spec in (spec for group in manifest for spec in group["weights"]):
-        how = spec.get("quantization")
+        how, (layer, _, weight) = spec.get("quantization"), spec["name"].rpartition("/")
         dtype = np.dtype((how or spec)["dtype"]).newbyteorder("<")
         values = np.frombuffer(data, dtype, math.prod(spec["shape"]), offset).astype(np.float32)
         if how:
             values = values * np.float32(how["scale"]) + np.float32(how["min"])
-        weights[spec["name"]] = values.reshape(spec["shape"])
+        weights.setdefault(layer, {})[weight] = values.reshape(spec["shape"])
         offset += values.size * dtype.itemsize
     return weights
 

@@ -1,7 +1,6 @@
 """Which model scores, and is it converted already? Then it answers without TensorFlow, in fewer bits if asked to.
 
-A model given by name or file is converted to OpenVINO at its first use where that can be done: TensorFlow alone takes
-ten seconds to start. A network of others is an ONNX file, and a small JSON beside it that says what it is given.
+A network of others is an ONNX file, and a small JSON beside it that says what it is given.
 """
 
 from __future__ import annotations
@@ -49,18 +48,15 @@ EXAMPLE = {
 
 
 class Ready(NamedTuple):
-    """A model that can score, known by `model_identity`; `classifier` is None where its converted file is all it takes.
-
-    `precision` is what it computes in, `agreement` how its answers then agree with those in float32.
-    """
+    """A model that can score, known by `model_identity`; without a `classifier` its converted file is all it takes."""
 
     class_names: list[str]
     size: int
     identity: str
     cache_dir: Path
     classifier: keras.Model | None
-    precision: str = "float32"
-    agreement: dict[str, Any] | None = None
+    precision: str = "float32"  # that it computes in
+    agreement: dict[str, Any] | None = None  # of its answers with those in float32
 
     def file(self) -> Path:
         """Where its converted file is, if it was converted."""
@@ -81,15 +77,15 @@ class Ready(NamedTuple):
 
     def lowered(self, precision: str, sample: Sample) -> Ready:
         """The same in `precision`, as `model.choose_precision` has it; a ValueError where TensorFlow would compute."""
-        if self.classifier is not None:
-            if precision in ("auto", "float32"):
-                return self
-            raise ValueError(
-                f"precision={precision!r} needs OpenVINO on a processor, and a model given by name or file. Received: "
-                "one that TensorFlow computes. Run: pip install 'nsfwlib[openvino]', or use precision='float32'."
-            )
-        chosen, found = choose_precision(self.file(), precision, sample, size=self.size)
-        return self._replace(precision=chosen, agreement=found)
+        if self.classifier is None:
+            chosen, found = choose_precision(self.file(), precision, sample, size=self.size)
+            return self._replace(precision=chosen, agreement=found)
+        if precision in ("auto", "float32"):
+            return self
+        raise ValueError(
+            f"precision={precision!r} needs OpenVINO on a processor, and a model given by name or file. Received: "
+            "one that TensorFlow computes. Run: pip install 'nsfwlib[openvino]', or use precision='float32'."
+        )
 
 
 def make_ready(
@@ -106,62 +102,58 @@ def make_ready(
     Args:
         model: as in `resolve_model`, or an `.onnx` file with a JSON beside it (see `model.read_description`), as are
             `class_names`, `rescaling` and the errors.
-        runtime: "tensorflow" never converts; "openvino" and "auto" do what is given by name or file, on a CPU.
+        runtime: "tensorflow" never converts; "openvino" (an ImportError where it is not installed) and "auto" do what
+            is given by name or file, on a CPU; what cannot be, "auto" leaves to TensorFlow.
         cache_dir: where converted models are kept; the user's cache folder by default.
-
-    Raises:
-        ImportError: OpenVINO is asked for and not installed.
     """
     if runtime == "openvino":
         require_openvino()
-    cache_dir = Path(cache_dir or user_cache_path("nsfwlib"))
-    if isinstance(model, str | os.PathLike) and Path(model).suffix == ".onnx":
-        return _foreign(Path(model), cache_dir)
-    given_by_name = isinstance(model, str | os.PathLike) and (model == "published" or Path(model).is_file())
-    note = None
-    if runtime != "tensorflow" and given_by_name and class_names is None and openvino_usable():
-        content = f"InceptionV3 {VERSION} {INTEGRITY}".encode()
-        key = hashlib.sha256(content).hexdigest() if model == "published" else file_hash(Path(model))
-        note = cache_dir / "openvino" / f"{key[:32]}.json"
-    if note and (known := _noted(note, cache_dir)):
-        return known
+    cache_dir, note = Path(cache_dir or user_cache_path("nsfwlib")), None
+    if isinstance(model, str | os.PathLike):
+        if (path := Path(model)).suffix == ".onnx":
+            described = read_description(path)
+            key = hashlib.sha256(f"{file_hash(path)} {json.dumps(described, sort_keys=True)}".encode()).hexdigest()
+            ready = Ready(described["labels"], described["size"], key[:16], cache_dir, None)
+            keep_converted(ready.file(), partial(_wrapped, path, described))
+            return ready
+        there = model == "published" or path.is_file()
+        if there and runtime != "tensorflow" and class_names is None and openvino_usable():
+            content = f"InceptionV3 {VERSION} {INTEGRITY}".encode()
+            key = hashlib.sha256(content).hexdigest() if model == "published" else file_hash(path)
+            note = cache_dir / "openvino" / f"{key[:32]}.json"
+            if known := _noted(note, cache_dir):
+                return known
     from nsfwlib.model.build import resolve_model
     from nsfwlib.model.classifier import class_names as names_of, image_size
-    from nsfwlib.model.forward import model_identity
+    from nsfwlib.model.forward import converted, model_identity
 
     classifier = resolve_model(model, class_names=class_names, rescaling=rescaling)
     ready = Ready(names_of(classifier), image_size(classifier), model_identity(classifier), cache_dir, classifier)
-    if note and _convert(classifier, cache_dir, must=runtime == "openvino", progress=progress):
-        noted = {"class_names": ready.class_names, "size": ready.size, "identity": ready.identity}
-        runs.write_json({**noted, "check": ready.check()}, note)
-        ready = ready._replace(classifier=None)
-    return ready
-
-
-def _foreign(path: Path, cache_dir: Path) -> Ready:
-    described = read_description(path)
-    key = hashlib.sha256(f"{file_hash(path)} {json.dumps(described, sort_keys=True)}".encode()).hexdigest()
-    ready = Ready(described["labels"], described["size"], key[:16], cache_dir, None)
-    keep_converted(ready.file(), partial(_wrapped, path, described))
-    return ready
+    if note is None:
+        return ready
+    try:
+        with tqdm(total=1, desc="converting, once for this model", disable=not progress) as bar:
+            converted(classifier, cache_dir=cache_dir)
+            bar.update()
+    except Exception as error:  # of the converter, which raises many kinds
+        if runtime == "openvino":
+            raise
+        warnings.warn(f"The model was not converted, and TensorFlow scores: {error}", stacklevel=3)
+        return ready
+    noted = {"class_names": ready.class_names, "size": ready.size, "identity": ready.identity}
+    runs.write_json({**noted, "check": ready.check()}, note)
+    return ready._replace(classifier=None)
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """What `<name>.json` beside an ONNX file says, with the keys of `EXAMPLE`.
-
-    Raises:
-        ValueError: it is not there, or a key is missing, unknown, or has no such value.
-    """
+    """What `<name>.json` beside an ONNX file says; a ValueError where it is not like `EXAMPLE`, or not there."""
     beside = path.with_suffix(".json")
     wanted = f"Expected {beside} like {json.dumps(EXAMPLE)}. Received"
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"An ONNX file does not say what it is given. {wanted}: no such file.") from None
-    except ValueError as error:
-        raise ValueError(f"{wanted}: no JSON ({error}).") from None
-    if not isinstance(found, dict) or set(found) != set(EXAMPLE):
-        keys = sorted(set(found) ^ set(EXAMPLE)) if isinstance(found, dict) else type(found).__name__
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"An ONNX file does not say what it is given. {wanted}: {error}.") from None
+    if keys := sorted({*found} ^ {*EXAMPLE} if isinstance(found, dict) else EXAMPLE):
         raise ValueError(f"{wanted} other keys: {keys} missing or unknown.")
     sizes = {np.size(found[name]) for name in ("scale", "offset")}
     if found["layout"] not in ("NCHW", "NHWC") or found["channels"] not in ("RGB", "BGR") or sizes - {1, 3}:
@@ -206,19 +198,3 @@ def _noted(note: Path, cache_dir: Path) -> Ready | None:
     except (FileNotFoundError, ValueError, TypeError):  # none, cut short, or another version's
         return None
     return ready if ready.file().exists() and check == ready.check() else None
-
-
-def _convert(classifier: keras.Model, cache_dir: Path, *, must: bool, progress: bool) -> bool:
-    """Convert what can be converted; what cannot is scored by TensorFlow, unless it `must`."""
-    from nsfwlib.model.forward import converted
-
-    try:
-        with tqdm(total=1, desc="converting, once for this model", disable=not progress) as bar:
-            converted(classifier, cache_dir=cache_dir)
-            bar.update()
-    except Exception as error:  # of the converter, which raises many kinds
-        if must:
-            raise
-        warnings.warn(f"The model was not converted, and TensorFlow scores: {error}", stacklevel=4)
-        return False
-    return True

@@ -1,11 +1,8 @@
 """How does a converted model answer without TensorFlow, where is it kept, and may it compute in fewer bits?
 
 OpenVINO computes, on the processor; in fewer bits only where answers were compared with those in float32, on pictures.
-Measured on two cores with the published InceptionV3 (AVX-512 with VNNI and BF16), processor seconds a picture: float32
-0.118, bfloat16 0.059, int8 0.033. The first answer comes a second after the process started, without TensorFlow.
+The first answer comes in a second; TensorFlow alone takes ten to start.
 """
-
-from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -27,9 +24,11 @@ from nsfwlib import demo, runs
 from nsfwlib.files import file_hash, writable_folder
 from nsfwlib.model.stream import Forward, decoded_batches
 
+RUNTIMES = ("auto", "tensorflow", "openvino")
 PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 CALIBRATED, COMPARED = 200, 300  # pictures that int8 takes its ranges from, and others that answers are compared on
-# share of the predicted classes that change, mean change of a probability
+# share of the predicted classes that change, mean change of a probability; of 508 real pictures the published model
+# changed none and .0007 in bfloat16, 0.2 % and .0025 in int8
 BOUNDS = {"bfloat16": (0.001, 0.001), "int8": (0.005, 0.004)}
 _BATCH = 16
 _GPUS = ("/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # NVIDIA, NVIDIA under WSL, AMD
@@ -58,10 +57,7 @@ def has_bfloat16() -> bool:
 
 
 def kept_path(cache_dir: Path, identities: Sequence[str], outputs: Sequence[str] = ("probabilities",)) -> Path:
-    """Where the converted model of these outputs is kept, a `.xml` with its weights in a `.bin` beside it.
-
-    `identities` are `model.model_identity` of each output.
-    """
+    """Where the converted model of outputs of these `model.model_identity` is kept: `.xml`, its weights in a `.bin`."""
     name = "-".join(f"{output}-{identity}" for output, identity in zip(outputs, identities, strict=True))
     return Path(cache_dir) / "openvino" / f"{name}.xml"
 
@@ -138,8 +134,7 @@ def _hash(path: Path) -> str:
 def choose_precision(path: Path, wish: str, sample: Sample, *, size: int) -> tuple[str, dict[str, Any]]:
     """The precision in force for a converted model, and how its answers agree with float32 ({} for float32).
 
-    A comparison is made once and kept beside the converted file. Measured on the published InceptionV3 and 508 real
-    pictures: bfloat16 changes no predicted class and a probability by .0007, int8 0.2 % and .0025.
+    A comparison is made once and kept beside the converted file.
 
     Args:
         path: the converted model of pictures of `size` pixels a side, `model.kept_path`.
@@ -148,29 +143,26 @@ def choose_precision(path: Path, wish: str, sample: Sample, *, size: int) -> tup
         sample: draws from the pictures that are to be scored. Where there are fewer than it takes, drawn and shipped
             ones fill up what "bfloat16" and "int8" are compared on; `filled_up` counts them.
 
-    Raises:
-        ValueError: an unknown precision; or one asked for that the processor does not have, or whose answers are not
-            within `BOUNDS`.
-        ImportError: "int8" needs nncf.
+    A ValueError where the precision is unknown, the processor lacks it, or answers are not within `BOUNDS`.
     """
     if wish not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}. Received: {wish!r}.")
-    if wish == "float32" or (wish == "auto" and not has_bfloat16()):
+    precision = "bfloat16" if wish == "auto" else wish
+    able = precision != "bfloat16" or has_bfloat16()
+    if wish == "float32" or (wish == "auto" and not able):
         return "float32", {}
-    if wish == "bfloat16" and not has_bfloat16():
-        raise ValueError(
-            "precision='bfloat16' needs a processor with bfloat16, to gain by it. Received: one without. Use 'auto', "
-            "or 'int8'."
-        )
-    precision = "int8" if wish == "int8" else "bfloat16"
-    note = path.with_name(f"{path.stem}-{precision}.json")
-    if not (found := _kept_agreement(note, lowered_path(path, precision))):
+    if not able:
+        raise ValueError("precision='bfloat16' needs a processor with bfloat16, unlike this one. Use 'auto' or 'int8'.")
+    note, file, found = path.with_name(f"{path.stem}-{precision}.json"), lowered_path(path, precision), {}
+    with contextlib.suppress(FileNotFoundError, ValueError):  # none, or cut short
+        found = runs.read_json(note)
+    if not file.exists() or found.pop("of", None) != kept_hash(file):
         wanted = COMPARED + CALIBRATED * (precision == "int8")
         pictures = sample(wanted)
         if wish == "auto" and len(pictures) < wanted:
             return "float32", {}
         found = _compared(path, precision, pictures, wanted, size)
-        runs.write_json({**found, "of": kept_hash(lowered_path(path, precision))}, note)
+        runs.write_json({**found, "of": kept_hash(file)}, note)
     changed, mean = BOUNDS[precision]
     if found["changed"] <= changed and found["mean_change"] <= mean:
         return precision, found
@@ -195,10 +187,9 @@ def in_words(found: dict[str, Any]) -> str:
 def agreement(exact: np.ndarray, lowered: np.ndarray) -> dict[str, Any]:
     """How probabilities (N, K) in lowered precision agree with the exact ones.
 
-    Returns:
-        `pictures`; `changed`, the share whose predicted class differs, and `changed_high`, its upper limit with 95 %
-        confidence (Clopper-Pearson); `mean_change` and `largest_change` of a probability; `rank_correlation`
-        (Spearman), the lowest of the classes that are predicted at all.
+    `pictures`; `changed`, the share whose predicted class differs, and `changed_high`, its upper limit with 95 %
+    confidence (Clopper-Pearson); `mean_change` and `largest_change` of a probability; `rank_correlation` (Spearman),
+    the lowest of the classes that are predicted at all.
     """
     count, predicted, change = len(exact), exact.argmax(axis=1), np.abs(exact - lowered)
     changed = int((predicted != lowered.argmax(axis=1)).sum())
@@ -211,14 +202,6 @@ def agreement(exact: np.ndarray, lowered: np.ndarray) -> dict[str, Any]:
         "largest_change": float(change.max()),
         "rank_correlation": float(min(pair.corr("spearman").iloc[0, 1] for pair in pairs)),
     }
-
-
-def _kept_agreement(note: Path, file: Path) -> dict[str, Any]:
-    try:
-        found = runs.read_json(note)
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if file.exists() and found.pop("of", None) == kept_hash(file) else {}
 
 
 def _compared(path: Path, precision: str, pictures: np.ndarray, wanted: int, size: int) -> dict[str, Any]:

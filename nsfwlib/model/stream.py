@@ -1,12 +1,10 @@
-"""How do pictures flow through a model? Decoded ahead in threads, forward in batches, answers as they are ready.
-
-The same stream runs on this machine and inside each worker of a cluster.
-"""
+"""How do pictures flow through a model? Decoded ahead in threads, forward in batches, answers as they are ready."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import itertools
 import os
 from collections import deque
@@ -20,22 +18,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from nsfwlib.data import (
-    MAX_BYTES,
-    MAX_PIXELS,
-    MOST_PIXELS,
-    VIDEO_NAMES,
-    ImageProblem,
-    is_video,
-    load_frames,
-    load_video,
-    read_bytes,
-)
+from nsfwlib import data
 from nsfwlib.files import file_path, table_path
 
 SECONDS = 60.0  # for reading and decoding one file, as in the scan; ten times that on other file systems
 Forward = Callable[[np.ndarray], list[np.ndarray]]
-Reduce = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 
 def mean_and_highest(outputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -58,41 +45,45 @@ def stream_answers(
     batch_size: int = 16,
     workers: int | None = None,
     skip: Container[str] = (),
-    reduce: Reduce = mean_and_highest,
+    reduce: Callable[[list[np.ndarray]], list[np.ndarray]] = mean_and_highest,
 ) -> Iterator[list[Answer]]:
     """One answer a file, in lists of about a batch; memory holds three batches and what the threads decode.
 
     Args:
         work: (position, path) of each file, which lie in `files`.
-        forward: uint8 (B, S, S, 3) → arrays (B, …), with S = `size`.
+        forward: uint8 (B, S, S, 3) → arrays (B, …), with S = `size`; a FloatingPointError where they are not finite.
         frames: at most so many frames of an animation.
         batch_size: pictures a forward pass, a few more where an animation does not fit.
         workers: threads that decode; by default the cores, at most eight.
         skip: sha256 of contents that need no answer.
         reduce: what becomes of the outputs of one file's frames.
-
-    Raises:
-        FloatingPointError: the model's answer is not finite.
     """
     options = {"size": size, "frames": frames, "batch_size": batch_size, "workers": workers, "skip": skip}
     with contextlib.closing(_loaded_ahead(work, files, **options)) as batches:
         for batch in batches:
-            yield _answer(batch, forward, reduce)
+            shown = [picture.pixels for _, picture in batch if picture.pixels is not None]
+            outputs = [np.asarray(output) for output in forward(np.concatenate(shown))] if shown else []
+            found, start = [], 0
+            for position, picture in batch:
+                count = 0 if picture.pixels is None else len(picture.pixels)
+                values = reduce([output[start : start + count] for output in outputs]) if count else None
+                if values is not None and not all(np.isfinite(value).all() for value in values):
+                    raise FloatingPointError(f"The model's answer is not a number for the picture {picture.sha256}.")
+                found.append(Answer(position, picture.sha256, count, values, picture.problem, picture.detail))
+                start += count
+            yield found
 
 
 def decoded_batches(
     paths: Sequence[Path], *, size: int, batch_size: int = 32
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
-    """The same stream without a model: (positions, uint8 (b, size, size, 3), problems), batch by batch.
-
-    Positions are of the pictures that could be read; `problems` names the others.
-    """
+    """Positions and pixels, uint8 (b, size, size, 3), of those that could be read, and problems, batch by batch."""
     work = ((i, table_path(os.fspath(path))) for i, path in enumerate(paths))
-    files = Files(max_pixels=MOST_PIXELS)  # the scan has let them in
+    files = Files(max_pixels=data.MOST_PIXELS)  # the scan has let them in
     for batch in _loaded_ahead(work, files, size=size, frames=1, batch_size=batch_size):
         good = [(i, picture.pixels) for i, picture in batch if picture.pixels is not None]
         pixels = np.concatenate([p for _, p in good]) if good else np.empty((0, size, size, 3), np.uint8)
-        problems = [f"{paths[i]}: {ImageProblem(p.problem, p.detail)}" for i, p in batch if p.pixels is None]
+        problems = [f"{paths[i]}: {data.ImageProblem(p.problem, p.detail)}" for i, p in batch if p.pixels is None]
         yield np.array([i for i, _ in good], int), pixels, problems
 
 
@@ -132,61 +123,47 @@ def _loaded_ahead(
         pool.terminate()
 
 
-def _answer(batch: list[tuple[int, Picture]], forward: Forward, reduce: Reduce) -> list[Answer]:
-    shown = [picture.pixels for _, picture in batch if picture.pixels is not None]
-    outputs = [np.asarray(output) for output in forward(np.concatenate(shown))] if shown else []
-    found, start = [], 0
-    for position, picture in batch:
-        count = 0 if picture.pixels is None else len(picture.pixels)
-        values = reduce([output[start : start + count] for output in outputs]) if count else None
-        if values is not None and not all(np.isfinite(value).all() for value in values):
-            raise FloatingPointError(f"The model's answer is not a number for the picture {picture.sha256}.")
-        found.append(Answer(position, picture.sha256, count, values, picture.problem, picture.detail))
-        start += count
-    return found
-
-
 @dataclass(frozen=True)
 class Files:
     """Where the files lie, and how large they may be: small enough to be sent to another machine."""
 
     root: str = ""  # a folder, or "" where paths stand on their own
     filesystem: Any = None  # an fsspec file system, None for this machine's own
-    max_pixels: int = MAX_PIXELS  # larger ones are not decoded, as in `data.load_image`
+    max_pixels: int = data.MAX_PIXELS  # larger ones are not decoded, as in `data.load_image`
     key_frames: bool = False  # of videos alone, as in `data.load_video`
 
-    def read(self, path: str) -> bytes:
-        """All bytes of the file at `path`, written as in the images table; an ImageProblem as in `data.read_bytes`."""
+    def open(self, path: str) -> BinaryIO:
+        """The file at `path`, written as in the images table."""
         if self.filesystem is None:
-            return read_bytes(file_path(Path(self.root), path))
-        file = file_path(Path(), path).as_posix()
+            return file_path(Path(self.root), path).open("rb")
+        return self.filesystem.open(f"{self.root}/{file_path(Path(), path).as_posix()}" if self.root else path, "rb")
+
+    def read(self, path: str) -> bytes:
+        """All bytes of the file at `path`; an ImageProblem as in `data.read_bytes`."""
+        if self.filesystem is None:
+            return data.read_bytes(file_path(Path(self.root), path))
         try:
-            with self.filesystem.open(f"{self.root}/{file}" if self.root else path, "rb") as stream:
-                data = stream.read(MAX_BYTES + 1)
+            with self.open(path) as stream:
+                content = stream.read(data.MAX_BYTES + 1)
         except FileNotFoundError:
-            raise ImageProblem("missing") from None
+            raise data.ImageProblem("missing") from None
         except Exception as error:  # every store has its own kinds
-            raise ImageProblem("unreadable", f"{type(error).__name__}: {error}") from None
-        if len(data) > MAX_BYTES:
-            raise ImageProblem("too many bytes", f"more than {MAX_BYTES:,}")
-        return read_bytes(data)
+            raise data.ImageProblem("unreadable", f"{type(error).__name__}: {error}") from None
+        if len(content) > data.MAX_BYTES:
+            raise data.ImageProblem("too many bytes", f"more than {data.MAX_BYTES:,}")
+        return data.read_bytes(content)
 
     def open_video(self, path: str) -> BinaryIO | None:
         """The file at `path`, open, where its name and its content are those of a video: it is not read whole."""
-        if not path.lower().endswith(VIDEO_NAMES):
-            return None
         with contextlib.suppress(Exception):  # every store has its own kinds; reading it then says what is wrong
-            if self.filesystem is not None:
-                file = file_path(Path(), path).as_posix()
-                stream = self.filesystem.open(f"{self.root}/{file}" if self.root else path, "rb")
-            elif (place := file_path(Path(self.root), path)).is_file():  # a FIFO would be waited for
-                stream = place.open("rb")
-            else:
-                return None
-            if is_video(stream.read(16)):
-                stream.seek(0)
-                return stream
-            stream.close()
+            if path.lower().endswith(data.VIDEO_NAMES) and (
+                self.filesystem is not None or file_path(Path(self.root), path).is_file()  # a FIFO would be waited for
+            ):
+                stream = self.open(path)
+                if data.is_video(stream.read(16)):
+                    stream.seek(0)
+                    return stream
+                stream.close()
         return None
 
 
@@ -213,27 +190,24 @@ class Picture(NamedTuple):
 def load_picture(files: Files, path: str, *, size: int, frames: int, skip: Container[str] = ()) -> Picture:
     """Read, hash and decode one file to (·, size, size, 3); never raises for what is wrong with it.
 
-    Of an animation at most `frames` are sampled evenly; 1 takes the first alone. Contents whose sha256 is in `skip` are
-    read and hashed, but not decoded.
+    Of an animation at most `frames` are sampled evenly. What is in `skip` is hashed, but not decoded.
     """
     sha256 = ""
     try:
-        if video := files.open_video(path):
-            with video:
-                sha256 = hashlib.file_digest(video, "sha256").hexdigest()
-                if sha256 in skip:
-                    return Picture(sha256)
+        video = files.open_video(path)
+        content = b"" if video else files.read(path)
+        with video or io.BytesIO(content) as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if sha256 in skip:
+                return Picture(sha256)
+            limits = {"size": size, "frames": frames, "max_pixels": files.max_pixels}
+            if video:
                 video.seek(0)
-                limits = {"max_pixels": files.max_pixels, "key_frames": files.key_frames}
-                pixels, _, detail = load_video(video, size=size, frames=frames, **limits)
-                return Picture(sha256, pixels, "", detail)
-        data = files.read(path)
-        sha256 = hashlib.sha256(data).hexdigest()
-        if sha256 in skip:
-            return Picture(sha256)
-        pixels, detail = load_frames(data, size=size, frames=frames, max_pixels=files.max_pixels)
+                pixels, _, detail = data.load_video(video, key_frames=files.key_frames, **limits)
+            else:
+                pixels, detail = data.load_frames(content, **limits)
         return Picture(sha256, pixels, "", detail)
-    except ImageProblem as problem:
+    except data.ImageProblem as problem:
         return Picture(sha256, None, problem.reason, problem.detail)
 
 
@@ -241,5 +215,5 @@ def hashed(files: Files, path: str) -> str:
     """sha256 of one file, "" where it cannot be read; nothing is decoded."""
     try:
         return hashlib.sha256(files.read(path)).hexdigest()
-    except ImageProblem:
+    except data.ImageProblem:
         return ""

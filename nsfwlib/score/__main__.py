@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nsfwlib.data import MAX_PIXELS
 from nsfwlib.files import with_way_out
-from nsfwlib.model import PRECISIONS, in_words
-from nsfwlib.score.run import PLACES, RUNTIMES, score, summary
+from nsfwlib.model import PRECISIONS, RUNTIMES, in_words
+from nsfwlib.score.run import PLACES, score, summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,10 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--quiet", action="store_true", help="no progress")
     options = vars(parser.parse_args(arguments))
     source, quiet = options.pop("source"), options.pop("quiet")
-    cluster = {name: options.pop(name) for name in ("address", "actors", "gpus")}
-    cluster = {name: value for name, value in cluster.items() if value}
+    cluster = {name: value for name in ("address", "actors", "gpus") if (value := options.pop(name))}
     try:
-        options = {**options, "rescaling": tuple(options["rescaling"]), "cluster": cluster, "progress": not quiet}
+        options |= {"cluster": cluster, "progress": not quiet}
         table = score(options.pop("model"), source[0] if len(source) == 1 else source, **options)
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted. The same command goes on from here.\n")

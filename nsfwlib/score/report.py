@@ -21,9 +21,6 @@ def unsafe_scores(table: pd.DataFrame, *, unsafe_classes: Sequence[str]) -> pd.S
     """How unsafe each file is, 0 … 1: the sum of the unsafe classes, NaN where there is a problem.
 
     For an animation the sum of their maxima over its frames, at most 1: one bad frame is enough.
-
-    Raises:
-        ValueError: a class that the table does not have.
     """
     names = class_names(table)
     unknown = [name for name in unsafe_classes if name not in names]
@@ -38,9 +35,8 @@ def chosen_thresholds(
 ) -> pd.DataFrame:
     """Thresholds of the model's run, or those given: `wish`, `prevalence` (NaN if given), `threshold` and its `note`.
 
-    Those of `metrics_file`, which notebook 04 wrote beside the model, where it is there and has any; else `otherwise`,
-    as where they flag other classes than `unsafe_classes`: a warning says so.
-    They were chosen on answers in float32: a warning says so where the scores at hand are in another `precision`.
+    Those of `metrics_file`, which notebook 04 wrote beside the model, where it is there and has any; else `otherwise`.
+    A warning says where they flag other classes, and are not used, or the scores are in another `precision`.
     """
     record = runs.read_json(metrics_file) if Path(metrics_file).exists() else {}
     known, flagged = record.get("operating_points", []), record.get("unsafe_classes", unsafe_classes)

@@ -1,7 +1,6 @@
-"""What does a model say of these files? Any folder, any size, on this machine or on a Ray cluster.
+"""What does a model say of these files? Any folder, any size: memory is flat, a broken file is a row.
 
-Pictures are decoded ahead of the model, answers go to a work file beside the table as they come, and the table is
-written at the end: memory is flat, a broken file is a row, an interrupt or a kill loses seconds.
+Answers go to a work file beside the table as they come: an interrupt or a kill loses seconds.
 """
 
 from __future__ import annotations
@@ -16,29 +15,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
 from nsfwlib.data import MAX_PIXELS, ImageProblem, load_video
 from nsfwlib.files import saving, writable_folder
-from nsfwlib.model import COMPARED, Answer, cluster_answers, make_ready, stream_answers
+from nsfwlib.model import COMPARED, RUNTIMES, Answer, cluster_answers, make_ready, stream_answers
 from nsfwlib.score.source import deadly_files, open_source, sample_pictures
-from nsfwlib.score.store import (
-    FORMATS,
-    Known,
-    add_answers,
-    add_files,
-    add_finished,
-    check_columns,
-    open_store,
-    precision_before,
-    read_scores,
-    score_tables,
-    todo,
-    work_file,
-    write_scores,
-)
+from nsfwlib.score.store import FORMATS, Store, check_columns, precision_before, read_scores, work_file
 
 if TYPE_CHECKING:
     import keras
@@ -46,7 +30,6 @@ if TYPE_CHECKING:
 COMMIT_SECONDS = 2  # what a kill may cost
 IN_FLIGHT = 12  # batches: 3 are decoded ahead, and 8 of broken files may gather until there is a picture to compute
 PLACES = ("local", "ray")
-RUNTIMES = ("auto", "tensorflow", "openvino")
 
 
 def score(
@@ -76,13 +59,11 @@ def score(
 
     Columns: `path`; `sha256` of the bytes; `frames` that were scored; one probability a class, for an animation the
     mean over its frames; `<class>_max`, the highest over its frames; `predicted`, the class with the highest
-    probability; `problem` ("" or a key of `data.REASONS`; then there are no probabilities) and `detail`;
-    `scored_by`, which changes with the model, with `frames` and with the precision.
-    `attrs["precision"]` is what it was computed in, `attrs["agreement"]` how that agrees with float32.
+    probability; `problem` ("" or a key of `data.REASONS`; then there are no probabilities) and `detail`; `scored_by`,
+    which changes with model, `frames` and precision. `attrs` hold the `precision` and its `agreement` with float32.
 
-    An interrupted call is taken up by the same call. If a file ended the process, that call finds it, by decoding it in
-    another process, and it becomes a row. Contents that are scored are not scored again: not after an interrupt, not
-    the second copy of a file, not those of a finished table with `resume`.
+    An interrupted call is taken up by the same call; a file that ended the process then becomes a row. Contents that
+    are scored, copies among them, are not scored again.
 
     Args:
         model: "published" (the 2019 InceptionV3), a `.keras` file, an `.onnx` file of anybody's with a JSON beside it
@@ -92,17 +73,15 @@ def score(
         out: a .parquet, .csv or .jsonl file.
         where: "local", or "ray" for the machines of a cluster; the answers are the same.
         runtime: "tensorflow", "openvino" (the extra of that name), or "auto": OpenVINO where it is installed, the model
-            is given by name or file and there is no GPU. It converts a model once, in ten seconds, and from then on
-            starts ten seconds sooner than TensorFlow, with the same answers.
+            is given by name or file and there is no GPU; once converted, it starts ten seconds sooner.
         precision: "float32"; "bfloat16"; "int8", which needs nncf; or "auto": bfloat16 where the processor has it and
             its answers agree with float32 on 300 of these pictures, else float32; see `model.choose_precision`. A
             call that goes on, and `resume`, keep to the precision of what is there.
         data_dir: what the paths of a list or table are relative to; by default the current folder.
         filesystem: an fsspec or pyarrow file system on which `source` lies.
-        class_names: wraps a model that this kit did not make: the classes, in the order of its outputs.
-        rescaling: of a wrapped model: (scale, offset) from raw RGB 0–255 to what it expects.
-        frames: at most so many frames of a video or an animated GIF, WebP, APNG or AVIF, evenly spaced.
-        key_frames: of a video, among its key frames, as in `data.load_video`.
+        class_names: of a foreign model, in the order of its outputs; it is given rgb · scale + offset (`rescaling`).
+        frames: at most so many of a video or an animated GIF, WebP, APNG or AVIF, evenly spaced.
+        key_frames: of a video, among its key frames.
         max_pixels: larger pictures are not decoded, as in `data.load_image`.
         batch_size: pictures a forward pass; on a GPU a few hundred are faster.
         workers: threads that decode, of each process; by default the cores, at most eight.
@@ -114,12 +93,11 @@ def score(
     Raises:
         FileExistsError: `out` is there, and neither `resume` nor `overwrite` is asked for.
         FileNotFoundError: there is no such source or model file.
-        ValueError: an option out of range, an empty source, a model that is not ours without `class_names`, a work
-            file or table of another model.
+        ValueError: an option out of range, an empty source, a foreign model without `class_names`, other scores.
         OSError: the disk is full or read-only. What was scored stays in the work file.
     """
-    _check_options(where, runtime, frames=frames, batch_size=batch_size, max_pixels=max_pixels)
-    out = _checked_out(Path(out), resume=resume, overwrite=overwrite)
+    counts = {"frames": frames, "batch_size": batch_size, "max_pixels": max_pixels}
+    out = _checked(Path(out), where, runtime, resume=resume, overwrite=overwrite, **counts)
     if not isinstance(source, str | os.PathLike | pd.DataFrame):
         source = list(source)  # it may be gone through twice
     files, rows = open_source(source, data_dir=data_dir, filesystem=filesystem)
@@ -130,13 +108,9 @@ def score(
     scored_by = f"{ready.identity}-{frames}{'k' * key_frames}"
     if precision == "auto" and not overwrite:
         precision = precision_before(out, scored_by) or precision
-    least = COMPARED if precision == "auto" else 0  # with fewer it stays float32, and none is decoded to see that
-
-    def sample(count: int) -> np.ndarray:
-        again = open_source(source, data_dir=data_dir, filesystem=files.filesystem)[1]
-        return sample_pictures(files, again, size=ready.size, count=count, least=least)
-
-    ready = ready.lowered(precision, sample)
+    again = partial(open_source, source, data_dir=data_dir, filesystem=files.filesystem)
+    options = {"size": ready.size, "least": COMPARED if precision == "auto" else 0}  # with fewer it stays float32
+    ready = ready.lowered(precision, lambda count: sample_pictures(files, again()[1], count=count, **options))
     scored_by += "" if ready.precision == "float32" else f"-{ready.precision}"
     about = {"precision": ready.precision, "agreement": ready.agreement or {}}
     options = {"files": files, "size": ready.size, "frames": frames, "batch_size": batch_size, "workers": workers}
@@ -146,16 +120,16 @@ def score(
     else:
         answering = partial(stream_answers, forward=ready.forward(runtime), **options)
     try:
-        with contextlib.closing(open_store(out, scored_by, discard=overwrite)) as store:
+        with contextlib.closing(Store(out, names, scored_by, discard=overwrite)) as store:
             if resume and out.exists():
-                add_finished(store, out, names, scored_by)
-            suspects = {path for _, path in islice(todo(store), IN_FLIGHT * batch_size if where == "local" else 0)}
-            add_files(store, rows)
+                store.add_finished()
+            suspects = {path for _, path in islice(store.todo(), IN_FLIGHT * batch_size if where == "local" else 0)}
+            store.add_files(rows)
             if suspects:
-                add_answers(store, deadly_files(files, [file for file in todo(store) if file[1] in suspects]))
-            found = answering(todo(store), skip=Known(store))
+                store.add_answers(deadly_files(files, [file for file in store.todo() if file[1] in suspects]))
+            found = answering(store.todo(), skip=store)
             _keep(store, found, progress, every=0 if suspects else COMMIT_SECONDS)
-            write_scores(score_tables(store, names, scored_by, about), out)
+            store.write(about)
     except (sqlite3.Error, OSError) as error:
         raise _disk_error(error, out) from error
     work_file(out).unlink(missing_ok=True)
@@ -164,9 +138,16 @@ def score(
     return table
 
 
-def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
+def _checked(out: Path, where: str, runtime: str, *, resume: bool, overwrite: bool, **counts: int) -> Path:
+    """`out`, if all of these can be."""
+    for name, value, known in (("where", where, PLACES), ("runtime", runtime, RUNTIMES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}. Received: {value!r}.")
     if out.suffix not in FORMATS:
         raise ValueError(f"out must end in {', '.join(FORMATS)}. Received: {out.name!r}.")
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1. Received: {count}.")
     if resume and overwrite:
         raise ValueError("Expected one of resume and overwrite. Received both: keep the old scores, or replace them.")
     if out.exists() and not (resume or overwrite):
@@ -183,24 +164,13 @@ def _checked_out(out: Path, *, resume: bool, overwrite: bool) -> Path:
     return out
 
 
-def _check_options(where: str, runtime: str, **counts: int) -> None:
-    for name, value, known in (("where", where, PLACES), ("runtime", runtime, RUNTIMES)):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}. Received: {value!r}.")
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1. Received: {count}.")
-
-
-def _keep(
-    store: sqlite3.Connection, found: Generator[list[Answer], None, None], progress: bool, *, every: float
-) -> None:
+def _keep(store: Store, found: Generator[list[Answer], None, None], progress: bool, *, every: float) -> None:
     """Answers into the work file as they come; what came before an interrupt is kept, too."""
     total, done = store.execute("SELECT COUNT(*), COALESCE(SUM(done), 0) FROM files").fetchone()
     bar = tqdm(total=total, initial=done, desc="scores", unit="img", disable=not progress)
     with bar, contextlib.closing(saving(found, store.commit, every=every)) as batches:
         for answers in batches:
-            add_answers(store, answers)
+            store.add_answers(answers)
             bar.update(len(answers))
 
 
@@ -237,13 +207,8 @@ def frame_scores(
 ) -> pd.DataFrame:
     """One row a frame of each video of `source`: `clip` (its path), `time` (s), one probability a class, `problem`.
 
-    For rules over frames, which `score` with its row a file has not. Files that are no videos are left out; a video
-    that cannot be read is one row with its problem.
-
-    Args:
-        model: as in `score`, and so are `source`, `data_dir` and `cache_dir`.
-        frames: at most so many of each video, evenly spaced.
-        key_frames: among its key frames, as in `data.load_video`.
+    For rules over frames, which `score` with its row a file has not; options are the same. Files that are no videos are
+    left out; a video that cannot be read is one row with its problem.
     """
     files, rows = open_source(source, data_dir=data_dir)
     ready, tables = make_ready(model, runtime="auto", cache_dir=cache_dir, progress=False), []

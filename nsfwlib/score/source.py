@@ -24,11 +24,7 @@ Row = tuple[str, str, str]  # path as tables write it, problem, detail
 
 
 def open_source(source: Any, *, data_dir: Path | None = None, filesystem: Any = None) -> tuple[Files, Iterator[Row]]:
-    """What `source` names → where it lies, and its rows, one a file, as they are found; arguments as in `score`.
-
-    A FileNotFoundError where there is no such folder or file; a ValueError where it names nothing, or a table has no
-    column `path`, or other than text in it.
-    """
+    """What `source` names → where it lies, and its rows, one a file, as they are found; arguments as in `score`."""
     files, rows = _opened(source, data_dir, filesystem)
     first = next(rows, None)
     if first is None:
@@ -123,19 +119,15 @@ def deadly_files(files: Files, suspects: Sequence[tuple[int, str]]) -> list[Answ
     if files.filesystem is not None or not suspects:
         return []
     paths = [str(file_path(Path(files.root), path)) for _, path in suspects]
-    found = []
-    for i, row in inspect_files(paths, {"max_pixels": files.max_pixels}):
-        if row["problem"] in ("crashed the decoder", "took too long"):
-            position, path = suspects[i]
-            found.append(Answer(position, hashed(files, path), 0, None, row["problem"], REASONS[row["problem"]]))
-    return found
+    rows = ((suspects[i], row["problem"]) for i, row in inspect_files(paths, {"max_pixels": files.max_pixels}))
+    deadly = [(at, path, why) for (at, path), why in rows if why in ("crashed the decoder", "took too long")]
+    return [Answer(at, hashed(files, path), 0, None, why, REASONS[why]) for at, path, why in deadly]
 
 
 def sample_pictures(files: Files, rows: Iterable[Row], *, size: int, count: int, least: int = 0) -> np.ndarray:
     """First frames of at most `count` pictures drawn from `rows`, uint8 (n, S, S, 3), the same each time.
 
-    They are decoded in other processes; where a file ends or holds one of these, or there are fewer than `least`, there
-    are none.
+    None where there are fewer than `least`, or a file ends or holds one of the processes that decode.
     """
     paths = (path for path, problem, _ in rows if not problem)
     drawn = heapq.nsmallest(count + count // 10, paths, key=lambda path: zlib.crc32(path.encode()))

@@ -65,7 +65,8 @@ def test_a_conversion_that_gives_other_answers_is_refused_with_the_difference(st
     other = keras.models.clone_model(staged)
     other.set_weights([weight * 1.01 for weight in staged.get_weights()])
     graph = forward._graph
-    monkeypatch.setattr(forward, "_graph", lambda model, outputs: graph(other, outputs))
+    others = {("probabilities",): other, ("stage_3",): feature_model(other, ["stage_3"])}
+    monkeypatch.setattr(forward, "_graph", lambda part, names: graph(others[tuple(names)], names))
     for outputs, name in ((None, "probabilities"), (["stage_3"], "stage_3")):
         with pytest.raises(
             ValueError, match=rf"must give the same {name}\. Received: a difference of \d.*at most 1e-04"

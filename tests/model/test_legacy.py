@@ -22,16 +22,13 @@ def write_keras_2(path, topology, weights, *, optimizer=True):
         group = file.create_group("model_weights")
         names = [layer["config"]["name"] for layer in topology["model_config"]["config"]["layers"]]
         group.attrs["layer_names"] = [name.encode() for name in names]
-        tensors = published.by_layer(weights)
         order = {"kernel": 0, "depthwise_kernel": 0, "gamma": 0, "bias": 1, "beta": 1, "moving_mean": 2}
         for name in names:
-            layer = group.create_group(name)
-            keys = sorted(
-                (k for k in weights if k.rpartition("/")[0] == name), key=lambda k: order.get(k.split("/")[-1], 3)
-            )
-            layer.attrs["weight_names"] = [f"{key}:0".encode() for key in keys]
-            for key, values in zip(keys, tensors.get(name, []), strict=True):
-                layer[f"{key}:0"] = values
+            layer, tensors = group.create_group(name), weights.get(name, {})
+            keys = sorted(tensors, key=lambda key: order.get(key, 3))
+            layer.attrs["weight_names"] = [f"{name}/{key}:0".encode() for key in keys]
+            for key in keys:
+                layer[f"{name}/{key}:0"] = tensors[key]
     return path
 
 

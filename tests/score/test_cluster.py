@@ -16,7 +16,7 @@ from nsfwlib.model import cluster, features, stream
 from nsfwlib.model.classifier import save_model
 from nsfwlib.model.cluster import _connected, cluster_answers
 from nsfwlib.score import run
-from nsfwlib.score.store import add_answers
+from nsfwlib.score.store import Store
 
 NAMES, SIZE, FILES = ["cat", "dog", "owl"], 32, 300
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -112,7 +112,7 @@ def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
 ):
     nodes, second = two_nodes
     answered, killed = [], threading.Event()
-    real = add_answers
+    real = Store.add_answers
 
     def watched(store, answers):
         answered.extend(answer.position for answer in answers)
@@ -121,7 +121,7 @@ def test_a_node_killed_in_the_middle_costs_no_image_and_doubles_none(
             killed.set()
         return real(store, answers)
 
-    monkeypatch.setattr(run, "add_answers", watched)
+    monkeypatch.setattr(Store, "add_answers", watched)
     monkeypatch.chdir(folder.parent)  # the actors are not there
     table = on_ray(classifier, folder.name, tmp_path / "scores.parquet", batch_size=8)
     assert killed.is_set() and len(answered) < 3 * FILES
@@ -135,9 +135,9 @@ def test_resuming_over_the_cluster_computes_what_is_new_alone(
     out = tmp_path / "scores.parquet"
     old = local[~local["path"].isin(["0003.png", "0004.png"])]
     old.to_parquet(out)
-    computed, real = [], add_answers
+    computed, real = [], Store.add_answers
     monkeypatch.setattr(
-        run,
+        Store,
         "add_answers",
         lambda store, answers: (
             computed.extend(a.position for a in answers if a.values is not None) or real(store, answers)
@@ -153,7 +153,7 @@ def test_a_converted_model_file_scores_over_the_cluster_without_keras(
 ):
     file = tmp_path / "model.keras"
     save_model(classifier, file)
-    monkeypatch.setattr(cluster, "_saved", None)  # nothing of Keras' travels
+    monkeypatch.setattr("keras.Model.save", None)  # nothing of Keras' travels
     table = on_ray(file, folder, tmp_path / "scores.parquet", cache_dir=tmp_path, runtime="openvino")
     pd.testing.assert_frame_equal(table, local, rtol=0, atol=1e-4)
 

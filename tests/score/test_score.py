@@ -26,7 +26,7 @@ from nsfwlib.model.forward import forward_pass, model_identity
 from nsfwlib.model.stream import Files, load_picture, stream_answers
 from nsfwlib.score import __main__, run, source
 from nsfwlib.score.source import open_source
-from nsfwlib.score.store import _WRITERS, FIXED, FORMATS, add_answers, open_store, read_scores, work_file
+from nsfwlib.score.store import _WRITERS, FIXED, FORMATS, Store, read_scores, work_file
 
 NAMES, SIZE = ["cat", "dog", "owl"], 32
 
@@ -421,6 +421,16 @@ def test_odd_file_names_are_scored(classifier, folder, tmp_path):
     assert table.loc[names, "problem"].eq("").all()
 
 
+def test_an_odd_file_name_on_another_file_system_is_one_line_too(folder):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/odd/line\nbreak.png", (folder / "00.png").read_bytes())
+    files, rows = open_source("memory://odd")
+    assert [path for path, _, _ in rows] == [r"line\u000abreak.png"]
+    assert not load_picture(files, r"line\u000abreak.png", size=8, frames=1).problem
+
+
 def test_a_file_that_is_gone_when_it_is_reached_is_a_row(classifier, folder, tmp_path, forwarded):
     rows = open_source(folder)[1]
     listed = pd.DataFrame(rows, columns=["path", "problem", "detail"])
@@ -468,7 +478,7 @@ def test_a_copy_is_not_computed_twice(classifier, folder, tmp_path, forwarded):
 
 
 def test_an_interrupted_call_is_taken_up_by_the_same_call(classifier, folder, tmp_path, forwarded, monkeypatch):
-    real = add_answers
+    real = Store.add_answers
 
     def interrupted(store, answers):
         real(store, answers)
@@ -476,7 +486,7 @@ def test_an_interrupted_call_is_taken_up_by_the_same_call(classifier, folder, tm
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "add_answers", interrupted)
+        patch.setattr(Store, "add_answers", interrupted)
         with pytest.raises(KeyboardInterrupt):
             score(classifier, folder, tmp_path / "scores.parquet")
     assert not (tmp_path / "scores.parquet").exists() and sum(forwarded) == 8
@@ -603,7 +613,7 @@ def test_scores_of_another_model_are_not_taken_over(classifier, folder, tmp_path
 
 def test_a_work_file_of_another_model_is_refused_unless_overwriting(classifier, folder, tmp_path):
     out = tmp_path / "scores.parquet"
-    open_store(out, "another-8").close()
+    Store(out, NAMES, "another-8").close()
     with pytest.raises(ValueError, match="begun with another model"):
         score(classifier, folder, out)
     assert len(score(classifier, folder, out, overwrite=True)) == 16
@@ -643,17 +653,15 @@ def test_a_table_to_be_replaced_stays_until_the_new_one_is_whole(classifier, fol
 
 
 def test_a_disk_that_fills_up_while_scoring_is_one_sentence(classifier, folder, tmp_path, monkeypatch):
-    real = open_store
-
     def small(*args, **options):
-        store = real(*args, **options)
+        store = Store(*args, **options)
         store.execute(f"PRAGMA max_page_count = {store.execute('PRAGMA page_count').fetchone()[0]}")
         return store
 
     for i in range(200):
         draw(folder / f"more-{i}.png", 100 + i)
     with monkeypatch.context() as patch:
-        patch.setattr(run, "open_store", small)
+        patch.setattr(run, "Store", small)
         with pytest.raises(OSError, match=r"could not be written: database or disk is full"):
             score(classifier, folder, tmp_path / "scores.parquet", batch_size=64)
     assert not (tmp_path / "scores.parquet").exists()
@@ -692,7 +700,7 @@ def test_a_damaged_work_file_is_one_sentence_with_a_way_out(classifier, folder, 
 def test_two_processes_cannot_score_into_one_table(classifier, folder, tmp_path, monkeypatch):
     out = tmp_path / "scores.parquet"
     identity = f"{model_identity(classifier)}-8"
-    store = open_store(out, identity)
+    store = Store(out, NAMES, identity)
     store.execute("INSERT INTO about VALUES ('x', 'y')")
     with pytest.raises(OSError, match="in use by another process"):
         score(classifier, folder, out)
