@@ -19,6 +19,7 @@ from nsfwlib.files import saving, writable_folder
 from nsfwlib.model.classifier import block_output, head_blocks, head_model, image_size
 from nsfwlib.model.cluster import cluster_answers
 from nsfwlib.model.forward import forward_pass, model_identity
+from nsfwlib.model.runtime import has_bfloat16, openvino_usable
 from nsfwlib.model.stream import Answer, Files, first_frame, stream_answers
 
 STORE_SECONDS = 10  # what a kill may cost
@@ -59,8 +60,8 @@ def block_features(
             relabelled and copied files cost nothing. Interrupt or kill it: the next call goes on where it stopped.
         blocks: layer names, e.g. "mixed4" (768 wide) or ("mixed4", "mixed10"); several cost one decoding.
         batch_size: pictures a forward pass; on a GPU a few hundred are faster.
-        precision: "float32"; or "bfloat16", by OpenVINO on a processor that has it, twice as fast, kept apart from
-            float32: 0.7 to 1 % off in norm, ranking wrong labels of the demo at AP .928 for .931.
+        precision: "float32"; "bfloat16", by OpenVINO on a processor that has it, twice as fast, kept apart from
+            float32: 0.7 to 1 % off in norm, ranking wrong labels of the demo at AP .928 for .931; or "auto".
         where: "local", or "ray" for the machines of a cluster, in float32.
         cluster: options of `model.cluster_answers`: runtime, workers, address, actors, cpus, gpus.
         max_pixels: as in `data.scan`; by default that of the scan that made the table.
@@ -70,9 +71,10 @@ def block_features(
         FloatingPointError: the model's answer is not finite.
         OSError: `cache_dir` is read-only or full; what was computed before is kept.
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision of features must be float32 or bfloat16. Received: {precision!r}.")
-    lowered = where == "local" and precision == "bfloat16"
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"precision of features must be auto, float32 or bfloat16. Received: {precision!r}.")
+    able = precision == "auto" and openvino_usable() and has_bfloat16()
+    lowered = where == "local" and (precision == "bfloat16" or able)
     folders = _folders(model, cache_dir, blocks, "-bfloat16" if lowered else "")
     missing, absent = _missing(table, folders)
     if len(missing):
