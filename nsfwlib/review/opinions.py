@@ -110,36 +110,30 @@ def second_queue(
 
     `table` is the images table, `lines` are those of the journal; `share`, 0 … 1, is of the pictures decided in review.
     """
-    labelling = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
-    open_to = labelling[
-        labelling["reviewer"].ne(reviewer) & labelling["kind"].ne("resolution") & labelling["decision"].ne("escalate")
-    ]
+    last = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
+    open_to = last.query("reviewer != @reviewer and kind != 'resolution' and decision != 'escalate'")
     rows = table[table["sha256"].isin(open_to["sha256"])].drop_duplicates("sha256")
     chance = rows["group"].map(table.groupby("group")["sha256"].min()).map(lambda first: lot(seed, first))
     of_audit = rows["sha256"].isin(open_to.loc[open_to["kind"].eq("audit"), "sha256"])
-    rank = chance[of_audit].groupby(rows["split"]).rank(method="first")
-    first = rank.reindex(rows.index).le(AUDIT_LOOKS)
+    first = chance.where(of_audit).groupby(rows["split"]).rank(method="first").le(AUDIT_LOOKS)
     rows = rows[np.where(of_audit, first, (chance < share) & rows["split"].ne("test"))]
     rows = rows.assign(place=[lot(seed, "place", sha256) for sha256 in rows["sha256"]]).sort_values("place")
     return _as_queue(rows)
 
 
-def disagreements(lines: pd.DataFrame) -> pd.Series:
-    """What reviewers answered where they differ and nobody has resolved it: sha256 → such as "porn / sexy"."""
-    answers = standing_opinions(lines)
-    kinds = answers.groupby("sha256")["answer"].agg(lambda given: " / ".join(sorted(set(given))))
-    settled = pd.concat([standing(lines, "resolution"), standing(lines, "decision").query("decision == 'escalate'")])
-    return kinds[kinds.str.contains(" / ", regex=False) & ~kinds.index.isin(settled["sha256"])].rename("about")
-
-
 def disagreement_queue(table: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
-    """Open disagreements for a session in mode "disagreement"; `about` holds the answers, arguments as above."""
-    about = disagreements(lines)
-    rows = table[table["sha256"].isin(about.index) & table["split"].ne("test")].drop_duplicates("sha256")
-    rows = rows.assign(about=rows["sha256"].map(about)).sort_values(["about", "sha256"])
-    return _as_queue(rows).assign(about=rows["about"].to_numpy())
+    """What reviewers answered differently and nobody has resolved, for a session in mode "disagreement".
+
+    `about` holds the answers, such as "porn / sexy"; arguments as above.
+    """
+    answers = standing_opinions(lines).groupby("sha256")["answer"]
+    about = answers.agg(lambda given: " / ".join(sorted(set(given))))[answers.nunique() > 1]
+    settled = pd.concat([standing(lines, "resolution"), standing(lines, "decision").query("decision == 'escalate'")])
+    rows = table[table["split"].ne("test") & ~table["sha256"].isin(settled["sha256"])].drop_duplicates("sha256")
+    rows = rows.assign(about=rows["sha256"].map(about)).dropna(subset="about").sort_values(["about", "sha256"])
+    return _as_queue(rows, "about")
 
 
-def _as_queue(rows: pd.DataFrame) -> pd.DataFrame:
+def _as_queue(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
     rows = rows.assign(given=rows["given_label"], suggested="", score=np.nan)
-    return rows[list(QUEUE)].reset_index(drop=True)
+    return rows[[*QUEUE, *more]].reset_index(drop=True)

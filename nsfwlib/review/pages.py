@@ -36,9 +36,13 @@ def make_pages(queue: pd.DataFrame, *, page_size: int = 24) -> list[np.ndarray]:
     are not buried under full pages of a common one, and each page is about equally sure.
     """
     p = error_probability(queue)
+    place = pd.Series(-p, queue.index).rank(method="first")
+    together = [queue[name] for name in ("given", "suggested", "group") if name in queue]
+    leader = place.groupby(together, observed=True).transform("min").fillna(place)
+    order = np.lexsort([place, leader])
     pages, shares = [], []
-    for rows in queue.groupby(["given", "suggested"], observed=True).indices.values():
-        rows = _descending_with_groups_together(rows, p, queue)
+    for rows in queue.iloc[order].groupby(["given", "suggested"], observed=True).indices.values():
+        rows = order[rows]
         while len(rows):
             share = np.cumsum(p[rows[:page_size]]) / np.arange(1, min(page_size, len(rows)) + 1)
             size = int(np.flatnonzero(share >= EVENNESS * share.max())[-1]) + 1
@@ -48,15 +52,6 @@ def make_pages(queue: pd.DataFrame, *, page_size: int = 24) -> list[np.ndarray]:
             shares.append(share[size - 1])
             rows = rows[size:]
     return [pages[i] for i in np.argsort(-np.asarray(shares), kind="stable")]
-
-
-def _descending_with_groups_together(rows: np.ndarray, p: np.ndarray, queue: pd.DataFrame) -> np.ndarray:
-    rows = rows[np.argsort(-p[rows], kind="stable")]
-    if "group" not in queue:
-        return rows
-    rank = pd.Series(np.arange(len(rows)))
-    leader = rank.groupby(queue["group"].to_numpy()[rows]).transform("min").fillna(rank)
-    return rows[np.argsort(leader.to_numpy(), kind="stable")]
 
 
 def with_control_pages(

@@ -88,13 +88,11 @@ def known_answers(lines: pd.DataFrame, *, images: pd.DataFrame) -> pd.DataFrame:
     parts = {
         (who, kind): said["reviewer"].eq(who) & of for who in said["reviewer"].unique() for kind, of in kinds.items()
     }
-    table = pd.DataFrame([*parts], columns=["reviewer", "labels"])
-    if len(table):
-        groups = said["sha256"].map(images.drop_duplicates("sha256").set_index("sha256")["group"])
-        found = share_interval(answer.eq(said["decision_audit"]).to_numpy(), groups, among=parts.values())
-        table["pictures"], table["own"] = found.rows, [int((of & own.eq(who)).sum()) for (who, _), of in parts.items()]
-        table["accuracy"], table["low"], table["high"] = found.value, found.low, found.high
-    return table
+    groups = said["sha256"].map(images.drop_duplicates("sha256").set_index("sha256")["group"])
+    found = share_interval(answer.eq(said["decision_audit"]).to_numpy(), groups, among=parts.values())
+    table = pd.DataFrame([*parts], columns=["reviewer", "labels"]).assign(pictures=found.rows)
+    table["own"] = [int((of & own.eq(who)).sum()) for (who, _), of in parts.items()]
+    return table.assign(accuracy=found.value, low=found.low, high=found.high)
 
 
 def open_session(
@@ -129,7 +127,7 @@ def open_session(
     elif mode == "disagreement":
         queue = disagreement_queue(table, read_journal(journal))
     elif mode == "audit":
-        frozen = [load_audit(run_dir, split) for split in SPLITS]
+        frozen = (load_audit(run_dir, split) for split in SPLITS)
         queues = [audit_queue(audit) for audit in frozen if audit is not None]
         queue = pd.concat(queues or [pd.DataFrame(columns=QUEUE)], ignore_index=True)
     else:

@@ -4,7 +4,6 @@
 `ReviewGrid` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -102,11 +101,12 @@ class ReviewSession:
             self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
         self._kinds = [MODES[mode]] if self.blind else LABELLING
         self.images = known_images(queue, images)
-        known_of = {name: column.tolist() for name, column in self.images.items()}  # lists, ten times as fast to walk
-        self._group_of = dict(zip(known_of["path"], known_of["group"], strict=True))
+        self._group_of: dict[str, Any] = {}
         self._contents_of: dict[Any, set[str]] = defaultdict(set)  # by group, for what is hidden is hidden by group
         self._classes_of: dict[Any, set[str]] = defaultdict(set)
-        for _, sha256, filed, group in zip(*known_of.values(), strict=True):
+        columns = (column.tolist() for _, column in self.images.items())  # ten times as fast to walk
+        for path, sha256, filed, group in zip(*columns, strict=True):
+            self._group_of[path] = group
             self._contents_of[group].add(sha256)
             self._classes_of[group].add(filed)
         self._note_classes(queue)
@@ -129,19 +129,13 @@ class ReviewSession:
 
     # --- what is shown ---
 
-    @property
-    def n_pages(self) -> int:
-        """How many pages the queue has."""
-        return len(self._pages)
-
     def page(self, *numbers: int) -> pd.DataFrame:
         """The rows of a page (or of several, one after the other) in the order shown, and three columns more.
 
         decision: what is in force ("" = nothing); conflict: exact copies lie under two labels, so "keep" is refused;
         alike: how many of the rows belong to its near-duplicate group.
         """
-        positions = [self.page_rows(i) for i in numbers]
-        rows = self.queue.iloc[np.concatenate([np.arange(0), *positions])].reset_index(drop=True)
+        rows = self.queue.iloc[[row for i in numbers for row in self.page_rows(i)]].reset_index(drop=True)
         rows["decision"] = [self.decision(sha256) for sha256 in rows["sha256"]]
         rows["conflict"] = rows["sha256"].isin(self._conflicting)
         groups = rows["group"] if "group" in rows else rows["path"]
@@ -165,8 +159,8 @@ class ReviewSession:
 
     def pages(self) -> pd.DataFrame:
         """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
-        is_open = self._outcome == OPEN
-        n_open, errors = (np.bincount(self._page_of, of, self.n_pages) for of in (is_open, self._p_error * is_open))
+        page, is_open = self.queue["page"], self._outcome == OPEN
+        n_open, errors = (np.bincount(page, of, self.n_pages) for of in (is_open, self._p_error * is_open))
         decided = self._page_table["rows"] - n_open.astype(int)
         return self._page_table.assign(decided=decided, expected_errors=errors)
 
@@ -217,13 +211,7 @@ class ReviewSession:
     # --- what is decided ---
 
     def decide(
-        self,
-        path: str,
-        decision: str,
-        *,
-        also: Collection[str] = (),
-        seconds: float | None = None,
-        override: bool = True,
+        self, path: str, decision: str, *, also: Collection[str] = (), seconds: float = np.nan, override: bool = True
     ) -> None:
         """Record one decision on the picture at `path` (and all its exact copies); on disk when this returns.
 
@@ -247,7 +235,7 @@ class ReviewSession:
             self._refuse_to_overrule(rows, decision)
         self._decide(rows, decision, seconds)
 
-    def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float | None = None) -> pd.DataFrame:
+    def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float = np.nan) -> pd.DataFrame:
         """Give every undecided row of page `i` the page's likelier decision (`page_default`), as one action.
 
         Left undecided are the paths in `skip` (not shown to the reviewer) and, where the decision is "keep",
@@ -283,8 +271,7 @@ class ReviewSession:
         """The decisions in force in the journal, one row a picture (see `labels.in_force`), with its last `note`."""
         lines = read_journal(self.journal)
         last = lines[lines["kind"].eq("note")].drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
-        table = in_force(lines)
-        return table.assign(note=[last.get(sha256, "") for sha256 in table["sha256"]])
+        return in_force(lines).assign(note=lambda table: table["sha256"].map(last).fillna(""))
 
     def escalated(self) -> pd.DataFrame:
         """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
@@ -302,8 +289,8 @@ class ReviewSession:
             raise ValueError(f"The order of a session in mode {self.mode!r} stays as it was drawn.")
         table = self.pages()
         stays = ((table["decided"] > 0) | table["is_control"] | table.index.isin(list(in_view))).to_numpy(bool)
-        kept = [page for page, stay in zip(self._pages, stays, strict=True) if stay]
-        rest = np.concatenate([np.arange(0), *(p for p, stay in zip(self._pages, stays, strict=True) if not stay)])
+        kept = [self.page_rows(page) for page in np.flatnonzero(stays)]
+        rest = np.flatnonzero(~stays[self.queue["page"]])
         queue = self.queue.drop(columns=["page", "is_control"])
         hidden = queue.loc[queue["sha256"].isin(self.known), "path"]
         queue.iloc[rest] = updated(queue.iloc[rest], scores[~scores["path"].isin(hidden)])
@@ -318,16 +305,13 @@ class ReviewSession:
     def progress(self) -> dict[str, float]:
         """Numbers for a progress line.
 
-        rows, decided, pages, pages_done; relabelled (to another class), kept, drop, unsure, escalate;
-        errors_found (relabelled or dropped, of what had a label); seconds looked at, by all reviewers and sittings.
+        rows, decided; relabelled (to another class), kept, drop, unsure, escalate; errors_found (relabelled or dropped,
+        of what had a label); seconds looked at, by all reviewers and sittings.
         """
         count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
-        pages = self.pages()
         return {
             "rows": len(self.queue),
             "decided": len(self.queue) - count["open"],
-            "pages": self.n_pages,
-            "pages_done": int((pages["decided"] == pages["rows"]).sum()),
             **{name: count[name] for name in OUTCOMES[1:-1]},
             "errors_found": count["relabelled"] + int(((self._outcome == DROP) & (self._filed != "")).sum()),
             "seconds": self._replay.seconds,
@@ -341,7 +325,7 @@ class ReviewSession:
         """
         pages = self.pages()
         done = pages["is_control"] & pages["decided"].eq(pages["rows"])
-        drawn = self._outcome[done.to_numpy()[self._page_of] & (self._filed != "")]
+        drawn = self._outcome[done.to_numpy()[self.queue["page"]] & (self._filed != "")]
         errors, kept = (int(np.isin(drawn, codes).sum()) for codes in ([RELABELLED, DROP], [KEPT]))
         n, (low, high) = errors + kept, map(float, jeffreys(errors, errors + kept))
         return {"rows": n, "errors": errors, "rate": errors / n if n else float("nan"), "low": low, "high": high}
@@ -350,15 +334,13 @@ class ReviewSession:
 
     def _set_pages(self, queue: pd.DataFrame, pages: list[np.ndarray], control: Sequence[bool]) -> None:
         sizes = [len(page) for page in pages]
-        ends = np.cumsum([0, *sizes])
-        self._pages = [np.arange(start, end) for start, end in itertools.pairwise(ends)]
-        self._outcome = np.full(ends[-1], OPEN, np.int8)  # of each row, as in `OUTCOMES`
-        self._page_of = np.repeat(np.arange(len(pages)), sizes)
+        self.n_pages, self._ends = len(pages), np.cumsum([0, *sizes])
+        self._outcome = np.full(self._ends[-1], OPEN, np.int8)  # of each row, as in `OUTCOMES`
         self.queue = queue.iloc[np.concatenate([np.arange(0), *pages])].reset_index(drop=True)
-        self.queue["page"] = self._page_of
+        self.queue["page"] = np.repeat(np.arange(len(pages)), sizes)
         self.queue["is_control"] = np.repeat(np.asarray(control, bool), sizes)
-        first = self.queue.iloc[ends[:-1]].reset_index(drop=True)
-        self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
+        first = self.queue.iloc[self._ends[:-1]].set_index("page")
+        self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes)
         self._position = pd.Index(self.queue["path"])
         self._p_error = error_probability(self.queue)
         self._rows_of: dict[str, list[int]] = defaultdict(list)
@@ -388,7 +370,7 @@ class ReviewSession:
         """Which rows of `queue` make page `i`; an IndexError if there is no such page."""
         if not 0 <= i < self.n_pages:
             raise IndexError(f"page must be one of the {self.n_pages} pages, counted from 0. Received: {i}")
-        return self._pages[i]
+        return np.arange(*self._ends[i : i + 2])
 
     def _row_of(self, path: str) -> int:
         try:
@@ -396,17 +378,15 @@ class ReviewSession:
         except KeyError:
             raise KeyError(f"path must be one of the {len(self.queue)} in the queue. Received: {path!r}") from None
 
-    def _decide(self, rows: Sequence[int], decision: str, seconds: float | None) -> None:
+    def _decide(self, rows: Sequence[int], decision: str, seconds: float) -> None:
         # An escalation is no opinion to compare: it hides the picture from everybody at once.
-        kind = "decision" if decision == "escalate" else MODES[self.mode]
         lines = self.queue.iloc[rows][["sha256", "path", "suggested", "score"]]
-        each = None if seconds is None else seconds / len(rows)
-        lines = lines.assign(given_label=self._filed[rows], decision=decision, seconds=each, kind=kind)
+        kinds = np.where(lines["sha256"].isin(self.known), KNOWN, MODES[self.mode])
+        lines["kind"] = "decision" if decision == "escalate" else kinds
+        lines = lines.assign(given_label=self._filed[rows], decision=decision, seconds=seconds / len(rows))
         if decision == "keep":  # where an earlier decision is shown as given, that class is meant, not the folder's
             given = self.queue["given"].iloc[rows]
             lines["decision"] = given.where((given != "") & (given != lines["given_label"]), decision)
-        if decision != "escalate":
-            lines.loc[lines["sha256"].isin(self.known), "kind"] = KNOWN
         self._write(lines.assign(reviewer=self.reviewer).to_dict("records"))
 
     def _refuse_to_overrule(self, rows: Sequence[int], decision: str) -> None:

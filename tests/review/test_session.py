@@ -257,9 +257,7 @@ def test_a_reopened_session_goes_on_and_can_undo_what_came_before(queue, path):
     for i in range(5):
         first.decide(first.queue["path"][i], "keep")
     again = open_session(queue, path, reviewer="Ada")
-    assert again.progress() == pytest.approx(
-        {**first.progress(), "pages": again.n_pages, "pages_done": again.progress()["pages_done"]}
-    )
+    assert again.progress() == pytest.approx(first.progress())
     assert not set(again.page(again.first_open_page())["path"]) & set(first.queue["path"][:5])
     assert again.undo() == [first.queue["path"][4]]
     assert len(in_force(path)) == 4
