@@ -44,10 +44,8 @@ class PictureFinder(ipywidgets.VBox):
             the suggestion where the score is above 0 or there is no label, else the label; unless `pictures` has it.
         options: of `ReviewGrid`; `journal`, `class_names`, `reviewer` and `images` are those of `ReviewSession`.
 
-    `figure` draws `left`, the rows that the filter lets through; `grid` holds those of them that were hit.
-
-    Raises:
-        ValueError: `pictures` lacks a column that a view names, or that a queue needs.
+    `figure` draws `left`, the rows that the filter lets through; `grid` holds those of them that were hit. A ValueError
+    where `pictures` lacks a column that a view names, or that a queue needs.
     """
 
     def __init__(
@@ -177,11 +175,11 @@ def _matrix(table: pd.DataFrame, down: str, across: str) -> list[Marks]:
 def _layout(trace: dict[str, Any], columns: str | tuple[str, str]) -> dict[str, Any]:
     """Axes that fit what is drawn: names from the top, no numbers beside a map, where they mean nothing."""
     on_map, of_cells, one = trace["type"] == "scatter", trace["type"] == "heatmap", isinstance(columns, str)
-    titles = ("pictures", columns) if isinstance(columns, str) else (columns[1], columns[0])
-    named = of_cells or (one and "y" in trace)
+    named = "y" in trace and not on_map
+    titles = (columns, "pictures") if isinstance(columns, str) else columns
     axis = {"visible": not on_map, "gridcolor": "rgba(128, 128, 128, 0.2)", "autorange": True, "type": "linear"}
     from_top = {"type": "category", "autorange": "reversed", "categoryorder": "total descending" if one else "trace"}
-    x, y = titles if named else titles[::-1]
+    x, y = titles[::-1] if named else titles
     return {
         "xaxis": axis | {"title": x} | ({"type": "category"} if of_cells else {}),
         "yaxis": axis | {"title": y} | (from_top if named else {}),

@@ -33,6 +33,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 HOLD_SECONDS = 60  # after so long a missing message counts as lost
 LOOKS = ("blur", "blurs", "grey", "hidden", "guidelines", "reasons")
 Message = dict[str, Any]
+Shown = tuple[bytes, str]  # a JPEG and "", or b"" and the reason why there is no picture
 
 
 class PictureStore:
@@ -47,8 +48,8 @@ class PictureStore:
     def _decoded(self, path: str, *, size: int) -> np.ndarray:
         return blurred_thumbnail(file_path(self.data_dir, path), size=size, blur=0, grey=False)
 
-    def _blurred(self, path: str, blur: float, grey: float) -> tuple[bytes, str]:
-        """JPEG bytes as shown before anybody asked for more, or b"" and the reason why there is no picture."""
+    def _blurred(self, path: str, blur: float, grey: float) -> Shown:
+        """The picture as shown before anybody asked for more."""
         try:
             picture = self.small(path)
         except ImageProblem as problem:
@@ -57,7 +58,7 @@ class PictureStore:
         mixed = (1 - grey) * picture + grey * (picture @ LUMA)[..., None]
         return encode_jpeg(np.rint(mixed).astype(np.uint8)), ""
 
-    def page(self, paths: Collection[str], *, blurs: Iterable[float], grey: float) -> Iterator[tuple[bytes, str]]:
+    def page(self, paths: Collection[str], *, blurs: Iterable[float], grey: float) -> Iterator[Shown]:
         """`blurred` of several pictures at once; they are made ready in the background, looked at or not."""
         return self._threads.map(lambda path, blur: self.blurred(path, blur, grey), paths, blurs)
 
@@ -153,13 +154,11 @@ class ReviewGrid(ipywidgets.VBox):
     def _make_paging(self) -> ipywidgets.HBox:
         wide = {"layout": {"width": "330px"}, "style": {"description_width": "40px"}}
         self.pair = ipywidgets.Dropdown(description="Show", **wide)
-        self.open_only = _toggle("open pages only")
-        self.message = ipywidgets.HTML()
-        export = _button("Export", self._export)
+        self.open_only, self.message = _toggle("open pages only"), ipywidgets.HTML()
         again = [_button("Re-rank", self._rerank)] if self.rescore and not self.session.blind else []
         for control in (self.pair, self.open_only):
             control.observe(self._filter, "value")
-        return ipywidgets.HBox([self.pair, self.open_only, *again, export, self.message])
+        return ipywidgets.HBox([self.pair, self.open_only, *again, _button("Export", self._export), self.message])
 
     def _fill_pairs(self) -> None:
         pages = self.session.pages()
@@ -224,7 +223,7 @@ class ReviewGrid(ipywidgets.VBox):
             page = self.session.page_of(paths[0])
             if page not in self.screen:
                 self._fill_screen(page)
-            self._send_page(focus=self.session.page(*self.screen)["path"].tolist().index(paths[0]))
+            self._send_page(at=paths[0])
         text = f"{message['op']}: {_count(len(paths), 'picture')}" if paths else f"nothing to {message['op']}"
         self._send_state(message, text=text)
 
@@ -244,10 +243,7 @@ class ReviewGrid(ipywidgets.VBox):
         self.view.send({"t": "less", "paths": paths}, [data for data, _ in made])
 
     def _details(self, message: Message) -> None:
-        """Send the other members of the near-duplicate group, then the neighbours that voted.
-
-        Nothing in a blind session: their labels would say what this one's is.
-        """
+        """Send the group's other members, then the neighbours that voted; blind none: they have labels."""
         path, known = message["path"], self.session.images[: 0 if self.session.blind else None]
         group = known.loc[known["path"] == path, "group"]
         rows = known[known["group"].isin(group) & (known["path"] != path)].assign(why="near-duplicate")
@@ -262,7 +258,7 @@ class ReviewGrid(ipywidgets.VBox):
 
     # --- messages to the page ---
 
-    def _send_page(self, *, focus: int | None = None) -> None:
+    def _send_page(self, *, at: str = "") -> None:
         """Send the pages in view; the first undecided picture has the focus if no other is named."""
         if not self.session.n_pages:
             self.view.send({"t": "page", "page": 0, "focus": 0, "rows": [], "sections": []}, [])
@@ -270,8 +266,7 @@ class ReviewGrid(ipywidgets.VBox):
         self.session.catch_up()
         rows = self.session.page(*self.screen)
         self._contents = dict(zip(rows["path"], rows["sha256"], strict=True))
-        if focus is None:
-            focus = int((rows["decision"] != "").argmin())
+        focus = int((rows["path"].eq(at) if at else rows["decision"].eq("")).argmax())
         pictures = self._pixels(rows["path"], self._blurred)
         shown = [self._row(row, note) for row, (_, note) in zip(rows.to_dict("records"), pictures, strict=True)]
         sections = [self._section(page, about) for page, about in self.session.pages().loc[self.screen].iterrows()]
@@ -285,9 +280,7 @@ class ReviewGrid(ipywidgets.VBox):
     def _why_hidden(self, path: str) -> str:
         return self.session.why_hidden(path, {name for name, switch in self.hide.items() if switch.value})
 
-    def _pixels(
-        self, paths: Collection[str], make: Callable[[list[str]], Iterable[tuple[bytes, str]]]
-    ) -> list[tuple[bytes, str]]:
+    def _pixels(self, paths: Collection[str], make: Callable[[list[str]], Iterable[Shown]]) -> list[Shown]:
         """The one door for pixels: bytes and "" for what may be shown, else b"" and why not, in the order of `paths`.
 
         Asked before the files are read and, of the journal as it is by then, again before anything leaves.
@@ -300,7 +293,7 @@ class ReviewGrid(ipywidgets.VBox):
         notes = [before[path] or self._why_hidden(path) for path in paths]
         return [(b"", note) if note else made[path] for path, note in zip(paths, notes, strict=True)]
 
-    def _blurred(self, paths: Collection[str], *, part: float = 1.0) -> Iterator[tuple[bytes, str]]:
+    def _blurred(self, paths: Collection[str], *, part: float = 1.0) -> Iterator[Shown]:
         return self.store.page(paths, blurs=[part * self._blur_of(path) for path in paths], grey=self.grey.value)
 
     def _blur_of(self, path: str) -> float:
@@ -328,13 +321,10 @@ class ReviewGrid(ipywidgets.VBox):
         }
 
     def _section(self, page: int, about: pd.Series) -> Message:
-        pair = {name: "" if about["is_control"] else about[name] for name in ("given", "suggested")}
-        facts = {
-            "rows": int(about["rows"]),
-            "wrong": float(about["expected_errors"]),
-            "drawn": bool(about["is_control"]),
-        }
-        return {"page": page, "of": self.session.n_pages, "default": self.session.page_default(page), **pair, **facts}
+        rows, wrong, drawn = int(about["rows"]), float(about["expected_errors"]), bool(about["is_control"])
+        pair = {name: "" if drawn else about[name] for name in ("given", "suggested")}
+        facts = {"rows": rows, "wrong": wrong, "drawn": drawn, "default": self.session.page_default(page)}
+        return {"page": page, "of": self.session.n_pages, **pair, **facts}
 
     def _send_state(self, message: Message, *, text: str = "") -> None:
         state = {path: self.session.decision(sha256) for path, sha256 in self._contents.items()}
@@ -410,8 +400,7 @@ def open(
         wish: points more or less at which an audit is exact enough, as the grid says in mode "audit".
         options: of `open_session`, such as `mode` and `reviewer`, and those of `ReviewGrid` that are in `LOOKS`.
 
-    Raises:
-        ValueError: data or journal are not those of the run, or `run.json` names none and nobody else does.
+    A ValueError where data or journal are not those of the run, or `run.json` names none and nobody else does.
     """
     about = runs.check_data(run_dir, data_dir, journal)
     if not (data_dir := data_dir or about.get("data_dir")):
@@ -447,10 +436,7 @@ def _count(n: int, noun: str) -> str:
 
 
 class InOrder:
-    """Hands messages on one at a time, each after those that its sender numbered before it.
-
-    A message has `sender`, and `seq` that counts from 1.
-    """
+    """Hands messages on one at a time, each after those that its `sender` numbered before it; `seq` counts from 1."""
 
     def __init__(self, handle: Callable[[Message], None]) -> None:
         self.handle = handle

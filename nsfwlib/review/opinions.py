@@ -26,8 +26,7 @@ def standing_opinions(lines: pd.DataFrame, images: pd.DataFrame | None = None) -
     decision that stood when the first of these looks was taken. "keep" counts as the label it confirmed; unsure is
     no answer. A reviewer who looks at an own decision again is no second one.
     """
-    looks = standing(lines, "second")
-    firsts = standing(lines, *LABELLING)
+    firsts, looks = standing(lines, *LABELLING), standing(lines, "second")
     seen_at = pd.Series(looks.index, looks["sha256"]).groupby(level=0).min()
     firsts = firsts[firsts.index < firsts["sha256"].map(seen_at)]
     firsts, looks = firsts.drop_duplicates("sha256", keep="last"), looks.drop_duplicates([*WHO], keep="last")
@@ -61,9 +60,8 @@ def agreement(lines: pd.DataFrame, *, images: pd.DataFrame | None = None, seed: 
         images: the images table, for near-duplicate groups; every picture by itself by default.
         seed: of the draws of intervals, which are of 95 %.
 
-    Returns:
-        One row a pair of reviewers, all of them first: `between`, `pictures` with two answers, `agree` (share) with
-        `low` and `high`, Cohen's `kappa` with `kappa_low` and `kappa_high` (see `evaluate.cohens_kappa`).
+    One row a pair of reviewers, all of them first: `between`, `pictures` with two answers, `agree` (share) with `low`
+    and `high`, Cohen's `kappa` with `kappa_low` and `kappa_high` (see `evaluate.cohens_kappa`).
     """
     answers = standing_opinions(lines, images)
     if answers.empty:
@@ -84,9 +82,8 @@ def skills(
 ) -> pd.DataFrame:
     """How often each reviewer is right, as far as the others tell; arguments as in `agreement`.
 
-    Returns:
-        One row a reviewer: `reviewer`, `pictures` that others saw, too, `accuracy` with `low` and `high` (see
-        `evaluate.reviewer_accuracies`); empty before a second look.
+    One row a reviewer: `reviewer`, `pictures` that others saw, too, `accuracy` with `low` and `high` (see
+    `evaluate.reviewer_accuracies`); empty before a second look.
     """
     answers = standing_opinions(lines, images)
     if answers.empty:
@@ -103,7 +100,6 @@ def second_queue(
     """What `reviewer` is to see a second time, for a session in mode "second": a random share of what others decided.
 
     And of each split's audit, `test` included, up to `AUDIT_LOOKS` answers of others: they say how far to trust it.
-
     Whole near-duplicate groups are drawn by a hash of their first picture: whoever asks and whenever, the same ones
     come, so the share is known before anybody decides. Pages change with every ranking and could not be kept.
     What was resolved or escalated, own decisions, and the rest of the test split stay out.
@@ -117,8 +113,7 @@ def second_queue(
     of_audit = rows["sha256"].isin(open_to.loc[open_to["kind"].eq("audit"), "sha256"])
     first = chance.where(of_audit).groupby(rows["split"]).rank(method="first").le(AUDIT_LOOKS)
     rows = rows[np.where(of_audit, first, (chance < share) & rows["split"].ne("test"))]
-    rows = rows.assign(place=[lot(seed, "place", sha256) for sha256 in rows["sha256"]]).sort_values("place")
-    return _as_queue(rows)
+    return _as_queue(rows.assign(place=[lot(seed, "place", sha256) for sha256 in rows["sha256"]]).sort_values("place"))
 
 
 def disagreement_queue(table: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from nsfwlib.labels import (
     read_journal,
     refuse_class,
 )
-from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_control_pages
+from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_controls
 
 OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")  # last: a first label, a strange class
 OPEN, KEPT, DROP, UNSURE, ESCALATE, RELABELLED, OTHER = range(len(OUTCOMES))
@@ -56,8 +56,8 @@ class ReviewSession:
         known: contents whose answer an audit knows, in mode "review", as open as all others to who reviews. What is
             said of them is a line of kind `KNOWN`: it tells of the reviewer, and changes no label.
 
-    `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
-    the session began comes last.
+    `queue` is the table in the order shown, with the columns `page` and `is_control` added, and has `n_pages`. What was
+    decided before the session began comes last.
 
     Blind: the queue's order is kept, and neither label nor suggestion, probability, file name or neighbour is shown,
     for whoever sees a label tends to confirm it. So "keep" means nothing and no page can be accepted: every picture
@@ -86,8 +86,7 @@ class ReviewSession:
             raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
         if mode == "second" and not reviewer:
             raise ValueError("A second look needs a name. Received no reviewer: pass reviewer='your name'.")
-        clash = [name for name in self.class_names if not may_be_class(name)]
-        if clash:
+        if clash := [name for name in self.class_names if not may_be_class(name)]:
             raise ValueError(
                 f"A class cannot be called like a decision ({', '.join(ACTIONS)}, undo, redo, in any case), nor have "
                 f"blanks or quotes around its name: the journal could not tell. Rename: {clash}"
@@ -125,7 +124,7 @@ class ReviewSession:
             self._set_pages(queue, pages, [False] * len(pages))
         else:
             still_open = queue.assign(score=queue["score"].mask(decided))
-            self._set_pages(queue, *with_control_pages(still_open, page_size, control_every, seed))
+            self._set_pages(queue, *with_controls(still_open, page_size, control_every, seed))
 
     # --- what is shown ---
 
@@ -147,10 +146,7 @@ class ReviewSession:
         return int(self.queue["page"].iloc[self._row_of(path)])
 
     def page_default(self, i: int) -> str:
-        """What accepting page `i` says: its suggested class where most labels are likely wrong, else "keep".
-
-        "" in a blind session: there, a page cannot be accepted.
-        """
+        """What accepting page `i` says: the suggested class if most labels are likely wrong, else "keep"; blind ""."""
         rows = self.page_rows(i)
         if self.blind:
             return ""
@@ -166,8 +162,7 @@ class ReviewSession:
 
     def first_open_page(self) -> int:
         """The first page with a row that nobody has decided; the last page when all are, 0 when there is none."""
-        still_open = self.queue["page"].to_numpy()[self._outcome == OPEN]
-        return int(still_open[0]) if len(still_open) else max(0, self.n_pages - 1)
+        return int(next(iter(self.queue["page"][self._outcome == OPEN]), max(0, self.n_pages - 1)))
 
     def decision(self, sha256: str) -> str:
         """The decision in force on this content; "" when there is none.
@@ -179,10 +174,7 @@ class ReviewSession:
         return said if said == "escalate" or kinds is LABELLING else self._replay.decision(sha256, kinds)
 
     def classes_of(self, path: str) -> set[str]:
-        """The classes that a picture may show, blind or not: whoever avoids a class is spared it.
-
-        All that anybody filed, suggested, answered or decided, for it or a near-duplicate.
-        """
+        """What it may show, blind or not: any class filed, suggested, answered or decided, of it or near-duplicates."""
         group, kinds = self._group_of.get(path), (LABELLING, ["audit"], ["second"], ["resolution"])
         contents = self._contents_of.get(group, ())
         decided = {self._replay.decision(content, kind) for content in contents for kind in kinds}
@@ -202,9 +194,8 @@ class ReviewSession:
     def catch_up(self) -> None:
         """Take in what anybody wrote to the journal since it was read last.
 
-        Raises:
-            OSError: the journal is gone or cannot be read: nothing may be shown, for nobody knows what was escalated.
-            ValueError: it is no journal any more; says which line.
+        An OSError where it is gone or cannot be read: nothing may be shown, for nobody knows what was escalated. A
+        ValueError where it is no journal any more; says which line.
         """
         self._sync(self._replay.catch_up())
 
@@ -219,20 +210,25 @@ class ReviewSession:
         as one action; `seconds`, how long they were looked at; `override`, whether it may take the place of what
         somebody else decided otherwise.
 
-        Raises:
-            KeyError: a path is not in the queue.
-            ValueError: there is no such decision, "keep" on copies that lie under two labels, or, without `override`,
-                somebody else decided otherwise; says who and what.
+        A KeyError where a path is not in the queue. A ValueError where there is no such decision, for "keep" on copies
+        that lie under two labels, or, without `override`, where somebody else decided otherwise; says who and what.
         """
         rows = [self._row_of(one) for one in (path, *also)]
         choices = [*self.class_names, *ACTIONS]
         if decision not in choices:
             raise ValueError(f"decision must be one of {choices}. Received: {decision!r}")
-        if decision == "keep" and (self.blind or self._conflicting & {*self.queue["sha256"].iloc[rows]}):
+        contents = self.queue["sha256"].iloc[rows]
+        if decision == "keep" and (self.blind or self._conflicting & {*contents}):
             why = "No label is shown here" if self.blind else "Exact copies of this picture lie under two labels"
             raise ValueError(f"{why}, so 'keep' says nothing: give the picture a class.")
-        if not override and decision != "escalate":
-            self._refuse_to_overrule(rows, decision)
+        for row, sha256 in zip(rows, contents, strict=True):
+            said = self.decision(sha256)
+            who = self._replay.said_by(sha256, LABELLING if said == "escalate" else self._kinds)
+            meant = {self._filed[row] if word == "keep" else word for word in (said, decision)}
+            overrules = said and len(meant) == 2 and who != self.reviewer
+            # What the audit said of a known one would give it away.
+            if overrules and not (override or decision == "escalate" or sha256 in self.known):
+                raise ValueError(f"{who or 'Somebody'} decided {said!r}. Decide the same once more to overrule that.")
         self._decide(rows, decision, seconds)
 
     def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float = np.nan) -> pd.DataFrame:
@@ -244,9 +240,8 @@ class ReviewSession:
         page, decision = self.page(i), self.page_default(i)
         if self.blind:
             raise ValueError("No label is shown here, so a page cannot be accepted: give each picture a class.")
-        rows = page[(page["decision"] == "") & ~page["path"].isin(skip)].drop_duplicates("sha256")
-        if decision == "keep":
-            rows = rows[~rows["sha256"].isin(self._conflicting)]
+        left = page["path"].isin(skip) | (page["conflict"] & (decision == "keep"))
+        rows = page[page["decision"].eq("") & ~left].drop_duplicates("sha256")
         if len(rows):
             self._decide([self._row_of(path) for path in rows["path"]], decision, seconds)
         return self.page(i)
@@ -260,10 +255,7 @@ class ReviewSession:
         return self._mark("redo")
 
     def note(self, path: str, text: str, *, kind: str = "note") -> None:
-        """Write a remark on a picture of the queue into the journal, or that it was seen sharp (`kind` "reveal").
-
-        Neither is a decision.
-        """
+        """Write into the journal a remark on a picture, or that it was seen sharp (`kind` "reveal"): no decision."""
         lines = self.queue.iloc[[self._row_of(path)]][["sha256", "path"]].assign(kind=kind, decision=text.strip())
         self._write(lines.assign(reviewer=self.reviewer).to_dict("records"))
 
@@ -271,7 +263,7 @@ class ReviewSession:
         """The decisions in force in the journal, one row a picture (see `labels.in_force`), with its last `note`."""
         lines = read_journal(self.journal)
         last = lines[lines["kind"].eq("note")].drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
-        return in_force(lines).assign(note=lambda table: table["sha256"].map(last).fillna(""))
+        return in_force(lines).assign(note=lambda table: last.reindex(table["sha256"], fill_value="").to_numpy())
 
     def escalated(self) -> pd.DataFrame:
         """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
@@ -303,10 +295,9 @@ class ReviewSession:
     # --- how far it is ---
 
     def progress(self) -> dict[str, float]:
-        """Numbers for a progress line.
+        """Numbers: rows, decided; relabelled (to another class), kept, drop, unsure, escalate; errors_found, seconds.
 
-        rows, decided; relabelled (to another class), kept, drop, unsure, escalate; errors_found (relabelled or dropped,
-        of what had a label); seconds looked at, by all reviewers and sittings.
+        errors_found: relabelled or dropped, of what had a label; seconds: looked at, by all reviewers and sittings.
         """
         count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
         return {
@@ -389,24 +380,13 @@ class ReviewSession:
             lines["decision"] = given.where((given != "") & (given != lines["given_label"]), decision)
         self._write(lines.assign(reviewer=self.reviewer).to_dict("records"))
 
-    def _refuse_to_overrule(self, rows: Sequence[int], decision: str) -> None:
-        for row, sha256 in zip(rows, self.queue["sha256"].iloc[rows], strict=True):
-            if sha256 in self.known:  # what the audit said would give it away
-                continue
-            said = self.decision(sha256)
-            who = self._replay.said_by(sha256, LABELLING if said == "escalate" else self._kinds)
-            meant = {self._filed[row] if word == "keep" else word for word in (said, decision)}
-            if said and len(meant) == 2 and who != self.reviewer:
-                raise ValueError(f"{who or 'Somebody'} decided {said!r}. Decide the same once more to overrule that.")
-
     def _mark(self, kind: str) -> list[str]:
         self.catch_up()
         actions = self._replay.done if kind == "undo" else self._replay.undone
         if not actions:
             return []
         concerned = self._write([{"kind": kind, "action": next(reversed(actions)), "reviewer": self.reviewer}])
-        rows = [self._rows_of[sha256][0] for sha256 in concerned if sha256 in self._rows_of]
-        return self.queue["path"].iloc[rows].tolist()
+        return [self.queue["path"].iloc[self._rows_of[one][0]] for one in concerned if one in self._rows_of]
 
     def _write(self, lines: list[dict[str, Any]]) -> Collection[str]:
         append_decisions(self.journal, lines)
