@@ -25,8 +25,7 @@ def threshold_explorer(
         ipywidgets.FloatLogSlider(prevalence, min=-4, max=-0.3, step=0.1, description="prevalence", **wide),
         ipywidgets.FloatSlider(review_from, min=0, max=1, step=0.01, description="a person from", **wide),
     ]
-    # An image widget: an output widget would keep headless runs waiting.
-    picture = ipywidgets.Image(format="png")
+    picture = ipywidgets.Image(format="png")  # an output widget would keep headless runs waiting
 
     def draw(_: Any = None) -> None:
         at, rare, person = (slider.value for slider in sliders)

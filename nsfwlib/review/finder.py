@@ -44,10 +44,8 @@ class PictureFinder(ipywidgets.VBox):
             the suggestion where the score is above 0 or there is no label, else the label; unless `pictures` has it.
         options: of `ReviewGrid`; `journal`, `class_names`, `reviewer` and `images` are those of `ReviewSession`.
 
-    `figure` draws `left`, the rows that the filter lets through; `grid` holds those of them that were hit.
-
-    Raises:
-        ValueError: `pictures` lacks a column that a view names, or that a queue needs.
+    `figure` draws `left`, the rows that the filter lets through; `grid` holds those of them that were hit. A ValueError
+    where `pictures` lacks a column that a view names, or that a queue needs.
     """
 
     def __init__(
@@ -63,13 +61,11 @@ class PictureFinder(ipywidgets.VBox):
         **options: Any,
     ) -> None:
         pictures = pictures.fillna({"given": "", "suggested": ""})
-        if "predicted" not in pictures:
-            likelier = pictures["score"].gt(0) | pictures["given"].eq("")
-            pictures["predicted"] = pictures["suggested"].where(
-                likelier & pictures["suggested"].ne(""), pictures["given"]
-            )
         # A line of the journal without a suggestion counts as a blind answer, and here the label is shown.
         pictures["suggested"] = pictures["suggested"].where(pictures["suggested"].ne(""), pictures["given"])
+        if "predicted" not in pictures:
+            likelier = pictures["score"].gt(0) | pictures["given"].eq("")
+            pictures["predicted"] = pictures["suggested"].where(likelier, pictures["given"])
         wanted = {str(name) for columns in views.values() for name in np.atleast_1d(columns)}
         if missing := sorted(wanted - {*pictures}):
             raise ValueError(f"views should name columns of pictures, {[*pictures]}. Received also: {missing}")
@@ -81,17 +77,13 @@ class PictureFinder(ipywidgets.VBox):
         self._replay, self._rows_of, self._hits = Replay(journal), (), []
         self.view = ipywidgets.Dropdown(options=[*views.items()], description="Figure")
         self.path = ipywidgets.Text(placeholder="part of the path", continuous_update=False, layout={"width": "180px"})
-        values = {name: {*self.pictures[name]} for name in FILTERS if name in self.pictures}
-        values["decision"] = {*ACTIONS, *class_names}
+        values = {name: {*self.pictures.get(name, ())} for name in FILTERS} | {"decision": {*ACTIONS, *class_names}}
         self.menus = {}
         for name, some in values.items():
-            options_of = [
-                (f"{name}: any", ...),  # not None: a menu is blank then
-                (f"{name}: none", ""),
-                *((each, each) for each in sorted({*some} - {""})),
-            ]
+            any_or_none = [(f"{name}: any", ...), (f"{name}: none", "")]  # not None: a menu is blank then
             if len(some) > 1:
-                self.menus[name] = ipywidgets.Dropdown(options=options_of, layout={"width": "150px"})
+                named = [(each, each) for each in sorted(some - {""})]
+                self.menus[name] = ipywidgets.Dropdown(options=any_or_none + named, layout={"width": "150px"})
         low, high = np.nanmin([0.0, *self.pictures["score"]]), np.nanmax([1.0, *self.pictures["score"]])
         slider = {"min": low, "max": high, "step": 0.01, "continuous_update": False}
         self.score = ipywidgets.FloatRangeSlider(value=(low, high), description="score", **slider)
@@ -183,11 +175,11 @@ def _matrix(table: pd.DataFrame, down: str, across: str) -> list[Marks]:
 def _layout(trace: dict[str, Any], columns: str | tuple[str, str]) -> dict[str, Any]:
     """Axes that fit what is drawn: names from the top, no numbers beside a map, where they mean nothing."""
     on_map, of_cells, one = trace["type"] == "scatter", trace["type"] == "heatmap", isinstance(columns, str)
-    titles = ("pictures", columns) if isinstance(columns, str) else (columns[1], columns[0])
-    named = of_cells or (one and "y" in trace)
+    named = "y" in trace and not on_map
+    titles = (columns, "pictures") if isinstance(columns, str) else columns
     axis = {"visible": not on_map, "gridcolor": "rgba(128, 128, 128, 0.2)", "autorange": True, "type": "linear"}
     from_top = {"type": "category", "autorange": "reversed", "categoryorder": "total descending" if one else "trace"}
-    x, y = titles if named else titles[::-1]
+    x, y = titles[::-1] if named else titles
     return {
         "xaxis": axis | {"title": x} | ({"type": "category"} if of_cells else {}),
         "yaxis": axis | {"title": y} | (from_top if named else {}),

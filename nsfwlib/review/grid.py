@@ -8,6 +8,7 @@ widget's state, so neither a saved notebook nor saved widget state can hold one.
 import html
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -32,6 +33,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 HOLD_SECONDS = 60  # after so long a missing message counts as lost
 LOOKS = ("blur", "blurs", "grey", "hidden", "guidelines", "reasons")
 Message = dict[str, Any]
+Shown = tuple[bytes, str]  # a JPEG and "", or b"" and the reason why there is no picture
 
 
 class PictureStore:
@@ -39,35 +41,30 @@ class PictureStore:
 
     def __init__(self, data_dir: Path, *, keep: int = 256) -> None:
         self.data_dir = Path(data_dir)
-        self.small = lru_cache(keep)(self._small)
+        self.small = lru_cache(keep)(partial(self._decoded, size=THUMBNAIL))
         self.blurred = lru_cache(keep)(self._blurred)
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="pictures")
 
-    def _decoded(self, path: str, size: int) -> np.ndarray:
+    def _decoded(self, path: str, *, size: int) -> np.ndarray:
         return blurred_thumbnail(file_path(self.data_dir, path), size=size, blur=0, grey=False)
 
-    def _small(self, path: str) -> np.ndarray | ImageProblem:
+    def _blurred(self, path: str, blur: float, grey: float) -> Shown:
+        """The picture as shown before anybody asked for more."""
         try:
-            return self._decoded(path, THUMBNAIL)
+            picture = self.small(path)
         except ImageProblem as problem:
-            return problem
-
-    def _blurred(self, path: str, blur: float, grey: float) -> tuple[bytes, str]:
-        """JPEG bytes as shown before anybody asked for more, or b"" and the reason why there is no picture."""
-        picture = self.small(path)
-        if isinstance(picture, ImageProblem):
-            return b"", picture.reason
+            return b"", problem.reason
         picture = blurred_thumbnail(picture, size=THUMBNAIL, blur=blur, grey=False)
         mixed = (1 - grey) * picture + grey * (picture @ LUMA)[..., None]
         return encode_jpeg(np.rint(mixed).astype(np.uint8)), ""
 
-    def page(self, paths: Collection[str], *, blurs: Iterable[float], grey: float) -> Iterator[tuple[bytes, str]]:
+    def page(self, paths: Collection[str], *, blurs: Iterable[float], grey: float) -> Iterator[Shown]:
         """`blurred` of several pictures at once; they are made ready in the background, looked at or not."""
         return self._threads.map(lambda path, blur: self.blurred(path, blur, grey), paths, blurs)
 
     def sharp(self, path: str) -> bytes:
         """JPEG bytes of the picture itself, decoded anew, not kept; an ImageProblem if it cannot be read any more."""
-        return encode_jpeg(self._decoded(path, REVEALED), quality=85)
+        return encode_jpeg(self._decoded(path, size=REVEALED), quality=85)
 
 
 class PageView(anywidget.AnyWidget):
@@ -131,9 +128,10 @@ class ReviewGrid(ipywidgets.VBox):
         self._inbox = InOrder(self._handle)
         self.view.on_msg(lambda _, message, __: self._inbox.take(message))
         self.escalated = ipywidgets.Accordion([ipywidgets.HTML()], layout={"display": "none"})
-        bars = [self._make_paging(), self._make_exposure(blur, grey, hidden), self._make_progress()]
-        super().__init__([*bars, self.view, self.escalated])
-        self.add_class("nsfw-panel")
+        self.bar = ipywidgets.IntProgress(layout={"width": "190px"}, _dom_classes=["nsfw-progress"])
+        self.counts = ipywidgets.HTML(layout={"flex": "1 1 0%"}, _dom_classes=["nsfw-counts"])
+        bars = [self._make_paging(), self._make_exposure(blur, grey, hidden), ipywidgets.HBox([self.bar, self.counts])]
+        super().__init__([*bars, self.view, self.escalated], _dom_classes=["nsfw-panel"])
         self._begin()
         self._count()
 
@@ -144,11 +142,9 @@ class ReviewGrid(ipywidgets.VBox):
         self._send_page()
 
     def _begin(self) -> None:
-        self.screen = [self.session.first_open_page()]
         self._fill_pairs()
         self.bar.max = max(1, len(self.session.queue))
-        if self.session.n_pages:
-            self._fill_screen(self.screen[0])
+        self._fill_screen(self.session.first_open_page())
 
     def __repr__(self) -> str:
         return f"ReviewGrid({_count(self.session.n_pages, 'page')}, {self.session.journal.name})"
@@ -158,13 +154,11 @@ class ReviewGrid(ipywidgets.VBox):
     def _make_paging(self) -> ipywidgets.HBox:
         wide = {"layout": {"width": "330px"}, "style": {"description_width": "40px"}}
         self.pair = ipywidgets.Dropdown(description="Show", **wide)
-        self.open_only = _toggle("open pages only")
-        self.message = ipywidgets.HTML()
-        export = _button("Export", self._export)
+        self.open_only, self.message = _toggle("open pages only"), ipywidgets.HTML()
         again = [_button("Re-rank", self._rerank)] if self.rescore and not self.session.blind else []
         for control in (self.pair, self.open_only):
             control.observe(self._filter, "value")
-        return ipywidgets.HBox([self.pair, self.open_only, *again, export, self.message])
+        return ipywidgets.HBox([self.pair, self.open_only, *again, _button("Export", self._export), self.message])
 
     def _fill_pairs(self) -> None:
         pages = self.session.pages()
@@ -187,13 +181,6 @@ class ReviewGrid(ipywidgets.VBox):
             control.observe(lambda _: self._send_page(), "value")
         return ipywidgets.HBox([self.blur, self.grey, ipywidgets.Label("Hide"), *self.hide.values()])
 
-    def _make_progress(self) -> ipywidgets.HBox:
-        self.bar = ipywidgets.IntProgress(layout={"width": "190px"})
-        self.bar.add_class("nsfw-progress")
-        self.counts = ipywidgets.HTML(layout={"flex": "1 1 0%"})
-        self.counts.add_class("nsfw-counts")
-        return ipywidgets.HBox([self.bar, self.counts])
-
     # --- messages from the page ---
 
     def _handle(self, message: Message) -> None:
@@ -201,7 +188,7 @@ class ReviewGrid(ipywidgets.VBox):
         handlers = {
             "open": lambda m: self._send_page(),
             "decide": self._decide,
-            "accept": lambda m: self.session.accept_page(m["page"], skip=m["skip"], seconds=self._work(m)),
+            "accept": lambda m: self.session.accept_page(m["page"], skip=m["skip"], seconds=m["seconds"]),
             "note": lambda m: self.session.note(m["path"], m["text"]),
             "undo": self._take_back,
             "redo": self._take_back,
@@ -214,6 +201,8 @@ class ReviewGrid(ipywidgets.VBox):
             return
         try:
             self.session.catch_up()
+            message["seconds"] = float(message.get("seconds") or 0.0)
+            self._worked += message["seconds"]
             handlers[message["op"]](message)
             if message["op"] in ("decide", "accept", "note"):
                 self._send_state(message, text="noted" * (message["op"] == "note"))
@@ -224,7 +213,7 @@ class ReviewGrid(ipywidgets.VBox):
 
     def _decide(self, message: Message) -> None:
         key = message["path"], message["decision"], *message["also"]
-        how = {"also": message["also"], "seconds": self._work(message), "override": key in self._asked}
+        how = {"also": message["also"], "seconds": message["seconds"], "override": key in self._asked}
         self._asked.add(key)  # whoever says it once more has been told whose decision it overrules
         self.session.decide(message["path"], message["decision"], **how)
 
@@ -234,7 +223,7 @@ class ReviewGrid(ipywidgets.VBox):
             page = self.session.page_of(paths[0])
             if page not in self.screen:
                 self._fill_screen(page)
-            self._send_page(focus=self.session.page(*self.screen)["path"].tolist().index(paths[0]))
+            self._send_page(at=paths[0])
         text = f"{message['op']}: {_count(len(paths), 'picture')}" if paths else f"nothing to {message['op']}"
         self._send_state(message, text=text)
 
@@ -254,31 +243,22 @@ class ReviewGrid(ipywidgets.VBox):
         self.view.send({"t": "less", "paths": paths}, [data for data, _ in made])
 
     def _details(self, message: Message) -> None:
-        rows = self._alike(message["path"])
-        data, notes = zip(*self._pixels(rows["path"], self._blurred), strict=True) if len(rows) else ((), ())
-        rows = rows.assign(data=data, note=notes).query("note != 'escalated'")
-        shown = rows[["label", "why", "note"]].to_dict("records")
-        self.view.send({"t": "details", "path": message["path"], "rows": shown}, rows["data"].tolist())
-
-    def _alike(self, path: str) -> pd.DataFrame:
-        """The other members of the near-duplicate group, then the neighbours that voted: path, label, why.
-
-        Nothing in a blind session: their labels would say what this one's is.
-        """
-        if self.session.blind:
-            return pd.DataFrame(columns=["path", "label", "why"])
-        known = self.session.images
+        """Send the group's other members, then the neighbours that voted; blind none: they have labels."""
+        path, known = message["path"], self.session.images[: 0 if self.session.blind else None]
         group = known.loc[known["path"] == path, "group"]
-        members = known[known["group"].isin(group) & (known["path"] != path)].assign(why="near-duplicate")
-        if self.neighbours is not None:
+        rows = known[known["group"].isin(group) & (known["path"] != path)].assign(why="near-duplicate")
+        if self.neighbours is not None and not self.session.blind:
             voted = self.neighbours(path)
-            why = [f"similarity {similarity:.2f}" for similarity in voted["similarity"]]
-            members = pd.concat([members, voted.assign(why=why)], ignore_index=True)
-        return members.rename(columns={"given_label": "label"})[["path", "label", "why"]]
+            voted = voted.assign(why=voted["similarity"].map("similarity {:.2f}".format))
+            rows = pd.concat([rows, voted], ignore_index=True)
+        rows[["data", "note"]] = pd.DataFrame(self._pixels(rows["path"], self._blurred), rows.index, ["data", "note"])
+        rows = rows[rows["note"].ne("escalated")].rename(columns={"given_label": "label"})
+        shown = rows[["label", "why", "note"]].to_dict("records")
+        self.view.send({"t": "details", "path": path, "rows": shown}, rows["data"].tolist())
 
     # --- messages to the page ---
 
-    def _send_page(self, *, focus: int | None = None) -> None:
+    def _send_page(self, *, at: str = "") -> None:
         """Send the pages in view; the first undecided picture has the focus if no other is named."""
         if not self.session.n_pages:
             self.view.send({"t": "page", "page": 0, "focus": 0, "rows": [], "sections": []}, [])
@@ -286,8 +266,7 @@ class ReviewGrid(ipywidgets.VBox):
         self.session.catch_up()
         rows = self.session.page(*self.screen)
         self._contents = dict(zip(rows["path"], rows["sha256"], strict=True))
-        if focus is None:
-            focus = int((rows["decision"] != "").argmin())
+        focus = int((rows["path"].eq(at) if at else rows["decision"].eq("")).argmax())
         pictures = self._pixels(rows["path"], self._blurred)
         shown = [self._row(row, note) for row, (_, note) in zip(rows.to_dict("records"), pictures, strict=True)]
         sections = [self._section(page, about) for page, about in self.session.pages().loc[self.screen].iterrows()]
@@ -301,9 +280,7 @@ class ReviewGrid(ipywidgets.VBox):
     def _why_hidden(self, path: str) -> str:
         return self.session.why_hidden(path, {name for name, switch in self.hide.items() if switch.value})
 
-    def _pixels(
-        self, paths: Collection[str], make: Callable[[list[str]], Iterable[tuple[bytes, str]]]
-    ) -> list[tuple[bytes, str]]:
+    def _pixels(self, paths: Collection[str], make: Callable[[list[str]], Iterable[Shown]]) -> list[Shown]:
         """The one door for pixels: bytes and "" for what may be shown, else b"" and why not, in the order of `paths`.
 
         Asked before the files are read and, of the journal as it is by then, again before anything leaves.
@@ -316,7 +293,7 @@ class ReviewGrid(ipywidgets.VBox):
         notes = [before[path] or self._why_hidden(path) for path in paths]
         return [(b"", note) if note else made[path] for path, note in zip(paths, notes, strict=True)]
 
-    def _blurred(self, paths: Collection[str], *, part: float = 1.0) -> Iterator[tuple[bytes, str]]:
+    def _blurred(self, paths: Collection[str], *, part: float = 1.0) -> Iterator[Shown]:
         return self.store.page(paths, blurs=[part * self._blur_of(path) for path in paths], grey=self.grey.value)
 
     def _blur_of(self, path: str) -> float:
@@ -344,13 +321,10 @@ class ReviewGrid(ipywidgets.VBox):
         }
 
     def _section(self, page: int, about: pd.Series) -> Message:
-        pair = {name: "" if about["is_control"] else about[name] for name in ("given", "suggested")}
-        facts = {
-            "rows": int(about["rows"]),
-            "wrong": float(about["expected_errors"]),
-            "drawn": bool(about["is_control"]),
-        }
-        return {"page": page, "of": self.session.n_pages, "default": self.session.page_default(page), **pair, **facts}
+        rows, wrong, drawn = int(about["rows"]), float(about["expected_errors"]), bool(about["is_control"])
+        pair = {name: "" if drawn else about[name] for name in ("given", "suggested")}
+        facts = {"rows": rows, "wrong": wrong, "drawn": drawn, "default": self.session.page_default(page)}
+        return {"page": page, "of": self.session.n_pages, **pair, **facts}
 
     def _send_state(self, message: Message, *, text: str = "") -> None:
         state = {path: self.session.decision(sha256) for path, sha256 in self._contents.items()}
@@ -360,20 +334,15 @@ class ReviewGrid(ipywidgets.VBox):
 
     # --- paging, filters, progress ---
 
-    def _allowed(self) -> pd.Series:
-        """How many rows each page has that the filters let through."""
+    def _screen_after(self, step: int, screen: list[int]) -> list[int]:
+        """The pages to show after (or before) these: as many as make a full page together, one if there is one."""
         pages = self.session.pages()
+        pages = pages[pages.index > screen[-1]] if step > 0 else pages[pages.index < screen[0]][::-1]
         if self.pair.value:
             pages = pages[pages[["given", "suggested"]].eq([*self.pair.value]).all(axis=1) & ~pages["is_control"]]
         if self.open_only.value:
             pages = pages[pages["decided"] < pages["rows"]]
-        return pages["rows"]
-
-    def _screen_after(self, step: int, screen: list[int]) -> list[int]:
-        """The pages to show after (or before) these: as many as make a full page together, one if there is one."""
-        allowed = self._allowed()
-        allowed = allowed[allowed.index > screen[-1]] if step > 0 else allowed[allowed.index < screen[0]][::-1]
-        first = allowed[: self.session.page_size]
+        first = pages["rows"][: self.session.page_size]
         fits = int((first.cumsum() <= self.session.page_size).sum())
         return sorted(first.index[: max(fits, 1)].tolist())
 
@@ -404,11 +373,6 @@ class ReviewGrid(ipywidgets.VBox):
         spreadsheet_safe(table).to_csv(path, index=False, errors="surrogateescape")
         self.message.value = html.escape(f"{_count(len(table), 'decision')} in force → {path}")
 
-    def _work(self, message: Message) -> float:
-        seconds = float(message.get("seconds") or 0.0)
-        self._worked += seconds
-        return seconds
-
     def _count(self) -> None:
         p = self.session.progress()
         self.bar.value = p["decided"]
@@ -436,8 +400,7 @@ def open(
         wish: points more or less at which an audit is exact enough, as the grid says in mode "audit".
         options: of `open_session`, such as `mode` and `reviewer`, and those of `ReviewGrid` that are in `LOOKS`.
 
-    Raises:
-        ValueError: data or journal are not those of the run, or `run.json` names none and nobody else does.
+    A ValueError where data or journal are not those of the run, or `run.json` names none and nobody else does.
     """
     about = runs.check_data(run_dir, data_dir, journal)
     if not (data_dir := data_dir or about.get("data_dir")):
@@ -473,26 +436,20 @@ def _count(n: int, noun: str) -> str:
 
 
 class InOrder:
-    """Hands messages on one at a time, each after those that its sender numbered before it.
-
-    A message has `sender`, and `seq` that counts from 1; one without a sender is handed on at once.
-    """
+    """Hands messages on one at a time, each after those that its `sender` numbered before it; `seq` counts from 1."""
 
     def __init__(self, handle: Callable[[Message], None]) -> None:
         self.handle = handle
         self._lock = threading.RLock()
-        self._next: dict[str, int] = {}
-        self._held: dict[str, dict[int, tuple[float, Message]]] = {}
+        self._next: dict[Any, int] = defaultdict(lambda: 1)
+        self._held: dict[Any, dict[int, tuple[float, Message]]] = defaultdict(dict)
 
     def take(self, message: Message) -> None:
         """Hand on `message`, or hold it until those before it have come."""
-        sender, number = message.get("sender"), message.get("seq")
+        sender, number = message.get("sender"), message["seq"]
         with self._lock:
-            if not isinstance(sender, str) or not isinstance(number, int):
-                self.handle(message)
-                return
-            held = self._held.setdefault(sender, {})
-            if number >= self._next.setdefault(sender, 1):
+            held = self._held[sender]
+            if number >= self._next[sender]:
                 held[number] = (time.monotonic(), message)
             if held and time.monotonic() - min(since for since, _ in held.values()) > HOLD_SECONDS:
                 self._next[sender] = min(held)

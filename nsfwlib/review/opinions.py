@@ -26,8 +26,7 @@ def standing_opinions(lines: pd.DataFrame, images: pd.DataFrame | None = None) -
     decision that stood when the first of these looks was taken. "keep" counts as the label it confirmed; unsure is
     no answer. A reviewer who looks at an own decision again is no second one.
     """
-    looks = standing(lines, "second")
-    firsts = standing(lines, *LABELLING)
+    firsts, looks = standing(lines, *LABELLING), standing(lines, "second")
     seen_at = pd.Series(looks.index, looks["sha256"]).groupby(level=0).min()
     firsts = firsts[firsts.index < firsts["sha256"].map(seen_at)]
     firsts, looks = firsts.drop_duplicates("sha256", keep="last"), looks.drop_duplicates([*WHO], keep="last")
@@ -61,9 +60,8 @@ def agreement(lines: pd.DataFrame, *, images: pd.DataFrame | None = None, seed: 
         images: the images table, for near-duplicate groups; every picture by itself by default.
         seed: of the draws of intervals, which are of 95 %.
 
-    Returns:
-        One row a pair of reviewers, all of them first: `between`, `pictures` with two answers, `agree` (share) with
-        `low` and `high`, Cohen's `kappa` with `kappa_low` and `kappa_high` (see `evaluate.cohens_kappa`).
+    One row a pair of reviewers, all of them first: `between`, `pictures` with two answers, `agree` (share) with `low`
+    and `high`, Cohen's `kappa` with `kappa_low` and `kappa_high` (see `evaluate.cohens_kappa`).
     """
     answers = standing_opinions(lines, images)
     if answers.empty:
@@ -84,9 +82,8 @@ def skills(
 ) -> pd.DataFrame:
     """How often each reviewer is right, as far as the others tell; arguments as in `agreement`.
 
-    Returns:
-        One row a reviewer: `reviewer`, `pictures` that others saw, too, `accuracy` with `low` and `high` (see
-        `evaluate.reviewer_accuracies`); empty before a second look.
+    One row a reviewer: `reviewer`, `pictures` that others saw, too, `accuracy` with `low` and `high` (see
+    `evaluate.reviewer_accuracies`); empty before a second look.
     """
     answers = standing_opinions(lines, images)
     if answers.empty:
@@ -103,43 +100,35 @@ def second_queue(
     """What `reviewer` is to see a second time, for a session in mode "second": a random share of what others decided.
 
     And of each split's audit, `test` included, up to `AUDIT_LOOKS` answers of others: they say how far to trust it.
-
     Whole near-duplicate groups are drawn by a hash of their first picture: whoever asks and whenever, the same ones
     come, so the share is known before anybody decides. Pages change with every ranking and could not be kept.
     What was resolved or escalated, own decisions, and the rest of the test split stay out.
 
     `table` is the images table, `lines` are those of the journal; `share`, 0 … 1, is of the pictures decided in review.
     """
-    labelling = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
-    open_to = labelling[
-        labelling["reviewer"].ne(reviewer) & labelling["kind"].ne("resolution") & labelling["decision"].ne("escalate")
-    ]
+    last = standing(lines, *LABELLING).drop_duplicates("sha256", keep="last")
+    open_to = last.query("reviewer != @reviewer and kind != 'resolution' and decision != 'escalate'")
     rows = table[table["sha256"].isin(open_to["sha256"])].drop_duplicates("sha256")
     chance = rows["group"].map(table.groupby("group")["sha256"].min()).map(lambda first: lot(seed, first))
     of_audit = rows["sha256"].isin(open_to.loc[open_to["kind"].eq("audit"), "sha256"])
-    rank = chance[of_audit].groupby(rows["split"]).rank(method="first")
-    first = rank.reindex(rows.index).le(AUDIT_LOOKS)
+    first = chance.where(of_audit).groupby(rows["split"]).rank(method="first").le(AUDIT_LOOKS)
     rows = rows[np.where(of_audit, first, (chance < share) & rows["split"].ne("test"))]
-    rows = rows.assign(place=[lot(seed, "place", sha256) for sha256 in rows["sha256"]]).sort_values("place")
-    return _as_queue(rows)
-
-
-def disagreements(lines: pd.DataFrame) -> pd.Series:
-    """What reviewers answered where they differ and nobody has resolved it: sha256 → such as "porn / sexy"."""
-    answers = standing_opinions(lines)
-    kinds = answers.groupby("sha256")["answer"].agg(lambda given: " / ".join(sorted(set(given))))
-    settled = pd.concat([standing(lines, "resolution"), standing(lines, "decision").query("decision == 'escalate'")])
-    return kinds[kinds.str.contains(" / ", regex=False) & ~kinds.index.isin(settled["sha256"])].rename("about")
+    return _as_queue(rows.assign(place=[lot(seed, "place", sha256) for sha256 in rows["sha256"]]).sort_values("place"))
 
 
 def disagreement_queue(table: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
-    """Open disagreements for a session in mode "disagreement"; `about` holds the answers, arguments as above."""
-    about = disagreements(lines)
-    rows = table[table["sha256"].isin(about.index) & table["split"].ne("test")].drop_duplicates("sha256")
-    rows = rows.assign(about=rows["sha256"].map(about)).sort_values(["about", "sha256"])
-    return _as_queue(rows).assign(about=rows["about"].to_numpy())
+    """What reviewers answered differently and nobody has resolved, for a session in mode "disagreement".
+
+    `about` holds the answers, such as "porn / sexy"; arguments as above.
+    """
+    answers = standing_opinions(lines).groupby("sha256")["answer"]
+    about = answers.agg(lambda given: " / ".join(sorted(set(given))))[answers.nunique() > 1]
+    settled = pd.concat([standing(lines, "resolution"), standing(lines, "decision").query("decision == 'escalate'")])
+    rows = table[table["split"].ne("test") & ~table["sha256"].isin(settled["sha256"])].drop_duplicates("sha256")
+    rows = rows.assign(about=rows["sha256"].map(about)).dropna(subset="about").sort_values(["about", "sha256"])
+    return _as_queue(rows, "about")
 
 
-def _as_queue(rows: pd.DataFrame) -> pd.DataFrame:
+def _as_queue(rows: pd.DataFrame, *more: str) -> pd.DataFrame:
     rows = rows.assign(given=rows["given_label"], suggested="", score=np.nan)
-    return rows[list(QUEUE)].reset_index(drop=True)
+    return rows[[*QUEUE, *more]].reset_index(drop=True)

@@ -36,32 +36,24 @@ def make_pages(queue: pd.DataFrame, *, page_size: int = 24) -> list[np.ndarray]:
     are not buried under full pages of a common one, and each page is about equally sure.
     """
     p = error_probability(queue)
+    place = pd.Series(-p, queue.index).rank(method="first")
+    together = [queue[name] for name in ("given", "suggested", "group") if name in queue]
+    leader = place.groupby(together, observed=True).transform("min").fillna(place)
+    order = np.lexsort([place, leader])
     pages, shares = [], []
-    for rows in queue.groupby(["given", "suggested"], observed=True).indices.values():
-        rows = _descending_with_groups_together(rows, p, queue)
+    for rows in queue.iloc[order].groupby(["given", "suggested"], observed=True).indices.values():
+        rows = order[rows]
         while len(rows):
             share = np.cumsum(p[rows[:page_size]]) / np.arange(1, min(page_size, len(rows)) + 1)
-            size = int(np.flatnonzero(share >= EVENNESS * share.max())[-1]) + 1
-            size = max(size, int((p[rows[:COMPANY]] >= ALIKE * share.max()).sum()))
-            size = min(size, page_size)
+            even = np.flatnonzero(share >= EVENNESS * share.max())[-1] + 1
+            size = min(max(even, (p[rows[:COMPANY]] >= ALIKE * share.max()).sum()), page_size)
             pages.append(rows[:size])
             shares.append(share[size - 1])
             rows = rows[size:]
     return [pages[i] for i in np.argsort(-np.asarray(shares), kind="stable")]
 
 
-def _descending_with_groups_together(rows: np.ndarray, p: np.ndarray, queue: pd.DataFrame) -> np.ndarray:
-    rows = rows[np.argsort(-p[rows], kind="stable")]
-    if "group" not in queue:
-        return rows
-    rank = pd.Series(np.arange(len(rows)))
-    leader = rank.groupby(queue["group"].to_numpy()[rows]).transform("min").fillna(rank)
-    return rows[np.argsort(leader.to_numpy(), kind="stable")]
-
-
-def with_control_pages(
-    queue: pd.DataFrame, page_size: int, every: int, seed: int
-) -> tuple[list[np.ndarray], list[bool]]:
+def with_controls(queue: pd.DataFrame, page_size: int, every: int, seed: int) -> tuple[list[np.ndarray], list[bool]]:
     """Ranked pages with one of rows drawn at random after `every` of them, and which pages are such ones."""
     pages = make_pages(queue, page_size=page_size)
     if not every or not pages:
@@ -78,8 +70,7 @@ def with_control_pages(
 
 def check_queue(queue: pd.DataFrame, *, test_may_enter: bool) -> None:
     """A queue that cannot be reviewed is a ValueError."""
-    missing = [name for name in REQUIRED if name not in queue]
-    if missing:
+    if missing := [name for name in REQUIRED if name not in queue]:
         raise ValueError(f"queue needs the columns {list(REQUIRED)}. Missing: {missing}")
     if "split" in queue and (queue["split"] == "test").any() and not test_may_enter:
         paths = queue.loc[queue["split"] == "test", "path"]
@@ -87,8 +78,7 @@ def check_queue(queue: pd.DataFrame, *, test_may_enter: bool) -> None:
             f"The test split never enters this queue. Received {len(paths)} rows of it (first: {paths.iloc[0]!r}). "
             "Leave them out: queue[queue.split != 'test']."
         )
-    twice = queue.loc[queue["path"].duplicated(), "path"]
-    if len(twice):
+    if len(twice := queue.loc[queue["path"].duplicated(), "path"]):
         raise ValueError(f"queue should have one row a path. Received twice: {twice.iloc[0]!r}")
     if queue["sha256"].fillna("").eq("").any():
         raise ValueError("Decisions belong to content: every row of queue needs its sha256. Scan the folders again.")
@@ -101,14 +91,13 @@ def known_images(queue: pd.DataFrame, images: pd.DataFrame | None) -> pd.DataFra
         labelled = (images["sha256"].fillna("") != "") & (images["given_label"].fillna("") != "")
         known = pd.concat([images[labelled & (images.get("split", "") != "test")], known])
     known = known.drop_duplicates("path").reset_index(drop=True)
-    group = known["group"].fillna(known["path"]) if "group" in known else known["path"]
+    group = known.get("group", known["path"]).fillna(known["path"])
     return known[["path", "sha256", "given_label"]].assign(group=group)
 
 
 def updated(rows: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """The rows with what `scores` says anew of their paths, but for content and label."""
-    missing = [name for name in ("path", "score", "suggested") if name not in scores]
-    if missing:
+    if missing := [name for name in ("path", "score", "suggested") if name not in scores]:
         raise ValueError(f"scores needs the columns path, score and suggested. Missing: {missing}")
     fresh = scores.drop_duplicates("path").set_index("path").drop(columns=["sha256", "given"], errors="ignore")
     table = rows.set_index("path")

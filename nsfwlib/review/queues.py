@@ -29,10 +29,8 @@ def divided_queue(queue: pd.DataFrame, table: pd.DataFrame, *, reviewer: str, re
     """The rows of `queue` that fall to `reviewer`, where each picture is looked at by one of `reviewers`.
 
     Near-duplicates fall to the same one. By a hash of name and picture (Thaler and Ravishankar 1998), so nobody deals
-    them out, and who joins takes from each an equal part while all else stays where it was.
-
-    Raises:
-        ValueError: `reviewer` is none of `reviewers`.
+    them out, and who joins takes from each an equal part while all else stays where it was. A ValueError if `reviewer`
+    is none of them.
     """
     if reviewer not in reviewers:
         raise ValueError(f"reviewer should be one of those who share the work, {[*reviewers]}. Received: {reviewer!r}")
@@ -63,8 +61,7 @@ def with_known(
     places = queue.loc[~queue["sha256"].isin(said), "score"].sort_values(ascending=False)
     answered = standing(lines, KNOWN).query("reviewer == @reviewer")["sha256"]
     choice = queue.loc[queue["sha256"].isin(audited.index.difference(answered)), "sha256"].drop_duplicates()
-    lots = pd.Series([lot(KNOWN, sha256) for sha256 in choice], choice.index, float)
-    chosen = lots.nsmallest(round(share * len(places))).index
+    chosen = sorted(choice.index, key=lambda row: lot(KNOWN, choice[row]))[: round(share * len(places))]
     rows = queue.loc[chosen]
     filed = rows["sha256"].map(audited["given_label"])
     rows["suggested"] = rows["suggested"].mask(rows["suggested"].eq(filed), rows["given"])
@@ -83,18 +80,14 @@ def known_answers(lines: pd.DataFrame, *, images: pd.DataFrame) -> pd.DataFrame:
     truth = standing(lines, "audit").drop_duplicates("sha256", keep="last")[["sha256", "decision", "reviewer"]]
     said = said[~said["decision"].isin(["unsure", "escalate"])].merge(truth, on="sha256", suffixes=("", "_audit"))
     answer, own = said["decision"].mask(said["decision"].eq("keep"), said["given_label"]), said["reviewer_audit"]
-    right = said["given_label"].eq(said["decision_audit"])
+    right, names = said["given_label"].eq(said["decision_audit"]), said["reviewer"]
     kinds = {"all": right | True, "wrong": ~right, "right": right}
-    parts = {
-        (who, kind): said["reviewer"].eq(who) & of for who in said["reviewer"].unique() for kind, of in kinds.items()
-    }
-    table = pd.DataFrame([*parts], columns=["reviewer", "labels"])
-    if len(table):
-        groups = said["sha256"].map(images.drop_duplicates("sha256").set_index("sha256")["group"])
-        found = share_interval(answer.eq(said["decision_audit"]).to_numpy(), groups, among=parts.values())
-        table["pictures"], table["own"] = found.rows, [int((of & own.eq(who)).sum()) for (who, _), of in parts.items()]
-        table["accuracy"], table["low"], table["high"] = found.value, found.low, found.high
-    return table
+    parts = {(who, kind): names.eq(who) & of for who in names.unique() for kind, of in kinds.items()}
+    groups = said["sha256"].map(images.drop_duplicates("sha256").set_index("sha256")["group"])
+    found = share_interval(answer.eq(said["decision_audit"]).to_numpy(), groups, among=parts.values())
+    table = pd.DataFrame([*parts], columns=["reviewer", "labels"]).assign(pictures=found.rows)
+    table["own"] = [int((of & own.eq(who)).sum()) for (who, _), of in parts.items()]
+    return table.assign(accuracy=found.value, low=found.low, high=found.high)
 
 
 def open_session(
@@ -121,19 +114,17 @@ def open_session(
     """
     table = runs.read_table(run_dir, "images.parquet", made_by="01_explore_data")
     table = table[table["problem"].eq("") & table["split"].ne("")].reset_index(drop=True)
-    made_by = "03_cleanse_labels"
-    probs = runs.read_table(run_dir, "pred_probs.parquet", made_by=made_by).set_index("path")
+    probs = runs.read_table(run_dir, "pred_probs.parquet", made_by="03_cleanse_labels").set_index("path")
     options |= {"class_names": list(probs.columns), "images": table, "mode": mode}
     if mode == "second":
         queue = second_queue(table, read_journal(journal), reviewer=options.get("reviewer", ""), share=share)
     elif mode == "disagreement":
         queue = disagreement_queue(table, read_journal(journal))
     elif mode == "audit":
-        frozen = [load_audit(run_dir, split) for split in SPLITS]
-        queues = [audit_queue(audit) for audit in frozen if audit is not None]
+        queues = [audit_queue(audit) for split in SPLITS if (audit := load_audit(run_dir, split)) is not None]
         queue = pd.concat(queues or [pd.DataFrame(columns=QUEUE)], ignore_index=True)
     else:
-        queue = review_queue(runs.read_table(run_dir, "label_issues.parquet", made_by=made_by))
+        queue = review_queue(runs.read_table(run_dir, "label_issues.parquet", made_by="03_cleanse_labels"))
     if reviewers and mode in ("audit", "review"):
         queue = divided_queue(queue, table, reviewer=options.get("reviewer", ""), reviewers=reviewers)
     if mode == "review":
@@ -173,5 +164,5 @@ def cell_queue(
     queue = pd.DataFrame({"given": label, "suggested": others.idxmax(axis=1), "p_suggested": others.max(axis=1)})
     queue["p_given"] = probs.where(own).max(axis=1)
     queue["score"] = queue["p_suggested"] - queue["p_given"]
-    known = table.loc[queue.index, ["sha256", "split", "group"]]
-    return queue.join(known).sort_values("score", ascending=False).rename_axis("path").reset_index()
+    queue = queue.join(table[["sha256", "split", "group"]]).sort_values("score", ascending=False)
+    return queue.rename_axis("path").reset_index()

@@ -4,7 +4,6 @@
 `ReviewGrid` shows it and adds no rule. Every decision is in the journal (see `journal`) before a call returns.
 """
 
-import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from nsfwlib.labels import (
     read_journal,
     refuse_class,
 )
-from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_control_pages
+from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_controls
 
 OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")  # last: a first label, a strange class
 OPEN, KEPT, DROP, UNSURE, ESCALATE, RELABELLED, OTHER = range(len(OUTCOMES))
@@ -57,8 +56,8 @@ class ReviewSession:
         known: contents whose answer an audit knows, in mode "review", as open as all others to who reviews. What is
             said of them is a line of kind `KNOWN`: it tells of the reviewer, and changes no label.
 
-    `queue` is the table in the order shown, with the columns `page` and `is_control` added. What was decided before
-    the session began comes last.
+    `queue` is the table in the order shown, with the columns `page` and `is_control` added, and has `n_pages`. What was
+    decided before the session began comes last.
 
     Blind: the queue's order is kept, and neither label nor suggestion, probability, file name or neighbour is shown,
     for whoever sees a label tends to confirm it. So "keep" means nothing and no page can be accepted: every picture
@@ -87,8 +86,7 @@ class ReviewSession:
             raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")
         if mode == "second" and not reviewer:
             raise ValueError("A second look needs a name. Received no reviewer: pass reviewer='your name'.")
-        clash = [name for name in self.class_names if not may_be_class(name)]
-        if clash:
+        if clash := [name for name in self.class_names if not may_be_class(name)]:
             raise ValueError(
                 f"A class cannot be called like a decision ({', '.join(ACTIONS)}, undo, redo, in any case), nor have "
                 f"blanks or quotes around its name: the journal could not tell. Rename: {clash}"
@@ -102,11 +100,12 @@ class ReviewSession:
             self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
         self._kinds = [MODES[mode]] if self.blind else LABELLING
         self.images = known_images(queue, images)
-        known_of = {name: column.tolist() for name, column in self.images.items()}  # lists, ten times as fast to walk
-        self._group_of = dict(zip(known_of["path"], known_of["group"], strict=True))
+        self._group_of: dict[str, Any] = {}
         self._contents_of: dict[Any, set[str]] = defaultdict(set)  # by group, for what is hidden is hidden by group
         self._classes_of: dict[Any, set[str]] = defaultdict(set)
-        for _, sha256, filed, group in zip(*known_of.values(), strict=True):
+        columns = (column.tolist() for _, column in self.images.items())  # ten times as fast to walk
+        for path, sha256, filed, group in zip(*columns, strict=True):
+            self._group_of[path] = group
             self._contents_of[group].add(sha256)
             self._classes_of[group].add(filed)
         self._note_classes(queue)
@@ -125,14 +124,9 @@ class ReviewSession:
             self._set_pages(queue, pages, [False] * len(pages))
         else:
             still_open = queue.assign(score=queue["score"].mask(decided))
-            self._set_pages(queue, *with_control_pages(still_open, page_size, control_every, seed))
+            self._set_pages(queue, *with_controls(still_open, page_size, control_every, seed))
 
     # --- what is shown ---
-
-    @property
-    def n_pages(self) -> int:
-        """How many pages the queue has."""
-        return len(self._pages)
 
     def page(self, *numbers: int) -> pd.DataFrame:
         """The rows of a page (or of several, one after the other) in the order shown, and three columns more.
@@ -140,8 +134,7 @@ class ReviewSession:
         decision: what is in force ("" = nothing); conflict: exact copies lie under two labels, so "keep" is refused;
         alike: how many of the rows belong to its near-duplicate group.
         """
-        positions = [self.page_rows(i) for i in numbers]
-        rows = self.queue.iloc[np.concatenate([np.arange(0), *positions])].reset_index(drop=True)
+        rows = self.queue.iloc[[row for i in numbers for row in self.page_rows(i)]].reset_index(drop=True)
         rows["decision"] = [self.decision(sha256) for sha256 in rows["sha256"]]
         rows["conflict"] = rows["sha256"].isin(self._conflicting)
         groups = rows["group"] if "group" in rows else rows["path"]
@@ -153,10 +146,7 @@ class ReviewSession:
         return int(self.queue["page"].iloc[self._row_of(path)])
 
     def page_default(self, i: int) -> str:
-        """What accepting page `i` says: its suggested class where most labels are likely wrong, else "keep".
-
-        "" in a blind session: there, a page cannot be accepted.
-        """
+        """What accepting page `i` says: the suggested class if most labels are likely wrong, else "keep"; blind ""."""
         rows = self.page_rows(i)
         if self.blind:
             return ""
@@ -165,15 +155,14 @@ class ReviewSession:
 
     def pages(self) -> pd.DataFrame:
         """One row a page: given, suggested, is_control, rows, decided, expected_errors among the undecided."""
-        is_open = self._outcome == OPEN
-        n_open, errors = (np.bincount(self._page_of, of, self.n_pages) for of in (is_open, self._p_error * is_open))
+        page, is_open = self.queue["page"], self._outcome == OPEN
+        n_open, errors = (np.bincount(page, of, self.n_pages) for of in (is_open, self._p_error * is_open))
         decided = self._page_table["rows"] - n_open.astype(int)
         return self._page_table.assign(decided=decided, expected_errors=errors)
 
     def first_open_page(self) -> int:
         """The first page with a row that nobody has decided; the last page when all are, 0 when there is none."""
-        still_open = self.queue["page"].to_numpy()[self._outcome == OPEN]
-        return int(still_open[0]) if len(still_open) else max(0, self.n_pages - 1)
+        return int(next(iter(self.queue["page"][self._outcome == OPEN]), max(0, self.n_pages - 1)))
 
     def decision(self, sha256: str) -> str:
         """The decision in force on this content; "" when there is none.
@@ -185,10 +174,7 @@ class ReviewSession:
         return said if said == "escalate" or kinds is LABELLING else self._replay.decision(sha256, kinds)
 
     def classes_of(self, path: str) -> set[str]:
-        """The classes that a picture may show, blind or not: whoever avoids a class is spared it.
-
-        All that anybody filed, suggested, answered or decided, for it or a near-duplicate.
-        """
+        """What it may show, blind or not: any class filed, suggested, answered or decided, of it or near-duplicates."""
         group, kinds = self._group_of.get(path), (LABELLING, ["audit"], ["second"], ["resolution"])
         contents = self._contents_of.get(group, ())
         decided = {self._replay.decision(content, kind) for content in contents for kind in kinds}
@@ -208,22 +194,15 @@ class ReviewSession:
     def catch_up(self) -> None:
         """Take in what anybody wrote to the journal since it was read last.
 
-        Raises:
-            OSError: the journal is gone or cannot be read: nothing may be shown, for nobody knows what was escalated.
-            ValueError: it is no journal any more; says which line.
+        An OSError where it is gone or cannot be read: nothing may be shown, for nobody knows what was escalated. A
+        ValueError where it is no journal any more; says which line.
         """
         self._sync(self._replay.catch_up())
 
     # --- what is decided ---
 
     def decide(
-        self,
-        path: str,
-        decision: str,
-        *,
-        also: Collection[str] = (),
-        seconds: float | None = None,
-        override: bool = True,
+        self, path: str, decision: str, *, also: Collection[str] = (), seconds: float = np.nan, override: bool = True
     ) -> None:
         """Record one decision on the picture at `path` (and all its exact copies); on disk when this returns.
 
@@ -231,23 +210,28 @@ class ReviewSession:
         as one action; `seconds`, how long they were looked at; `override`, whether it may take the place of what
         somebody else decided otherwise.
 
-        Raises:
-            KeyError: a path is not in the queue.
-            ValueError: there is no such decision, "keep" on copies that lie under two labels, or, without `override`,
-                somebody else decided otherwise; says who and what.
+        A KeyError where a path is not in the queue. A ValueError where there is no such decision, for "keep" on copies
+        that lie under two labels, or, without `override`, where somebody else decided otherwise; says who and what.
         """
         rows = [self._row_of(one) for one in (path, *also)]
         choices = [*self.class_names, *ACTIONS]
         if decision not in choices:
             raise ValueError(f"decision must be one of {choices}. Received: {decision!r}")
-        if decision == "keep" and (self.blind or self._conflicting & {*self.queue["sha256"].iloc[rows]}):
+        contents = self.queue["sha256"].iloc[rows]
+        if decision == "keep" and (self.blind or self._conflicting & {*contents}):
             why = "No label is shown here" if self.blind else "Exact copies of this picture lie under two labels"
             raise ValueError(f"{why}, so 'keep' says nothing: give the picture a class.")
-        if not override and decision != "escalate":
-            self._refuse_to_overrule(rows, decision)
+        for row, sha256 in zip(rows, contents, strict=True):
+            said = self.decision(sha256)
+            who = self._replay.decision(sha256, LABELLING if said == "escalate" else self._kinds, column="reviewer")
+            meant = {self._filed[row] if word == "keep" else word for word in (said, decision)}
+            overrules = said and len(meant) == 2 and who != self.reviewer
+            # What the audit said of a known one would give it away.
+            if overrules and not (override or decision == "escalate" or sha256 in self.known):
+                raise ValueError(f"{who or 'Somebody'} decided {said!r}. Decide the same once more to overrule that.")
         self._decide(rows, decision, seconds)
 
-    def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float | None = None) -> pd.DataFrame:
+    def accept_page(self, i: int, *, skip: Collection[str] = (), seconds: float = np.nan) -> pd.DataFrame:
         """Give every undecided row of page `i` the page's likelier decision (`page_default`), as one action.
 
         Left undecided are the paths in `skip` (not shown to the reviewer) and, where the decision is "keep",
@@ -256,9 +240,8 @@ class ReviewSession:
         page, decision = self.page(i), self.page_default(i)
         if self.blind:
             raise ValueError("No label is shown here, so a page cannot be accepted: give each picture a class.")
-        rows = page[(page["decision"] == "") & ~page["path"].isin(skip)].drop_duplicates("sha256")
-        if decision == "keep":
-            rows = rows[~rows["sha256"].isin(self._conflicting)]
+        left = page["path"].isin(skip) | (page["conflict"] & (decision == "keep"))
+        rows = page[page["decision"].eq("") & ~left].drop_duplicates("sha256")
         if len(rows):
             self._decide([self._row_of(path) for path in rows["path"]], decision, seconds)
         return self.page(i)
@@ -272,10 +255,7 @@ class ReviewSession:
         return self._mark("redo")
 
     def note(self, path: str, text: str, *, kind: str = "note") -> None:
-        """Write a remark on a picture of the queue into the journal, or that it was seen sharp (`kind` "reveal").
-
-        Neither is a decision.
-        """
+        """Write into the journal a remark on a picture, or that it was seen sharp (`kind` "reveal"): no decision."""
         lines = self.queue.iloc[[self._row_of(path)]][["sha256", "path"]].assign(kind=kind, decision=text.strip())
         self._write(lines.assign(reviewer=self.reviewer).to_dict("records"))
 
@@ -283,8 +263,7 @@ class ReviewSession:
         """The decisions in force in the journal, one row a picture (see `labels.in_force`), with its last `note`."""
         lines = read_journal(self.journal)
         last = lines[lines["kind"].eq("note")].drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
-        table = in_force(lines)
-        return table.assign(note=[last.get(sha256, "") for sha256 in table["sha256"]])
+        return in_force(lines).assign(note=lambda table: last.reindex(table["sha256"], fill_value="").to_numpy())
 
     def escalated(self) -> pd.DataFrame:
         """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
@@ -302,11 +281,11 @@ class ReviewSession:
             raise ValueError(f"The order of a session in mode {self.mode!r} stays as it was drawn.")
         table = self.pages()
         stays = ((table["decided"] > 0) | table["is_control"] | table.index.isin(list(in_view))).to_numpy(bool)
-        kept = [page for page, stay in zip(self._pages, stays, strict=True) if stay]
-        rest = np.concatenate([np.arange(0), *(p for p, stay in zip(self._pages, stays, strict=True) if not stay)])
+        kept = [self.page_rows(page) for page in np.flatnonzero(stays)]
+        rest = np.flatnonzero(~stays[self.queue["page"]])
         queue = self.queue.drop(columns=["page", "is_control"])
-        hidden = queue.loc[queue["sha256"].isin(self.known), "path"]
-        queue.iloc[rest] = updated(queue.iloc[rest], scores[~scores["path"].isin(hidden)])
+        free = rest[~queue["sha256"].iloc[rest].isin(self.known)]
+        queue.iloc[free] = updated(queue.iloc[free], scores)
         self._note_classes(queue)
         fresh = [rest[page] for page in make_pages(queue.iloc[rest], page_size=self.page_size)]
         control = [*table["is_control"][stays], *[False] * len(fresh)]
@@ -316,18 +295,14 @@ class ReviewSession:
     # --- how far it is ---
 
     def progress(self) -> dict[str, float]:
-        """Numbers for a progress line.
+        """Numbers: rows, decided; relabelled (to another class), kept, drop, unsure, escalate; errors_found, seconds.
 
-        rows, decided, pages, pages_done; relabelled (to another class), kept, drop, unsure, escalate;
-        errors_found (relabelled or dropped, of what had a label); seconds looked at, by all reviewers and sittings.
+        errors_found: relabelled or dropped, of what had a label; seconds: looked at, by all reviewers and sittings.
         """
         count = dict(zip(OUTCOMES, np.bincount(self._outcome, minlength=len(OUTCOMES)).tolist(), strict=True))
-        pages = self.pages()
         return {
             "rows": len(self.queue),
             "decided": len(self.queue) - count["open"],
-            "pages": self.n_pages,
-            "pages_done": int((pages["decided"] == pages["rows"]).sum()),
             **{name: count[name] for name in OUTCOMES[1:-1]},
             "errors_found": count["relabelled"] + int(((self._outcome == DROP) & (self._filed != "")).sum()),
             "seconds": self._replay.seconds,
@@ -341,7 +316,7 @@ class ReviewSession:
         """
         pages = self.pages()
         done = pages["is_control"] & pages["decided"].eq(pages["rows"])
-        drawn = self._outcome[done.to_numpy()[self._page_of] & (self._filed != "")]
+        drawn = self._outcome[done.to_numpy()[self.queue["page"]] & (self._filed != "")]
         errors, kept = (int(np.isin(drawn, codes).sum()) for codes in ([RELABELLED, DROP], [KEPT]))
         n, (low, high) = errors + kept, map(float, jeffreys(errors, errors + kept))
         return {"rows": n, "errors": errors, "rate": errors / n if n else float("nan"), "low": low, "high": high}
@@ -350,15 +325,13 @@ class ReviewSession:
 
     def _set_pages(self, queue: pd.DataFrame, pages: list[np.ndarray], control: Sequence[bool]) -> None:
         sizes = [len(page) for page in pages]
-        ends = np.cumsum([0, *sizes])
-        self._pages = [np.arange(start, end) for start, end in itertools.pairwise(ends)]
-        self._outcome = np.full(ends[-1], OPEN, np.int8)  # of each row, as in `OUTCOMES`
-        self._page_of = np.repeat(np.arange(len(pages)), sizes)
+        self.n_pages, self._ends = len(pages), np.cumsum([0, *sizes])
+        self._outcome = np.full(self._ends[-1], OPEN, np.int8)  # of each row, as in `OUTCOMES`
         self.queue = queue.iloc[np.concatenate([np.arange(0), *pages])].reset_index(drop=True)
-        self.queue["page"] = self._page_of
+        self.queue["page"] = np.repeat(np.arange(len(pages)), sizes)
         self.queue["is_control"] = np.repeat(np.asarray(control, bool), sizes)
-        first = self.queue.iloc[ends[:-1]].reset_index(drop=True)
-        self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes).rename_axis("page")
+        first = self.queue.iloc[self._ends[:-1]].set_index("page")
+        self._page_table = first[["given", "suggested", "is_control"]].assign(rows=sizes)
         self._position = pd.Index(self.queue["path"])
         self._p_error = error_probability(self.queue)
         self._rows_of: dict[str, list[int]] = defaultdict(list)
@@ -388,7 +361,7 @@ class ReviewSession:
         """Which rows of `queue` make page `i`; an IndexError if there is no such page."""
         if not 0 <= i < self.n_pages:
             raise IndexError(f"page must be one of the {self.n_pages} pages, counted from 0. Received: {i}")
-        return self._pages[i]
+        return np.arange(*self._ends[i : i + 2])
 
     def _row_of(self, path: str) -> int:
         try:
@@ -396,28 +369,16 @@ class ReviewSession:
         except KeyError:
             raise KeyError(f"path must be one of the {len(self.queue)} in the queue. Received: {path!r}") from None
 
-    def _decide(self, rows: Sequence[int], decision: str, seconds: float | None) -> None:
+    def _decide(self, rows: Sequence[int], decision: str, seconds: float) -> None:
         # An escalation is no opinion to compare: it hides the picture from everybody at once.
-        kind = "decision" if decision == "escalate" else MODES[self.mode]
         lines = self.queue.iloc[rows][["sha256", "path", "suggested", "score"]]
-        each = None if seconds is None else seconds / len(rows)
-        lines = lines.assign(given_label=self._filed[rows], decision=decision, seconds=each, kind=kind)
+        kinds = np.where(lines["sha256"].isin(self.known), KNOWN, MODES[self.mode])
+        lines["kind"] = "decision" if decision == "escalate" else kinds
+        lines = lines.assign(given_label=self._filed[rows], decision=decision, seconds=seconds / len(rows))
         if decision == "keep":  # where an earlier decision is shown as given, that class is meant, not the folder's
             given = self.queue["given"].iloc[rows]
             lines["decision"] = given.where((given != "") & (given != lines["given_label"]), decision)
-        if decision != "escalate":
-            lines.loc[lines["sha256"].isin(self.known), "kind"] = KNOWN
         self._write(lines.assign(reviewer=self.reviewer).to_dict("records"))
-
-    def _refuse_to_overrule(self, rows: Sequence[int], decision: str) -> None:
-        for row, sha256 in zip(rows, self.queue["sha256"].iloc[rows], strict=True):
-            if sha256 in self.known:  # what the audit said would give it away
-                continue
-            said = self.decision(sha256)
-            who = self._replay.decision(sha256, LABELLING if said == "escalate" else self._kinds, column="reviewer")
-            meant = {self._filed[row] if word == "keep" else word for word in (said, decision)}
-            if said and len(meant) == 2 and who != self.reviewer:
-                raise ValueError(f"{who or 'Somebody'} decided {said!r}. Decide the same once more to overrule that.")
 
     def _mark(self, kind: str) -> list[str]:
         self.catch_up()
@@ -425,8 +386,7 @@ class ReviewSession:
         if not actions:
             return []
         concerned = self._write([{"kind": kind, "action": next(reversed(actions)), "reviewer": self.reviewer}])
-        rows = [self._rows_of[sha256][0] for sha256 in concerned if sha256 in self._rows_of]
-        return self.queue["path"].iloc[rows].tolist()
+        return [self.queue["path"].iloc[self._rows_of[one][0]] for one in concerned if one in self._rows_of]
 
     def _write(self, lines: list[dict[str, Any]]) -> Collection[str]:
         append_decisions(self.journal, lines)

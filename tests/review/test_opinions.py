@@ -274,9 +274,9 @@ def test_a_disagreement_is_resolved_once_and_without_names(path):
     assert session.decision(queue["sha256"][0]) == "dog"
     assert journal.read_journal(path)["kind"].iloc[-1] == "resolution"
     assert journal.decisions_in_force(path).set_index("path").loc["cat/0.jpg", "decision"] == "dog"
-    assert opinions.disagreements(journal.read_journal(path)).tolist() == ["drop / emu"]
+    assert opinions.disagreement_queue(table, journal.read_journal(path))["about"].tolist() == ["drop / emu"]
     session.undo()
-    assert len(opinions.disagreements(journal.read_journal(path))) == 2
+    assert len(opinions.disagreement_queue(table, journal.read_journal(path))) == 2
     assert journal.decisions_in_force(path).set_index("sha256").loc[queue["sha256"][0], "decision"] == "keep"
 
 
