@@ -14,18 +14,8 @@ from typing import Any
 import numpy as np
 
 from nsfwlib._tensorflow import keras
-from nsfwlib.model.classifier import (
-    FEATURES,
-    by_kind,
-    checked_names,
-    class_names as names_of,
-    head_layers,
-    image_size as size_of,
-    named,
-    set_rescaling,
-    with_head,
-)
-from nsfwlib.model.guard import is_old, read_model
+from nsfwlib.model import classifier
+from nsfwlib.model.guard import OLD, read_model
 from nsfwlib.model.published import CLASS_NAMES, MODELS as PUBLISHED, fetch_package, read_layers_model
 
 SIZES = {"InceptionV3": 299, "InceptionResNetV2": 299, "Xception": 299}  # of pictures; 224 for all others
@@ -52,7 +42,7 @@ def resolve_model(
     if isinstance(found, str | os.PathLike):
         found = _load(Path(found), class_names)
     try:
-        own = names_of(found)
+        own = classifier.class_names(found)
     except ValueError as error:
         if class_names is None:
             raise ValueError(f"{error} Or pass class_names in the order of its outputs, and its rescaling.") from None
@@ -66,20 +56,20 @@ def _load(path: Path, class_names: Sequence[str] | None) -> keras.Model:
     """A model of this kit or, where a file holds no such one, what Keras makes of it."""
     found = read_model(path)
     try:
-        return _rebuilt(found, path, class_names) if is_old(path) else found
+        return _rebuilt(found, path, class_names) if path.suffix in OLD else found
     except ValueError:
         return found
 
 
 def _wrapped(foreign: keras.Model, class_names: Sequence[str], rescaling: tuple[float, float]) -> keras.Model:
     """`foreign` between this kit's rescaling and named classes, after a look at what it answers."""
-    size, names = size_of(foreign), checked_names(class_names)
+    size, names = classifier.image_size(foreign), classifier.checked_names(class_names)
     if foreign.output_shape != (None, len(names)):
         wanted = f"{len(names)} probabilities, one for each of {', '.join(names)}"
         raise ValueError(f"Expected {wanted}. Received a model whose output has the shape {foreign.output_shape}.")
     inputs = keras.Input((size, size, 3), name="rgb")
     rescaled = keras.layers.Rescaling(*rescaling, name="rescaling")(inputs)
-    wrapped = keras.Model(inputs, named(foreign(rescaled), names), name="wrapped")
+    wrapped = keras.Model(inputs, classifier.named(foreign(rescaled), names), name="wrapped")
     pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3)).astype(np.float32)
     answer = np.asarray(wrapped(pixels, training=False))
     sums = answer.sum(axis=1)
@@ -114,16 +104,16 @@ def build_classifier(
     """
     if weights == "nsfwjs" and backbone not in PUBLISHED:
         raise ValueError(f"weights='nsfwjs' are {' or '.join(PUBLISHED)}. Received: {backbone=}. Use 'imagenet'.")
-    names = checked_names(class_names)
+    names = classifier.checked_names(class_names)
     keras.utils.set_random_seed(seed)
     if weights in (None, "nsfwjs", "imagenet"):
         body = _network(backbone, image_size, weights="imagenet" if weights == "imagenet" else None)
     else:
         body = _backbone_of(Path(weights), image_size, rescaling)
-    classifier = with_head(body, names, blocks=blocks, head=head)
+    built = classifier.with_head(body, names, blocks=blocks, head=head)
     if weights == "nsfwjs":
-        _load_published(classifier, backbone)
-    return classifier
+        _load_published(built, backbone)
+    return built
 
 
 def _network(backbone: str, size: int | None, *, weights: str | None) -> keras.Model:
@@ -155,29 +145,29 @@ def published_model(backbone: str = "InceptionV3") -> keras.Model:
     """
     if backbone not in PUBLISHED:
         raise ValueError(f"backbone must be one of {', '.join(PUBLISHED)}. Received: {backbone!r}.")
-    classifier = build_classifier(CLASS_NAMES, weights=None, backbone=backbone)
-    tensors = _load_published(classifier, backbone)
-    for i, layer in enumerate(head_layers(classifier, keras.layers.Dense)):
+    built = build_classifier(CLASS_NAMES, weights=None, backbone=backbone)
+    tensors = _load_published(built, backbone)
+    for i, layer in enumerate(classifier.head_layers(built, keras.layers.Dense)):
         layer.set_weights(list(tensors[f"dense_{i + 1}"].values()))
-    return classifier
+    return built
 
 
-def _load_published(classifier: keras.Model, backbone: str) -> dict[str, dict[str, np.ndarray]]:
+def _load_published(built: keras.Model, backbone: str) -> dict[str, dict[str, np.ndarray]]:
     """Load the published backbone and its rescaling into a classifier of that kind; returns all tensors by layer."""
     tensors = read_layers_model(fetch_package(), PUBLISHED[backbone])[1]
     numbered = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization"}  # InceptionV3's have no other names
-    for kind, layers in by_kind(classifier.layers[: -len(head_layers(classifier))]).items():
+    for kind, layers in classifier.by_kind(built.layers[: -len(classifier.head_layers(built))]).items():
         for i, layer in enumerate(layers, start=1):
             name = f"{numbered[kind]}_{i}" if backbone == "InceptionV3" else layer.name
             layer.set_weights(list(tensors[name].values()))
-    set_rescaling(classifier, 1 / 255, 0.0)  # the scripts of 2019 divided by 255
+    classifier.set_rescaling(built, 1 / 255, 0.0)  # the scripts of 2019 divided by 255
     return tensors
 
 
 def _backbone_of(path: Path, size: int | None, rescaling: tuple[float, float]) -> keras.Model:
     """The model in a file; a foreign one behind a layer "rescaling" of its own."""
     found = _load(path, None)
-    side = size or size_of(found)
+    side = size or classifier.image_size(found)
     if found.input_shape[1] not in (None, side):
         raise ValueError(f"{path} takes pictures of {found.input_shape[1]}. Received: image_size={side}. Leave it out.")
     if any(layer.name == "rescaling" for layer in found.layers):
@@ -201,11 +191,11 @@ def load_model(path: Path, *, class_names: Sequence[str] | None = None) -> keras
     """
     path = Path(path)
     model = read_model(path)
-    if is_old(path):
+    if path.suffix in OLD:
         return _rebuilt(model, path, class_names)
-    names_of(model)
-    size_of(model)
-    if missing := sorted({"rescaling", FEATURES, "temperature"} - {layer.name for layer in model.layers}):
+    classifier.class_names(model)
+    classifier.image_size(model)
+    if missing := sorted({"rescaling", classifier.FEATURES, "temperature"} - {layer.name for layer in model.layers}):
         raise ValueError(f"Expected a classifier of this kit. Received: {path}, without layers {', '.join(missing)}.")
     return model
 
@@ -221,9 +211,10 @@ def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) ->
     try:
         backbone = _OLD_BACKBONES[sum(type(layer) is keras.layers.Conv2D for layer in body)]
         head = _OLD_HEADS[len(dense)]
-        new = build_classifier(names, weights=None, backbone=backbone, head=head, image_size=size_of(old))
-        own = by_kind(new.layers[: -len(head_layers(new))]) | {"Dense": head_layers(new, keras.layers.Dense)}
-        theirs = by_kind(body) | {"Dense": dense}
+        new = build_classifier(names, weights=None, backbone=backbone, head=head, image_size=classifier.image_size(old))
+        own = classifier.by_kind(new.layers[: -len(classifier.head_layers(new))])
+        own["Dense"] = classifier.head_layers(new, keras.layers.Dense)
+        theirs = classifier.by_kind(body) | {"Dense": dense}
         for kind in own | theirs:
             for mine, other in zip(own[kind], theirs[kind], strict=True):
                 mine.set_weights(other.get_weights())
@@ -234,7 +225,7 @@ def _rebuilt(old: keras.Model, path: Path, class_names: Sequence[str] | None) ->
             f"{' or '.join(_OLD_BACKBONES.values())} with dense layers of 256, 128 and K units, or of K alone."
         ) from error
     if not any(isinstance(layer, keras.layers.Rescaling) for layer in body):
-        set_rescaling(new, 1 / 255, 0.0)
+        classifier.set_rescaling(new, 1 / 255, 0.0)
     return new
 
 

@@ -47,7 +47,8 @@ def cluster_answers(
 ) -> Iterator[list[Answer]]:
     """`model.stream_answers`, with its options, on the machines of a Ray cluster, in the order in which they are ready.
 
-    A RuntimeError where the cluster cannot be reached, has no room for one process, or no machine gives an answer.
+    A RuntimeError where the cluster cannot be reached, has no room for one process, or no machine gives an answer; an
+    ImportError where Ray is not installed.
 
     Args:
         work: (position, path) of each file; every machine must reach it under that path.

@@ -61,7 +61,8 @@ def block_features(
         blocks: layer names, e.g. "mixed4" (768 wide) or ("mixed4", "mixed10"); several cost one decoding.
         batch_size: pictures a forward pass; on a GPU a few hundred are faster.
         precision: "float32"; "bfloat16", by OpenVINO on a processor that has it, twice as fast, kept apart from
-            float32: 0.7 to 1 % off in norm, ranking wrong labels of the demo at AP .928 for .931; or "auto".
+            float32: 0.7 to 1 % off in norm, ranking wrong labels of the demo at AP .928 for .931; or "auto":
+            bfloat16 where OpenVINO is installed on such a processor, and there is no GPU.
         where: "local", or "ray" for the machines of a cluster, in float32.
         cluster: options of `model.cluster_answers`: runtime, workers, address, actors, cpus, gpus.
         max_pixels: as in `data.scan`; by default that of the scan that made the table.

@@ -29,7 +29,8 @@ def forward_pass(
 ) -> Forward:
     """A function from RGB 0–255, uint8 or float32 (B, S, S, 3), to a list of float32 arrays, one an output.
 
-    The weights are those of this moment: after more training, ask for a new one.
+    The weights are those of this moment: after more training, ask for a new one. A ValueError where there is no such
+    runtime or block, an ImportError where OpenVINO is asked for and not installed.
 
     Args:
         outputs: names of blocks, pooled to (B, D_block); by default the probabilities (B, K) alone.

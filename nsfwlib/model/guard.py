@@ -14,6 +14,7 @@ import h5py
 
 from nsfwlib._tensorflow import keras
 
+OLD = (".h5", ".hdf5")  # endings of the files of Keras 2
 MOST_BYTES = 4 << 30  # of an unpacked model file
 # What a network of keras.applications with a head of dense layers is made of; a Lambda is not among them.
 _PLAIN_LAYERS = {
@@ -39,10 +40,10 @@ def read_model(path: Path) -> keras.Model:
         )
     if not path.is_file():
         raise ValueError(f"{path} is no regular file but a folder, pipe or device. Expected a `.keras` or `.h5` file.")
-    if not (h5py.is_hdf5(path) if is_old(path) else path.suffix == ".keras" and zipfile.is_zipfile(path)):
+    if not (h5py.is_hdf5(path) if path.suffix in OLD else path.suffix == ".keras" and zipfile.is_zipfile(path)):
         raise ValueError(f"{path} is no model file. Expected `.keras`, or the `.h5` of 2019, neither of them damaged.")
     try:
-        _check_size(*(_opened_old(path) if is_old(path) else _opened(path)))
+        _check_size(*(_opened_old(path) if path.suffix in OLD else _opened(path)))
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds; the first line says which layer or part is at fault
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -50,11 +51,6 @@ def read_model(path: Path) -> keras.Model:
             f"{path} was not loaded: {reason} Expected an undamaged classifier that nsfwlib saved; code in a file is "
             "never run."
         ) from error
-
-
-def is_old(path: Path) -> bool:
-    """Is it a file of Keras 2, by its ending?"""
-    return path.suffix in (".h5", ".hdf5")
 
 
 def _check_size(config: dict[str, Any], stored: int, declared: int) -> None:

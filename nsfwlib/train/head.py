@@ -156,12 +156,6 @@ def row_weights(targets: np.ndarray, weights: np.ndarray, kind: str | None = Non
     return counts / counts.mean()
 
 
-def history_table(history: dict[str, list[float]], stage: str, *, first: int = 1) -> pd.DataFrame:
-    """Keras' history, one row an epoch, with `stage` and `epoch`."""
-    table = pd.DataFrame({"stage": stage, "epoch": first, **history})
-    return table.assign(epoch=first + np.arange(len(table)))
-
-
 def predict(
     model: keras.Model, table: pd.DataFrame, data_dir: Path, *, cache_dir: Path | None = None, progress: bool = True
 ) -> np.ndarray:

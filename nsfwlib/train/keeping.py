@@ -12,7 +12,6 @@ import pandas as pd
 from nsfwlib import runs
 from nsfwlib._tensorflow import keras
 from nsfwlib.files import write_whole
-from nsfwlib.train.head import history_table
 
 
 def resumed(work_dir: Path) -> pd.DataFrame:
@@ -93,7 +92,7 @@ class Keep(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Called by Keras."""
         logs |= {f"val_{name}": value for name, value in self.measure().items()}  # Keras shows them, too
-        row = history_table({name: [value] for name, value in logs.items()}, "fine-tune", first=epoch + 1)
+        row = pd.DataFrame([{"stage": "fine-tune", "epoch": epoch + 1, **logs}])
         self.history = pd.concat([self.history, row], ignore_index=True)
         runs.write_table(self.history, self.work_dir / "epochs.csv")
         if np.isfinite(logs["loss"]):  # else training ends here

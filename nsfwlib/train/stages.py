@@ -29,7 +29,7 @@ from nsfwlib.model import (
     seed_dropout,
     unfreeze_from,
 )
-from nsfwlib.train.head import compile_classifier, history_table, one_hot, row_weights
+from nsfwlib.train.head import compile_classifier, one_hot, row_weights
 from nsfwlib.train.keeping import Keep, resumed, save_whole
 
 KEPT = 1 << 30  # bytes at most of what leaves the frozen layers for `val`, kept in memory
@@ -220,7 +220,7 @@ def _keep_best(model: keras.Model, kept: Keep) -> pd.DataFrame:
     measured = kept.measure()
     if not measured["loss"] < kept.losses().min():
         model.set_weights(ends[best != first])
-    return history_table({f"val_{name}": [value] for name, value in measured.items()}, "average")
+    return pd.DataFrame([{"stage": "average", "epoch": 1} | {f"val_{name}": value for name, value in measured.items()}])
 
 
 def _shares(model: keras.Model) -> dict[str, float]:

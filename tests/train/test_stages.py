@@ -17,7 +17,6 @@ from tiny import bright_and_dark, lopsided, staged_classifier
 from nsfwlib.model import features, with_head
 from nsfwlib.plots import evaluation
 from nsfwlib.train import forecast, keeping, stages
-from nsfwlib.train.head import history_table
 
 FROM, TOP = "stage_3", "stage_4"
 
@@ -187,8 +186,9 @@ def test_the_curves_are_drawn_anew_after_each_epoch(data, tmp_path, monkeypatch)
             shown.append([len(line.get_xdata()) for line in figure.axes[0].lines[:2]])
 
     monkeypatch.setattr(evaluation, "display", lambda *_, **__: Place())
-    stage_1 = history_table({"loss": [1.0], "val_loss": [1.0], "accuracy": [0.5], "val_accuracy": [0.5]}, "head")
-    redraw = evaluation.live_history(stage_1.assign(learning_rate=0.0))
+    numbers = dict.fromkeys(["loss", "val_loss"], 1.0) | dict.fromkeys(["accuracy", "val_accuracy"], 0.5)
+    stage_1 = pd.DataFrame([{"stage": "head", "epoch": 1, **numbers, "learning_rate": 0.0}])
+    redraw = evaluation.live_history(stage_1)
     history = fine_tune(build(), data, tmp_path, epochs=2, patience=9, on_epoch=redraw)
     assert shown == [[2, 2], [3, 3]] and history["learning_rate"][:2].gt(0).all()
     assert not plt.get_fignums(), "none is shown a second time at the end of the cell"
