@@ -50,12 +50,8 @@ def inspect_files(
             known = _look_up(cache, stamp, chunk)
             for i, path in enumerate(chunk, start):
                 with contextlib.suppress(OSError):
-                    status = os.stat(path)  # noqa: PTH116
-                    states[i] = (
-                        status.st_size,
-                        status.st_mtime_ns,
-                        status.st_ctime_ns,
-                    )  # set when another takes its place
+                    status = os.stat(path)  # noqa: PTH116 - its ctime is set when another file takes its place
+                    states[i] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
                 if row := known.get((path, *states[i])):
                     yield i, row
                 else:

@@ -66,9 +66,8 @@ def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
     complaint = jpeg_complaint(data) if decoded.format == "JPEG" else ""
     if "orrupt" in complaint or ("remature" in complaint and "no end marker" not in flags):
         flags.append(f"damaged data: {complaint}")
-    return {name: getattr(decoded, name) for name in Decoded._fields if name in COLUMNS} | {
-        "oddities": "; ".join(flags)
-    }
+    facts = {name: value for name, value in decoded._asdict().items() if name in COLUMNS}
+    return facts | {"oddities": "; ".join(flags)}
 
 
 def measure(picture: Image.Image) -> dict:

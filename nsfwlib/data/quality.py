@@ -77,10 +77,8 @@ def next_steps(
     broken = problems[(problems.index != "") & ~problems.index.str.startswith(("skipped", "screened"))]
     if len(broken):
         lost = broken.reindex(["truncated", "damaged", "empty file", "not an image"]).sum()
-        said = (
-            f"{broken.sum():,} files ({broken.sum() / len(images):.1%}) cannot be used, most often: {broken.index[0]} "
-        )
-        said += f"({broken.iloc[0]:,}). "
+        most = f"{broken.index[0]} ({broken.iloc[0]:,})"
+        said = f"{broken.sum():,} files ({broken.sum() / len(images):.1%}) cannot be used, most often: {most}. "
         steps.append(said + (f"Fetch the {lost:,.0f} that are damaged again if they matter." if lost else ""))
     if len(hubs):
         steps.append(f"{len(hubs):,} pictures turn up again and again (placeholders, blank pages): drop them perhaps.")

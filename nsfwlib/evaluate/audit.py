@@ -20,10 +20,8 @@ from nsfwlib.labels import group_codes
 JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
 STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement", "reviewed disagreement")
 ALL = "all"  # the one stratum of an audit whose rows all have the same chance
-LEAST_SPREAD = dict.fromkeys((*STRATA, ALL), 0.1) | {
-    STRATA[1]: 0.3,
-    STRATA[4]: 0.3,
-}  # of answers, whatever a judge says
+# of answers, whatever a judge says
+LEAST_SPREAD = dict.fromkeys((*STRATA, ALL), 0.1) | dict.fromkeys((STRATA[1], STRATA[4]), 0.3)
 Truth = Sequence[str | None]  # (N,) class that a reviewer gave; None or NaN where nobody looked or could tell
 
 

@@ -38,9 +38,8 @@ def read_detector(
     is_table = isinstance(source, pd.DataFrame)
     table, named = (source, "the table") if is_table else (_read(Path(source)), os.fspath(source))
     targets = {name: name for name in class_names} if mapping is None else dict(mapping)
-    scores = _of_pictures(
-        table, _label_scores(table, targets, [*class_names, "safe", "unsafe", ""], named), images, named
-    )
+    scores = _label_scores(table, targets, [*class_names, "safe", "unsafe", ""], named)
+    scores = _of_pictures(table, scores, images, named)
     used = [name for name, target in targets.items() if target]
     values = scores[used]
     outside = ((values < 0) | (values > 1)).any(axis=1)

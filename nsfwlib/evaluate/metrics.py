@@ -188,10 +188,8 @@ def compare(
         centre = worth * step / (worth + 2)
         half = z * np.sqrt(squares - centre**2 * (worth + 2)) / (worth + 2)
         low, high, p = max(centre - half, -1), min(centre + half, 1), _sign_flips(np.rint(sums).astype(int))
-        sentence = (
-            f"Accuracy {one:.1%} against {two:.1%}: a difference of {100 * step:+.1f} points ({100 * low:+.1f} to "
-            f"{100 * high:+.1f}), p = {p:.2g}."
-        )
+        points = f"{100 * step:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+        sentence = f"Accuracy {one:.1%} against {two:.1%}: a difference of {points}, p = {p:.2g}."
     else:
         half = z * np.linalg.norm(np.bincount(members, weights=weight * (steps - step))) / weight.sum()
         low, high, p = step - half, step + half, np.nan

@@ -135,10 +135,9 @@ def review_week(
     seen = came - backlog
     until = np.searchsorted(np.maximum.accumulate(seen), came - 1e-9)
     wait = np.where(until < len(came), until - minute, np.inf)
-    done, count = (np.bincount(minute // MINUTES, some) for some in (np.diff(seen, prepend=0), arrived))
-    waiting = np.bincount(minute // MINUTES, np.where(arrived > 0, wait, 0) * arrived) / np.where(
-        count > 0, count, np.nan
-    )
+    parts = np.diff(seen, prepend=0), arrived, np.where(arrived > 0, wait, 0) * arrived
+    done, count, waited = (np.bincount(minute // MINUTES, some) for some in parts)
+    waiting = waited / np.where(count > 0, count, np.nan)
     table = {"arrived": count, "reviewed": done, "backlog": backlog[MINUTES - 1 :: MINUTES], "waiting": waiting}
     return pd.DataFrame(table | {"exposure": done * seconds / 60 * unsafe})
 

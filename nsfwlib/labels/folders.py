@@ -221,10 +221,8 @@ def _check_export(goal: Path, placed: Mapping[str, str], wanted: Mapping[str, st
         raise ValueError(f"{goal} holds something else already. Give an out_dir that is empty or not there.")
     for path, target in placed.items():
         if wanted.get(path) != str(PurePosixPath(target).parent):
-            raise ValueError(
-                f"{goal} was exported with other labels: now {path} belongs into {wanted.get(path)}. "
-                "Give another out_dir, or roll_back that export first."
-            )
+            said = f"{goal} was exported with other labels: now {path} belongs into {wanted.get(path)}."
+            raise ValueError(f"{said} Give another out_dir, or roll_back that export first.")
 
 
 def _is_folder_name(label: str) -> bool:

@@ -106,10 +106,8 @@ def out_of_sample_probs(
 def _flags(flags: Any, n: int) -> np.ndarray:
     flags = np.zeros(n, bool) if flags is None else pd.Series(np.asarray(flags)).infer_objects().to_numpy()
     if flags.shape != (n,) or flags.dtype != bool:
-        raise ValueError(
-            f"Expected trusted to hold {n} booleans. Received: {len(flags)} of type {flags.dtype}. Compare first: "
-            "as text, 'False' would count as true."
-        )
+        expected = f"Expected trusted to hold {n} booleans. Received: {len(flags)} of type {flags.dtype}."
+        raise ValueError(f"{expected} Compare first: as text, 'False' would count as true.")
     return flags
 
 

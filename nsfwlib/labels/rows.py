@@ -29,10 +29,9 @@ def encode(labels: Any, classes: Classes) -> tuple[np.ndarray, list]:
     codes[empty.to_numpy()] = UNLABELLED
     unknown = values[(codes == UNLABELLED) & ~empty.to_numpy()]
     if len(unknown):
-        raise ValueError(
-            f"Expected labels in {names}. Received: {unknown.iloc[0]!r} (row {unknown.index[0]}, "
-            f"{len(unknown)} such rows). Pass classes=… with every class, or leave the label empty."
-        )
+        received = f"Received: {unknown.iloc[0]!r} (row {unknown.index[0]}, {len(unknown)} such rows)."
+        way_out = "Pass classes=… with every class, or leave the label empty."
+        raise ValueError(f"Expected labels in {names}. {received} {way_out}")
     return codes, names
 
 
