@@ -1,11 +1,12 @@
 """Which detectors can be compared? Any table with one row a picture and one column a label, in one label space."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from nsfwlib.evaluate.intervals import Names
 from nsfwlib.files import read_text_table
 
 NO_LABELS = ("frames", "width", "height", "bytes", "group", "seconds")  # numbers in tables of our own
@@ -15,8 +16,8 @@ def read_detector(
     source: pd.DataFrame | Path | str,
     images: pd.DataFrame,
     *,
-    class_names: Sequence[str],
-    unsafe_classes: Sequence[str],
+    class_names: Names,
+    unsafe_classes: Names,
     mapping: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """What a detector says of these `images`, by their `path` or `sha256`, in our labels.
@@ -68,7 +69,7 @@ def _read(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path) if path.suffix == ".parquet" else read_text_table(path)
 
 
-def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequence[str], named: str) -> pd.DataFrame:
+def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Names, named: str) -> pd.DataFrame:
     """The columns of labels, and of their maxima over frames, as numbers; labels are named that lack a target."""
     strange = {name: target for name, target in targets.items() if target not in known}
     if strange:
@@ -102,12 +103,7 @@ def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame
 
 
 def is_wrong(
-    detector: pd.DataFrame,
-    labels: pd.Series,
-    *,
-    unsafe_classes: Sequence[str],
-    threshold: float = 0.5,
-    sides: bool = False,
+    detector: pd.DataFrame, labels: pd.Series, *, unsafe_classes: Names, threshold: float = 0.5, sides: bool = False
 ) -> pd.Series:
     """Whether a detector says another class than the `labels`, by path, or another side where that is all it tells.
 

@@ -21,6 +21,7 @@ from scipy.special import betaincinv, ndtri  # quantiles; scipy.stats takes a se
 
 from nsfwlib.labels import group_codes
 
+Names = Sequence[str]  # of classes, or (N,) the class of each row
 Groups = Sequence[int] | None  # (N,) near-duplicate group of each row; None: all rows are independent
 Weights = Sequence[float] | None  # (N,) above 0, how many rows each stands for; None: all count equally
 TAILS = [(1 - 0.95) / 2, (1 + 0.95) / 2]  # quantiles between which an interval of 95 % lies

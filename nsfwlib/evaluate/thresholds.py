@@ -9,7 +9,7 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.data import DEFAULT_CLASSES
-from nsfwlib.evaluate.intervals import TAILS, jeffreys, share_interval
+from nsfwlib.evaluate.intervals import TAILS, Names, jeffreys, share_interval
 from nsfwlib.labels import group_codes
 
 UPLOADS = 100_000  # to which counts refer
@@ -24,7 +24,7 @@ class Judged(NamedTuple):
     groups: Any = None  # (N,) near-duplicate group
 
 
-def unsafe_side(asked: Sequence[str], class_names: Sequence[str], *, run_dir: Path) -> list[str]:
+def unsafe_side(asked: Names, class_names: Names, *, run_dir: Path) -> list[str]:
     """The classes to be flagged: `asked`; where those are the five's and none of these, what 04 was told of this run.
 
     Of that the classes that are there; empty where 04 was told nothing, a ValueError where all it was told of are gone.
@@ -38,7 +38,7 @@ def unsafe_side(asked: Sequence[str], class_names: Sequence[str], *, run_dir: Pa
     return [name for name in told if name in class_names]
 
 
-def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:
+def unsafe_score(pred_probs: np.ndarray, *, class_names: Names, unsafe_classes: Names) -> np.ndarray:
     """(N,) probability of being unsafe: the sum over the unsafe classes."""
     if not set() < set(unsafe_classes) < set(class_names):
         raise ValueError(f"Expected unsafe_classes: some, not all, of {[*class_names]}. Received: {[*unsafe_classes]}.")
