@@ -142,8 +142,7 @@ def _top_folders(data_dir: Path) -> list[str]:
 def _sources(paths: pd.Series, pattern: str | None) -> pd.Series:
     expression = re.compile(pattern or "")
     part = "source" if "source" in expression.groupindex else min(expression.groups, 1)
-    matches = paths.map(expression.search)
-    return matches.map(lambda match: match[part] or "" if match else "").astype(str)
+    return paths.map(expression.search).map(lambda match: match[part] or "" if match else "").astype(str)
 
 
 def _what_is_odd(table: pd.DataFrame, classes: list[str]) -> list[tuple[str, str]]:
@@ -215,7 +214,6 @@ def check_class_names(classes: Sequence[str]) -> None:
     used = RESERVED | {f"{name}_max" for name in classes}
     if taken := [name for name in classes if name in used or not may_be_class(name)]:
         renamed = ", ".join(f"{name!r}: {'class ' + name!r}" for name in taken)
-        raise ValueError(
-            f"Classes are called like a column of a table, or like a decision: {', '.join(taken)}. Scan again with "
-            f"other names, the folders may stay: class_map={{{renamed}}} (in notebook 01 the parameter class_map)."
-        )
+        way_out = f"class_map={{{renamed}}} (in notebook 01 the parameter class_map)"
+        said = f"Classes are called like a column of a table, or like a decision: {', '.join(taken)}."
+        raise ValueError(f"{said} Scan again with other names, the folders may stay: {way_out}.")

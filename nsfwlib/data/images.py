@@ -251,8 +251,7 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, list[str]]:
         raise ImageProblem("too many pixels", f"{size}, limit {limit:,}")
     if need > memory:
         limits = f"limit {memory / 1e9:.1f} GB: {_BYTES_A_PIXEL} bytes for each of max_pixels"
-        takes = f"{size} as {image.format} take {need / 1e9:.1f} GB to decode, {limits}"
-        raise ImageProblem("too many pixels", takes)
+        raise ImageProblem("too many pixels", f"{size} as {image.format} take {need / 1e9:.1f} GB to decode, {limits}")
     if broken:
         raise ImageProblem(*broken)
     if image.format == "TIFF" and 50706 in getattr(image, "tag_v2", ()):  # DNGVersion: the first page is a thumbnail

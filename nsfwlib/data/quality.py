@@ -15,13 +15,9 @@ TAILS = {  # kind → measure of the images table, whose outermost percent it is
     "low information": ("entropy", 0.01, pd.Series.le),
 }
 SHORTCUTS = {
-    "format": ["format"],
-    "size in pixels": ["width", "height"],
-    "bytes": ["bytes"],
-    "transparency": ["transparent"],
-    "greyscale": ["grey"],
-    "brightness": ["brightness"],
-}
+    "format": ["format"], "size in pixels": ["width", "height"], "bytes": ["bytes"],
+    "transparency": ["transparent"], "greyscale": ["grey"], "brightness": ["brightness"],
+}  # fmt: skip
 
 
 def outliers(images: pd.DataFrame) -> pd.DataFrame:
@@ -102,8 +98,7 @@ def feature_map(features: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    whole = np.flatnonzero(~np.isnan(features[:, 0]))
-    rows = np.sort(np.random.default_rng(seed).permutation(whole)[:3000])
+    rows = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(~np.isnan(features[:, 0])))[:3000])
     rows = rows[np.isfinite(features[rows]).all(axis=1)]
     values = np.asarray(features[rows], np.float32)
     if len(rows) < 3 or not np.ptp(values, axis=0).any():

@@ -109,8 +109,7 @@ def truth_path(out_dir: Path) -> Path:
 def read_truth(data_dir: Path) -> pd.DataFrame | None:
     """Return the truth of the demo in `data_dir` (`TRUTH_COLUMNS`); None if it is no demo, or files are gone since."""
     truth = _read_table(truth_path(data_dir))
-    whole = truth is not None and all((Path(data_dir) / path).is_file() for path in truth["path"])
-    return truth if whole else None
+    return truth if truth is not None and all((Path(data_dir) / path).is_file() for path in truth["path"]) else None
 
 
 def planted_errors(truth: pd.DataFrame) -> pd.DataFrame:

@@ -229,8 +229,7 @@ def audited_confusion(
     stratum, cell = audit["stratum"], audit["stratum"] + " " + np.asarray(predicted, dtype=object)
     empty = pd.Series(np.isnan(is_true).all(axis=1), audit.index).groupby(cell).transform("all")
     strata = cell.mask(empty.groupby(stratum).transform("any"), stratum)  # by prediction, too, where all were looked at
-    per = np.repeat(is_true, k, axis=1)
-    found = weigh(cells, strata.to_numpy(), per=per, groups=audit.get("group"), seed=seed)
+    found = weigh(cells, strata.to_numpy(), per=np.repeat(is_true, k, axis=1), groups=audit.get("group"), seed=seed)
     matrix = len(cells) * np.clip(found.mean, 0, None).reshape(k, k)
     return matrix, np.stack(found.interval(), axis=-1).reshape(k, k, 2)
 

@@ -108,8 +108,7 @@ def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator)
     """Blocks (N, B) of positive row weights, one exponential draw a group; B sums to draws. None ever loses a class."""
     block = int(np.clip(4_000_000 // len(members), 1, draws))
     for start in range(0, draws, block):
-        weight = rng.standard_exponential((members.max() + 1, min(block, draws - start)), dtype=np.float32)
-        yield weight[members]
+        yield rng.standard_exponential((members.max() + 1, min(block, draws - start)), dtype=np.float32)[members]
 
 
 class Weighed(NamedTuple):

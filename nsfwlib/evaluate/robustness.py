@@ -245,11 +245,9 @@ def baseline_answers(
     theirs = [name for name in table.columns if name != "split"]
     missing = ~rows["path"].isin(table.index)
     if theirs != list(class_names) or missing.any():
-        raise ValueError(
-            f"{baseline} must have predicted the same pictures with the classes {', '.join(class_names)}. Received "
-            f"classes {', '.join(theirs)}; {missing.sum():,} pictures are missing. Use a run on the same split, or "
-            "baseline_run=''."
-        )
+        expected = f"{baseline} must have predicted the same pictures with the classes {', '.join(class_names)}."
+        received = f"Received classes {', '.join(theirs)}; {missing.sum():,} pictures are missing."
+        raise ValueError(f"{expected} {received} Use a run on the same split, or baseline_run=''.")
     return table.loc[rows["path"], theirs].idxmax(axis=1)
 
 

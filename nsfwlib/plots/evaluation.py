@@ -87,10 +87,9 @@ def plot_intervals(
 ) -> Axes:
     """Estimates (`name`, `value`, `low`, `high`; shares of `xlabel`) below one another; `write` their numbers."""
     ax, places = new_axes(ax, (6.5, 1.1 + 0.42 * len(table))), np.arange(len(table))
-    for i, value, high in zip(places, table["value"], table["high"], strict=True):
+    for i, value, high in zip(places, table["value"], table["high"], strict=True) if write else ():
         text, end = ("unknown", 0.5) if np.isnan(value) else (f"{value:.1%}", np.fmax(value, high))
-        if write:
-            ax.annotate(text, (end, i), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.annotate(text, (end, i), (6, 0), textcoords="offset points", va="center", fontsize=9)
     ax.hlines(places, table["low"].where(table["value"].notna()), table["high"], color=DARK, lw=2)
     ax.plot(table["value"], places, "o", color=DARK, ms=6)
     ax.set_yticks(places, table["name"].map(shown))
