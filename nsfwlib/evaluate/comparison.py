@@ -68,24 +68,20 @@ def shared_audit(
         for name in class_names:
             audit[f"P({name})"] = np.where(audit["label"].eq(name), TRUST, (1 - TRUST) / max(len(class_names) - 1, 1))
         audit.attrs |= {"about": about, "drawn": {}}
-    larger = _enlarged(audit, detectors, unsafe_classes=unsafe_classes, budget=budget)
+    labels = audit.set_index("path")["label"]
+    disputed = [is_wrong(some, labels, unsafe_classes=unsafe_classes).to_numpy() for some in detectors.values()]
+    fresh = np.any(disputed, axis=0) & audit["stratum"].eq(AGREEMENT)
+    larger = audit.assign(stratum=audit["stratum"].mask(fresh, f"disagreement {audit['stratum'].nunique()}"))
+    larger["order"] = larger.groupby("stratum")["draw"].rank().astype(int) - 1
+    apart = larger["stratum"].value_counts().drop(AGREEMENT, errors="ignore")
+    quota = np.minimum(apart, np.ceil(budget * 2 / 3 * apart / max(apart.sum(), 1)))
+    quota[AGREEMENT] = max(budget - quota.sum(), 0)
+    larger["picked"] = larger["order"].lt(larger["stratum"].map(quota)) | audit["picked"]
     if larger["picked"].sum() > audit["picked"].sum() or not larger["stratum"].equals(audit["stratum"]):
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         larger.attrs = audit.attrs | {"drawn": audit.attrs["drawn"] | {now: list(detectors)}}
         runs.write_table(larger, table)
     return larger
-
-
-def _enlarged(audit: pd.DataFrame, detectors: Detectors, *, unsafe_classes: Names, budget: int) -> pd.DataFrame:
-    labels = audit.set_index("path")["label"]
-    disputed = [is_wrong(some, labels, unsafe_classes=unsafe_classes).to_numpy() for some in detectors.values()]
-    fresh = np.any(disputed, axis=0) & audit["stratum"].eq(AGREEMENT)
-    audit = audit.assign(stratum=audit["stratum"].mask(fresh, f"disagreement {audit['stratum'].nunique()}"))
-    audit["order"] = audit.groupby("stratum")["draw"].rank().astype(int) - 1
-    apart = audit["stratum"].value_counts().drop(AGREEMENT, errors="ignore")
-    quota = np.minimum(apart, np.ceil(budget * 2 / 3 * apart / max(apart.sum(), 1)))
-    quota[AGREEMENT] = max(budget - quota.sum(), 0)
-    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)) | audit["picked"])
 
 
 def comparable_rows(

@@ -129,8 +129,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
         xlabel="confidence (probability of the predicted class)", ylabel="share of images right",
         xlim=(0, 1.02), ylim=(0, 1.02), title="Calibration (larger marks: more images)",
     )  # fmt: skip
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PER_CENT)
+    plt.setp([ax.xaxis, ax.yaxis], major_formatter=PER_CENT)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -152,8 +151,7 @@ def plot_roc(curve: pd.DataFrame, *, title: str | None = None, ax: Axes | None =
 def _draw_curve(curve: pd.DataFrame, x: str, y: str, title: str, ax: Axes | None) -> Axes:
     ax = new_axes(ax, (5.2, 4.4))
     ax.set(xlabel=_RATES[x], ylabel=_RATES[y], title=title, xlim=(-0.01, 1.01), ylim=(0, 1.02))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PER_CENT)
+    plt.setp([ax.xaxis, ax.yaxis], major_formatter=PER_CENT)
     known = curve.dropna(subset=[x, y])
     if known.empty:
         return note(ax, "needs safe and unsafe images")
