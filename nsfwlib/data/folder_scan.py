@@ -110,8 +110,7 @@ def _find_files(data_dir: Path, class_map: Mapping[str, str], layout: str) -> tu
     inside = (folder.name for split in splits for folder in (data_dir / split).glob("*/"))  # empty ones, too
     there = top if layout == "classes" else (name for name in inside if not is_skipped(name))
     names = {*places["folder"]} - {""} | {table_path(name) for name in there}
-    unknown = sorted(set(class_map) - names)
-    if unknown:
+    if unknown := sorted(set(class_map) - names):
         raise ValueError(f"class_map names folders that are not there: {unknown}. Found: {sorted(names)}.")
     merged = {name: class_map.get(name, "" if name.lower() in UNLABELLED else name) for name in names} | {"": ""}
     outside = places["folder"].eq("") & found["problem"].eq("")
@@ -131,8 +130,7 @@ def _top_folders(data_dir: Path) -> list[str]:
         raise FileNotFoundError(f"data_dir does not exist: {data_dir}. {expected}") from None
     except OSError as error:
         raise ValueError(f"data_dir is not a folder to read: {data_dir} ({error.strerror}). {expected}") from None
-    top = sorted(entry.name for entry in entries if entry.is_dir() and not is_skipped(entry.name))
-    if not top:
+    if not (top := sorted(entry.name for entry in entries if entry.is_dir() and not is_skipped(entry.name))):
         what = "has no class folders" if entries else "is empty"
         way_out = f"Move the images into one folder per class, for example {', '.join(DEFAULT_CLASSES)}."
         raise ValueError(f"data_dir {what}: {data_dir}. {way_out}")
@@ -182,8 +180,7 @@ def check_usable(table: pd.DataFrame) -> list[str]:
     `_max` behind it, which score tables use.
     """
     usable = table[(table["problem"] == "") & (table["given_label"] != "")]
-    classes = sorted(usable["given_label"].unique())
-    if not classes:
+    if not (classes := sorted(usable["given_label"].unique())):
         reasons = table.loc[table["problem"] != "", "problem"].value_counts().to_dict()
         said = f"No usable labelled image in the images table, among {len(table)} files {reasons}."
         raise ValueError(f"{said} The column `problem` says why each was left out.")

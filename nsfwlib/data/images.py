@@ -143,8 +143,7 @@ def read_bytes(source: Source) -> bytes:
     Raises:
         ImageProblem: missing, unreadable, not a regular file, empty file, too many bytes.
     """
-    data = source if isinstance(source, bytes) else _read_regular(Path(source))
-    if not data:
+    if not (data := source if isinstance(source, bytes) else _read_regular(Path(source))):
         raise ImageProblem("empty file")
     return data
 

@@ -70,8 +70,7 @@ def next_steps(
     if len(conflicts):
         sets = conflicts["group"].nunique()
         steps.append(f"{sets:,} groups of near-duplicates carry more than one label: review them first, in 03.")
-    broken = problems[(problems.index != "") & ~problems.index.str.startswith(("skipped", "screened"))]
-    if len(broken):
+    if len(broken := problems[(problems.index != "") & ~problems.index.str.startswith(("skipped", "screened"))]):
         lost = broken.reindex(["truncated", "damaged", "empty file", "not an image"]).sum()
         most = f"{broken.index[0]} ({broken.iloc[0]:,})"
         said = f"{broken.sum():,} files ({broken.sum() / len(images):.1%}) cannot be used, most often: {most}. "

@@ -134,8 +134,7 @@ def simulated_answers(session: Any, truth: pd.DataFrame, *, budget: int) -> pd.D
     if budget < 0:
         raise ValueError(f"budget must be a number of pictures, 0 or more. Received: {budget}.")
     shown = session.queue[["path", "given"]].head(budget).reset_index(drop=True)  # a copy: it may shrink
-    unknown = shown.loc[~shown["path"].isin(truth["path"]), "path"]
-    if len(unknown):
+    if len(unknown := shown.loc[~shown["path"].isin(truth["path"]), "path"]):
         named = f"{len(unknown)} that its truth does not list (first: {unknown.iloc[0]})"
         raise ValueError(f"Expected a queue of this demo's pictures. Received {named}. Pass the truth of these data.")
     true_label = shown["path"].map(truth.set_index("path")["true_label"])

@@ -71,8 +71,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Names, named: str) -> pd.DataFrame:
     """The columns of labels, and of their maxima over frames, as numbers; labels are named that lack a target."""
-    strange = {name: target for name, target in targets.items() if target not in known}
-    if strange:
+    if strange := {name: target for name, target in targets.items() if target not in known}:
         raise ValueError(f"Labels are mapped to one of {[*known[:-1]]}, or '' to ignore one. Received: {strange}.")
     numbers = table.drop(columns=["path", "sha256", *(set(NO_LABELS) - set(targets))], errors="ignore")
     numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
@@ -89,8 +88,7 @@ def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Names,
 
 def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame, named: str) -> pd.DataFrame:
     """The scores in the order of the pictures, by path; NaN where there are none."""
-    keys = [key for key in ("path", "sha256") if key in table]
-    if not keys:
+    if not (keys := [key for key in ("path", "sha256") if key in table]):
         raise ValueError(f"Expected a column path or sha256 in {named}. Received: {[*map(str, table.columns)]}.")
     there, key = max(((images[key].isin(table[key]).sum(), key) for key in keys), key=lambda pair: pair[0])
     if there < len(images) / 2:

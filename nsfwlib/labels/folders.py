@@ -167,8 +167,7 @@ def _plan(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: Log)
         parts = row.path.split("/")
         inner, here = parts[depth + 1 :], parts[depth] if len(parts) > depth + 1 else ""
         lies_in = class_of.get(here, here)
-        why = _why_not_moved(row, lies_in, root) if mode == "move" else _why_not_exported(row, has_splits)
-        if why:
+        if why := (_why_not_moved(row, lies_in, root) if mode == "move" else _why_not_exported(row, has_splits)):
             plan.append(("unchanged", placed.get(row.path, ""), why))
             continue
         action, reason = mode, f"decided: {row.decision}"
