@@ -38,7 +38,7 @@ def draw_traffic(table: pd.DataFrame, score: Sequence[float], *, budget: int = 2
 
 
 def traffic_shares(
-    audit: pd.DataFrame, verdict: pd.Series, *, kinds: dict[str, Names], by: Names | None = None
+    audit: pd.DataFrame, verdict: pd.Series, *, kinds: dict[str, Names], by: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Share of each kind in the traffic, one row a kind and value of `by`: for `plots.plot_intervals`.
 
