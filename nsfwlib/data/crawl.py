@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,13 @@ def inspect_files(
             known = _look_up(cache, stamp, chunk)
             for i, path in enumerate(chunk, start):
                 with contextlib.suppress(OSError):
-                    status = os.stat(path)  # noqa: PTH116
-                    states[i] = (
-                        status.st_size,
-                        status.st_mtime_ns,
-                        status.st_ctime_ns,
-                    )  # set when another takes its place
+                    status = os.stat(path)  # noqa: PTH116 - its ctime is set when another file takes its place
+                    states[i] = status.st_size, status.st_mtime_ns, status.st_ctime_ns
                 if row := known.get((path, *states[i])):
                     yield i, row
                 else:
                     misses.append(i)
-        found = _run(paths, misses, options, workers)
-        with contextlib.closing(saving(found, cache.commit, every=1)) as rows:
+        with contextlib.closing(saving(_run(paths, misses, options, workers), cache.commit, every=1)) as rows:
             for i, row in rows:
                 if cache_dir is not None and row["problem"] not in _PASSING:
                     _store(cache, [_key(paths[i]), stamp, *states[i].tolist()], row)
@@ -74,13 +70,15 @@ def _run(paths: Sequence[str], todo: list[int], options: dict, workers: int | No
         return
     waiting = [todo[start : start + _BATCH] for start in reversed(range(0, len(todo), _BATCH))]
     idle, busy = [], {}  # workers; future → worker, positions, deadline
+    # a process of its own: its end costs no other's files
+    started = partial(ProcessPoolExecutor, 1, initializer=begin_inspecting, initargs=(options,))
 
     def hand(worker: ProcessPoolExecutor, batch: list[int], seconds: float) -> None:
         busy[worker.submit(inspect_all, [paths[i] for i in batch])] = worker, batch, time.monotonic() + seconds
 
     try:
         for _ in range(min(workers or os.cpu_count() or 1, len(waiting))):
-            hand(_worker(options), [], _START)  # nothing to do makes it start
+            hand(started(), [], _START)  # nothing to do makes it start
         while busy:
             done, _ = wait(busy, timeout=1, return_when=FIRST_COMPLETED)
             late = [future for future, (*_, deadline) in busy.items() if time.monotonic() > deadline]
@@ -93,7 +91,7 @@ def _run(paths: Sequence[str], todo: list[int], options: dict, workers: int | No
                 worker.shutdown(kill_workers=True)
                 if not batch:
                     raise RuntimeError("A worker of the scan could not start. workers=0 scans in this process.")
-                hand(_worker(options), [], _START)
+                hand(started(), [], _START)
                 if len(batch) > 1:  # they are tried one by one
                     waiting += [[i] for i in batch]
                 else:
@@ -104,10 +102,6 @@ def _run(paths: Sequence[str], todo: list[int], options: dict, workers: int | No
     finally:
         for worker in [*idle, *(worker for worker, *_ in busy.values())]:
             worker.shutdown(kill_workers=True)
-
-
-def _worker(options: dict) -> ProcessPoolExecutor:  # a process of its own: its end costs no other's files
-    return ProcessPoolExecutor(1, initializer=begin_inspecting, initargs=(options,))
 
 
 @contextlib.contextmanager

@@ -61,14 +61,9 @@ def group_duplicates(
             raise ValueError(f"features must have {needed}. Received: {len(features)} rows.")
         rows = np.asarray(features)[table.index.get_indexer(one_each.index)]
         proposed = feature_pairs(np.where(blank[:, None], np.nan, rows), min_cosine=min_cosine)
-    numbers = group_near_duplicates(
-        one_each["phash"].to_numpy(),
-        mirrored=one_each["phash_mirror"].to_numpy(),
-        max_distance=max_distance,
-        thumbs=thumbs,
-        blank=blank,
-        proposed=proposed,
-    )
+    hashes, mirrored = one_each["phash"].to_numpy(), one_each["phash_mirror"].to_numpy()
+    options = {"max_distance": max_distance, "thumbs": thumbs, "blank": blank, "proposed": proposed}
+    numbers = group_near_duplicates(hashes, mirrored=mirrored, **options)
     groups = table["sha256"].map(dict(zip(one_each["sha256"], numbers, strict=True)))
     return groups.where(table["problem"] == "", -1).astype(np.int64).rename("group")
 
@@ -129,16 +124,14 @@ def group_near_duplicates(
     else:
         distance = affordable_distance(values, max_distance)
     left, right = near_pairs(values, values, max_distance=distance)
-    parts = [(first[left], first[right], False)]
+    same = [(first[inverse], np.arange(len(hashes)))]  # equal hashes: each with the first
+    same += [(first[left], first[right]), *([proposed] if proposed else [])]
+    turned = np.empty((2, 0), np.int64)
     if mirrored is not None:
         pairs = np.sort(near_pairs(values, mirrored[first], max_distance=distance), axis=0)
-        left, right = unique_pairs(pairs, len(values))
-        parts.append((first[left], first[right], True))
-    parts.append((first[inverse], np.arange(len(hashes)), False))  # equal hashes: each with the first
-    parts += [(*proposed, False)] if proposed else []
-    left, right = (np.concatenate([part[side] for part in parts]) for side in (0, 1))
-    flipped = np.repeat([part[2] for part in parts], [len(part[0]) for part in parts])
-    keep = left != right
+        turned = first[np.stack(unique_pairs(pairs, len(values)))]
+    left, right = np.concatenate([*same, turned], axis=1)
+    flipped, keep = np.arange(len(left)) >= len(left) - turned.shape[1], left != right
     if blank is not None:
         keep &= ~(blank[left] | blank[right])
     left, right, flipped = left[keep], right[keep], flipped[keep]

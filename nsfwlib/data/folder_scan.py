@@ -110,8 +110,7 @@ def _find_files(data_dir: Path, class_map: Mapping[str, str], layout: str) -> tu
     inside = (folder.name for split in splits for folder in (data_dir / split).glob("*/"))  # empty ones, too
     there = top if layout == "classes" else (name for name in inside if not is_skipped(name))
     names = {*places["folder"]} - {""} | {table_path(name) for name in there}
-    unknown = sorted(set(class_map) - names)
-    if unknown:
+    if unknown := sorted(set(class_map) - names):
         raise ValueError(f"class_map names folders that are not there: {unknown}. Found: {sorted(names)}.")
     merged = {name: class_map.get(name, "" if name.lower() in UNLABELLED else name) for name in names} | {"": ""}
     outside = places["folder"].eq("") & found["problem"].eq("")
@@ -131,8 +130,7 @@ def _top_folders(data_dir: Path) -> list[str]:
         raise FileNotFoundError(f"data_dir does not exist: {data_dir}. {expected}") from None
     except OSError as error:
         raise ValueError(f"data_dir is not a folder to read: {data_dir} ({error.strerror}). {expected}") from None
-    top = sorted(entry.name for entry in entries if entry.is_dir() and not is_skipped(entry.name))
-    if not top:
+    if not (top := sorted(entry.name for entry in entries if entry.is_dir() and not is_skipped(entry.name))):
         what = "has no class folders" if entries else "is empty"
         way_out = f"Move the images into one folder per class, for example {', '.join(DEFAULT_CLASSES)}."
         raise ValueError(f"data_dir {what}: {data_dir}. {way_out}")
@@ -142,8 +140,7 @@ def _top_folders(data_dir: Path) -> list[str]:
 def _sources(paths: pd.Series, pattern: str | None) -> pd.Series:
     expression = re.compile(pattern or "")
     part = "source" if "source" in expression.groupindex else min(expression.groups, 1)
-    matches = paths.map(expression.search)
-    return matches.map(lambda match: match[part] or "" if match else "").astype(str)
+    return paths.map(expression.search).map(lambda match: match[part] or "" if match else "").astype(str)
 
 
 def _what_is_odd(table: pd.DataFrame, classes: list[str]) -> list[tuple[str, str]]:
@@ -183,8 +180,7 @@ def check_usable(table: pd.DataFrame) -> list[str]:
     `_max` behind it, which score tables use.
     """
     usable = table[(table["problem"] == "") & (table["given_label"] != "")]
-    classes = sorted(usable["given_label"].unique())
-    if not classes:
+    if not (classes := sorted(usable["given_label"].unique())):
         reasons = table.loc[table["problem"] != "", "problem"].value_counts().to_dict()
         said = f"No usable labelled image in the images table, among {len(table)} files {reasons}."
         raise ValueError(f"{said} The column `problem` says why each was left out.")
@@ -215,7 +211,6 @@ def check_class_names(classes: Sequence[str]) -> None:
     used = RESERVED | {f"{name}_max" for name in classes}
     if taken := [name for name in classes if name in used or not may_be_class(name)]:
         renamed = ", ".join(f"{name!r}: {'class ' + name!r}" for name in taken)
-        raise ValueError(
-            f"Classes are called like a column of a table, or like a decision: {', '.join(taken)}. Scan again with "
-            f"other names, the folders may stay: class_map={{{renamed}}} (in notebook 01 the parameter class_map)."
-        )
+        way_out = f"class_map={{{renamed}}} (in notebook 01 the parameter class_map)"
+        said = f"Classes are called like a column of a table, or like a decision: {', '.join(taken)}."
+        raise ValueError(f"{said} Scan again with other names, the folders may stay: {way_out}.")

@@ -143,8 +143,7 @@ def read_bytes(source: Source) -> bytes:
     Raises:
         ImageProblem: missing, unreadable, not a regular file, empty file, too many bytes.
     """
-    data = source if isinstance(source, bytes) else _read_regular(Path(source))
-    if not data:
+    if not (data := source if isinstance(source, bytes) else _read_regular(Path(source))):
         raise ImageProblem("empty file")
     return data
 
@@ -178,10 +177,8 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = 
     try:
         return _decode(data, max_pixels, at_least)
     except ImageProblem as problem:
-        kind = sniff(data)[0]
-        if problem.reason not in ("damaged", "unsupported format", "truncated"):
-            raise
-        other, flag = rescued(data, kind)
+        kind, may_be_mended = sniff(data)[0], problem.reason in ("damaged", "unsupported format", "truncated")
+        other, flag = rescued(data, kind) if may_be_mended else (b"", "")
         if not other:
             raise
     decoded = _decode(other, max_pixels, at_least)
@@ -251,8 +248,7 @@ def _open(data: bytes, max_pixels: int) -> tuple[Image.Image, list[str]]:
         raise ImageProblem("too many pixels", f"{size}, limit {limit:,}")
     if need > memory:
         limits = f"limit {memory / 1e9:.1f} GB: {_BYTES_A_PIXEL} bytes for each of max_pixels"
-        takes = f"{size} as {image.format} take {need / 1e9:.1f} GB to decode, {limits}"
-        raise ImageProblem("too many pixels", takes)
+        raise ImageProblem("too many pixels", f"{size} as {image.format} take {need / 1e9:.1f} GB to decode, {limits}")
     if broken:
         raise ImageProblem(*broken)
     if image.format == "TIFF" and 50706 in getattr(image, "tag_v2", ()):  # DNGVersion: the first page is a thumbnail

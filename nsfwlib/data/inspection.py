@@ -43,8 +43,7 @@ def inspect(
         if screen is not None and matches_bytes(data, screen):
             raise ImageProblem("screened", "byte-identical to an entry of the hash list")
         # PDQ is meant to be taken at 512 pixels; at 256 it strays by up to 22 of its 31 bits.
-        at_least = 512 if screen is not None and len(screen.pdq) else 256
-        decoded = decode(data, max_pixels=max_pixels, at_least=at_least)
+        decoded = decode(data, max_pixels=max_pixels, at_least=512 if screen is not None and len(screen.pdq) else 256)
         if screen is not None and matches_picture(decoded.picture, screen):
             raise ImageProblem("screened", "perceptually close to an entry of the hash list")
         row |= _facts(decoded, data, source)
@@ -66,9 +65,8 @@ def _facts(decoded: Decoded, data: bytes, source: Source) -> dict:
     complaint = jpeg_complaint(data) if decoded.format == "JPEG" else ""
     if "orrupt" in complaint or ("remature" in complaint and "no end marker" not in flags):
         flags.append(f"damaged data: {complaint}")
-    return {name: getattr(decoded, name) for name in Decoded._fields if name in COLUMNS} | {
-        "oddities": "; ".join(flags)
-    }
+    facts = {name: value for name, value in decoded._asdict().items() if name in COLUMNS}
+    return facts | {"oddities": "; ".join(flags)}
 
 
 def measure(picture: Image.Image) -> dict:

@@ -89,8 +89,7 @@ def place(path: str, layout: str) -> tuple[str, str]:
 
 def said_of(top: list[str], layout: str) -> str:
     """What was taken for what, in a sentence; "" where no folder on top has the name of a split."""
-    named = [f"{name!r} as {split_of(name)}" for name in top if split_of(name)]
-    if not named:
+    if not (named := [f"{name!r} as {split_of(name)}" for name in top if split_of(name)]):
         return ""
     if layout == "classes":
         return f'Each folder on top is read as a class: {", ".join(top)}. If some are splits pass layout="splits".'

@@ -59,8 +59,7 @@ def aligned_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     moved, b, inside = _aligned(a, b)
     best = np.maximum.reduce([_weighted(moved[:, part], b[:, part], inside[:, part]) for part in _PARTS])
-    middle = _weighted(moved[:, _MIDDLE], b[:, _MIDDLE], inside[:, _MIDDLE])
-    best = np.minimum(best, middle + _MIDDLE_MAY_LACK)
+    best = np.minimum(best, _weighted(moved[:, _MIDDLE], b[:, _MIDDLE], inside[:, _MIDDLE]) + _MIDDLE_MAY_LACK)
     return np.where(inside.mean(axis=(1, 2)) >= 0.6, best, np.float32(-1))
 
 
@@ -119,8 +118,7 @@ def _sample(a: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     column, row = np.minimum(x.astype(np.int32), 30), np.minimum(y.astype(np.int32), 30)
     right, down = x - column, y - row
     place = np.arange(len(a), dtype=np.int64)[:, None, None] * 1024 + row * 32 + column
-    flat = a.reshape(-1)
-    upper, upper_right, lower, lower_right = (flat[place + k] for k in (0, 1, 32, 33))
+    upper, upper_right, lower, lower_right = (a.reshape(-1)[place + k] for k in (0, 1, 32, 33))
     top, bottom = upper + (upper_right - upper) * right, lower + (lower_right - lower) * right
     slope_x = (upper_right - upper) * (1 - down) + (lower_right - lower) * down
     return top + (bottom - top) * down, slope_x, bottom - top, inside

@@ -15,13 +15,9 @@ TAILS = {  # kind → measure of the images table, whose outermost percent it is
     "low information": ("entropy", 0.01, pd.Series.le),
 }
 SHORTCUTS = {
-    "format": ["format"],
-    "size in pixels": ["width", "height"],
-    "bytes": ["bytes"],
-    "transparency": ["transparent"],
-    "greyscale": ["grey"],
-    "brightness": ["brightness"],
-}
+    "format": ["format"], "size in pixels": ["width", "height"], "bytes": ["bytes"],
+    "transparency": ["transparent"], "greyscale": ["grey"], "brightness": ["brightness"],
+}  # fmt: skip
 
 
 def outliers(images: pd.DataFrame) -> pd.DataFrame:
@@ -74,13 +70,10 @@ def next_steps(
     if len(conflicts):
         sets = conflicts["group"].nunique()
         steps.append(f"{sets:,} groups of near-duplicates carry more than one label: review them first, in 03.")
-    broken = problems[(problems.index != "") & ~problems.index.str.startswith(("skipped", "screened"))]
-    if len(broken):
+    if len(broken := problems[(problems.index != "") & ~problems.index.str.startswith(("skipped", "screened"))]):
         lost = broken.reindex(["truncated", "damaged", "empty file", "not an image"]).sum()
-        said = (
-            f"{broken.sum():,} files ({broken.sum() / len(images):.1%}) cannot be used, most often: {broken.index[0]} "
-        )
-        said += f"({broken.iloc[0]:,}). "
+        most = f"{broken.index[0]} ({broken.iloc[0]:,})"
+        said = f"{broken.sum():,} files ({broken.sum() / len(images):.1%}) cannot be used, most often: {most}. "
         steps.append(said + (f"Fetch the {lost:,.0f} that are damaged again if they matter." if lost else ""))
     if len(hubs):
         steps.append(f"{len(hubs):,} pictures turn up again and again (placeholders, blank pages): drop them perhaps.")
@@ -104,8 +97,7 @@ def feature_map(features: np.ndarray, *, seed: int = 0) -> tuple[np.ndarray, np.
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    whole = np.flatnonzero(~np.isnan(features[:, 0]))
-    rows = np.sort(np.random.default_rng(seed).permutation(whole)[:3000])
+    rows = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(~np.isnan(features[:, 0])))[:3000])
     rows = rows[np.isfinite(features[rows]).all(axis=1)]
     values = np.asarray(features[rows], np.float32)
     if len(rows) < 3 or not np.ptp(values, axis=0).any():

@@ -109,8 +109,7 @@ def truth_path(out_dir: Path) -> Path:
 def read_truth(data_dir: Path) -> pd.DataFrame | None:
     """Return the truth of the demo in `data_dir` (`TRUTH_COLUMNS`); None if it is no demo, or files are gone since."""
     truth = _read_table(truth_path(data_dir))
-    whole = truth is not None and all((Path(data_dir) / path).is_file() for path in truth["path"])
-    return truth if whole else None
+    return truth if truth is not None and all((Path(data_dir) / path).is_file() for path in truth["path"]) else None
 
 
 def planted_errors(truth: pd.DataFrame) -> pd.DataFrame:
@@ -135,8 +134,7 @@ def simulated_answers(session: Any, truth: pd.DataFrame, *, budget: int) -> pd.D
     if budget < 0:
         raise ValueError(f"budget must be a number of pictures, 0 or more. Received: {budget}.")
     shown = session.queue[["path", "given"]].head(budget).reset_index(drop=True)  # a copy: it may shrink
-    unknown = shown.loc[~shown["path"].isin(truth["path"]), "path"]
-    if len(unknown):
+    if len(unknown := shown.loc[~shown["path"].isin(truth["path"]), "path"]):
         named = f"{len(unknown)} that its truth does not list (first: {unknown.iloc[0]})"
         raise ValueError(f"Expected a queue of this demo's pictures. Received {named}. Pass the truth of these data.")
     true_label = shown["path"].map(truth.set_index("path")["true_label"])

@@ -13,26 +13,24 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import mean_scores, share_interval, weigh
+from nsfwlib.evaluate.intervals import Names, mean_scores, share_interval, weigh
 from nsfwlib.evaluate.reviewers import Slips, without_slips
 from nsfwlib.labels import group_codes
 
 JUDGE = r"^P\("  # columns of an audit that hold the judge's probabilities of the classes, "P(<class>)"
 STRATA = ("reviewed before", "disagreement", "suspicious agreement", "agreement", "reviewed disagreement")
 ALL = "all"  # the one stratum of an audit whose rows all have the same chance
-LEAST_SPREAD = dict.fromkeys((*STRATA, ALL), 0.1) | {
-    STRATA[1]: 0.3,
-    STRATA[4]: 0.3,
-}  # of answers, whatever a judge says
+# of answers, whatever a judge says
+LEAST_SPREAD = dict.fromkeys((*STRATA, ALL), 0.1) | dict.fromkeys((STRATA[1], STRATA[4]), 0.3)
 Truth = Sequence[str | None]  # (N,) class that a reviewer gave; None or NaN where nobody looked or could tell
 
 
 def draw_audit(
-    labels: Sequence[str],
-    predicted: Sequence[str],
+    labels: Names,
+    predicted: Names,
     pred_probs: np.ndarray,
     *,
-    class_names: Sequence[str],
+    class_names: Names,
     budget: int = 100,
     reviewed: Sequence[bool] | None = None,
     even: bool = False,
@@ -99,7 +97,7 @@ def allocated(size: pd.Series, spread: pd.Series, budget: int) -> pd.Series:
     return quota.round().clip(lower=np.minimum(size, max(2, budget // 20))).astype(int)
 
 
-def audited_rows(audit: pd.DataFrame, verdict: Truth, *, class_names: Sequence[str]) -> pd.DataFrame:
+def audited_rows(audit: pd.DataFrame, verdict: Truth, *, class_names: Names) -> pd.DataFrame:
     """Verdicts of an audit (`audit_truth`) by path: `label`, `group`, and `weight`, how many rows each stands for.
 
     The weight is 1 / the chance to be answered: in every stratum they sum to its rows, so weighted sums over answered
@@ -205,7 +203,7 @@ def audited_share(
 
 
 def audited_accuracy(
-    truth: Truth, predicted: Sequence[str], audit: pd.DataFrame, *, slips: Slips | None = None, seed: int = 0
+    truth: Truth, predicted: Names, audit: pd.DataFrame, *, slips: Slips | None = None, seed: int = 0
 ) -> dict[str, Any]:
     """Accuracy of labels `predicted` (N,) against the truth, from an audited sample; the rest is as in `audited_share`.
 
@@ -218,7 +216,7 @@ def audited_accuracy(
 
 
 def audited_confusion(
-    truth: Truth, predicted: Sequence[str], audit: pd.DataFrame, *, class_names: Sequence[str], seed: int = 0
+    truth: Truth, predicted: Names, audit: pd.DataFrame, *, class_names: Names, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Estimated confusion matrix against the truth: (K, K) numbers of images, and (K, K, 2) intervals of row shares.
 
@@ -231,14 +229,13 @@ def audited_confusion(
     stratum, cell = audit["stratum"], audit["stratum"] + " " + np.asarray(predicted, dtype=object)
     empty = pd.Series(np.isnan(is_true).all(axis=1), audit.index).groupby(cell).transform("all")
     strata = cell.mask(empty.groupby(stratum).transform("any"), stratum)  # by prediction, too, where all were looked at
-    per = np.repeat(is_true, k, axis=1)
-    found = weigh(cells, strata.to_numpy(), per=per, groups=audit.get("group"), seed=seed)
+    found = weigh(cells, strata.to_numpy(), per=np.repeat(is_true, k, axis=1), groups=audit.get("group"), seed=seed)
     matrix = len(cells) * np.clip(found.mean, 0, None).reshape(k, k)
     return matrix, np.stack(found.interval(), axis=-1).reshape(k, k, 2)
 
 
 def audited_scores(
-    truth: Truth, pred_probs: np.ndarray, audit: pd.DataFrame, *, class_names: Sequence[str], seed: int = 0
+    truth: Truth, pred_probs: np.ndarray, audit: pd.DataFrame, *, class_names: Names, seed: int = 0
 ) -> pd.DataFrame:
     """Scores against the truth, from an audited sample: `score`, `value`, `low`, `high`; see `audited_accuracy`.
 
@@ -256,8 +253,8 @@ def audit_accuracies(
     audit: pd.DataFrame,
     verdict: pd.Series,
     *,
-    labels: Sequence[str] | None = None,
-    planted: Sequence[str] | None = None,
+    labels: Names | None = None,
+    planted: Names | None = None,
     slips: Slips | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -290,14 +287,14 @@ def audit_accuracies(
     return table[["name", "value", "low", "high", "pictures", "note"]]
 
 
-def judged(audit: pd.DataFrame, names: Sequence[str]) -> np.ndarray:
+def judged(audit: pd.DataFrame, names: Names) -> np.ndarray:
     """(N,) how likely each row is of the class named, as the judge has it that is frozen with the audit."""
     probs = audit.filter(regex=JUDGE)
     codes = probs.columns.get_indexer([f"P({name})" for name in names])
     return np.where(codes < 0, 0.0, probs.to_numpy(float)[np.arange(len(probs)), codes])
 
 
-def _one_hot(truth: Truth, audit: pd.DataFrame, class_names: Sequence[str]) -> np.ndarray:
+def _one_hot(truth: Truth, audit: pd.DataFrame, class_names: Names) -> np.ndarray:
     """(N, K) 1 where the truth of a picked row is this class; rows of 0 where it is none, of NaN where unknown."""
     truth = np.asarray(truth, dtype=object)
     known = audit["picked"].to_numpy(bool) & ~pd.isna(truth)

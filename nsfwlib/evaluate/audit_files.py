@@ -8,7 +8,7 @@ measured nothing. Of the journal only answers given blind count: who has seen a 
 import hashlib
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pandas as pd
 from nsfwlib import runs
 from nsfwlib.data import SPLITS
 from nsfwlib.evaluate.audit import JUDGE, audited_accuracy, audited_share, draw_audit, enlarge_audit, judged
-from nsfwlib.evaluate.intervals import at_any_time
+from nsfwlib.evaluate.intervals import Names, at_any_time
 from nsfwlib.evaluate.reviewers import Slips, reviewer_accuracies
 from nsfwlib.labels import current_labels, decisions_in_force, read_journal, standing
 
@@ -33,7 +33,7 @@ def draw_audits(
     pred_probs: np.ndarray,
     journal: Path,
     *,
-    class_names: Sequence[str],
+    class_names: Names,
     seed: int = 0,
 ) -> dict[str, pd.DataFrame]:
     """The frozen audits of these splits, drawn if they are not there; without `predictions.parquet` only `train`.
@@ -157,21 +157,21 @@ def audit_queue(audit: pd.DataFrame) -> pd.DataFrame:
     return rows[["path", "sha256", "given", "suggested", "score", "group", "split"]]
 
 
-def verdicts(lines: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
+def verdicts(lines: pd.DataFrame, class_names: Names) -> pd.DataFrame:
     """The last line of each picture that says a class, or "drop", in `answer`; unsure and escalated ones have none."""
     last = lines.drop_duplicates("sha256", keep="last").set_index("sha256")
     last["answer"] = last["decision"].mask(last["decision"].eq("keep"), last["given_label"])
     return last[last["answer"].isin([*class_names, "drop"])]
 
 
-def blind_answers(journal: Path, class_names: Sequence[str]) -> pd.DataFrame:
+def blind_answers(journal: Path, class_names: Names) -> pd.DataFrame:
     """As `verdicts`, of what was answered in audits: nothing of the picture but itself was shown."""
     lines = standing(read_journal(journal), "audit", "decision")
     unseen = lines["suggested"].eq("") & lines["score"].isna() & lines["decision"].ne("keep")
     return verdicts(lines[lines["kind"].eq("audit") | unseen], class_names)
 
 
-def audit_truth(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> pd.Series:
+def audit_truth(audit: pd.DataFrame, journal: Path, *, class_names: Names) -> pd.Series:
     """The blind answer on each row of the audit, None where there is none; "drop" where a picture has no class.
 
     A picture to drop has no right answer: it counts against the model's accuracy, and its label as an error. Before
@@ -181,7 +181,7 @@ def audit_truth(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str
     return found.where(found.notna(), None)
 
 
-def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Sequence[str]) -> Slips | None:
+def second_looks(audit: pd.DataFrame, journal: Path, *, class_names: Names) -> Slips | None:
     """How often an audit's answers are right, by second looks of others, each weighed by answers; None before one."""
     first = blind_answers(journal, class_names)
     first = first[first.index.isin(audit.loc[audit["picked"], "sha256"])]
@@ -206,9 +206,7 @@ def audit_progress(audit: pd.DataFrame | None, verdict: pd.Series | None) -> str
     return f"{seen:,} of {due:,} pictures of the audit have a verdict; it stands for {len(audit):,}.{begin}"
 
 
-def audit_width(
-    frozen: Mapping[str, pd.DataFrame | None], journal: Path, *, class_names: Sequence[str], wish: float
-) -> str:
+def audit_width(frozen: Mapping[str, pd.DataFrame | None], journal: Path, *, class_names: Names, wish: float) -> str:
     """How exact audits are by now, in a sentence: intervals that hold whenever one stops (see `at_any_time`).
 
     Never the estimate: who sees it and goes on until it is pleasant biases it. About the labels for an audit of
@@ -229,7 +227,7 @@ def audit_width(
     return " · ".join(said)
 
 
-def label_errors(audit: pd.DataFrame, given: pd.Series, journal: Path, *, class_names: Sequence[str]) -> pd.DataFrame:
+def label_errors(audit: pd.DataFrame, given: pd.Series, journal: Path, *, class_names: Names) -> pd.DataFrame:
     """Share of wrong labels, over all, by class and by pair, as an audit has it: for `plots.plot_intervals`.
 
     `given` are the labels to judge, by path. One row a share: `name`, `label` ("" for all), `truth` ("" for any other
@@ -250,7 +248,7 @@ def label_errors(audit: pd.DataFrame, given: pd.Series, journal: Path, *, class_
 
 
 def errors_left(
-    audit: pd.DataFrame | None, table: pd.DataFrame, journal: Path, *, class_names: Sequence[str]
+    audit: pd.DataFrame | None, table: pd.DataFrame, journal: Path, *, class_names: Names
 ) -> dict[str, Any]:
     """How many labels of an audited split are still wrong: `value`, `low`, `high`, `corrected`, and a `sentence`.
 

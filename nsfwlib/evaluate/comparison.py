@@ -6,7 +6,7 @@ side, ranked as badly, or as well, as can be: the rule of `weigh`, for numbers t
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 from nsfwlib import runs
 from nsfwlib.evaluate.audit import audited_rows, audited_scores
 from nsfwlib.evaluate.detectors import is_wrong
-from nsfwlib.evaluate.intervals import TAILS, bootstrap_weights
+from nsfwlib.evaluate.intervals import TAILS, Names, bootstrap_weights
 from nsfwlib.evaluate.thresholds import Judged, counts_by_threshold
 from nsfwlib.labels import group_codes
 
@@ -35,8 +35,8 @@ def shared_audit(
     images: pd.DataFrame,
     detectors: Detectors,
     *,
-    class_names: Sequence[str],
-    unsafe_classes: Sequence[str],
+    class_names: Names,
+    unsafe_classes: Names,
     budget: int = 150,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -68,7 +68,15 @@ def shared_audit(
         for name in class_names:
             audit[f"P({name})"] = np.where(audit["label"].eq(name), TRUST, (1 - TRUST) / max(len(class_names) - 1, 1))
         audit.attrs |= {"about": about, "drawn": {}}
-    larger = _enlarged(audit, detectors, unsafe_classes=unsafe_classes, budget=budget)
+    labels = audit.set_index("path")["label"]
+    disputed = [is_wrong(some, labels, unsafe_classes=unsafe_classes).to_numpy() for some in detectors.values()]
+    fresh = np.any(disputed, axis=0) & audit["stratum"].eq(AGREEMENT)
+    larger = audit.assign(stratum=audit["stratum"].mask(fresh, f"disagreement {audit['stratum'].nunique()}"))
+    larger["order"] = larger.groupby("stratum")["draw"].rank().astype(int) - 1
+    apart = larger["stratum"].value_counts().drop(AGREEMENT, errors="ignore")
+    quota = np.minimum(apart, np.ceil(budget * 2 / 3 * apart / max(apart.sum(), 1)))
+    quota[AGREEMENT] = max(budget - quota.sum(), 0)
+    larger["picked"] = larger["order"].lt(larger["stratum"].map(quota)) | audit["picked"]
     if larger["picked"].sum() > audit["picked"].sum() or not larger["stratum"].equals(audit["stratum"]):
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         larger.attrs = audit.attrs | {"drawn": audit.attrs["drawn"] | {now: list(detectors)}}
@@ -76,20 +84,8 @@ def shared_audit(
     return larger
 
 
-def _enlarged(audit: pd.DataFrame, detectors: Detectors, *, unsafe_classes: Sequence[str], budget: int) -> pd.DataFrame:
-    labels = audit.set_index("path")["label"]
-    disputed = [is_wrong(some, labels, unsafe_classes=unsafe_classes).to_numpy() for some in detectors.values()]
-    fresh = np.any(disputed, axis=0) & audit["stratum"].eq(AGREEMENT)
-    audit = audit.assign(stratum=audit["stratum"].mask(fresh, f"disagreement {audit['stratum'].nunique()}"))
-    audit["order"] = audit.groupby("stratum")["draw"].rank().astype(int) - 1
-    apart = audit["stratum"].value_counts().drop(AGREEMENT, errors="ignore")
-    quota = np.minimum(apart, np.ceil(budget * 2 / 3 * apart / max(apart.sum(), 1)))
-    quota[AGREEMENT] = max(budget - quota.sum(), 0)
-    return audit.assign(picked=audit["order"].lt(audit["stratum"].map(quota)) | audit["picked"])
-
-
 def comparable_rows(
-    detectors: Detectors, audit: pd.DataFrame, verdict: pd.Series, *, class_names: Sequence[str]
+    detectors: Detectors, audit: pd.DataFrame, verdict: pd.Series, *, class_names: Names
 ) -> pd.DataFrame:
     """The rows of a shared audit that all detectors have scored, by path.
 
@@ -110,7 +106,7 @@ def compare_detectors(
     detectors: Detectors,
     rows: pd.DataFrame,
     *,
-    unsafe_classes: Sequence[str],
+    unsafe_classes: Names,
     prevalence: float,
     thresholds: Mapping[str, float] | None = None,
     seed: int = 0,
@@ -144,7 +140,7 @@ def compare_detectors(
     return pd.DataFrame(table).sort_values("AUROC", ascending=False, kind="stable", ignore_index=True)
 
 
-def _is_unsafe(answered: pd.DataFrame, unsafe_classes: Sequence[str]) -> np.ndarray:
+def _is_unsafe(answered: pd.DataFrame, unsafe_classes: Names) -> np.ndarray:
     unsafe = answered["label"].isin(list(unsafe_classes)).to_numpy()
     if not 0 < unsafe.sum() < len(unsafe):
         received = f"Received: {unsafe.sum():,} unsafe of {len(unsafe):,}. Answer more, or check unsafe_classes."
@@ -185,7 +181,7 @@ def _rankings(
 
 
 def differences_to_best(
-    detectors: Detectors, rows: pd.DataFrame, *, unsafe_classes: Sequence[str], measure: str = "AUROC", seed: int = 0
+    detectors: Detectors, rows: pd.DataFrame, *, unsafe_classes: Names, measure: str = "AUROC", seed: int = 0
 ) -> pd.DataFrame:
     """How far each detector is behind the best, and whether that is more than chance.
 

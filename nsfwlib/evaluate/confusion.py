@@ -1,6 +1,5 @@
 """Who is taken for whom? Confusion matrices, their intervals, and those of earlier runs."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +7,17 @@ import numpy as np
 import pandas as pd
 
 from nsfwlib import runs
-from nsfwlib.evaluate.intervals import Groups, jeffreys, share_interval
+from nsfwlib.evaluate.intervals import Groups, Names, jeffreys, share_interval
 
 
-def confusion_matrix(labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str]) -> np.ndarray:
+def confusion_matrix(labels: Names, predicted: Names, *, class_names: Names) -> np.ndarray:
     """Confusion matrix: int (K, K), rows the labels, columns the predictions, in the order of class_names."""
     k, rows = len(class_names), class_codes(labels, class_names)
     cells = [k, 1] @ np.stack([rows, class_codes(predicted, class_names, "predictions")])
     return np.bincount(cells, minlength=k * k).reshape(k, k)
 
 
-def confusion_intervals(
-    labels: Sequence[str], predicted: Sequence[str], *, class_names: Sequence[str], groups: Groups = None
-) -> np.ndarray:
+def confusion_intervals(labels: Names, predicted: Names, *, class_names: Names, groups: Groups = None) -> np.ndarray:
     """Jeffreys interval (K, K, 2) of each row share of the confusion matrix by itself, on effective counts."""
     labels, matrix = np.asarray(labels), confusion_matrix(labels, predicted, class_names=class_names)
     among = [labels == name for name in class_names]
@@ -28,7 +25,7 @@ def confusion_intervals(
     return np.stack(jeffreys(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1) * worth, worth), axis=-1)
 
 
-def confused_pairs(matrix: np.ndarray, *, class_names: Sequence[str], intervals: np.ndarray) -> pd.DataFrame:
+def confused_pairs(matrix: np.ndarray, *, class_names: Names, intervals: np.ndarray) -> pd.DataFrame:
     """The five worst confusions: `label`, `predicted`, `count`, `share` of the label, `low`, `high`, `sentence`."""
     support, rows = matrix.sum(axis=1), []
     for i, j in np.argwhere(matrix * ~np.eye(len(matrix), dtype=bool)):
@@ -40,7 +37,7 @@ def confused_pairs(matrix: np.ndarray, *, class_names: Sequence[str], intervals:
     return table.sort_values("share", ascending=False, kind="stable", ignore_index=True).head(5)
 
 
-def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[dict[str, Any]]:
+def published_matrices(path: Path | str, *, class_names: Names) -> list[dict[str, Any]]:
     """Published confusion matrices of the same classes, best last: `name` and `shares` (K, K); often []."""
     text = runs.read_json(Path(path)) if path and Path(path).exists() else {"matrices": []}
     records = [{"class_names": text.get("class_names")} | record for record in text.get("matrices", [text])]
@@ -48,7 +45,7 @@ def published_matrices(path: Path | str, *, class_names: Sequence[str]) -> list[
     return [{"name": r["name"], "shares": np.array(r.get("counts") or r["shares"])} for r in same]
 
 
-def class_codes(labels: Sequence[str], class_names: Sequence[str], what: str = "labels") -> np.ndarray:
+def class_codes(labels: Names, class_names: Names, what: str = "labels") -> np.ndarray:
     """Positions of labels in class_names; a label of another class is an error."""
     values = pd.Series(np.asarray(labels), dtype=object)
     codes = pd.Index(list(class_names)).get_indexer(values)

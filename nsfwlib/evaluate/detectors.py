@@ -1,11 +1,12 @@
 """Which detectors can be compared? Any table with one row a picture and one column a label, in one label space."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
+from nsfwlib.evaluate.intervals import Names
 from nsfwlib.files import read_text_table
 
 NO_LABELS = ("frames", "width", "height", "bytes", "group", "seconds")  # numbers in tables of our own
@@ -15,8 +16,8 @@ def read_detector(
     source: pd.DataFrame | Path | str,
     images: pd.DataFrame,
     *,
-    class_names: Sequence[str],
-    unsafe_classes: Sequence[str],
+    class_names: Names,
+    unsafe_classes: Names,
     mapping: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """What a detector says of these `images`, by their `path` or `sha256`, in our labels.
@@ -38,9 +39,8 @@ def read_detector(
     is_table = isinstance(source, pd.DataFrame)
     table, named = (source, "the table") if is_table else (_read(Path(source)), os.fspath(source))
     targets = {name: name for name in class_names} if mapping is None else dict(mapping)
-    scores = _of_pictures(
-        table, _label_scores(table, targets, [*class_names, "safe", "unsafe", ""], named), images, named
-    )
+    scores = _label_scores(table, targets, [*class_names, "safe", "unsafe", ""], named)
+    scores = _of_pictures(table, scores, images, named)
     used = [name for name, target in targets.items() if target]
     values = scores[used]
     outside = ((values < 0) | (values > 1)).any(axis=1)
@@ -69,10 +69,9 @@ def _read(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path) if path.suffix == ".parquet" else read_text_table(path)
 
 
-def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequence[str], named: str) -> pd.DataFrame:
+def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Names, named: str) -> pd.DataFrame:
     """The columns of labels, and of their maxima over frames, as numbers; labels are named that lack a target."""
-    strange = {name: target for name, target in targets.items() if target not in known}
-    if strange:
+    if strange := {name: target for name, target in targets.items() if target not in known}:
         raise ValueError(f"Labels are mapped to one of {[*known[:-1]]}, or '' to ignore one. Received: {strange}.")
     numbers = table.drop(columns=["path", "sha256", *(set(NO_LABELS) - set(targets))], errors="ignore")
     numbers = numbers.apply(pd.to_numeric, errors="coerce").astype(float)
@@ -89,8 +88,7 @@ def _label_scores(table: pd.DataFrame, targets: Mapping[str, str], known: Sequen
 
 def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame, named: str) -> pd.DataFrame:
     """The scores in the order of the pictures, by path; NaN where there are none."""
-    keys = [key for key in ("path", "sha256") if key in table]
-    if not keys:
+    if not (keys := [key for key in ("path", "sha256") if key in table]):
         raise ValueError(f"Expected a column path or sha256 in {named}. Received: {[*map(str, table.columns)]}.")
     there, key = max(((images[key].isin(table[key]).sum(), key) for key in keys), key=lambda pair: pair[0])
     if there < len(images) / 2:
@@ -103,12 +101,7 @@ def _of_pictures(table: pd.DataFrame, scores: pd.DataFrame, images: pd.DataFrame
 
 
 def is_wrong(
-    detector: pd.DataFrame,
-    labels: pd.Series,
-    *,
-    unsafe_classes: Sequence[str],
-    threshold: float = 0.5,
-    sides: bool = False,
+    detector: pd.DataFrame, labels: pd.Series, *, unsafe_classes: Names, threshold: float = 0.5, sides: bool = False
 ) -> pd.Series:
     """Whether a detector says another class than the `labels`, by path, or another side where that is all it tells.
 

@@ -21,6 +21,7 @@ from scipy.special import betaincinv, ndtri  # quantiles; scipy.stats takes a se
 
 from nsfwlib.labels import group_codes
 
+Names = Sequence[str]  # of classes, or (N,) the class of each row
 Groups = Sequence[int] | None  # (N,) near-duplicate group of each row; None: all rows are independent
 Weights = Sequence[float] | None  # (N,) above 0, how many rows each stands for; None: all count equally
 TAILS = [(1 - 0.95) / 2, (1 + 0.95) / 2]  # quantiles between which an interval of 95 % lies
@@ -107,8 +108,7 @@ def bootstrap_weights(members: np.ndarray, draws: int, rng: np.random.Generator)
     """Blocks (N, B) of positive row weights, one exponential draw a group; B sums to draws. None ever loses a class."""
     block = int(np.clip(4_000_000 // len(members), 1, draws))
     for start in range(0, draws, block):
-        weight = rng.standard_exponential((members.max() + 1, min(block, draws - start)), dtype=np.float32)
-        yield weight[members]
+        yield rng.standard_exponential((members.max() + 1, min(block, draws - start)), dtype=np.float32)[members]
 
 
 class Weighed(NamedTuple):

@@ -11,14 +11,14 @@ from scipy.stats import binom, norm
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import TAILS, TINY, Groups, Weights, jeffreys, mean_scores, share_interval, weigh
+from nsfwlib.evaluate.intervals import TAILS, TINY, Groups, Names, Weights, jeffreys, mean_scores, share_interval, weigh
 from nsfwlib.labels import check_probs, group_codes
 
 BINS = 15  # of equal width, of confidence
 
 
 def scores(
-    labels: Sequence[str], pred_probs: np.ndarray, *, class_names: Sequence[str], groups: Groups = None, seed: int = 0
+    labels: Names, pred_probs: np.ndarray, *, class_names: Names, groups: Groups = None, seed: int = 0
 ) -> pd.DataFrame:
     """All scores with their 95 % intervals.
 
@@ -53,7 +53,7 @@ def scores(
     return table[["score", "class", "value", "low", "high", "support", "note"]]
 
 
-def _ranking_scores(codes: np.ndarray, probs: np.ndarray, names: Sequence[str], members: np.ndarray) -> pd.DataFrame:
+def _ranking_scores(codes: np.ndarray, probs: np.ndarray, names: Names, members: np.ndarray) -> pd.DataFrame:
     """Average precision and AUROC of each class, with Jeffreys intervals on the effective counts of its sides."""
     rows = []
     for k, name in enumerate(names):
@@ -82,19 +82,14 @@ def confidence_bins(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return confidence, np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
 
 
-def log_losses(labels: Sequence[str], pred_probs: np.ndarray, *, class_names: Sequence[str]) -> np.ndarray:
+def log_losses(labels: Names, pred_probs: np.ndarray, *, class_names: Names) -> np.ndarray:
     """(N,) log-loss of each row."""
     codes = class_codes(labels, class_names)
     return -np.log(np.clip(np.asarray(pred_probs, dtype=float)[np.arange(len(codes)), codes], TINY, None))
 
 
 def calibration_table(
-    labels: Sequence[str],
-    pred_probs: np.ndarray,
-    *,
-    class_names: Sequence[str],
-    groups: Groups = None,
-    weights: Weights = None,
+    labels: Names, pred_probs: np.ndarray, *, class_names: Names, groups: Groups = None, weights: Weights = None
 ) -> pd.DataFrame:
     """Confidence against accuracy, one row for each of 15 bins; `groups` and `weights` as in `share_interval`.
 
@@ -103,20 +98,17 @@ def calibration_table(
     codes = class_codes(labels, class_names)
     probs = check_probs(pred_probs, len(codes), len(class_names))
     confidence, which = confidence_bins(probs)
-    among, edges = [which == b for b in range(BINS)], np.linspace(0, 1, BINS + 1)
-    weight = np.ones(len(codes)) if weights is None else np.asarray(weights, dtype=float)
-    found = share_interval(probs.argmax(axis=1) == codes, groups, among=among, weights=weight)
+    edges, options = np.linspace(0, 1, BINS + 1), {"among": [which == b for b in range(BINS)], "weights": weights}
+    sure, found = (share_interval(some, groups, **options) for some in (confidence, probs.argmax(axis=1) == codes))
     table = pd.DataFrame({"low_edge": edges[:-1], "high_edge": edges[1:], "count": found.rows})
-    total, whole = (np.bincount(which, weights=part, minlength=BINS) for part in (weight * confidence, weight))
-    table["confidence"] = total / np.where(whole > 0, whole, np.nan)
-    return table.assign(accuracy=found.value, low=found.low, high=found.high)
+    return table.assign(confidence=sure.value, accuracy=found.value, low=found.low, high=found.high)
 
 
 def fit_temperature(
-    labels: Sequence[str],
+    labels: Names,
     log_probs: np.ndarray,
     *,
-    class_names: Sequence[str],
+    class_names: Names,
     weights: Weights = None,
     noise: np.ndarray | None = None,
     groups: Groups = None,
@@ -188,10 +180,8 @@ def compare(
         centre = worth * step / (worth + 2)
         half = z * np.sqrt(squares - centre**2 * (worth + 2)) / (worth + 2)
         low, high, p = max(centre - half, -1), min(centre + half, 1), _sign_flips(np.rint(sums).astype(int))
-        sentence = (
-            f"Accuracy {one:.1%} against {two:.1%}: a difference of {100 * step:+.1f} points ({100 * low:+.1f} to "
-            f"{100 * high:+.1f}), p = {p:.2g}."
-        )
+        points = f"{100 * step:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+        sentence = f"Accuracy {one:.1%} against {two:.1%}: a difference of {points}, p = {p:.2g}."
     else:
         half = z * np.linalg.norm(np.bincount(members, weights=weight * (steps - step))) / weight.sum()
         low, high, p = step - half, step + half, np.nan

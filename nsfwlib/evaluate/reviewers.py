@@ -1,13 +1,12 @@
 """How far can reviewers be believed? Agreement beyond chance, each one's accuracy, an audit with slips taken out."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 
-from nsfwlib.evaluate.intervals import TAILS, Groups, Weighed, bootstrap_weights, share_interval
+from nsfwlib.evaluate.intervals import TAILS, Groups, Names, Weighed, bootstrap_weights, share_interval
 from nsfwlib.labels import group_codes
 
 DRAWS = 1000  # of each reviewer's accuracy
@@ -23,7 +22,7 @@ class Slips(NamedTuple):
     pictures: int  # independent ones, looked at twice
 
 
-def cohens_kappa(one: Sequence[str], other: Sequence[str], *, groups: Groups = None, seed: int = 0) -> dict[str, float]:
+def cohens_kappa(one: Names, other: Names, *, groups: Groups = None, seed: int = 0) -> dict[str, float]:
     """Agreement beyond chance of two lists of answers: `kappa`, `kappa_low`, `kappa_high`, -1 … 1; NaN where undefined.
 
     (p − e) / (1 − e) with p the share on which both agree and e the one that their habits alone would give: Cohen, A

@@ -16,7 +16,7 @@ from scipy.stats import chi2, false_discovery_control
 from nsfwlib import model, runs
 from nsfwlib.data import blurred_thumbnail, load_image
 from nsfwlib.evaluate.confusion import class_codes
-from nsfwlib.evaluate.intervals import Groups, Weights, share_interval
+from nsfwlib.evaluate.intervals import Groups, Names, Weights, share_interval
 from nsfwlib.files import file_hash, file_path
 
 CHANGES: dict[str, tuple[int | str, ...]] = {
@@ -79,7 +79,7 @@ def accuracy_by_slice(
     attributes: pd.DataFrame,
     right: Sequence[bool],
     *,
-    classes: Sequence[str] | None = None,
+    classes: Names | None = None,
     weights: Weights = None,
     groups: Groups = None,
     minimum: int = 30,
@@ -177,10 +177,10 @@ def changed(picture: np.ndarray, change: str, level: int | str, *, size: int) ->
 
 def measure_robustness(
     pictures: Sequence[np.ndarray],
-    labels: Sequence[str],
+    labels: Names,
     predict: Callable[[np.ndarray], np.ndarray],
     *,
-    class_names: Sequence[str],
+    class_names: Names,
     size: int,
     groups: Groups = None,
 ) -> pd.DataFrame:
@@ -229,7 +229,7 @@ def heat_maps(classifier: Any, pixels: np.ndarray, classes: Sequence[int], *, ba
 
 
 def baseline_answers(
-    baseline: str, rows: pd.DataFrame, data_dir: Path, *, cache_dir: Path, class_names: Sequence[str]
+    baseline: str, rows: pd.DataFrame, data_dir: Path, *, cache_dir: Path, class_names: Names
 ) -> pd.Series | None:
     """Predicted classes of a baseline on `rows` of the images table, indexed by path; None where there is no baseline.
 
@@ -245,11 +245,9 @@ def baseline_answers(
     theirs = [name for name in table.columns if name != "split"]
     missing = ~rows["path"].isin(table.index)
     if theirs != list(class_names) or missing.any():
-        raise ValueError(
-            f"{baseline} must have predicted the same pictures with the classes {', '.join(class_names)}. Received "
-            f"classes {', '.join(theirs)}; {missing.sum():,} pictures are missing. Use a run on the same split, or "
-            "baseline_run=''."
-        )
+        expected = f"{baseline} must have predicted the same pictures with the classes {', '.join(class_names)}."
+        received = f"Received classes {', '.join(theirs)}; {missing.sum():,} pictures are missing."
+        raise ValueError(f"{expected} {received} Use a run on the same split, or baseline_run=''.")
     return table.loc[rows["path"], theirs].idxmax(axis=1)
 
 

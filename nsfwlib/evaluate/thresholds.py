@@ -9,7 +9,7 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.data import DEFAULT_CLASSES
-from nsfwlib.evaluate.intervals import TAILS, Groups, Weights, jeffreys, share_interval
+from nsfwlib.evaluate.intervals import TAILS, Names, jeffreys, share_interval
 from nsfwlib.labels import group_codes
 
 UPLOADS = 100_000  # to which counts refer
@@ -24,7 +24,7 @@ class Judged(NamedTuple):
     groups: Any = None  # (N,) near-duplicate group
 
 
-def unsafe_side(asked: Sequence[str], class_names: Sequence[str], *, run_dir: Path) -> list[str]:
+def unsafe_side(asked: Names, class_names: Names, *, run_dir: Path) -> list[str]:
     """The classes to be flagged: `asked`; where those are the five's and none of these, what 04 was told of this run.
 
     Of that the classes that are there; empty where 04 was told nothing, a ValueError where all it was told of are gone.
@@ -38,7 +38,7 @@ def unsafe_side(asked: Sequence[str], class_names: Sequence[str], *, run_dir: Pa
     return [name for name in told if name in class_names]
 
 
-def unsafe_score(pred_probs: np.ndarray, *, class_names: Sequence[str], unsafe_classes: Sequence[str]) -> np.ndarray:
+def unsafe_score(pred_probs: np.ndarray, *, class_names: Names, unsafe_classes: Names) -> np.ndarray:
     """(N,) probability of being unsafe: the sum over the unsafe classes."""
     if not set() < set(unsafe_classes) < set(class_names):
         raise ValueError(f"Expected unsafe_classes: some, not all, of {[*class_names]}. Received: {[*unsafe_classes]}.")
@@ -67,16 +67,14 @@ def counts_by_threshold(rows: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return rows.score[order][ends], hits, alarms
 
 
-def threshold_curve(
-    unsafe: np.ndarray, score: np.ndarray, *, groups: Groups = None, weights: Weights = None, most: int = 400
-) -> pd.DataFrame:
+def threshold_curve(rows: Judged, *, most: int = 400) -> pd.DataFrame:
     """What each threshold does, for precision-recall and ROC curves; an image is flagged at `score >= threshold`.
 
-    Arguments are those of `Judged`. Up to `most` rows come, evenly picked among the distinct scores: `threshold`
-    (falling), and `recall`, `fpr`, `precision`, each with `_low` and `_high`, which hold for each threshold by itself.
-    Precision is at the prevalence of these rows. Columns are NaN with intervals [0, 1] where a side has no image.
+    Up to `most` rows come, evenly picked among the distinct scores: `threshold` (falling), and `recall`, `fpr`,
+    `precision`, each with `_low` and `_high`, which hold for each threshold by itself. Precision is at the prevalence
+    of these rows. Columns are NaN with intervals [0, 1] where a side has no image.
     """
-    rows = checked(Judged(unsafe, score, weights, groups))
+    rows = checked(rows)
     threshold, hits, alarms = counts_by_threshold(rows)
     few = np.unique(np.linspace(0, len(threshold) - 1, min(most, len(threshold))).astype(int))
     hits, alarms, table = hits[few], alarms[few], {"threshold": threshold[few]}
@@ -92,15 +90,12 @@ def threshold_curve(
 
 
 def at_threshold(
-    unsafe: np.ndarray,
-    score: np.ndarray,
+    rows: Judged,
     threshold: float,
     *,
     prevalence: Sequence[float] | float,
     review_from: float | None = None,
     costs: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    groups: Groups = None,
-    weights: Weights = None,
     draws: int = 4000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -110,7 +105,7 @@ def at_threshold(
     them. Recall and false-positive rate are taken to hold at the deployment's prevalence, that is, safe and
     unsafe uploads there to be like those measured.
 
-    Args, others as in `threshold_curve`:
+    Args:
         prevalence: shares of unsafe uploads, in [0, 1].
         review_from: from here on up to `threshold` a person looks; by default nobody does.
         costs: of a missed, a wrongly flagged and a reviewed picture.
@@ -122,7 +117,7 @@ def at_threshold(
     prevalence = np.atleast_1d(np.asarray(prevalence, dtype=float))
     if not ((prevalence >= 0) & (prevalence <= 1)).all():
         raise ValueError(f"Expected prevalence as a share in [0, 1]. Received: {prevalence.tolist()}.")
-    unsafe, score, weight, members = checked(Judged(unsafe, score, weights, groups))
+    unsafe, score, weight, members = checked(rows)
     low = threshold if review_from is None else min(review_from, threshold)
     stopped, flagged, sides = score >= low, score >= threshold, (unsafe, ~unsafe)
     held, alarm = (share_interval(some, members, among=sides, weights=weight) for some in (stopped, flagged))

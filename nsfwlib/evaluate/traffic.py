@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import ks_2samp
 
 from nsfwlib.evaluate.audit import allocated
-from nsfwlib.evaluate.intervals import TAILS, weigh
+from nsfwlib.evaluate.intervals import TAILS, Names, weigh
 
 EDGES = (0.5, 0.8, 0.95, 0.99)  # shares of the traffic, by score, between which strata lie
 MINUTES = 60
@@ -38,7 +38,7 @@ def draw_traffic(table: pd.DataFrame, score: Sequence[float], *, budget: int = 2
 
 
 def traffic_shares(
-    audit: pd.DataFrame, verdict: pd.Series, *, kinds: dict[str, Sequence[str]], by: Sequence[str] | None = None
+    audit: pd.DataFrame, verdict: pd.Series, *, kinds: dict[str, Names], by: Sequence[str] | None = None
 ) -> pd.DataFrame:
     """Share of each kind in the traffic, one row a kind and value of `by`: for `plots.plot_intervals`.
 
@@ -62,7 +62,7 @@ def traffic_shares(
 
 
 def traffic_at(
-    audit: pd.DataFrame, verdict: pd.Series, thresholds: Sequence[float], *, unsafe_classes: Sequence[str]
+    audit: pd.DataFrame, verdict: pd.Series, thresholds: Sequence[float], *, unsafe_classes: Names
 ) -> pd.DataFrame:
     """Shares by threshold: `flagged`; `precision`, `recall`, `missed` (of all) with intervals; see `traffic_shares`."""
     unsafe = _known(unsafe_classes, audit, verdict)[:, None]
@@ -75,12 +75,12 @@ def traffic_at(
     return table
 
 
-def _known(classes: Sequence[str], audit: pd.DataFrame, verdict: pd.Series) -> np.ndarray:
+def _known(classes: Names, audit: pd.DataFrame, verdict: pd.Series) -> np.ndarray:
     return verdict.isin(list(classes)).astype(float).where(audit["picked"] & verdict.notna()).to_numpy()
 
 
 def score_shift(
-    before: pd.DataFrame, verdict: pd.Series, after: Sequence[float], *, unsafe_classes: Sequence[str], seed: int = 0
+    before: pd.DataFrame, verdict: pd.Series, after: Sequence[float], *, unsafe_classes: Names, seed: int = 0
 ) -> pd.Series:
     """Has the traffic changed, by scores alone? A two-sample test, and the new share of unsafe without a look.
 
@@ -135,10 +135,9 @@ def review_week(
     seen = came - backlog
     until = np.searchsorted(np.maximum.accumulate(seen), came - 1e-9)
     wait = np.where(until < len(came), until - minute, np.inf)
-    done, count = (np.bincount(minute // MINUTES, some) for some in (np.diff(seen, prepend=0), arrived))
-    waiting = np.bincount(minute // MINUTES, np.where(arrived > 0, wait, 0) * arrived) / np.where(
-        count > 0, count, np.nan
-    )
+    parts = np.diff(seen, prepend=0), arrived, np.where(arrived > 0, wait, 0) * arrived
+    done, count, waited = (np.bincount(minute // MINUTES, some) for some in parts)
+    waiting = waited / np.where(count > 0, count, np.nan)
     table = {"arrived": count, "reviewed": done, "backlog": backlog[MINUTES - 1 :: MINUTES], "waiting": waiting}
     return pd.DataFrame(table | {"exposure": done * seconds / 60 * unsafe})
 

@@ -108,9 +108,8 @@ class Replay:
         except FileNotFoundError:
             if not self._end:
                 return ()
-            raise FileNotFoundError(
-                f"The journal {self.path} is gone, so nobody knows what was decided and escalated. Put it back."
-            ) from None
+            gone = f"The journal {self.path} is gone, so nobody knows what was decided and escalated. Put it back."
+            raise FileNotFoundError(gone) from None
         with file:
             status = os.fstat(file.fileno())
             seen = (status.st_ino, status.st_size, status.st_mtime_ns)

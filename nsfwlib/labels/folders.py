@@ -167,8 +167,7 @@ def _plan(rows: pd.DataFrame, data_dir: Path, goal: Path, mode: str, state: Log)
         parts = row.path.split("/")
         inner, here = parts[depth + 1 :], parts[depth] if len(parts) > depth + 1 else ""
         lies_in = class_of.get(here, here)
-        why = _why_not_moved(row, lies_in, root) if mode == "move" else _why_not_exported(row, has_splits)
-        if why:
+        if why := (_why_not_moved(row, lies_in, root) if mode == "move" else _why_not_exported(row, has_splits)):
             plan.append(("unchanged", placed.get(row.path, ""), why))
             continue
         action, reason = mode, f"decided: {row.decision}"
@@ -221,10 +220,8 @@ def _check_export(goal: Path, placed: Mapping[str, str], wanted: Mapping[str, st
         raise ValueError(f"{goal} holds something else already. Give an out_dir that is empty or not there.")
     for path, target in placed.items():
         if wanted.get(path) != str(PurePosixPath(target).parent):
-            raise ValueError(
-                f"{goal} was exported with other labels: now {path} belongs into {wanted.get(path)}. "
-                "Give another out_dir, or roll_back that export first."
-            )
+            said = f"{goal} was exported with other labels: now {path} belongs into {wanted.get(path)}."
+            raise ValueError(f"{said} Give another out_dir, or roll_back that export first.")
 
 
 def _is_folder_name(label: str) -> bool:

@@ -114,8 +114,7 @@ def out_of_fold_probs(
                 model.C = strength
                 model.fit(x[train].astype(np.float32), codes[train], stands_for[fold[taught] != k])
             for part in (test[block] for block in chunks(len(test))):
-                says = model.predict_proba(x[part].astype(np.float32)) if can_tell else 1.0
-                probs[part[:, None], present] = says
+                probs[part[:, None], present] = model.predict_proba(x[part].astype(np.float32)) if can_tell else 1.0
         probs = normalised(probs, floor)
         loss = -np.average(np.log(probs[rows, codes[rows]]), weights=weights[rows]) if len(rows) else 0.0
         if loss >= least:

@@ -106,10 +106,8 @@ def out_of_sample_probs(
 def _flags(flags: Any, n: int) -> np.ndarray:
     flags = np.zeros(n, bool) if flags is None else pd.Series(np.asarray(flags)).infer_objects().to_numpy()
     if flags.shape != (n,) or flags.dtype != bool:
-        raise ValueError(
-            f"Expected trusted to hold {n} booleans. Received: {len(flags)} of type {flags.dtype}. Compare first: "
-            "as text, 'False' would count as true."
-        )
+        expected = f"Expected trusted to hold {n} booleans. Received: {len(flags)} of type {flags.dtype}."
+        raise ValueError(f"{expected} Compare first: as text, 'False' would count as true.")
     return flags
 
 
@@ -186,17 +184,10 @@ def _judge(
         "tiny class: look at all": size[codes] < noise.TINY_CLASS,
         "these features say nothing of these classes": np.full(n, blind),
     }
-    return pd.DataFrame(
-        {
-            "given": names[codes],
-            "suggested": names[suggested],
-            "score": score,
-            "p_given": np.where(labelled & judged, p[rows, codes], np.nan),
-            "p_suggested": np.where(judged, p[rows, suggested], np.nan),
-            "is_issue": np.isin(rows, flagged),
-            "note": np.select(list(reasons.values()), list(reasons), ""),
-        }
-    )
+    table = pd.DataFrame({"given": names[codes], "suggested": names[suggested], "score": score})
+    table["p_given"] = np.where(labelled & judged, p[rows, codes], np.nan)
+    table["p_suggested"] = np.where(judged, p[rows, suggested], np.nan)
+    return table.assign(is_issue=np.isin(rows, flagged), note=np.select([*reasons.values()], [*reasons], ""))
 
 
 def _in_one_group(codes: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -165,10 +165,8 @@ def _check_word(path: Path, line: Sequence[str], where: str = "") -> None:
     """A decision that nobody can have meant is a ValueError: `Keep` would be a class of its own."""
     word = line[_DECISION]
     if line[_KIND] in (*LABELLING, "second") and word not in ACTIONS and not may_be_class(word):
-        raise ValueError(
-            f"{path}: {where}decision should be one of {', '.join(ACTIONS)}, or a class without quotes. "
-            f"Received: {word!r}. Correct that word, with a text editor where the file has it."
-        )
+        expected = f"{path}: {where}decision should be one of {', '.join(ACTIONS)}, or a class without quotes."
+        raise ValueError(f"{expected} Received: {word!r}. Correct that word, with a text editor where the file has it.")
 
 
 def refuse_class(journal: Path | pd.DataFrame, sha256: str, word: str, classes: Collection[str]) -> NoReturn:

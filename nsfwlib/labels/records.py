@@ -74,9 +74,8 @@ def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         with filelock.FileLock(f"{Path(path).resolve()}.lock", timeout=seconds):  # one lock, however it is spelled
             yield
     except filelock.Timeout as error:
-        raise TimeoutError(
-            f"Another program has held {path}.lock for {seconds} s. Close it, or wait and try again."
-        ) from error
+        said = f"Another program has held {path}.lock for {seconds} s. Close it, or wait and try again."
+        raise TimeoutError(said) from error
 
 
 def append_whole(fd: int, data: bytes, *, sync: bool = True) -> None:
@@ -99,10 +98,8 @@ def _delimiter(path: Path, start: bytes) -> str:
     names = next(csv.reader([header], delimiter=delimiter), [])
     if names == list(COLUMNS) or encode([COLUMNS], ",").startswith(start):  # empty, or cut inside the header
         return delimiter
-    raise ValueError(
-        f"{path} should be a decisions journal with the columns {list(COLUMNS)}. Received: {names}. "
-        "Give another file name, or move this file away."
-    )
+    expected = f"{path} should be a decisions journal with the columns {list(COLUMNS)}."
+    raise ValueError(f"{expected} Received: {names}. Give another file name, or move this file away.")
 
 
 def before_next(path: Path) -> tuple[str, str, bytes]:

@@ -19,20 +19,17 @@ def encode(labels: Any, classes: Classes) -> tuple[np.ndarray, list]:
     values = pd.Series(array, dtype=object)
     empty = values.isna() | (values == "")
     names = list(values[~empty].unique()) if classes is None else list(classes)
-    kinds = {isinstance(name, str): name for name in names}
-    if len(kinds) > 1:
+    if len(kinds := {isinstance(name, str): name for name in names}) > 1:
         raise ValueError(f"Expected labels of one type. Received: {[*kinds.values()]}. Convert all of them to text.")
     names = sorted(names) if classes is None else names
     if not names or len(set(names)) != len(names):
         raise ValueError(f"Expected at least one class, each named once. Received: {names}. Pass classes=…")
     codes = pd.Index(names).get_indexer(pd.Index(values))
     codes[empty.to_numpy()] = UNLABELLED
-    unknown = values[(codes == UNLABELLED) & ~empty.to_numpy()]
-    if len(unknown):
-        raise ValueError(
-            f"Expected labels in {names}. Received: {unknown.iloc[0]!r} (row {unknown.index[0]}, "
-            f"{len(unknown)} such rows). Pass classes=… with every class, or leave the label empty."
-        )
+    if len(unknown := values[(codes == UNLABELLED) & ~empty.to_numpy()]):
+        received = f"Received: {unknown.iloc[0]!r} (row {unknown.index[0]}, {len(unknown)} such rows)."
+        way_out = "Pass classes=… with every class, or leave the label empty."
+        raise ValueError(f"Expected labels in {names}. {received} {way_out}")
     return codes, names
 
 

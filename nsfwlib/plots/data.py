@@ -20,8 +20,7 @@ CLASS_MARKERS = "osD^vPX*"
 @styled
 def plot_counts(images: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Images per class, stacked by split; those left out for a problem are hatched: `images` is the images table."""
-    part = images["split"].where(images["problem"].eq(""), "left out").fillna("")
-    counts = pd.crosstab(images["given_label"], part)
+    counts = pd.crosstab(images["given_label"], images["split"].where(images["problem"].eq(""), "left out").fillna(""))
     ax = new_axes(ax, (7, 0.9 + 0.42 * max(len(counts), 1)))
     looks = {name: {"color": colour, "edgecolor": "white"} for name, colour in (SPLIT_COLOURS | {"": MID}).items()}
     looks["left out"] = {"facecolor": "white", "edgecolor": ACCENT, "hatch": "////"}

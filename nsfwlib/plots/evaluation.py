@@ -87,10 +87,9 @@ def plot_intervals(
 ) -> Axes:
     """Estimates (`name`, `value`, `low`, `high`; shares of `xlabel`) below one another; `write` their numbers."""
     ax, places = new_axes(ax, (6.5, 1.1 + 0.42 * len(table))), np.arange(len(table))
-    for i, value, high in zip(places, table["value"], table["high"], strict=True):
+    for i, value, high in zip(places, table["value"], table["high"], strict=True) if write else ():
         text, end = ("unknown", 0.5) if np.isnan(value) else (f"{value:.1%}", np.fmax(value, high))
-        if write:
-            ax.annotate(text, (end, i), (6, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.annotate(text, (end, i), (6, 0), textcoords="offset points", va="center", fontsize=9)
     ax.hlines(places, table["low"].where(table["value"].notna()), table["high"], color=DARK, lw=2)
     ax.plot(table["value"], places, "o", color=DARK, ms=6)
     ax.set_yticks(places, table["name"].map(shown))
@@ -130,8 +129,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = No
         xlabel="confidence (probability of the predicted class)", ylabel="share of images right",
         xlim=(0, 1.02), ylim=(0, 1.02), title="Calibration (larger marks: more images)",
     )  # fmt: skip
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PER_CENT)
+    plt.setp([ax.xaxis, ax.yaxis], major_formatter=PER_CENT)
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
@@ -153,8 +151,7 @@ def plot_roc(curve: pd.DataFrame, *, title: str | None = None, ax: Axes | None =
 def _draw_curve(curve: pd.DataFrame, x: str, y: str, title: str, ax: Axes | None) -> Axes:
     ax = new_axes(ax, (5.2, 4.4))
     ax.set(xlabel=_RATES[x], ylabel=_RATES[y], title=title, xlim=(-0.01, 1.01), ylim=(0, 1.02))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PER_CENT)
+    plt.setp([ax.xaxis, ax.yaxis], major_formatter=PER_CENT)
     known = curve.dropna(subset=[x, y])
     if known.empty:
         return note(ax, "needs safe and unsafe images")

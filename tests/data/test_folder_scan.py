@@ -427,8 +427,10 @@ def test_an_interrupted_scan_keeps_what_it_has_and_leaves_nothing_running(folder
             yield done
 
     monkeypatch.setattr(folder_scan, "tqdm", interrupted)
-    started, start = [], crawl._worker
-    monkeypatch.setattr(crawl, "_worker", lambda options: started.append(start(options)) or started[-1])
+    started, start = [], crawl.ProcessPoolExecutor
+    monkeypatch.setattr(
+        crawl, "ProcessPoolExecutor", lambda *about, **how: started.append(start(*about, **how)) or started[-1]
+    )
     with pytest.raises(KeyboardInterrupt) as caught:
         scan(folder, cache_dir=tmp_path / "cache", workers=2)
     assert caught.traceback  # alive, as in a notebook, and with it every frame
