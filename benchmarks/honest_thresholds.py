@@ -79,8 +79,8 @@ def threshold_runs(setting, *, runs, rows):
         validation, test = (draw_rows(rows, rng, noise=noise, audited=audited, size=size) for _ in range(2))
         for kind, wish, prevalence in WISHES:
             row = evaluate.operating_points(
-                test, validation=validation, wishes=[(kind, wish)], prevalence=[prevalence], seed=seed,
-                promise=None if "coin" in setting else 0.95,
+                test.unsafe, test.score, weights=test.weights, groups=test.groups, validation=validation,
+                wishes=[(kind, wish)], prevalence=[prevalence], seed=seed, promise=None if "coin" in setting else 0.95,
             ).iloc[0]  # fmt: skip
             refused = np.isnan(row["threshold"])
             facts = {"wish": f"{kind} {wish:g} at {prevalence:g}", "refused": float(refused)}

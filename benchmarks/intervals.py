@@ -59,8 +59,7 @@ def score_table(truth, probs, groups):
     )
     unsafe = np.isin(labels, UNSAFE)
     score = evaluate.unsafe_score(probs, class_names=NAMES, unsafe_classes=UNSAFE)
-    rows = evaluate.Judged(unsafe, score, groups=groups)
-    points = evaluate.at_threshold(rows, 0.8, prevalence=[0.5, 0.01], draws=2000)
+    points = evaluate.at_threshold(unsafe, score, 0.8, prevalence=[0.5, 0.01], groups=groups, draws=2000)
     for _, row in points.iterrows():
         for name in ("recall", "fpr", "precision", "flagged", "missed"):
             values = {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}

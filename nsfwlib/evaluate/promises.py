@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import betaincinv
 
+from nsfwlib.evaluate.intervals import Groups, Weights
 from nsfwlib.evaluate.thresholds import UPLOADS, Judged, at_threshold, checked, counts_by_threshold
 from nsfwlib.labels import group_codes
 
@@ -159,18 +160,22 @@ def review_band(
 
 
 def operating_points(
-    rows: Judged,
+    unsafe: np.ndarray,
+    scores: np.ndarray,
     *,
-    validation: Judged,
+    validation: Sequence,
     wishes: Sequence[tuple] = (("precision", 0.9), ("recall", 0.95), ("fpr", 0.01)),
     prevalence: Sequence[float] = (0.5, 0.1, 0.01, 0.001),
+    groups: Groups = None,
+    weights: Weights = None,
     promise: float | None = 0.95,
     wrongly_blocked: float = 0.001,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Thresholds chosen on `validation` rows for each wish, and what they do on test `rows` at each prevalence.
+    """Thresholds chosen on validation rows for each wish, and what they do on test rows at each prevalence.
 
-    Args:
+    Args, those of the test rows as in `threshold_curve`:
+        validation: `Judged`, or its first two to four arrays.
         wishes: ("precision" or "recall", at least) or ("fpr", at most) give one threshold, the most useful that keeps
             it. Two, with a person between them, come of ("reviewed", at most so many of 100,000 uploads) and of
             ("cost", (of a missed, of a wrongly blocked, of a reviewed picture)).
@@ -183,7 +188,7 @@ def operating_points(
     One row comes a wish and prevalence: `wish`, the columns of `at_threshold`, and `note`, a sentence where no
     threshold can be promised and how many more validation pictures it would take (then the numbers are NaN).
     """
-    units, found = independent_units(validation, seed=seed), []
+    units, rows = independent_units(Judged(*validation), seed=seed), []
     for (kind, wish), share in itertools.product(wishes, prevalence):
         name, low = _wish_name(kind, wish), None
         asked = {"prevalence": share, "risk": None if promise is None else 1 - promise}
@@ -191,12 +196,12 @@ def operating_points(
             low, high, note = review_band(units, kind, wish, wrongly_blocked=wrongly_blocked, **asked)
         else:
             high, note = promised_threshold(units, kind, wish, **asked)
-        costs = wish if kind == "cost" else (0, 0, 0)
-        row = at_threshold(rows, high, prevalence=share, review_from=low, costs=costs, seed=seed)
+        options = {"groups": groups, "weights": weights, "seed": seed, "costs": wish if kind == "cost" else (0, 0, 0)}
+        row = at_threshold(unsafe, scores, high, prevalence=share, review_from=low, **options)
         if np.isnan(high):
             row.loc[:, row.columns[2:]] = np.nan
-        found.append(pd.concat([pd.DataFrame({"wish": [name]}), row.assign(note=note)], axis=1))
-    return pd.concat(found, ignore_index=True)
+        rows.append(pd.concat([pd.DataFrame({"wish": [name]}), row.assign(note=note)], axis=1))
+    return pd.concat(rows, ignore_index=True)
 
 
 def _wish_name(kind: str, wish: float | Sequence[float]) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from nsfwlib import runs
 from nsfwlib.data import DEFAULT_CLASSES
-from nsfwlib.evaluate.intervals import TAILS, Names, jeffreys, share_interval
+from nsfwlib.evaluate.intervals import TAILS, Groups, Names, Weights, jeffreys, share_interval
 from nsfwlib.labels import group_codes
 
 UPLOADS = 100_000  # to which counts refer
@@ -67,14 +67,16 @@ def counts_by_threshold(rows: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return rows.score[order][ends], hits, alarms
 
 
-def threshold_curve(rows: Judged, *, most: int = 400) -> pd.DataFrame:
+def threshold_curve(
+    unsafe: np.ndarray, score: np.ndarray, *, groups: Groups = None, weights: Weights = None, most: int = 400
+) -> pd.DataFrame:
     """What each threshold does, for precision-recall and ROC curves; an image is flagged at `score >= threshold`.
 
-    Up to `most` rows come, evenly picked among the distinct scores: `threshold` (falling), and `recall`, `fpr`,
-    `precision`, each with `_low` and `_high`, which hold for each threshold by itself. Precision is at the prevalence
-    of these rows. Columns are NaN with intervals [0, 1] where a side has no image.
+    Arguments are those of `Judged`. Up to `most` rows come, evenly picked among the distinct scores: `threshold`
+    (falling), and `recall`, `fpr`, `precision`, each with `_low` and `_high`, which hold for each threshold by itself.
+    Precision is at the prevalence of these rows. Columns are NaN with intervals [0, 1] where a side has no image.
     """
-    rows = checked(rows)
+    rows = checked(Judged(unsafe, score, weights, groups))
     threshold, hits, alarms = counts_by_threshold(rows)
     few = np.unique(np.linspace(0, len(threshold) - 1, min(most, len(threshold))).astype(int))
     hits, alarms, table = hits[few], alarms[few], {"threshold": threshold[few]}
@@ -90,12 +92,15 @@ def threshold_curve(rows: Judged, *, most: int = 400) -> pd.DataFrame:
 
 
 def at_threshold(
-    rows: Judged,
+    unsafe: np.ndarray,
+    score: np.ndarray,
     threshold: float,
     *,
     prevalence: Sequence[float] | float,
     review_from: float | None = None,
     costs: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    groups: Groups = None,
+    weights: Weights = None,
     draws: int = 4000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -105,7 +110,7 @@ def at_threshold(
     them. Recall and false-positive rate are taken to hold at the deployment's prevalence, that is, safe and
     unsafe uploads there to be like those measured.
 
-    Args:
+    Args, others as in `threshold_curve`:
         prevalence: shares of unsafe uploads, in [0, 1].
         review_from: from here on up to `threshold` a person looks; by default nobody does.
         costs: of a missed, a wrongly flagged and a reviewed picture.
@@ -117,7 +122,7 @@ def at_threshold(
     prevalence = np.atleast_1d(np.asarray(prevalence, dtype=float))
     if not ((prevalence >= 0) & (prevalence <= 1)).all():
         raise ValueError(f"Expected prevalence as a share in [0, 1]. Received: {prevalence.tolist()}.")
-    unsafe, score, weight, members = checked(rows)
+    unsafe, score, weight, members = checked(Judged(unsafe, score, weights, groups))
     low = threshold if review_from is None else min(review_from, threshold)
     stopped, flagged, sides = score >= low, score >= threshold, (unsafe, ~unsafe)
     held, alarm = (share_interval(some, members, among=sides, weights=weight) for some in (stopped, flagged))

@@ -5,17 +5,20 @@ from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import numpy as np
 
-from nsfwlib.evaluate import Judged, at_threshold, threshold_curve
+from nsfwlib.evaluate import at_threshold, threshold_curve
 from nsfwlib.plots import plot_threshold
 
 
-def threshold_explorer(rows: Judged, *, threshold: float, prevalence: float, review_from: float) -> ipywidgets.VBox:
+def threshold_explorer(
+    unsafe: np.ndarray, score: np.ndarray, *, threshold: float, prevalence: float, review_from: float, **sample: Any
+) -> ipywidgets.VBox:
     """Sliders for both thresholds and prevalence over the curves and the counts in 100,000; drawn anew as they move.
 
-    From `review_from` up to `threshold` a person looks.
+    From `review_from` up to `threshold` a person looks; `sample`: `groups`, `weights`, as in `evaluate.at_threshold`.
     """
-    curve = threshold_curve(rows)
+    curve = threshold_curve(unsafe, score, **sample)
     wide = {"layout": {"width": "420px"}, "style": {"description_width": "80px"}, "continuous_update": False}
     sliders = [
         ipywidgets.FloatSlider(threshold, min=0, max=1, step=0.01, description="threshold", **wide),
@@ -26,7 +29,7 @@ def threshold_explorer(rows: Judged, *, threshold: float, prevalence: float, rev
 
     def draw(_: Any = None) -> None:
         at, rare, person = (slider.value for slider in sliders)
-        point = at_threshold(rows, at, prevalence=rare, review_from=person, draws=1000)
+        point = at_threshold(unsafe, score, at, prevalence=rare, review_from=person, draws=1000, **sample)
         figure, png = plot_threshold(curve, point.iloc[0]), io.BytesIO()
         figure.savefig(png, format="png", dpi=90, bbox_inches="tight")
         plt.close(figure)

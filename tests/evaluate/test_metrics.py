@@ -357,8 +357,7 @@ def test_temperature_needs_validation_rows():
 def two_sides(n=2000, *, seed=0, share=0.5):
     rng = np.random.default_rng(seed)
     unsafe = rng.random(n) < share
-    score = np.round(1 / (1 + np.exp(-rng.normal(np.where(unsafe, 1.5, -1.5), 1.2))), 3)
-    return thresholds.Judged(unsafe, score)
+    return unsafe, np.round(1 / (1 + np.exp(-rng.normal(np.where(unsafe, 1.5, -1.5), 1.2))), 3)
 
 
 def test_unsafe_score_sums_the_unsafe_classes():
@@ -374,8 +373,8 @@ def test_unsafe_classes_must_be_some_of_the_classes(unsafe_classes):
 
 
 def test_threshold_curve_agrees_with_scikit_learn():
-    unsafe, score, *_ = rows = two_sides(500)
-    curve = thresholds.threshold_curve(rows, most=10_000)
+    unsafe, score = two_sides(500)
+    curve = thresholds.threshold_curve(unsafe, score, most=10_000)
     precision, recall, threshold = reference.precision_recall_curve(unsafe, score)
     assert curve["threshold"].to_numpy() == pytest.approx(threshold[::-1], abs=1e-12)
     assert curve["precision"].to_numpy() == pytest.approx(precision[:-1][::-1], abs=1e-12)
@@ -386,8 +385,8 @@ def test_threshold_curve_agrees_with_scikit_learn():
 
 
 def test_prevalence_arithmetic_agrees_with_a_resampled_set():
-    unsafe, score, *_ = sides = two_sides(4000)
-    row = thresholds.at_threshold(sides, 0.6, prevalence=0.1).iloc[0]
+    unsafe, score = two_sides(4000)
+    row = thresholds.at_threshold(unsafe, score, 0.6, prevalence=0.1).iloc[0]
     rng = np.random.default_rng(0)
     rows = np.r_[rng.choice(np.flatnonzero(unsafe), 100_000), rng.choice(np.flatnonzero(~unsafe), 900_000)]
     flagged = score[rows] >= 0.6
@@ -399,12 +398,12 @@ def test_prevalence_arithmetic_agrees_with_a_resampled_set():
 
 def test_operating_points_grant_their_wish_on_validation_and_are_reported_on_test():
     validation, test = two_sides(seed=1), two_sides(seed=2)
-    points = promises.operating_points(test, validation=validation, prevalence=[0.5])
-    on_validation = [thresholds.at_threshold(validation, t, prevalence=0.5).iloc[0] for t in points["threshold"]]
+    points = promises.operating_points(*test, validation=validation, prevalence=[0.5])
+    on_validation = [thresholds.at_threshold(*validation, t, prevalence=0.5).iloc[0] for t in points["threshold"]]
     assert (
         on_validation[0]["precision"] >= 0.9 and on_validation[1]["recall"] >= 0.95 and on_validation[2]["fpr"] <= 0.01
     )
-    again = thresholds.at_threshold(test, points["threshold"][0], prevalence=0.5).iloc[0]
+    again = thresholds.at_threshold(*test, points["threshold"][0], prevalence=0.5).iloc[0]
     assert (
         points.loc[0, ["precision", "recall", "flagged"]].tolist() == again[["precision", "recall", "flagged"]].tolist()
     )
@@ -412,23 +411,22 @@ def test_operating_points_grant_their_wish_on_validation_and_are_reported_on_tes
 
 def test_test_rows_have_no_say_in_the_threshold():
     validation, test = two_sides(seed=1), two_sides(seed=2)
-    shifted = test._replace(score=test.score / 2)
-    points = [promises.operating_points(rows, validation=validation, prevalence=[0.1]) for rows in (test, shifted)]
+    shifted = test[0], test[1] / 2
+    points = [promises.operating_points(*rows, validation=validation, prevalence=[0.1]) for rows in (test, shifted)]
     assert points[0]["threshold"].equals(points[1]["threshold"])
     assert points[0]["recall"].dropna().tolist() != points[1]["recall"].dropna().tolist()
 
 
 def test_of_thresholds_that_grant_a_wish_the_most_useful_is_taken():
-    score = np.array([0.9, 0.8, 0.7, 0.6, 0.2, 0.65, 0.4, 0.3, 0.1, 0.05])
-    rows = thresholds.Judged(np.array([True] * 5 + [False] * 5), score)
+    unsafe, score = np.array([True] * 5 + [False] * 5), np.array([0.9, 0.8, 0.7, 0.6, 0.2, 0.65, 0.4, 0.3, 0.1, 0.05])
     asked = {"wishes": [("precision", 0.75), ("recall", 0.8), ("fpr", 0.0)], "prevalence": [0.5], "promise": None}
-    points = promises.operating_points(rows, validation=rows, **asked)
+    points = promises.operating_points(unsafe, score, validation=(unsafe, score), **asked)
     assert points["threshold"].tolist() == [0.6, 0.6, 0.7] and points["note"].str.startswith("A coin toss").all()
 
 
 def test_wished_precision_needs_a_higher_threshold_where_unsafe_uploads_are_rare():
     points = promises.operating_points(
-        two_sides(seed=2),
+        *two_sides(seed=2),
         validation=two_sides(seed=1),
         wishes=[("precision", 0.9)],
         prevalence=[0.5, 0.1],
@@ -438,47 +436,47 @@ def test_wished_precision_needs_a_higher_threshold_where_unsafe_uploads_are_rare
 
 
 def test_a_wish_that_no_threshold_grants_is_a_sentence():
-    rows = thresholds.Judged(np.array([True, False] * 50), np.tile([0.4, 0.6], 50))
-    row = promises.operating_points(rows, validation=rows, wishes=[("precision", 0.99)], prevalence=[0.5])
+    unsafe, score = np.array([True, False] * 50), np.tile([0.4, 0.6], 50)
+    row = promises.operating_points(
+        unsafe, score, validation=(unsafe, score), wishes=[("precision", 0.99)], prevalence=[0.5]
+    )
     assert np.isnan(row["threshold"][0]) and np.isnan(row["recall"][0])
     assert row["note"][0] == "No threshold reaches precision 0.99 at prevalence 0.5 on validation."
 
 
 def test_validation_of_one_kind_only_is_a_sentence():
-    unsafe, score, *_ = rows = two_sides(100)
-    one_kind = thresholds.Judged(unsafe[unsafe], score[unsafe])
-    row = promises.operating_points(rows, validation=one_kind, prevalence=[0.5])
+    unsafe, score = two_sides(100)
+    row = promises.operating_points(unsafe, score, validation=(unsafe[unsafe], score[unsafe]), prevalence=[0.5])
     assert row["note"].str.contains("both kinds are needed").all()
 
 
 def test_prevalence_zero_and_one_are_computed():
     points = promises.operating_points(
-        two_sides(), validation=two_sides(seed=1), wishes=[("recall", 0.9)], prevalence=[0, 1]
+        *two_sides(), validation=two_sides(seed=1), wishes=[("recall", 0.9)], prevalence=[0, 1]
     )
     assert points["precision"].tolist() == [0, 1]
 
 
 def test_prevalence_outside_zero_to_one_is_refused():
     with pytest.raises(ValueError, match=r"share in \[0, 1\]. Received: \[50"):
-        thresholds.at_threshold(two_sides(50), 0.5, prevalence=50)
+        thresholds.at_threshold(*two_sides(50), 0.5, prevalence=50)
 
 
 def test_a_strange_wish_is_refused():
     with pytest.raises(ValueError, match="Expected wishes such as"):
-        promises.operating_points(two_sides(50), validation=two_sides(50), wishes=[("accuracy", 0.9)])
+        promises.operating_points(*two_sides(50), validation=two_sides(50), wishes=[("accuracy", 0.9)])
 
 
 def test_truth_as_text_is_refused():
     with pytest.raises(ValueError, match="Expected unsafe as bool"):
-        thresholds.threshold_curve(thresholds.Judged(np.array(["porn", "neutral"]), np.array([0.5, 0.5])))
+        thresholds.threshold_curve(np.array(["porn", "neutral"]), np.array([0.5, 0.5]))
 
 
 def test_test_rows_of_one_kind_only_leave_the_other_side_unknown():
-    unsafe, score, *_ = two_sides(100)
-    one_kind = thresholds.Judged(unsafe[unsafe], score[unsafe])
-    row = thresholds.at_threshold(one_kind, 0.5, prevalence=0.5).iloc[0]
+    unsafe, score = two_sides(100)
+    row = thresholds.at_threshold(unsafe[unsafe], score[unsafe], 0.5, prevalence=0.5).iloc[0]
     assert np.isnan(row["fpr"]) and np.isnan(row["precision"]) and not np.isnan(row["recall"])
-    assert thresholds.threshold_curve(one_kind)["fpr"].isna().all()
+    assert thresholds.threshold_curve(unsafe[unsafe], score[unsafe])["fpr"].isna().all()
 
 
 # ── Slices ──────────────────────────────────────────────────────────────────────────────────────

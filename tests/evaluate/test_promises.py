@@ -70,13 +70,13 @@ def test_the_plain_choice_is_a_coin_toss_and_says_so():
 
 def test_a_wish_that_cannot_be_promised_says_how_many_more_pictures_it_takes():
     score = np.r_[np.linspace(0.6, 1, 100), np.linspace(0, 0.5, 100)]
-    rows = promises.Judged(np.arange(200) < 100, score)
-    point = promises.operating_points(rows, validation=rows, wishes=[("fpr", 0.01)], prevalence=[0.1]).iloc[0]
+    rows = np.arange(200) < 100, score
+    point = promises.operating_points(*rows, validation=rows, wishes=[("fpr", 0.01)], prevalence=[0.1]).iloc[0]
     assert np.isnan(point["threshold"]) and np.isnan(point["recall"])
     more = int(point["note"].split("about ")[1].split(" more safe")[0])
     assert more == pytest.approx(299 - 100, rel=0.15)  # 0.99 ** 299 < 0.05
-    enough = promises.Judged(np.r_[rows.unsafe, np.zeros(more, bool)], np.r_[score, np.full(more, 0.1)])
-    assert promises.operating_points(rows, validation=enough, wishes=[("fpr", 0.01)])["threshold"].notna().all()
+    enough = np.r_[rows[0], np.zeros(more, bool)], np.r_[score, np.full(more, 0.1)]
+    assert promises.operating_points(*rows, validation=enough, wishes=[("fpr", 0.01)])["threshold"].notna().all()
 
 
 @pytest.mark.parametrize("share", [0.002, 0.05, 0.5])
@@ -110,7 +110,7 @@ def test_audited_rows_repair_rates_that_noisy_labels_spoil_and_the_interval_cove
     for seed in range(60):
         audited, believed = draw_rows(2000, seed, noise=0.05, audited=True), draw_rows(2000, seed, noise=0.05)
         rows = [
-            thresholds.at_threshold(some._replace(groups=None), 2.0, prevalence=0.5, draws=10).iloc[0]
+            thresholds.at_threshold(*some[:2], 2.0, prevalence=0.5, weights=some.weights, draws=10).iloc[0]
             for some in (audited, believed)
         ]
         covered += rows[0]["fpr_low"] <= norm.sf(2.0) <= rows[0]["fpr_high"]
@@ -119,15 +119,15 @@ def test_audited_rows_repair_rates_that_noisy_labels_spoil_and_the_interval_cove
 
 
 def test_no_number_lies_outside_its_interval():
-    rows = promises.Judged(np.arange(40) < 20, np.r_[np.full(20, 0.9), np.full(20, 0.1)])
-    table = thresholds.at_threshold(rows, 0.5, prevalence=[0.5, 0.001], review_from=0.2, costs=(50, 5, 0.1))
+    unsafe, score = np.arange(40) < 20, np.r_[np.full(20, 0.9), np.full(20, 0.1)]
+    table = thresholds.at_threshold(unsafe, score, 0.5, prevalence=[0.5, 0.001], review_from=0.2, costs=(50, 5, 0.1))
     for name in ("recall", "fpr", "precision", "flagged", "false_alarms", "missed", "reviewed", "cost"):
         assert (table[f"{name}_low"] <= table[name]).all() and (table[name] <= table[f"{name}_high"]).all(), name
 
 
 def test_a_person_between_two_thresholds_takes_what_lies_between_them():
-    rows = promises.Judged(np.tile([True, False], 50), np.repeat([0.9, 0.5, 0.1, 0.5, 0.9], 20))
-    row = thresholds.at_threshold(rows, 0.8, prevalence=0.25, review_from=0.4).iloc[0]
+    unsafe, score = np.tile([True, False], 50), np.repeat([0.9, 0.5, 0.1, 0.5, 0.9], 20)
+    row = thresholds.at_threshold(unsafe, score, 0.8, prevalence=0.25, review_from=0.4).iloc[0]
     assert row[["flagged", "reviewed", "missed", "false_alarms"]].tolist() == pytest.approx(
         [40_000, 40_000, 5_000, 30_000]
     )
@@ -137,7 +137,7 @@ def test_what_people_can_look_at_is_kept_and_little_is_blocked_wrongly():
     found = []
     for seed in range(40):
         row = promises.operating_points(
-            draw_rows(200, seed + 1000)._replace(weights=None, groups=None), validation=draw_rows(4000, seed), wishes=[("reviewed", 5000)],
+            *draw_rows(200, seed + 1000)[:2], validation=draw_rows(4000, seed), wishes=[("reviewed", 5000)],
             prevalence=[0.1], wrongly_blocked=0.01,
         ).iloc[0]  # fmt: skip
         share = [norm.sf(row["review_from"] - at) - norm.sf(row["threshold"] - at) for at in (APART, 0)]
@@ -148,7 +148,7 @@ def test_what_people_can_look_at_is_kept_and_little_is_blocked_wrongly():
 def test_dear_misses_send_more_to_a_person_and_dear_reviews_less():
     rows, asked = draw_rows(2000, 0), {"prevalence": [0.1]}
     seen = [
-        promises.operating_points(rows, validation=rows, wishes=[("cost", costs)], **asked)["reviewed"][0]
+        promises.operating_points(*rows[:2], validation=rows, wishes=[("cost", costs)], **asked)["reviewed"][0]
         for costs in ((100, 10, 1), (1000, 10, 1), (100, 10, 30))
     ]
     assert seen[2] < seen[0] < seen[1]

@@ -125,8 +125,8 @@ def test_a_rule_over_frames_keeps_its_promised_rate():
         best, caught = None, -1.0
         for k in (1, 3, 5):
             score = evaluate.clip_scores(frames, k)
-            rows, rule = evaluate.Judged(unsafe, score), {"wishes": [("fpr", 0.05)], "prevalence": [0.5]}
-            point = evaluate.operating_points(rows, validation=rows, promise=1 - 0.05 / 3, **rule).iloc[0]
+            rows, rule = (unsafe.to_numpy(), score.to_numpy()), {"wishes": [("fpr", 0.05)], "prevalence": [0.5]}
+            point = evaluate.operating_points(*rows, validation=rows, promise=1 - 0.05 / 3, **rule).iloc[0]
             if point["recall"] > caught:
                 best, caught = (k, point["threshold"]), point["recall"]
         fires = evaluate.clip_scores(world, best[0]).ge(best[1])

@@ -9,7 +9,7 @@ from nsfwlib import evaluate, plots
 def test_each_detector_has_a_curve_of_its_own_and_the_left_end_is_not_hidden(rng):
     unsafe = rng.random(300) < 0.4
     curves = {
-        name: evaluate.threshold_curve(evaluate.Judged(unsafe, unsafe * skill + rng.random(300)))
+        name: evaluate.threshold_curve(unsafe, unsafe * skill + rng.random(300))
         for name, skill in (("good", 0.9), ("_poor", 0.1))
     }
     ax = plots.plot_detectors(curves, title="300 pictures")

@@ -48,7 +48,7 @@ def images():
 def two_sides():
     rng = np.random.default_rng(0)
     unsafe = rng.random(400) < 0.5
-    return evaluate.Judged(unsafe, 1 / (1 + np.exp(-rng.normal(np.where(unsafe, 1.5, -1.5), 1.2))))
+    return unsafe, 1 / (1 + np.exp(-rng.normal(np.where(unsafe, 1.5, -1.5), 1.2)))
 
 
 def texts(ax):
@@ -288,7 +288,7 @@ def test_calibration_draws_only_bins_with_images():
 
 
 def test_curves_carry_the_computed_numbers(two_sides):
-    curve = evaluate.threshold_curve(two_sides)
+    curve = evaluate.threshold_curve(*two_sides)
     ax = evaluation.plot_precision_recall(curve)
     assert ax.lines[0].get_ydata().tolist() == curve["precision"].tolist()
     roc = evaluation.plot_roc(curve)
@@ -296,22 +296,22 @@ def test_curves_carry_the_computed_numbers(two_sides):
 
 
 def test_curves_of_one_side_only_say_what_they_need(two_sides):
-    unsafe, score, *_ = two_sides
-    curve = evaluate.threshold_curve(evaluate.Judged(unsafe[unsafe], score[unsafe]))
+    unsafe, score = two_sides
+    curve = evaluate.threshold_curve(unsafe[unsafe], score[unsafe])
     assert "needs safe and unsafe images" in texts(evaluation.plot_roc(curve))
 
 
 def test_threshold_figure_writes_the_counts_of_its_point(two_sides):
-    point = evaluate.at_threshold(two_sides, 0.7, prevalence=0.01).iloc[0]
-    left, right = evaluation.plot_threshold(evaluate.threshold_curve(two_sides), point).axes
+    point = evaluate.at_threshold(*two_sides, 0.7, prevalence=0.01).iloc[0]
+    left, right = evaluation.plot_threshold(evaluate.threshold_curve(*two_sides), point).axes
     counts = [t.split("(")[0].strip() for t in texts(right)][1:]
     assert counts == [f"{point['missed']:,.0f}", f"{point['false_alarms']:,.0f}"]
     assert left.get_title(loc="left") == "Threshold 0.700" and "1% of uploads unsafe" in right.get_title(loc="left")
 
 
 def test_a_person_between_two_thresholds_is_drawn_with_what_they_look_at(two_sides):
-    point = evaluate.at_threshold(two_sides, 0.7, prevalence=0.01, review_from=0.4).iloc[0]
-    left, right = evaluation.plot_threshold(evaluate.threshold_curve(two_sides), point).axes
+    point = evaluate.at_threshold(*two_sides, 0.7, prevalence=0.01, review_from=0.4).iloc[0]
+    left, right = evaluation.plot_threshold(evaluate.threshold_curve(*two_sides), point).axes
     assert left.get_title(loc="left") == "Threshold 0.700, a person from 0.400"
     assert texts(right)[1].strip().startswith(f"{point['reviewed']:,.0f} ({point['reviewed_low']:,.0f}–")
 
@@ -398,8 +398,8 @@ def drawings_of(names):
     table = pd.DataFrame(
         {"name": names, "value": 0.5, "low": 0.4, "high": 0.6, "date": "", "accuracy": 0.5, "images": 1}
     )
-    sides = evaluate.Judged(labels == names[0], probs[:, 0])
-    curve, points = evaluate.threshold_curve(sides), evaluate.at_threshold(sides, 0.5, prevalence=0.01)
+    sides = labels == names[0], probs[:, 0]
+    curve, points = evaluate.threshold_curve(*sides), evaluate.at_threshold(*sides, 0.5, prevalence=0.01)
     wishes = pd.DataFrame({"wish": list("abcdefg"), "threshold": np.linspace(0.1, 0.9, k)})
     history = {"stage": "head", "learning_rate": np.geomspace(1e-5, 1e-2, k)}
     history |= dict.fromkeys(("loss", "accuracy", "val_loss", "val_accuracy"), np.full(k, 0.5))

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from nsfwlib import labels, review, runs, score
-from nsfwlib.evaluate import audit_files, card, confusion, robustness, thresholds
+from nsfwlib.evaluate import audit_files, card, confusion, robustness
 from nsfwlib.labels import current, journal
 from nsfwlib.labels.issues import judge_labels
 from nsfwlib.review import explorer, grid, opinions, queues
@@ -218,7 +218,7 @@ def test_published_matrices_stand_beside_the_same_classes_only():
 def test_the_explorer_answers_its_sliders(rng):
     unsafe = rng.random(200) < 0.5
     score, at = np.clip(unsafe * 0.4 + rng.random(200) * 0.6, 0, 1), {"threshold": 0.5, "prevalence": 0.01}
-    widget = explorer.threshold_explorer(thresholds.Judged(unsafe, score), review_from=1.0, **at)
+    widget = explorer.threshold_explorer(unsafe, score, review_from=1.0, **at)
     threshold, prevalence, review_from, picture = widget.children
     seen = {bytes(picture.value)}
     threshold.value = 0.7

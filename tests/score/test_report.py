@@ -61,8 +61,7 @@ def test_thresholds_are_those_of_the_models_run(tmp_path):
 
 def test_thresholds_chosen_in_another_precision_say_so(tmp_path, recwarn):
     unsafe, score = np.arange(80) % 2 == 0, np.linspace(0, 1, 80)
-    rows = evaluate.Judged(unsafe, score)
-    points = evaluate.operating_points(rows, validation=rows, wishes=[("recall", 0.5)])
+    points = evaluate.operating_points(unsafe, score, validation=(unsafe, score), wishes=[("recall", 0.5)])
     runs.write_json({"operating_points": points.to_dict("records")}, tmp_path / "metrics.json")
     assert (
         len(report.chosen_thresholds(tmp_path / "metrics.json", otherwise=[], unsafe_classes=["porn"])) and not recwarn
