@@ -109,9 +109,6 @@ def roll_back(log: Path, *, progress: bool = True) -> pd.DataFrame:
     return pd.DataFrame({"path": paths, "target": targets, "done": [not why for why in reasons], "reason": reasons})
 
 
-# --- what should happen
-
-
 def _goal(data_dir: Path, mode: str, out_dir: Path | None, quarantine: Path | None) -> Path:
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}. Received: {mode!r}.")

@@ -149,8 +149,6 @@ class ReviewGrid(ipywidgets.VBox):
     def __repr__(self) -> str:
         return f"ReviewGrid({_count(self.session.n_pages, 'page')}, {self.session.journal.name})"
 
-    # --- plain widgets around the page ---
-
     def _make_paging(self) -> ipywidgets.HBox:
         wide = {"layout": {"width": "330px"}, "style": {"description_width": "40px"}}
         self.pair = ipywidgets.Dropdown(description="Show", **wide)
@@ -180,8 +178,6 @@ class ReviewGrid(ipywidgets.VBox):
         for control in (self.blur, self.grey, *self.hide.values()):
             control.observe(lambda _: self._send_page(), "value")
         return ipywidgets.HBox([self.blur, self.grey, ipywidgets.Label("Hide"), *self.hide.values()])
-
-    # --- messages from the page ---
 
     def _handle(self, message: Message) -> None:
         message = {"also": [], **message}
@@ -256,8 +252,6 @@ class ReviewGrid(ipywidgets.VBox):
         shown = rows[["label", "why", "note"]].to_dict("records")
         self.view.send({"t": "details", "path": path, "rows": shown}, rows["data"].tolist())
 
-    # --- messages to the page ---
-
     def _send_page(self, *, at: str = "") -> None:
         """Send the pages in view; the first undecided picture has the focus if no other is named."""
         if not self.session.n_pages:
@@ -331,8 +325,6 @@ class ReviewGrid(ipywidgets.VBox):
         notes = {path: self._why_hidden(path) for path in self._contents}
         self.view.send({"t": "state", "seq": message["seq"], "decisions": state, "notes": notes, "text": text})
         self._count()
-
-    # --- paging, filters, progress ---
 
     def _screen_after(self, step: int, screen: list[int]) -> list[int]:
         """The pages to show after (or before) these: as many as make a full page together, one if there is one."""

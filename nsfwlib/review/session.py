@@ -12,19 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nsfwlib import labels
 from nsfwlib.data import may_be_class
 from nsfwlib.evaluate import jeffreys
-from nsfwlib.labels import (
-    ACTIONS,
-    LABELLING,
-    Replay,
-    append_decisions,
-    check_probs,
-    check_writable,
-    in_force,
-    read_journal,
-    refuse_class,
-)
+from nsfwlib.labels import ACTIONS, LABELLING, Replay
 from nsfwlib.review.pages import check_queue, error_probability, known_images, make_pages, updated, with_controls
 
 OUTCOMES = ("open", "kept", "drop", "unsure", "escalate", "relabelled", "other")  # last: a first label, a strange class
@@ -91,12 +82,12 @@ class ReviewSession:
                 f"A class cannot be called like a decision ({', '.join(ACTIONS)}, undo, redo, in any case), nor have "
                 f"blanks or quotes around its name: the journal could not tell. Rename: {clash}"
             )
-        check_writable(self.journal)
+        labels.check_writable(self.journal)
         check_queue(queue, test_may_enter=mode in ("audit", "second"))
         queue = queue.reset_index(drop=True).fillna({"given": "", "suggested": ""})
         self.pred_probs = None
         if pred_probs is not None and not self.blind:
-            probs = check_probs(pred_probs, len(queue), len(self.class_names), gaps=True)
+            probs = labels.check_probs(pred_probs, len(queue), len(self.class_names), gaps=True)
             self.pred_probs = pd.DataFrame(probs, pd.Index(queue["path"]), self.class_names)
         self._kinds = [MODES[mode]] if self.blind else LABELLING
         self.images = known_images(queue, images)
@@ -116,7 +107,7 @@ class ReviewSession:
         classes = {*self.class_names, *self.images["given_label"]} - {""}
         for sha256 in sorted(self._spoken.intersection(labels_of.index)):
             if (said := self._replay.decision(sha256)) not in ("", *ACTIONS, *classes):
-                refuse_class(self.journal, sha256, said, classes)
+                labels.refuse_class(self.journal, sha256, said, classes)
         decided = queue["sha256"].isin([sha256 for sha256 in self._spoken if self.decision(sha256)]).to_numpy()
         if self.blind:
             queue = queue.assign(given="", suggested="", score=np.nan).iloc[np.argsort(decided, kind="stable")]
@@ -125,8 +116,6 @@ class ReviewSession:
         else:
             still_open = queue.assign(score=queue["score"].mask(decided))
             self._set_pages(queue, *with_controls(still_open, page_size, control_every, seed))
-
-    # --- what is shown ---
 
     def page(self, *numbers: int) -> pd.DataFrame:
         """The rows of a page (or of several, one after the other) in the order shown, and three columns more.
@@ -199,8 +188,6 @@ class ReviewSession:
         """
         self._sync(self._replay.catch_up())
 
-    # --- what is decided ---
-
     def decide(
         self, path: str, decision: str, *, also: Collection[str] = (), seconds: float = np.nan, override: bool = True
     ) -> None:
@@ -261,9 +248,9 @@ class ReviewSession:
 
     def decisions(self) -> pd.DataFrame:
         """The decisions in force in the journal, one row a picture (see `labels.in_force`), with its last `note`."""
-        lines = read_journal(self.journal)
+        lines = labels.read_journal(self.journal)
         last = lines[lines["kind"].eq("note")].drop_duplicates("sha256", keep="last").set_index("sha256")["decision"]
-        return in_force(lines).assign(note=lambda table: last.reindex(table["sha256"], fill_value="").to_numpy())
+        return labels.in_force(lines).assign(note=lambda table: last.reindex(table["sha256"], fill_value="").to_numpy())
 
     def escalated(self) -> pd.DataFrame:
         """Pictures to hand on to somebody else: path, given_label, reviewer, time. To be listed, never shown."""
@@ -292,8 +279,6 @@ class ReviewSession:
         self._set_pages(queue, kept + fresh, control)
         return [int(stays[:page].sum()) for page in in_view]
 
-    # --- how far it is ---
-
     def progress(self) -> dict[str, float]:
         """Numbers: rows, decided; relabelled (to another class), kept, drop, unsure, escalate; errors_found, seconds.
 
@@ -320,8 +305,6 @@ class ReviewSession:
         errors, kept = (int(np.isin(drawn, codes).sum()) for codes in ([RELABELLED, DROP], [KEPT]))
         n, (low, high) = errors + kept, map(float, jeffreys(errors, errors + kept))
         return {"rows": n, "errors": errors, "rate": errors / n if n else float("nan"), "low": low, "high": high}
-
-    # --- inside ---
 
     def _set_pages(self, queue: pd.DataFrame, pages: list[np.ndarray], control: Sequence[bool]) -> None:
         sizes = [len(page) for page in pages]
@@ -389,7 +372,7 @@ class ReviewSession:
         return [self.queue["path"].iloc[self._rows_of[one][0]] for one in concerned if one in self._rows_of]
 
     def _write(self, lines: list[dict[str, Any]]) -> Collection[str]:
-        append_decisions(self.journal, lines)
+        labels.append_decisions(self.journal, lines)
         changed = self._replay.catch_up()
         self._sync(changed)
         return changed
