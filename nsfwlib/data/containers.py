@@ -72,7 +72,7 @@ def check(data: bytes, kind: str) -> tuple[list[str], tuple[str, ...]]:
     …". The reason, "truncated" or "damaged", comes with its detail, and without flags.
     """
     try:
-        return list(_WALKS.get(kind, _check_boxes)(data)), ()
+        return list(_WALKS[kind](data)), ()
     except _Broken as broken:
         return [], broken.args
     except (IndexError, struct.error):
@@ -253,4 +253,6 @@ _WALKS = {
     "BMP": _check_bmp,
     "TIFF": _check_tiff,
     "JPEG2000": _check_jpeg2000,
+    "AVIF": _check_boxes,
+    "HEIF": _check_boxes,
 }

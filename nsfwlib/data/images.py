@@ -177,8 +177,10 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = 
     try:
         return _decode(data, max_pixels, at_least)
     except ImageProblem as problem:
-        kind, may_be_mended = sniff(data)[0], problem.reason in ("damaged", "unsupported format", "truncated")
-        other, flag = rescued(data, kind) if may_be_mended else (b"", "")
+        if problem.reason not in ("damaged", "unsupported format", "truncated"):
+            raise
+        kind = sniff(data)[0]
+        other, flag = rescued(data, kind)
         if not other:
             raise
     decoded = _decode(other, max_pixels, at_least)

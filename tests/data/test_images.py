@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -362,6 +363,21 @@ def test_what_a_picture_takes_is_estimated_before_it_is_taken(kind):
     assert (answer == "fits") != refused
     assert "GB to decode, limit 0.5 GB: 12 bytes for each of max_pixels" in answer or not refused
     assert int(peak) < (30e6 if refused else 12.5 * 36e6)
+
+
+def test_a_fifo_that_takes_the_place_of_a_picture_is_not_waited_for(tmp_path, monkeypatch):
+    regular, pipe = tmp_path / "a.png", tmp_path / "b.png"
+    Image.new("RGB", (40, 40)).save(regular)
+    os.mkfifo(pipe)
+    looked_at = Path.stat
+    monkeypatch.setattr(Path, "stat", lambda self, **how: looked_at(regular if self == pipe else self, **how))
+    answer = ThreadPool(1).apply_async(images.load_image, (pipe,))
+    try:
+        with pytest.raises(images.ImageProblem, match="empty file"):
+            answer.get(timeout=10)
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))  # lets one that waits go
 
 
 def test_a_pipe_is_refused_without_waiting(tmp_path):
